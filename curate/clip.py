@@ -1,0 +1,114 @@
+"""The records that travel through Winnow: a video, the unit of work cut from it, the clips found in it.
+
+A clip has an identity (which file, which span) and a bag of scores. The scores are not fields of the record:
+each stage declares the columns that it fills (`Column`), and the table's schema is made of these declarations,
+so a new model adds a column beside its code and touches nothing here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of the clips table, with all that a reader must know to trust it.
+
+    unit: physical unit, or "" for names and texts. range: e.g. "0..1". formula: how it is computed. source: paper or model.
+    """
+
+    name: str
+    type: pa.DataType
+    formula: str
+    unit: str = ""
+    range: str = ""
+    source: str = ""
+
+    def field(self) -> pa.Field:
+        notes = {"formula": self.formula, "unit": self.unit, "range": self.range, "source": self.source}
+        return pa.field(self.name, self.type, metadata={k: v for k, v in notes.items() if v})
+
+
+@dataclass
+class Video:
+    """A source file as it was named to us.
+
+    path: as the user gave it. video_id: 16 hex digits of the path's hash. caption: of the source list, or None.
+    columns: every other column of the source list, kept as it came (JSON values).
+    """
+
+    path: str
+    video_id: str = ""
+    caption: str | None = None
+    columns: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.video_id = self.video_id or hashlib.sha256(self.path.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+@dataclass
+class Clip:
+    """The span of a shot that is exported: frames [start_frame, end_frame) of the file, counted in presentation order.
+
+    start_time, end_time: presentation seconds of the first frame, and of the end of the last one.
+    values: the scores, by column name. errors: stage name -> reason, for the stages that failed on this clip.
+    frames: JPEG bytes that a video captioner asked for; they cross processes but are never stored.
+    """
+
+    start_frame: int
+    end_frame: int
+    start_time: float
+    end_time: float
+    shot_start_time: float
+    shot_end_time: float
+    values: dict[str, Any] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)
+    frames: list[bytes] = field(default_factory=list)
+
+    @property
+    def num_frames(self) -> int:
+        return self.end_frame - self.start_frame
+
+    def stills(self) -> list[bytes]:
+        """JPEG bytes of the first, middle and last still, those that exist."""
+        found = (self.values.get(name) for name in ("still_first", "still_middle", "still_last"))
+        return [still for still in found if still]
+
+
+@dataclass
+class Unit:
+    """One video, or a stretch of a long one, that is worked on, committed and retried as a whole.
+
+    index of count: which stretch. start, end: presentation seconds, both keyframes of the source; None: the file's own.
+    facts: what was seen of the file (width, height, fps, codec, frames_in_file, frames_decoded ...), see VIDEO_COLUMNS.
+    status: "ok", "failed" or "duplicate"; error: the plain reason. A unit can be ok and carry a warning.
+    seconds: wall seconds by stage.
+    """
+
+    video: Video
+    index: int = 0
+    count: int = 1
+    start: float | None = None
+    end: float | None = None
+    status: str = "ok"
+    error: str | None = None
+    warnings: list[str] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+    clips: list[Clip] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        return f"{self.video.video_id}-{self.index:04d}"
+
+    def clip_id(self, clip: Clip) -> str:
+        """`<video id>-<first frame, 8 digits>`: sorts by place in the source, and does not depend on how others were cut."""
+        return f"{self.video.video_id}-{clip.start_frame:08d}"
+
+    def fail(self, reason: str) -> Unit:
+        self.status, self.error, self.clips = "failed", reason, []
+        return self

@@ -1,0 +1,75 @@
+"""What a step of the pipeline is: observers that watch a decode go by, and stages that work on its clips.
+
+An observer has `see(frame)` and `finish()`. A stage has one method to write, `process(clips)`; timing, and turning an
+exception into a recorded reason instead of a score, live here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import ClassVar, Protocol
+
+import numpy as np
+
+from curate.clip import Clip, Column, Unit
+
+
+class Frame(Protocol):
+    """A decoded frame as an observer sees it. Views are computed at most once, straight from the decoder's planes."""
+
+    index: int  # in the file, presentation order
+    time: float  # presentation seconds
+    key: bool  # a keyframe of the source
+
+    @property
+    def thumb(self) -> np.ndarray:
+        """[27, 48, 3] uint8 RGB, the picture squashed to that size."""
+
+    @property
+    def grey(self) -> np.ndarray:
+        """[h, w] uint8 luma, shorter side `motion.size` px."""
+
+    def picture(self) -> np.ndarray:
+        """[h, w, 3] uint8 RGB as displayed (rotation applied), shorter side at most `stills.size` px."""
+
+
+class Observer(Protocol):
+    def see(self, frame: Frame) -> None: ...
+
+
+class Stage:
+    """A callable from units to units that fills some columns of their clips.
+
+    Subclasses set `name` and `columns` and write `process`. An exception in `process` is retried clip by clip, so that
+    one bad clip costs only itself; a clip that fails keeps null scores and `errors[name]` says why.
+    """
+
+    name: ClassVar[str]
+    columns: ClassVar[tuple[Column, ...]]
+
+    def process(self, clips: Sequence[Clip]) -> None:
+        """Write this stage's columns into `clip.values`; batches are formed here, over the clips of one unit."""
+        raise NotImplementedError
+
+    def __call__(self, units: Sequence[Unit]) -> list[Unit]:
+        for unit in units:
+            began = time.perf_counter()
+            if unit.clips:
+                attempt(self.process, unit.clips, self.name, self.columns)
+            unit.seconds[self.name] = time.perf_counter() - began
+        return list(units)
+
+
+def attempt(process: Callable[[list[Clip]], None], clips: list[Clip], name: str, columns: Sequence[Column]) -> None:
+    """Run `process` over clips; where it raises, again one by one, and record the reason on those that still fail."""
+    try:
+        process(clips)
+    except Exception as error:
+        if len(clips) > 1:
+            for clip in clips:
+                attempt(process, [clip], name, columns)
+            return
+        for column in columns:
+            clips[0].values[column.name] = None
+        clips[0].errors[name] = f"{type(error).__name__}: {error}"
