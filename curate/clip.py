@@ -8,9 +8,13 @@ so a new model adds a column beside its code and touches nothing here.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+import os
+from dataclasses import asdict, dataclass, field
 from typing import Any
+from urllib.parse import quote, unquote_to_bytes
 
+import msgpack
+import numpy as np
 import pyarrow as pa
 
 
@@ -37,8 +41,9 @@ class Column:
 class Video:
     """A source file as it was named to us.
 
-    path: as the user gave it. video_id: 16 hex digits of the path's hash. caption: of the source list, or None.
-    columns: every other column of the source list, kept as it came (JSON values).
+    path: absolute. video_id: 16 hex digits of the content's fingerprint, so that it does not change when files move; of the
+    path, for a file that cannot be read. caption: of the source list, or None. columns: every other column of the source
+    list, kept as it came (JSON values).
     """
 
     path: str
@@ -47,7 +52,7 @@ class Video:
     columns: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.video_id = self.video_id or hashlib.sha256(self.path.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+        self.video_id = self.video_id or hashlib.sha256(os.fsencode(self.path)).hexdigest()[:16]
 
 
 @dataclass
@@ -112,3 +117,37 @@ class Unit:
     def fail(self, reason: str) -> Unit:
         self.status, self.error, self.clips = "failed", reason, []
         return self
+
+    def pack(self) -> bytes:
+        """The unit as MessagePack bytes: how it crosses a process boundary (no pickle)."""
+        return msgpack.packb(asdict(self), default=_plain, unicode_errors="surrogateescape")
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Unit:
+        fields = msgpack.unpackb(data, unicode_errors="surrogateescape", strict_map_key=False)
+        fields["video"] = Video(**fields["video"])
+        fields["clips"] = [Clip(**clip) for clip in fields["clips"]]
+        return cls(**fields)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (np.ndarray, np.generic)):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} cannot cross a process boundary")
+
+
+RAW_NAME = "raw-bytes:"
+
+
+def path_to_text(path: str) -> str:
+    """A path as valid UTF-8 for a table: itself, or `raw-bytes:` and percent escapes where its bytes are not text."""
+    try:
+        path.encode("utf-8")
+        return path
+    except UnicodeEncodeError:
+        return RAW_NAME + quote(os.fsencode(path))
+
+
+def text_to_path(text: str) -> str:
+    """The inverse of `path_to_text`."""
+    return os.fsdecode(unquote_to_bytes(text.removeprefix(RAW_NAME))) if text.startswith(RAW_NAME) else text
