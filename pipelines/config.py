@@ -1,0 +1,299 @@
+"""The config of a job: typed, with defaults that work, and unknown keys as errors.
+
+A config is a YAML file (`configs/*.yaml`), or the name of one that ships with Winnow; `--set a.b=value` overrides a key.
+What is recorded in `dataset.json` is the resolved config, so it says what ran without the file.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+SHIPPED = Path(__file__).parent.parent / "configs"
+
+
+class ConfigError(Exception):
+    """One line: the file, the key, what is wrong, and the mend."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _percent(value: Any) -> Any:
+    """`25%`, `25` and `"25"` are the same percentage."""
+    return value.rstrip("% ") if isinstance(value, str) else value
+
+
+Percent = Annotated[float, BeforeValidator(_percent), Field(gt=0, lt=100)]
+
+
+# --- the pass: what happens while a source is decoded, once
+
+
+class Decode(Section):
+    unit_seconds: float = Field(300.0, gt=0, description="long videos are worked on in stretches of about this length")
+    timeout_seconds: float = Field(1800.0, gt=0, description="a unit that decodes longer than this is recorded as failed")
+    memory_gb: float = Field(4.0, gt=0, description="a decode that needs more memory is recorded as failed")
+    max_pixels: int = Field(8192 * 4320, gt=0, description="largest width x height that is opened")
+    threads: int = Field(1, ge=1, description="FFmpeg threads of one decode")
+    isolate: bool = Field(True, description="decode in a child process, so that a crash costs one unit")
+
+
+class Shots(Section):
+    detector: Literal["cascade", "transnetv2"] = "cascade"
+    min_seconds: float = Field(1.0, gt=0, description="shorter shots are not exported")
+    max_seconds: float = Field(10.0, gt=0, description="longer shots are divided evenly")
+
+
+class Motion(Section):
+    fps: float = Field(2.0, gt=0, description="flow is computed between frames sampled at this rate")
+    size: int = Field(128, ge=32, description="shorter side in px that flow is computed at")
+
+
+class Stills(Section):
+    size: int = Field(360, ge=64, description="shorter side in px, at most")
+    quality: int = Field(90, ge=1, le=100, description="JPEG quality")
+
+
+# --- models, by role; `kind` names the adapter
+
+
+class EasyOcr(Section):
+    kind: Literal["easyocr"] = "easyocr"
+    size: int = Field(640, ge=64, description="longer side in px that text is looked for at")
+    file: str | None = None
+
+
+class RapidOcr(Section):
+    kind: Literal["rapidocr"] = "rapidocr"
+    size: int = Field(640, ge=64)
+
+
+class Conse(Section):
+    kind: Literal["conse"] = "conse"
+
+
+class OpenClip(Section):
+    kind: Literal["open_clip"] = "open_clip"
+    model: str = "ViT-L-14"
+    pretrained: str = "openai"
+    folder: str | None = None
+    device: str = "auto"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    batch: int = Field(32, ge=1)
+
+
+class Laion(Section):
+    kind: Literal["laion"] = "laion"
+    file: str | None = None
+
+
+class Brisque(Section):
+    kind: Literal["brisque"] = "brisque"
+
+
+class OpenNsfw(Section):
+    kind: Literal["open_nsfw"] = "open_nsfw"
+
+
+class Tags(Section):
+    kind: Literal["tags"] = "tags"
+
+
+class Coca(Section):
+    kind: Literal["coca"] = "coca"
+    model: str = "coca_ViT-L-14"
+    pretrained: str = "mscoco_finetuned_laion2b_s13b_b90k"
+    folder: str | None = None
+    device: str = "auto"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    batch: int = Field(16, ge=1)
+
+
+class Facts(Section):
+    kind: Literal["facts"] = "facts"
+
+
+class VideoBlip(Section):
+    kind: Literal["videoblip"] = "videoblip"
+    model: str = "kpyu/video-blip-opt-2.7b-ego4d"
+    folder: str | None = None
+    frames: int = Field(8, ge=1)
+    prompt: str | None = None
+    device: str = "auto"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    batch: int = Field(4, ge=1)
+
+
+class SmolLm(Section):
+    kind: Literal["smollm2"] = "smollm2"
+    agreement: float = Field(0.25, ge=-1, le=1, description="captions are merged only above this MiniLM cosine")
+
+
+class TransformersLm(Section):
+    kind: Literal["transformers"] = "transformers"
+    model: str = "mistralai/Mistral-7B-Instruct-v0.2"
+    folder: str | None = None
+    max_tokens: int = Field(96, ge=1)
+    device: str = "auto"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    batch: int = Field(8, ge=1)
+
+
+class Endpoint(Section):
+    kind: Literal["endpoint"] = "endpoint"
+    url: str
+    model: str
+    api_key_env: str | None = Field(None, description="name of the environment variable that holds the key")
+    max_tokens: int = Field(96, ge=1)
+    timeout: float = Field(60.0, gt=0)
+    retries: int = Field(4, ge=0)
+    concurrency: int = Field(8, ge=1)
+
+
+Text = Annotated[EasyOcr | RapidOcr, Field(discriminator="kind")]
+Embedder = Annotated[Conse | OpenClip, Field(discriminator="kind")]
+Merge = Annotated[SmolLm | TransformersLm | Endpoint, Field(discriminator="kind")]
+
+
+class Appearance(Section):
+    aesthetic: Laion | None = None
+    quality: Brisque | None = Brisque()
+    nsfw: OpenNsfw | None = OpenNsfw()
+
+
+class Captions(Section):
+    frame: Annotated[Tags | Coca, Field(discriminator="kind")] | None = Tags()
+    video: Annotated[Facts | VideoBlip, Field(discriminator="kind")] | None = Facts()
+    merge: Merge | None = SmolLm()
+
+
+class Prefilter(Section):
+    """Clips outside these bounds are not captioned. They stay, with the reason. Empty: every clip is captioned."""
+
+    min: dict[str, float] = {}
+    max: dict[str, float] = {}
+
+
+KINDS = {get_args(kind.model_fields["kind"].annotation)[0] for kind in Section.__subclasses__() if "kind" in kind.model_fields}
+
+# --- what is done with the scores
+
+
+class Selection(Section):
+    where: str | None = Field(None, description="SQL over the columns of clips")
+    drop_bottom: dict[str, Percent] = {}
+    drop_top: dict[str, Percent] = {}
+    min: dict[str, float] = {}
+    max: dict[str, float] = {}
+
+
+class Export(Section):
+    """How the bytes of a kept clip are made. With size, fps or codec unset, and a keyframe that fits, they are copied."""
+
+    snap: bool = True
+    max_shift_seconds: float = Field(1.0, ge=0, description="how much of a clip may be lost to a copy at keyframes")
+    size: int | None = Field(None, ge=16, description="shorter side in px")
+    fps: float | None = Field(None, gt=0)
+    codec: Literal["h264"] | None = None
+    crf: int = Field(18, ge=0, le=51)
+    seed: int = Field(0, description="order of the clips in the shards")
+    shard_size: str = "256MB"
+
+
+class Execution(Section):
+    executor: Literal["ray", "inline"] = "ray"
+    workers: int | None = Field(None, ge=1, description="processes; unset: one a core, as memory allows")
+    threads: int = Field(1, ge=1, description="threads of the models in one worker")
+    gpus: float = Field(0.0, ge=0, description="GPUs of one model worker; above 0 each model stage has a pool of its own")
+    address: str | None = Field(None, description="Ray cluster, e.g. auto or ray://head:10001")
+    shard_clips: int = Field(1000, ge=1, description="a shard is committed at this many clips")
+    shard_seconds: float = Field(30.0, gt=0, description="... or after this time, whichever is first: what a kill can cost")
+
+
+class Config(Section):
+    pack: str = Field("embedded", description="name of the set of models, recorded with the scores")
+    decode: Decode = Decode()
+    shots: Shots = Shots()
+    motion: Motion = Motion()
+    stills: Stills = Stills()
+    text: Text = EasyOcr()
+    embedder: Embedder = Conse()
+    appearance: Appearance = Appearance()
+    captions: Captions = Captions()
+    prefilter: Prefilter = Prefilter()
+    selection: Selection = Selection()
+    export: Export = Export()
+    execution: Execution = Execution()
+
+
+# --- loading
+
+
+def find(name: str) -> Path:
+    """A config by file name, or by the name of a shipped one."""
+    for path in (Path(name), SHIPPED / f"{name}.yaml"):
+        if path.is_file():
+            return path
+    shipped = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.yaml")))
+    raise ConfigError(f"config {name}: no such file, and not one of the shipped configs ({shipped})")
+
+
+def load(name: str = "quickstart", overrides: tuple[str, ...] | list[str] = ()) -> Config:
+    """Read a config and apply `a.b=value` overrides (values are YAML). ConfigError names the key and the mend."""
+    path = find(name)
+    try:
+        tree = yaml.safe_load(path.read_text()) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: a config is a mapping of keys, this is a {type(tree).__name__}")
+    for override in overrides:
+        _override(tree, override)
+    return resolve(tree, str(path))
+
+
+def resolve(tree: dict, origin: str) -> Config:
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_complaint(origin, item) for item in error.errors())) from None
+
+
+def _override(tree: dict, override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set {override}: expected KEY=VALUE, e.g. --set shots.min_seconds=1.5")
+    *parents, last = key.split(".")
+    for parent in parents:
+        tree = tree.setdefault(parent, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"--set {override}: {parent} is not a section")
+    tree[last] = yaml.safe_load(value)
+
+
+def _complaint(origin: str, item: dict) -> str:
+    where = [str(part) for part in item["loc"] if part not in KINDS]
+    key, kind = ".".join(where), item["type"]
+    if kind == "extra_forbidden":
+        close = difflib.get_close_matches(where[-1], _keys(where[:-1]), n=1)
+        return f"{origin}: unknown key {key}" + (f": did you mean {close[0]}?" if close else "")
+    got = "" if isinstance(item["input"], (dict, list)) else f" (got {item['input']!r})"
+    return f"{origin}: {key} {item['msg'].replace('Input should be', 'must be').replace('Field required', 'is required')}{got}"
+
+
+def _keys(parents: list[str]) -> list[str]:
+    """Names of the keys that are known under a section; through a union, those of the member that was meant."""
+    section: Any = Config
+    for parent in parents:
+        if not (isinstance(section, type) and issubclass(section, Section)):
+            return []
+        if parent in section.model_fields:
+            default = section.model_fields[parent].default
+            section = type(default)
+    return list(section.model_fields) if isinstance(section, type) and issubclass(section, Section) else []

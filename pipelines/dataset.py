@@ -1,0 +1,377 @@
+"""The annotated dataset on disk: its two tables, how a shard is committed, and what is read back to go on.
+
+    DATASET/dataset.json                 format, version, resolved config, models by stage
+    DATASET/clips/part-<hash>.parquet    a row per clip
+    DATASET/videos/part-<hash>.parquet   a row per unit; the footer names the units: this file is the record of what is done
+
+A shard is written aside, flushed to the disk and renamed, clips first. A clips file whose videos file is not there was never
+committed. A unit that is worked on again (more stages, or another try) gets a higher `generation`; the highest one counts,
+and a shard in which nothing counts any more is deleted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from curate.clip import Clip, Column, Unit, Video, path_to_text, text_to_path
+
+FORMAT = 1
+FOOTER = b"winnow"
+
+CLIP_IDENTITY = (
+    Column("clip_id", pa.string(), "video id and first frame"),
+    Column("video_id", pa.string(), "hash of the file's content"),
+    Column("video_path", pa.string(), "absolute path of the source"),
+    Column("unit", pa.int32(), "which stretch of the video"),
+    Column("start_time", pa.float64(), "presentation time of the first frame", "s"),
+    Column("end_time", pa.float64(), "end of the last frame", "s"),
+    Column("start_frame", pa.int64(), "first frame, in presentation order"),
+    Column("end_frame", pa.int64(), "end of the frames, exclusive"),
+    Column("num_frames", pa.int64(), "end_frame - start_frame"),
+    Column("fps", pa.float64(), "average frame rate of the source", "1/s"),
+    Column("width", pa.int32(), "as displayed", "px"),
+    Column("height", pa.int32(), "as displayed", "px"),
+    Column("shot_start_time", pa.float64(), "start of the shot that the clip lies in", "s"),
+    Column("shot_end_time", pa.float64(), "end of the shot that the clip lies in", "s"),
+)
+CLIP_TAIL = (
+    Column("source_caption", pa.string(), "caption that the source list gave"),
+    Column("source_columns", pa.string(), "every other column of the source list, as JSON"),
+    Column("errors", pa.map_(pa.string(), pa.string()), "stage -> reason, for the stages that failed on this clip"),
+)
+VIDEO_IDENTITY = (
+    Column("video_id", pa.string(), "hash of the file's content; of its path, if it could not be read"),
+    Column("video_path", pa.string(), "absolute path of the source"),
+    Column("unit", pa.int32(), "which stretch of the video"),
+    Column("units", pa.int32(), "how many stretches the video has"),
+    Column("unit_start", pa.float64(), "start of the stretch; null: of the file", "s"),
+    Column("unit_end", pa.float64(), "end of the stretch; null: of the file", "s"),
+    Column("status", pa.string(), "ok, failed or duplicate"),
+    Column("error", pa.string(), "why it failed, or of which file it is a duplicate"),
+    Column("warnings", pa.list_(pa.string()), "what was wrong although the unit could be used"),
+    Column("clips", pa.int32(), "clips found"),
+    Column("seconds", pa.map_(pa.string(), pa.float64()), "wall time by stage", "s"),
+    Column("source_caption", pa.string(), "caption that the source list gave"),
+    Column("source_columns", pa.string(), "every other column of the source list, as JSON"),
+)
+
+
+class DatasetError(Exception):
+    """One line: the folder, what is wrong with it, and the mend."""
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The columns of the two tables, whichever stages ran: the score columns by stage, and the facts of a video."""
+
+    scores: Sequence[Column]
+    facts: Sequence[Column]
+
+    @property
+    def clip_columns(self) -> tuple[Column, ...]:
+        return (*CLIP_IDENTITY, *self.scores, *CLIP_TAIL)
+
+    @property
+    def clips(self) -> pa.Schema:
+        return pa.schema([column.field() for column in self.clip_columns])
+
+    @property
+    def videos(self) -> pa.Schema:
+        return pa.schema([column.field() for column in (*VIDEO_IDENTITY, *self.facts)])
+
+    def clip_row(self, unit: Unit, clip: Clip) -> dict[str, Any]:
+        row = {column.name: clip.values.get(column.name) for column in self.scores}
+        return row | {
+            "clip_id": unit.clip_id(clip),
+            "video_id": unit.video.video_id,
+            "video_path": path_to_text(unit.video.path),
+            "unit": unit.index,
+            "start_time": clip.start_time,
+            "end_time": clip.end_time,
+            "start_frame": clip.start_frame,
+            "end_frame": clip.end_frame,
+            "num_frames": clip.num_frames,
+            "fps": unit.facts.get("fps"),
+            "width": unit.facts.get("width"),
+            "height": unit.facts.get("height"),
+            "shot_start_time": clip.shot_start_time,
+            "shot_end_time": clip.shot_end_time,
+            "source_caption": unit.video.caption,
+            "source_columns": _json(unit.video.columns),
+            "errors": sorted(clip.errors.items()),
+        }
+
+    def video_row(self, unit: Unit) -> dict[str, Any]:
+        row = {column.name: unit.facts.get(column.name) for column in self.facts}
+        return row | {
+            "video_id": unit.video.video_id,
+            "video_path": path_to_text(unit.video.path),
+            "unit": unit.index,
+            "units": unit.count,
+            "unit_start": unit.start,
+            "unit_end": unit.end,
+            "status": unit.status,
+            "error": unit.error,
+            "warnings": unit.warnings,
+            "clips": len(unit.clips),
+            "seconds": sorted(unit.seconds.items()),
+            "source_caption": unit.video.caption,
+            "source_columns": _json(unit.video.columns),
+        }
+
+    def unit_of(self, video: dict[str, Any], clips: Iterable[dict[str, Any]]) -> Unit:
+        """The inverse of the two above: a stored unit, ready for more stages."""
+        return Unit(
+            video=Video(
+                path=text_to_path(video["video_path"]),
+                video_id=video["video_id"],
+                caption=video["source_caption"],
+                columns=json.loads(video["source_columns"]) if video["source_columns"] else {},
+            ),
+            index=video["unit"],
+            count=video["units"],
+            start=video["unit_start"],
+            end=video["unit_end"],
+            status=video["status"],
+            error=video["error"],
+            warnings=list(video["warnings"] or ()),
+            facts={column.name: video.get(column.name) for column in self.facts},
+            seconds=dict(video["seconds"] or ()),
+            clips=[
+                Clip(
+                    start_frame=row["start_frame"],
+                    end_frame=row["end_frame"],
+                    start_time=row["start_time"],
+                    end_time=row["end_time"],
+                    shot_start_time=row["shot_start_time"],
+                    shot_end_time=row["shot_end_time"],
+                    values={column.name: row.get(column.name) for column in self.scores},
+                    errors=dict(row["errors"] or ()),
+                )
+                for row in clips
+            ],
+        )
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A committed shard: its name, the units that its footer names, and the stages that ran on them."""
+
+    name: str
+    units: tuple[str, ...]
+    stages: tuple[str, ...]
+    generation: int
+
+
+class Dataset:
+    """An annotated dataset, for reading. `clips_sql` and `videos_sql` are DuckDB relations of the rows that count."""
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self.root = Path(root)
+        self.about = read_about(self.root)
+        self.shards = read_shards(self.root)
+        newest: dict[str, Shard] = {}
+        for shard in self.shards:
+            for unit in shard.units:
+                if unit not in newest or _rank(shard) > _rank(newest[unit]):
+                    newest[unit] = shard
+        self.newest = newest
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return self.about["config"]
+
+    @property
+    def models(self) -> dict[str, Any]:
+        return self.about.get("models", {})
+
+    def files(self, table: str) -> list[Path]:
+        live = {shard.name for shard in self.newest.values()}
+        return [self.root / table / f"part-{name}.parquet" for name in sorted(live)]
+
+    def _stale(self) -> list[tuple[str, str]]:
+        """(shard, unit) of rows that a later generation replaced, within shards of which other rows still count."""
+        live = {shard.name for shard in self.newest.values()}
+        return [(s.name, u) for s in self.shards if s.name in live for u in s.units if self.newest[u].name != s.name]
+
+    def _sql(self, table: str) -> str:
+        files = self.files(table)
+        if not files:
+            raise DatasetError(f"{self.root}: the dataset has no committed shard yet: run `winnow annotate` on it")
+        listed = ", ".join(_quote(str(path)) for path in files)
+        stale = self._stale()
+        if not stale:
+            return f"read_parquet([{listed}])"
+        gone = ", ".join(f"({_quote(f'part-{shard}.parquet')}, {_quote(unit)})" for shard, unit in stale)
+        return (
+            f"(SELECT * EXCLUDE (filename) FROM read_parquet([{listed}], filename=true) WHERE "
+            f"(parse_filename(filename), printf('%s-%04d', video_id, unit)) NOT IN ({gone}))"
+        )
+
+    @property
+    def clips_sql(self) -> str:
+        return self._sql("clips")
+
+    @property
+    def videos_sql(self) -> str:
+        return self._sql("videos")
+
+    def units(self, tables: Tables, shard: Shard) -> list[Unit]:
+        """The units of one shard that count, with their clips, ready for more stages."""
+        wanted = {unit for unit in shard.units if self.newest[unit].name == shard.name}
+        videos = pq.read_table(self.root / "videos" / f"part-{shard.name}.parquet").to_pylist()
+        clips: dict[str, list[dict[str, Any]]] = {}
+        for row in pq.read_table(self.root / "clips" / f"part-{shard.name}.parquet").to_pylist():
+            clips.setdefault(f"{row['video_id']}-{row['unit']:04d}", []).append(row)
+        units = ((f"{row['video_id']}-{row['unit']:04d}", row) for row in videos)
+        return [tables.unit_of(row, clips.get(unit, ())) for unit, row in units if unit in wanted]
+
+
+class Writer:
+    """Collects finished units and commits them as shards. What is not committed when the process dies is done again.
+
+    A shard is committed at `shard_clips` clips, at 256 MB of stills, or `shard_seconds` after its first unit.
+    """
+
+    MAX_BYTES = 256 << 20
+
+    def __init__(
+        self, root: Path, tables: Tables, *, models: dict[str, Any], shard_clips: int = 1000, shard_seconds: float = 30.0
+    ) -> None:
+        self.root, self.tables, self.models = Path(root), tables, models
+        self.shard_clips, self.shard_seconds = shard_clips, shard_seconds
+        self._pending: dict[tuple[tuple[str, ...], int], list[Unit]] = {}
+        self._since = 0.0
+        for table in ("clips", "videos"):
+            (self.root / table).mkdir(parents=True, exist_ok=True)
+        sweep(self.root)
+
+    def add(self, unit: Unit, *, stages: Sequence[str], generation: int = 0) -> None:
+        if not self._pending:
+            self._since = time.monotonic()
+        self._pending.setdefault((tuple(stages), generation), []).append(unit)
+        clips = [clip for units in self._pending.values() for unit in units for clip in unit.clips]
+        size = sum(len(still) for clip in clips for still in clip.stills())
+        old = time.monotonic() - self._since > self.shard_seconds
+        if len(clips) >= self.shard_clips or size >= self.MAX_BYTES or old:
+            self.flush()
+
+    def flush(self) -> None:
+        for (stages, generation), units in self._pending.items():
+            self._commit(units, stages, generation)
+        self._pending = {}
+
+    def _commit(self, units: list[Unit], stages: tuple[str, ...], generation: int) -> None:
+        units = sorted(units, key=lambda unit: unit.id)
+        ids = [unit.id for unit in units]
+        footer = {"units": ids, "stages": stages, "generation": generation, "models": self.models}
+        name = hashlib.sha256(json.dumps([ids, stages, generation]).encode()).hexdigest()[:16]
+        clips = [self.tables.clip_row(unit, clip) for unit in units for clip in unit.clips]
+        write_parquet(self.root / "clips" / f"part-{name}.parquet", self.tables.clips, clips, footer)
+        videos = [self.tables.video_row(unit) for unit in units]
+        write_parquet(self.root / "videos" / f"part-{name}.parquet", self.tables.videos, videos, footer)
+
+
+def write_parquet(path: Path, schema: pa.Schema, rows: list[dict[str, Any]], footer: dict[str, Any]) -> None:
+    """The file appears whole or not at all."""
+    schema = schema.with_metadata({FOOTER: json.dumps(footer).encode()})
+    table = pa.Table.from_pylist(rows, schema=schema)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(aside, "wb") as stream:
+            pq.write_table(table, stream, compression="zstd", row_group_size=1024)
+            stream.flush()
+            os.fsync(stream.fileno())
+        commit(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def commit(aside: Path, path: Path) -> None:
+    """Rename, and make the rename itself durable."""
+    os.replace(aside, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write_json(path: Path, content: Any) -> None:
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with open(aside, "w", encoding="utf-8") as stream:
+        json.dump(content, stream, indent=1, ensure_ascii=False)
+        stream.flush()
+        os.fsync(stream.fileno())
+    commit(aside, path)
+
+
+def read_about(root: Path) -> dict[str, Any]:
+    path = root / "dataset.json"
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DatasetError(f"{root}: not a Winnow dataset (no dataset.json): make one with `winnow annotate SOURCE --out {root}`") from None
+    except (ValueError, OSError) as error:
+        raise DatasetError(f"{path}: cannot be read ({error}): restore it, or annotate into another folder") from None
+    if about.get("format") != FORMAT:
+        raise DatasetError(f"{path}: format {about.get('format')}, this Winnow reads {FORMAT}: annotate again, or use that version")
+    return about
+
+
+def read_shards(root: Path) -> list[Shard]:
+    shards = []
+    for path in sorted((root / "videos").glob("part-*.parquet")):
+        try:
+            footer = json.loads(pq.read_schema(path).metadata[FOOTER])
+        except (pa.ArrowInvalid, OSError, KeyError, TypeError, ValueError) as error:
+            raise DatasetError(
+                f"{path}: damaged shard ({type(error).__name__}): delete it and its twin in clips/, then annotate again to remake its rows"
+            ) from None
+        if not (root / "clips" / path.name).exists():
+            raise DatasetError(f"{path}: its twin in clips/ is missing: delete it, then annotate again to remake its rows")
+        name = path.stem.removeprefix("part-")
+        shards.append(Shard(name, tuple(footer["units"]), tuple(footer["stages"]), footer["generation"]))
+    return shards
+
+
+def sweep(root: Path) -> None:
+    """Remove what no reader counts: files never finished, clips never committed, shards that later ones replaced.
+
+    Called by the one process that writes. The videos file goes first: from then on the shard is not a record any more.
+    """
+    for table in ("clips", "videos"):
+        for path in (root / table).glob(".part-*.tmp"):
+            path.unlink(missing_ok=True)
+    if (root / "dataset.json").exists():
+        dataset = Dataset(root)
+        live = {shard.name for shard in dataset.newest.values()}
+        for shard in dataset.shards:
+            if shard.name not in live:
+                (root / "videos" / f"part-{shard.name}.parquet").unlink(missing_ok=True)
+    committed = {path.name for path in (root / "videos").glob("part-*.parquet")}
+    for path in (root / "clips").glob("part-*.parquet"):
+        if path.name not in committed:
+            path.unlink(missing_ok=True)
+
+
+def _rank(shard: Shard) -> tuple[int, int, str]:
+    return shard.generation, len(shard.stages), shard.name
+
+
+def _json(columns: dict[str, Any]) -> str | None:
+    return json.dumps(columns, ensure_ascii=False, sort_keys=True, default=str) if columns else None
+
+
+def _quote(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
