@@ -91,7 +91,7 @@ class Unit:
     index of count: which stretch. start, end: presentation seconds, both keyframes of the source; None: the file's own.
     facts: what was seen of the file (width, height, fps, codec, frames_in_file, frames_decoded ...), see VIDEO_COLUMNS.
     status: "ok", "failed" or "duplicate"; error: the plain reason. A unit can be ok and carry a warning.
-    seconds: wall seconds by stage.
+    seconds: wall seconds by stage. todo: the stages still to run on it; None: all.
     """
 
     video: Video
@@ -105,6 +105,10 @@ class Unit:
     facts: dict[str, Any] = field(default_factory=dict)
     clips: list[Clip] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+    todo: list[str] | None = None
+
+    def wants(self, stage: str) -> bool:
+        return self.status == "ok" and (self.todo is None or stage in self.todo)
 
     @property
     def id(self) -> str:

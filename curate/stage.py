@@ -54,6 +54,8 @@ class Stage:
 
     def __call__(self, units: Sequence[Unit]) -> list[Unit]:
         for unit in units:
+            if not unit.wants(self.name):
+                continue
             began = time.perf_counter()
             if unit.clips:
                 attempt(self.process, unit.clips, self.name, self.columns)

@@ -251,7 +251,7 @@ class Writer:
         self.root, self.tables, self.models = Path(root), tables, models
         self.shard_clips, self.shard_seconds = shard_clips, shard_seconds
         self._pending: dict[tuple[tuple[str, ...], int], list[Unit]] = {}
-        self._since = 0.0
+        self._since, self._clips, self._bytes = 0.0, 0, 0
         for table in ("clips", "videos"):
             (self.root / table).mkdir(parents=True, exist_ok=True)
         sweep(self.root)
@@ -260,16 +260,16 @@ class Writer:
         if not self._pending:
             self._since = time.monotonic()
         self._pending.setdefault((tuple(stages), generation), []).append(unit)
-        clips = [clip for units in self._pending.values() for unit in units for clip in unit.clips]
-        size = sum(len(still) for clip in clips for still in clip.stills())
+        self._clips += len(unit.clips)
+        self._bytes += sum(len(still) for clip in unit.clips for still in clip.stills())
         old = time.monotonic() - self._since > self.shard_seconds
-        if len(clips) >= self.shard_clips or size >= self.MAX_BYTES or old:
+        if self._clips >= self.shard_clips or self._bytes >= self.MAX_BYTES or old:
             self.flush()
 
     def flush(self) -> None:
         for (stages, generation), units in self._pending.items():
             self._commit(units, stages, generation)
-        self._pending = {}
+        self._pending, self._clips, self._bytes = {}, 0, 0
 
     def _commit(self, units: list[Unit], stages: tuple[str, ...], generation: int) -> None:
         units = sorted(units, key=lambda unit: unit.id)
