@@ -1,0 +1,131 @@
+"""The merged caption: an instruct language model puts the frame caption and the video caption into one sentence.
+
+Blattmann et al. 2023 (section 3) have an LLM summarise the two captions of each clip; their prompt is not published, so
+this one is ours. The model may run here through transformers, or behind an endpoint (see `endpoint`); both are asked the
+same thing and their answers are read the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from curate.models import Weights, hub
+from curate.models.full.loading import batches, placement, pretrained
+
+MODEL = "Qwen/Qwen2.5-1.5B-Instruct"
+INSTRUCTION = (
+    "Two models described the same short video clip: one saw a single frame, the other the whole clip. "
+    "Merge their captions into one sentence in plain English. Keep what either of them states, say it once, "
+    "and add nothing of your own. Where they contradict each other, keep what the video caption says. "
+    "Answer with the sentence only."
+)
+QUOTES = "\"'`“”‘’"
+Pair = tuple[str | None, str | None]
+
+
+def request(frame: str, video: str) -> str:
+    """What the model is asked about one pair."""
+    return f"{INSTRUCTION}\n\nFrame caption: {frame}\nVideo caption: {video}\nMerged caption:"
+
+
+def read_answer(answer: str, frame: str, video: str) -> str:
+    """The sentence in a model's answer: its first line that has words, without quotes or an echoed label.
+
+    A model that says nothing has merged nothing: the longer caption is kept.
+    """
+    for line in answer.splitlines():
+        text = line.strip()
+        if text.lower().startswith("merged caption:"):
+            text = text[len("merged caption:") :].strip()
+        while len(text) > 1 and text[0] in QUOTES and text[-1] in QUOTES:
+            text = text[1:-1].strip()
+        if any(c.isalnum() for c in text):
+            return " ".join(text.split())
+    return max(frame, video, key=len)
+
+
+def merge_pairs(pairs: Sequence[Pair], ask: Callable[[list[tuple[str, str]]], list[str]]) -> list[str | None]:
+    """One caption a pair. Only complete pairs are asked about; where one caption is missing, the other is the answer."""
+    full = [i for i, (frame, video) in enumerate(pairs) if frame and video]
+    answers = ask([pairs[i] for i in full]) if full else []  # type: ignore[misc]
+    merged: list[str | None] = [frame or video or None for frame, video in pairs]
+    for i, answer in zip(full, answers, strict=True):
+        merged[i] = read_answer(answer, *pairs[i])  # type: ignore[arg-type]
+    return merged
+
+
+class TransformersMerger:
+    """Merger: any causal language model of transformers, on this machine, greedy.
+
+    model: hub repository. folder: local copy, searched instead. The tokenizer's chat template is used if there is one,
+    else the request as plain text. max_tokens: new tokens at most. batch: pairs at a time, padded on the left.
+    MissingWeights if the weights are not on this machine.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: str = MODEL,
+        folder: str | None = None,
+        device: str = "auto",
+        dtype: str = "bfloat16",
+        batch: int = 8,
+        max_tokens: int = 80,
+        allow_download: bool = False,
+    ) -> None:
+        import transformers
+
+        if max_tokens < 1:
+            raise ValueError(f"caption_merged: max_tokens must be >= 1 (got {max_tokens})")
+        [found] = self.weights(model=model, folder=folder, allow_download=allow_download)
+        path = hub.obtain(found, repo=model, allow_download=allow_download)
+        self.device, self.dtype = placement(device, dtype)
+        self.batch, self.max_tokens = batch, max_tokens
+        self.tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True, padding_side="left")
+        if self.tokenizer.pad_token_id is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+        self.model = pretrained(transformers.AutoModelForCausalLM, path, device=self.device, dtype=self.dtype)
+        self.name = f"{model} (greedy, transformers {transformers.__version__})"
+
+    @classmethod
+    def weights(
+        cls, *, model: str = MODEL, folder: str | None = None, allow_download: bool = False, **_: object
+    ) -> list[Weights]:
+        return [hub.weights_of_folder(role="caption_merged", model=model, folder=folder, allow_download=allow_download)]
+
+    def merge(self, pairs: Sequence[Pair]) -> list[str | None]:
+        """One caption for each (frame caption, video caption); None only where both are missing."""
+        return merge_pairs(pairs, self._answers)
+
+    def prompt(self, frame: str, video: str) -> str:
+        """The text that is tokenised: the request in the model's chat template, if it has one."""
+        text = request(frame, video)
+        if self.tokenizer.chat_template is None:
+            return text
+        chat = [{"role": "user", "content": text}]
+        return self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+
+    def _answers(self, pairs: list[tuple[str, str]]) -> list[str]:
+        import torch
+
+        answers = []
+        for part in batches(pairs, self.batch):
+            # A chat template writes the special tokens itself; the tokenizer must not add them again.
+            inputs = self.tokenizer(
+                [self.prompt(*pair) for pair in part],
+                return_tensors="pt",
+                padding=True,
+                add_special_tokens=self.tokenizer.chat_template is None,
+                return_token_type_ids=False,
+            ).to(self.device)
+            with torch.inference_mode():
+                tokens = self.model.generate(
+                    **inputs,
+                    max_new_tokens=self.max_tokens,
+                    do_sample=False,
+                    num_beams=1,
+                    pad_token_id=self.tokenizer.pad_token_id,
+                )
+            new = tokens[:, inputs["input_ids"].shape[1] :]
+            answers += self.tokenizer.batch_decode(new, skip_special_tokens=True)
+        return answers
