@@ -226,15 +226,13 @@ class Dataset:
     def videos_sql(self) -> str:
         return self._sql("videos")
 
-    def units(self, tables: Tables, shard: Shard) -> list[Unit]:
-        """The units of one shard that count, with their clips, ready for more stages."""
-        wanted = {unit for unit in shard.units if self.newest[unit].name == shard.name}
-        videos = pq.read_table(self.root / "videos" / f"part-{shard.name}.parquet").to_pylist()
-        clips: dict[str, list[dict[str, Any]]] = {}
-        for row in pq.read_table(self.root / "clips" / f"part-{shard.name}.parquet").to_pylist():
-            clips.setdefault(f"{row['video_id']}-{row['unit']:04d}", []).append(row)
-        units = ((f"{row['video_id']}-{row['unit']:04d}", row) for row in videos)
-        return [tables.unit_of(row, clips.get(unit, ())) for unit, row in units if unit in wanted]
+
+def read_unit(root: Path, shard: str, unit: Unit, tables: Tables) -> Unit:
+    """The stored rows of one unit of a shard, ready for more stages."""
+    wanted = [("video_id", "=", unit.video.video_id), ("unit", "=", unit.index)]
+    (video,) = pq.read_table(root / "videos" / f"part-{shard}.parquet", filters=wanted).to_pylist()
+    clips = pq.read_table(root / "clips" / f"part-{shard}.parquet", filters=wanted).to_pylist()
+    return tables.unit_of(video, clips)
 
 
 class Writer:

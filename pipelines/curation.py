@@ -1,0 +1,245 @@
+"""The list of stages, what each needs, which models a config puts into them, and how they are grouped into pools."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from curate.appearance import Appearance
+from curate.captions import Captions
+from curate.clip import Unit
+from curate.isolation import Isolated
+from curate.models import MissingWeights, Weights
+from curate.prefilter import PREFILTER, Prefilter
+from curate.similarity import Similarity
+from curate.text import Text
+from curate.watch import CLIP_COLUMNS, VIDEO_COLUMNS, captioner_frames, watch
+from pipelines.config import Config
+from pipelines.dataset import Tables, read_unit
+from pipelines.models import Shelf, adapter
+
+PASS = ("shots", "motion", "stills")
+STAGES = (*PASS, "text", "appearance", "captions", "similarity")
+NEEDS = {
+    "motion": ("shots",),
+    "stills": ("shots",),
+    "text": ("stills",),
+    "appearance": ("stills",),
+    "captions": ("stills", "motion"),
+    "similarity": ("stills", "captions"),
+}
+TABLES = Tables(
+    scores=(*CLIP_COLUMNS, *Text.columns, *Appearance.columns, *Captions.columns, *Similarity.columns),
+    facts=VIDEO_COLUMNS,
+)
+
+
+class StageError(Exception):
+    """A stage that is not one, and those that are."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Consecutive stages that share one kind of worker. gpus: GPUs of one worker."""
+
+    stages: tuple[str, ...]
+    gpus: float = 0.0
+
+
+def with_needs(names: Sequence[str]) -> tuple[str, ...]:
+    """The named stages and all that they need, in the order they run in."""
+    wanted: set[str] = set()
+    queue = list(names)
+    while queue:
+        name = queue.pop()
+        if name not in STAGES:
+            raise StageError(f"--stages {name}: no such stage: choose from {', '.join(STAGES)}")
+        wanted.add(name)
+        queue += NEEDS.get(name, ())
+    return tuple(name for name in STAGES if name in wanted)
+
+
+def pools_of(config: Config, stages: Sequence[str]) -> list[Pool]:
+    """Without GPUs one pool, so that a unit stays in one process; with GPUs the decode has one, and every model stage."""
+    if config.execution.gpus == 0:
+        return [Pool(tuple(stages))]
+    decode = tuple(name for name in stages if name in PASS)
+    pools = [Pool(decode)] if decode else []
+    return pools + [Pool((name,), config.execution.gpus) for name in stages if name not in PASS]
+
+
+def build(config: Config, stages: Sequence[str]) -> list[Callable[[Sequence[Unit]], list[Unit]]]:
+    """The callables of one worker: each maps units to units. Every model is loaded once, whichever stages share it."""
+    shelf = Shelf(config)
+    steps: list[Callable[[Sequence[Unit]], list[Unit]]] = [recall]
+    if any(name in PASS for name in stages):
+        steps.append(Pass(config))
+    if "text" in stages:
+        steps.append(Text(shelf.get(config.text)))
+    if "appearance" in stages:
+        chosen = config.appearance
+        steps.append(
+            Appearance(
+                shelf.get(config.embedder),
+                aesthetic=shelf.get(chosen.aesthetic),
+                quality=shelf.get(chosen.quality),
+                nsfw=shelf.get(chosen.nsfw),
+            )
+        )
+    if "captions" in stages:
+        chosen = config.captions
+        if captioner_wants(config):
+            steps.append(Frames(config))
+        captions = Captions(shelf.get(chosen.frame), shelf.get(chosen.video), shelf.get(chosen.merge))
+        steps.append(_filtered(captions, config))
+    if "similarity" in stages:
+        steps.append(_filtered(Similarity(shelf.get(config.embedder)), config))
+    return steps
+
+
+RECALL = "recall"  # a fact of units that are in the dataset already: [dataset, shard] to read their rows from
+
+
+def recall(units: Sequence[Unit]) -> list[Unit]:
+    """Reads the stored rows of units that come back for more stages, here in the worker: stills need not pass the driver."""
+    for unit in units:
+        if place := unit.facts.get(RECALL):
+            root, shard = place
+            stored = read_unit(Path(root), shard, unit, TABLES)
+            for name in ("video", "count", "start", "end", "status", "error", "warnings", "facts", "clips", "seconds"):
+                setattr(unit, name, getattr(stored, name))
+    return list(units)
+
+
+def _filtered(stage: Any, config: Config) -> Any:
+    rule = config.prefilter
+    return Prefilter(stage, minimum=rule.min, maximum=rule.max) if rule.min or rule.max else stage
+
+
+def captioner_wants(config: Config) -> int:
+    """How many decoded frames of each clip the video captioner wants."""
+    return getattr(config.captions.video, "frames", 0)
+
+
+class Pass:
+    """The single decode of a unit, in a child process if the config says so."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        decode = config.decode
+        self.isolated = (
+            Isolated(timeout=decode.timeout_seconds, memory_gb=decode.memory_gb) if decode.isolate else None
+        )
+
+    def __call__(self, units: Sequence[Unit]) -> list[Unit]:
+        for unit in units:
+            observers = [name for name in PASS if unit.wants(name)]
+            if not observers:
+                continue
+            before = {clip.start_frame: clip for clip in unit.clips}
+            options = self.options(unit)
+            seen = self.isolated("watch", unit, **options) if self.isolated else watch(unit, **options)
+            for name in ("video", "status", "error", "warnings", "facts", "clips", "seconds"):
+                setattr(unit, name, getattr(seen, name))
+            for clip in unit.clips:  # what later stages had said of a clip, when only the pass is done again
+                if old := before.get(clip.start_frame):
+                    clip.values = old.values | clip.values
+        return list(units)
+
+    def options(self, unit: Unit) -> dict[str, Any]:
+        config = self.config
+        shots = config.shots.model_dump()
+        stills = config.stills.model_dump()
+        stills["captioner_frames"] = captioner_wants(config) if unit.wants("captions") else 0
+        return {
+            "shots": shots,
+            "motion": config.motion.model_dump() if unit.wants("motion") else None,
+            "stills": stills if unit.wants("stills") else None,
+            "decode": {"threads": config.decode.threads, "max_pixels": config.decode.max_pixels},
+        }
+
+
+class Frames:
+    """Reads the frames that a video captioner wants, for units whose pass was done in an earlier run."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def __call__(self, units: Sequence[Unit]) -> list[Unit]:
+        for unit in units:
+            if unit.wants("captions") and not any(clip.frames for clip in unit.clips):
+                captioner_frames(unit, captioner_wants(self.config), size=self.config.stills.size)
+        return list(units)
+
+
+# --- what a config means for a dataset
+
+
+def identity(config: Config, stage: str) -> dict[str, Any]:
+    """The part of a config that a stage's columns depend on: rows made under another one must not be mixed."""
+    parts: dict[str, Any] = {
+        "shots": {"shots": config.shots, "unit_seconds": config.decode.unit_seconds},
+        "motion": {"motion": config.motion},
+        "stills": {"stills": config.stills},
+        "text": {"text": config.text},
+        "appearance": {"embedder": config.embedder, "appearance": config.appearance},
+        "captions": {"captions": config.captions, "prefilter": config.prefilter},
+        "similarity": {"embedder": config.embedder, "prefilter": config.prefilter},
+    }[stage]
+    return {name: part.model_dump(mode="json") if hasattr(part, "model_dump") else part for name, part in parts.items()}
+
+
+def roles(config: Config, stages: Sequence[str]) -> list[tuple[str, Any]]:
+    """(column, model section) of every model that these stages use."""
+    appearance, captions = config.appearance, config.captions
+    chosen: dict[str, list[tuple[str, Any]]] = {
+        "shots": [("shots", config.shots)] if config.shots.detector == "transnetv2" else [],
+        "text": [("text_area", config.text)],
+        "appearance": [
+            ("image_embedding", config.embedder),
+            ("aesthetic_score", appearance.aesthetic),
+            ("technical_quality", appearance.quality),
+            ("nsfw_score", appearance.nsfw),
+        ],
+        "captions": [
+            ("caption_frame", captions.frame),
+            ("caption_video", captions.video),
+            ("caption_merged", captions.merge),
+        ],
+        "similarity": [("similarity", config.embedder)],
+    }
+    return [(column, section) for stage in stages for column, section in chosen.get(stage, []) if section is not None]
+
+
+def weights(config: Config, stages: Sequence[str]) -> list[tuple[str, Weights]]:
+    """(column, weights) of every file that these stages load; nothing is loaded."""
+    found = []
+    for column, section in roles(config, stages):
+        kind, arguments = adapter(section, config)
+        found += [(column, item) for item in kind.weights(**arguments)]
+    return found
+
+
+def check_weights(config: Config, stages: Sequence[str]) -> dict[str, Any]:
+    """Names and hashes of the models by column, to be recorded; MissingWeights before any work is done."""
+    recorded: dict[str, Any] = {}
+    digests: dict[str, str] = {}
+    for column, section in roles(config, stages):
+        kind, arguments = adapter(section, config)
+        files = kind.weights(**arguments)
+        for item in files:
+            if item.path is None:
+                raise MissingWeights(item)
+            if str(item.path) not in digests:
+                digests[str(item.path)] = item.digest()
+        recorded[column] = {
+            "kind": section.kind if hasattr(section, "kind") else section.detector,
+            "pack": config.pack,
+            "weights": [{"model": item.model, "source": item.source, "sha256": digests[str(item.path)]} for item in files],
+        }
+    return recorded
+
+
+__all__ = ["PREFILTER", "STAGES", "TABLES", "build", "check_weights", "identity", "pools_of", "weights", "with_needs"]

@@ -1,0 +1,174 @@
+"""Runs the list of stages over units: in this process, or as Ray Data actor pools. Same list, same rows.
+
+A unit travels between processes as MessagePack bytes in one Arrow column. A worker that dies takes only the unit in its
+hands with it: that unit is tried once more by a fresh worker, and then recorded as failed.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import psutil
+import pyarrow as pa
+
+from curate.clip import Unit
+from pipelines.config import Config, resolve
+from pipelines.curation import Pool, build, pools_of
+
+WORKER_MEMORY = 2.5e9  # bytes of one worker with the embedded pack and a decode, to choose how many fit
+BLOCKS = 4096  # Ray blocks at most: a unit each, until there are more units than that
+
+
+class ExecutorError(Exception):
+    """The job cannot run at all: what is missing, and the mend."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where to run. executor: "ray" or "inline". workers: processes, None: as many as fit. address: Ray cluster or None."""
+
+    executor: str = "inline"
+    workers: int | None = None
+    address: str | None = None
+
+
+def run(units: Sequence[Unit], config: Config, stages: Sequence[str], place: Place) -> Iterator[Unit]:
+    """Yield every unit once, in the order they finish."""
+    if place.executor == "inline":
+        yield from _inline(units, config, stages)
+        return
+    with _ray(place.address):
+        left = {unit.id: unit for unit in units}
+        for attempt in range(2):
+            for unit in _over_ray(list(left.values()), config, stages, place):
+                if left.pop(unit.id, None) is not None:
+                    yield unit
+            if not left:
+                return
+            logging.getLogger("winnow").warning("%d units were lost with their worker%s", len(left), "" if attempt else ": trying again")
+    for unit in left.values():
+        yield unit.fail("the worker process died twice while working on it (out of memory, or a crash in a model): see Ray's logs")
+
+
+def _inline(units: Sequence[Unit], config: Config, stages: Sequence[str]) -> Iterator[Unit]:
+    if not units:
+        return
+    limit_threads(config.execution.threads)
+    steps = build(config, stages)
+    for unit in units:
+        for step in steps:
+            step([unit])
+        yield unit
+
+
+class Worker:
+    """One actor of a pool: builds its stages once, then maps batches of packed units."""
+
+    def __init__(self, config: str, stages: Sequence[str]) -> None:
+        resolved = resolve(json.loads(config), "the job's config")
+        limit_threads(resolved.execution.threads)
+        self.steps = build(resolved, stages)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        units = [Unit.unpack(data) for data in batch.column("unit").to_pylist()]
+        for step in self.steps:
+            step(units)
+        return _table(units)
+
+
+def _over_ray(units: list[Unit], config: Config, stages: Sequence[str], place: Place) -> Iterator[Unit]:
+    import ray
+    from ray.data import ActorPoolStrategy, DataContext
+
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.max_errored_blocks = -1  # a lost block is noticed by `run`, which tries its units again
+    cpus = ray.cluster_resources().get("CPU", 1.0)
+    size = -(-len(units) // BLOCKS)
+    blocks = [_table(units[i : i + size]) for i in range(0, len(units), size)]
+    data = ray.data.from_arrow(blocks)
+    for pool in pools_of(config, stages):
+        workers = min(place.workers or _fitting(cpus, place), len(units))
+        share = 0.9 * cpus / workers if pool.gpus == 0 else 0.1
+        data = data.map_batches(
+            Worker,
+            fn_constructor_args=(config.model_dump_json(), pool.stages),
+            batch_size=1,
+            batch_format="pyarrow",
+            zero_copy_batch=True,
+            compute=ActorPoolStrategy(size=workers),
+            num_cpus=min(1.0, share) if pool.gpus == 0 else share,
+            num_gpus=pool.gpus or None,
+            max_restarts=2,
+            max_task_retries=0,
+            runtime_env={"env_vars": _worker_environment(config.execution.threads, pool)},
+        )
+    for batch in data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
+        for packed in batch.column("unit").to_pylist():
+            yield Unit.unpack(packed)
+
+
+def _fitting(cpus: float, place: Place) -> int:
+    """One worker a core; on this machine, no more than memory holds."""
+    if place.address:
+        return max(1, int(cpus))
+    return max(1, min(int(cpus), int(psutil.virtual_memory().available / WORKER_MEMORY)))
+
+
+def _worker_environment(threads: int, pool: Pool) -> dict[str, str]:
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    passed = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HOME", "XDG_CACHE_HOME")
+    return dict.fromkeys(names, str(threads)) | {name: os.environ[name] for name in passed if name in os.environ}
+
+
+def limit_threads(threads: int) -> None:
+    """Give the libraries of this process so many threads: every worker has its own core, more would only take turns."""
+    import cv2
+    import torch
+
+    torch.set_num_threads(threads)
+    cv2.setNumThreads(threads)
+
+
+class _ray:
+    """Ray for the length of a job: joined at an address, or started here and shut down after."""
+
+    def __init__(self, address: str | None) -> None:
+        self.address = address
+
+    def __enter__(self) -> None:
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
+        import ray
+
+        self.started = not ray.is_initialized()
+        if self.started:
+            try:
+                options = {"logging_level": logging.ERROR, "log_to_driver": False}
+                if self.address:
+                    ray.init(address=self.address, **options)
+                else:
+                    ray.init(include_dashboard=False, **options)
+            except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+                reason = " ".join(str(error).split())[:200]
+                raise ExecutorError(
+                    f"Ray at {self.address or 'this machine'} cannot be reached ({reason}): start it with `ray start --head`, or use --executor inline"
+                ) from None
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+    def __exit__(self, *_: object) -> None:
+        import ray
+
+        if self.started:
+            ray.shutdown()
+
+
+def _table(units: Sequence[Unit]) -> pa.Table:
+    return pa.table({"unit": pa.array([unit.pack() for unit in units], pa.large_binary())})
+

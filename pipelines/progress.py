@@ -1,0 +1,108 @@
+"""What a person sees while a job runs, and what is left on the screen when it has ended."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, SpinnerColumn, Task, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from curate.clip import Unit
+from pipelines.annotate import Summary
+
+
+def clock(seconds: float) -> str:
+    """1:02:03, 2:03 or 4.1 s, whichever says it shortest."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    hours, rest = divmod(round(seconds), 3600)
+    minutes, left = divmod(rest, 60)
+    return f"{hours}:{minutes:02d}:{left:02d}" if hours else f"{minutes}:{left:02d}"
+
+
+class Live:
+    """A progress line: videos, clips, footage, rate, time left, failures. On a pipe, a plain line now and then."""
+
+    PLAIN_SECONDS = 15.0
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.progress = Progress(
+            SpinnerColumn(), BarColumn(24), TextColumn("{task.description}"), console=console, transient=True, refresh_per_second=4
+        )
+        self.task: Task | None = None
+        self.units = self.done = self.clips = self.failed = 0
+        self.total = self.footage = 0.0
+        self.began = self.said = time.monotonic()
+
+    def __enter__(self) -> Live:
+        self.progress.start()
+        self.id = self.progress.add_task("looking for videos", total=None)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def planning(self, done: int, total: int) -> None:
+        self.progress.update(self.id, description=f"opening files: {done} of {total}", completed=done, total=total)
+
+    def start(self, units: int, seconds: float, already: int) -> None:
+        self.units, self.total, self.began = units, seconds, time.monotonic()
+        if already:
+            self.console.print(f"{already} of the videos are in the dataset already: going on from there")
+        self.progress.update(self.id, description=f"0 of {units} units, starting workers", completed=0, total=max(seconds, 1e-9))
+
+    def unit(self, unit: Unit) -> None:
+        self.done += 1
+        self.clips += len(unit.clips)
+        self.failed += unit.status == "failed"
+        duration = unit.facts.get("duration") or 0.0
+        self.footage += max(0.0, (duration if unit.end is None else unit.end) - (unit.start or 0.0))
+        if unit.status == "failed":
+            self.console.print(Text(f"failed: {os.path.basename(unit.video.path)!r}: {unit.error}", style="yellow"))
+        spent = time.monotonic() - self.began
+        rate = self.footage / max(spent, 1e-9)
+        left = clock((self.total - self.footage) / rate) if rate > 0 and self.footage < self.total else "0 s"
+        line = (
+            f"{self.done} of {self.units} videos · {self.clips} clips · {self.footage / 3600:.3g} of {self.total / 3600:.3g} h"
+            f" · {rate:.2g} h/h · {left} left · {self.failed} failed"
+        )
+        self.progress.update(self.id, description=line, completed=self.footage, total=max(self.total, 1e-9))
+        if not self.console.is_terminal and time.monotonic() - self.said > self.PLAIN_SECONDS:
+            self.said = time.monotonic()
+            self.console.print(line, highlight=False)
+
+
+def print_summary(console: Console, summary: Summary, out: str) -> None:
+    """The account at the end: what came in, what became of it, and every kind of failure with an example."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    rows = [
+        ("videos", f"{summary.videos}" + (f" (+ {summary.already} from earlier runs)" if summary.already else "")),
+        ("clips", f"{summary.clips}"),
+        ("footage", clock(summary.footage)),
+        ("time", f"{clock(summary.wall)} ({summary.footage / max(summary.wall, 1e-9):.1f} x real time)"),
+    ]
+    if summary.duplicates:
+        rows.append(("duplicates", f"{summary.duplicates}"))
+    if summary.warned:
+        rows.append(("used in part", f"{summary.warned} (see `warnings` in videos/)"))
+    if summary.passed_over:
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(summary.passed_over.items()))
+        rows.append(("not videos by name", kinds))
+    if summary.clip_failures:
+        rows.append(("clips with a failed or skipped stage", f"{summary.clip_failures} (see `errors` in clips/)"))
+    rows.append(("failed", f"{summary.failed}"))
+    for name, value in rows:
+        table.add_row(name, escape(value))
+    console.print(table)
+    reasons = Counter(reason for _, reason in summary.failures)
+    for reason, count in reasons.most_common(12):
+        example = next(path for path, why in summary.failures if why == reason)
+        console.print(Text(f"  {count} x {reason}  (e.g. {os.path.basename(example)!r})", style="yellow"))
+    if len(reasons) > 12:
+        console.print(f"  ... and {len(reasons) - 12} other reasons: `winnow stats {out}` lists them")
