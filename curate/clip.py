@@ -111,6 +111,12 @@ class Unit:
         return self.status == "ok" and (self.todo is None or stage in self.todo)
 
     @property
+    def footage(self) -> float:
+        """Seconds of video in the unit, as far as the file says."""
+        end = (self.facts.get("duration") or 0.0) if self.end is None else self.end
+        return max(0.0, end - (self.start or 0.0))
+
+    @property
     def id(self) -> str:
         return f"{self.video.video_id}-{self.index:04d}"
 

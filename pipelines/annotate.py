@@ -54,7 +54,7 @@ class Summary:
     def count(self, unit: Unit) -> None:
         self.videos += unit.index == 0
         self.clips += len(unit.clips)
-        self.footage += unit.facts.get("seconds") or 0.0
+        self.footage += unit.footage
         self.warned += bool(unit.warnings)
         self.duplicates += unit.status == "duplicate"
         self.clip_failures += sum(bool(clip.errors) for clip in unit.clips)
@@ -124,7 +124,7 @@ def _work(
             summary.count(unit)
     units = [replace(unit, todo=list(stages)) for unit in planned if not state.recorded(unit)] + again
     summary.already = len(found.videos) - len({unit.video.path for unit in units}) - summary.videos
-    watcher.start(len(units), sum(_seconds(unit) for unit in units), summary.already)
+    watcher.start(len(units), sum(unit.footage for unit in units), summary.already)
     for unit in run(units, config, stages, place):
         unit.facts.pop(RECALL, None)
         done = (*state.stages_of(unit), *stages)
@@ -234,13 +234,6 @@ class _Planner:
     def close(self) -> None:
         for child in self.free:
             child.close()
-
-
-def _seconds(unit: Unit) -> float:
-    """Footage in a unit, for the estimate of the time left."""
-    duration = unit.facts.get("duration") or 0.0
-    end = duration if unit.end is None else unit.end
-    return max(0.0, end - (unit.start or 0.0))
 
 
 def _recorded_videos(root: Path) -> Found:

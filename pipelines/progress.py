@@ -61,8 +61,7 @@ class Live:
         self.done += 1
         self.clips += len(unit.clips)
         self.failed += unit.status == "failed"
-        duration = unit.facts.get("duration") or 0.0
-        self.footage += max(0.0, (duration if unit.end is None else unit.end) - (unit.start or 0.0))
+        self.footage += unit.footage
         if unit.status == "failed":
             self.console.print(Text(f"failed: {os.path.basename(unit.video.path)!r}: {unit.error}", style="yellow"))
         spent = time.monotonic() - self.began

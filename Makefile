@@ -1,0 +1,30 @@
+# make demo: set up, and run the main job on real footage.  make test: set up, and run every test.  make bench: measure.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+FOOTAGE ?=
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: setup demo test bench clean
+
+setup: .venv/ready
+
+.venv/ready: configs/requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Winnow needs Python 3.11 or newer: make setup PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet --no-deps --requirement configs/requirements.lock
+	.venv/bin/pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: setup
+	.venv/bin/python -m pipelines.demo out/demo
+
+test: setup
+	.venv/bin/ruff check .
+	.venv/bin/lint-imports
+	.venv/bin/python -m pytest -q
+
+# measured tables; FOOTAGE=FOLDER measures on your own single-shot clips instead of the sample videos
+bench: setup
+	.venv/bin/python -m tests.benchmarks $(FOOTAGE)
+
+clean:
+	rm -rf out .venv
