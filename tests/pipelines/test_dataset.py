@@ -1,0 +1,150 @@
+"""The commit protocol: whatever moment the writer dies at, starting again gives the same rows."""
+
+import json
+import os
+
+import duckdb
+import pyarrow as pa
+import pytest
+
+from curate.clip import Clip, Column, Unit, Video
+from pipelines.dataset import FORMAT, Dataset, DatasetError, Tables, Writer, read_unit, sweep, write_json
+
+TABLES = Tables(
+    scores=(Column("motion_score", pa.float32(), "f"), Column("text_area", pa.float32(), "f")),
+    facts=(Column("duration", pa.float64(), "d"), Column("fps", pa.float64(), "f")),
+)
+
+
+def unit(number: int, clips: int = 2, **values) -> Unit:
+    found = [Clip(i * 10, i * 10 + 10, i / 2.0, i / 2.0 + 0.5, 0.0, 9.0, values=dict(values)) for i in range(clips)]
+    video = Video(f"/v/{number}.mp4", f"{number:016x}", caption="a cat", columns={"licence": "cc"})
+    return Unit(video, facts={"duration": 4.5, "fps": 20.0}, clips=found, seconds={"shots": 0.25})
+
+
+@pytest.fixture
+def root(tmp_path):
+    write_json(tmp_path / "dataset.json", {"format": FORMAT, "config": {}, "models": {}})
+    return tmp_path
+
+
+def writer(root, **options):
+    return Writer(root, TABLES, models={}, **options)
+
+
+def rows(root):
+    dataset = Dataset(root)
+    clips = duckdb.sql(f"SELECT * FROM {dataset.clips_sql} ORDER BY clip_id").fetchall()
+    return clips, duckdb.sql(f"SELECT * FROM {dataset.videos_sql} ORDER BY video_id, unit").fetchall()
+
+
+def write_all(root, count=6):
+    """What a job does: skip what is recorded, add the rest, a shard for every two units."""
+    target = writer(root, shard_clips=4)
+    done = set(Dataset(root).newest)
+    for number in range(count):
+        item = unit(number, motion_score=number / 2)
+        if item.id not in done:
+            target.add(item, stages=["shots", "motion"])
+    target.flush()
+
+
+def test_what_is_written_is_read_back(root):
+    write_all(root)
+    clips, videos = rows(root)
+    assert len(clips) == 12 and len(videos) == 6
+    dataset = Dataset(root)
+    assert sorted(dataset.newest) == [f"{n:016x}-0000" for n in range(6)]
+    shard = dataset.newest["0000000000000003-0000"]
+    back = read_unit(root, shard.name, unit(3), TABLES)
+    assert back.clips[1].values == {"motion_score": 1.5, "text_area": None}
+    assert (back.video, back.facts, back.seconds) == (unit(3).video, unit(3).facts, {"shots": 0.25})
+    assert [clip.start_frame for clip in back.clips] == [0, 10]
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["before the rename", "after the rename"])
+@pytest.mark.parametrize("step", range(6))
+def test_killed_at_any_commit_and_started_again(root, tmp_path_factory, step, before):
+    """The writer of three shards makes six renames; it is killed around each of them in turn."""
+    pid = os.fork()
+    if pid == 0:
+        real, calls = os.replace, iter(range(100))
+
+        def fatal(*args):
+            last = next(calls) == step
+            if last and before:
+                os._exit(9)
+            real(*args)
+            if last:
+                os._exit(9)
+
+        os.replace = fatal
+        write_all(root)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
+    partial = Dataset(root)  # what is visible is whole: every unit of every shard has its clips
+    assert all((root / "clips" / f"part-{shard.name}.parquet").exists() for shard in partial.shards)
+    write_all(root)
+    clean = tmp_path_factory.mktemp("clean")
+    write_json(clean / "dataset.json", {"format": FORMAT, "config": {}, "models": {}})
+    write_all(clean)
+    assert rows(root) == rows(clean)
+    assert not list(root.rglob("*.tmp"))
+
+
+def test_a_later_generation_replaces_the_rows_and_then_the_files(root):
+    write_all(root, count=4)
+    target = writer(root)
+    target.add(unit(1, motion_score=0.5, text_area=0.25), stages=["shots", "motion", "text"], generation=1)
+    target.flush()
+    clips, videos = rows(root)
+    assert len(clips) == 8 and len(videos) == 4
+    text = duckdb.sql(f"SELECT text_area FROM {Dataset(root).clips_sql} ORDER BY clip_id").fetchall()
+    assert [t for (t,) in text] == [None, None, 0.25, 0.25, None, None, None, None]
+    target.add(unit(0, clips=3), stages=["shots", "motion", "text"], generation=1)
+    target.flush()
+    assert len(rows(root)[0]) == 9
+    before = len(list((root / "clips").glob("part-*")))
+    sweep(root)  # the first shard held units 0 and 1 and nothing else: it is gone
+    assert len(list((root / "clips").glob("part-*"))) == before - 1 == len(list((root / "videos").glob("part-*")))
+    assert len(rows(root)[0]) == 9
+
+
+def test_failed_and_empty_units_have_a_row(root):
+    target = writer(root)
+    target.add(unit(7).fail("no video stream"), stages=["shots"])
+    target.add(unit(8, clips=0), stages=["shots"])
+    target.flush()
+    clips, videos = rows(root)
+    assert clips == [] and len(videos) == 2
+    status = duckdb.sql(f"SELECT status, error, clips FROM {Dataset(root).videos_sql} ORDER BY video_id").fetchall()
+    assert status == [("failed", "no video stream", 0), ("ok", None, 0)]
+
+
+def test_every_column_says_what_it_is(root):
+    write_all(root)
+    schema = pa.parquet.read_schema(next((root / "clips").glob("*.parquet")))
+    assert all(field.metadata[b"formula"] for field in schema)
+
+
+def test_damage_is_named_with_its_mend(root):
+    write_all(root)
+    shard = next((root / "videos").glob("*.parquet"))
+    shard.write_bytes(shard.read_bytes()[:100])
+    with pytest.raises(DatasetError, match=r"part-.*damaged shard.*annotate again"):
+        Dataset(root)
+    with pytest.raises(DatasetError, match="not a Winnow dataset"):
+        Dataset(root / "elsewhere")
+    (root / "dataset.json").write_text(json.dumps({"format": 99}))
+    with pytest.raises(DatasetError, match="format 99"):
+        Dataset(root)
+
+
+def test_paths_that_are_not_text_survive(root):
+    odd = unit(1)
+    odd.video.path = "/v/\udcff 'quoted'\n.mp4"
+    target = writer(root)
+    target.add(odd, stages=["shots"])
+    target.flush()
+    shard = Dataset(root).newest[odd.id]
+    assert read_unit(root, shard.name, odd, TABLES).video.path == odd.video.path
