@@ -1,0 +1,93 @@
+"""Which adapter a model section of the config means, and the shelf from which the stages of one worker take them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipelines import config as c
+
+
+def adapter(section: Any, config: c.Config) -> tuple[type, dict[str, Any]]:
+    """(class, keyword arguments) of the model that a section names. Nothing is loaded, only its module imported."""
+    plain = section.model_dump(exclude={"kind"}, exclude_none=True)
+    threads = {"threads": config.execution.threads}
+    match section:
+        case c.Shots():
+            from curate.models.transnet import TransNet
+
+            return TransNet, {}
+        case c.EasyOcr():
+            from curate.models.textboxes import Craft
+
+            return Craft, plain
+        case c.RapidOcr():
+            from curate.models.textboxes import RapidOcr
+
+            return RapidOcr, plain | threads
+        case c.Conse():
+            from curate.models.embedded.conse import ConSE
+
+            return ConSE, {}
+        case c.OpenClip():
+            from curate.models.full.clip import OpenClipEmbedder
+
+            return OpenClipEmbedder, plain
+        case c.Laion():
+            from curate.models.full.aesthetic import LaionAesthetic
+
+            return LaionAesthetic, plain
+        case c.Brisque():
+            from curate.models.quality import Brisque
+
+            return Brisque, {}
+        case c.OpenNsfw():
+            from curate.models.safety import OpenNsfw
+
+            return OpenNsfw, threads
+        case c.Tags():
+            from curate.models.embedded.tags import Tags
+
+            return Tags, {}
+        case c.Coca():
+            from curate.models.full.coca import CoCaCaptioner
+
+            return CoCaCaptioner, plain
+        case c.Facts():
+            from curate.models.embedded.facts import Facts
+
+            return Facts, {}
+        case c.VideoBlip():
+            from curate.models.full.video_blip import VideoBlipCaptioner
+
+            return VideoBlipCaptioner, plain
+        case c.SmolLm():
+            from curate.models.embedded.merge import SmolLm
+
+            return SmolLm, plain | threads
+        case c.TransformersLm():
+            from curate.models.full.merge import TransformersMerger
+
+            return TransformersMerger, plain
+        case c.Endpoint():
+            from curate.models.full.endpoint import EndpointMerger
+
+            return EndpointMerger, plain
+    raise TypeError(f"no adapter for {type(section).__name__}")
+
+
+class Shelf:
+    """The models of one worker, each loaded once, when the first stage that needs it is built."""
+
+    def __init__(self, config: c.Config) -> None:
+        self.config = config
+        self._loaded: dict[str, Any] = {}
+
+    def get(self, section: Any) -> Any:
+        """The model of a section; None for None."""
+        if section is None:
+            return None
+        key = section.model_dump_json()
+        if key not in self._loaded:
+            kind, arguments = adapter(section, self.config)
+            self._loaded[key] = kind(**arguments)
+        return self._loaded[key]
