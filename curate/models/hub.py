@@ -1,4 +1,4 @@
-"""Finding weights: a file or folder that the config names, else the Hugging Face cache; a download only where asked for.
+"""Finding weights: a file or folder that the config names, else the Hugging Face cache; a download only if asked for.
 
 Nothing here touches the network unless the caller says `allow_download=True` *and* the hub's own offline switch
 (`HF_HUB_OFFLINE=1`) is off. A model is identified by its repository on the hub and, for single files, by the names that
@@ -112,9 +112,9 @@ def obtain(weights: Weights, *, repo: str | None, names: Sequence[str] = (), all
 
 
 def download_command(repo: str, names: Sequence[str]) -> str:
-    """The command that fetches one named file, or what the alternatives in `names` have in common, or all of `repo`."""
+    """The command that fetches one named file, or those of several alternatives that exist, or all of `repo`."""
     if len(names) > 1:
-        return shlex.join(["hf", "download", repo, "--include", os.path.commonprefix(list(names)) + "*"])
+        return shlex.join(["hf", "download", repo, *(word for name in names for word in ("--include", name))])
     return shlex.join(["hf", "download", repo, *names])
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -104,7 +105,7 @@ def build(state: dict[str, torch.Tensor], path: Path) -> torch.nn.Sequential:
     weights = [state[name] for name in names]
     widths = [w.shape[1] for w in weights if w.ndim == 2] + [weights[-1].shape[0]] if weights else []
     chained = all(w.ndim == 2 for w in weights) and all(
-        after.shape[1] == before.shape[0] for before, after in zip(weights, weights[1:], strict=False)
+        after.shape[1] == before.shape[0] for before, after in pairwise(weights)
     )
     if not chained or not widths or widths[-1] != 1 or len(weights) not in (1, 5) or len(state) != 2 * len(weights):
         raise ValueError(

@@ -114,7 +114,7 @@ class EndpointMerger:
                 return self._text(self._post(body))
             except urllib.error.HTTPError as error:
                 with error:
-                    said = error.read(300).decode("utf-8", "replace").strip()
+                    said = self._hide(error.read(300).decode("utf-8", "replace").strip())
                 if error.code != 429 and error.code < 500:
                     mend = MENDS.get(error.code, "check `url`")
                     raise EndpointError(f"{self.url}: HTTP {error.code} {error.reason}: {said!r}; {mend}") from error
@@ -135,6 +135,11 @@ class EndpointMerger:
         call = urllib.request.Request(self.url, data=body, headers=headers, method="POST")
         with self._opener.open(call, timeout=self.timeout) as reply:
             return reply.read(LONGEST_ANSWER)
+
+    def _hide(self, text: str) -> str:
+        """Without the key, which some servers repeat when they refuse it."""
+        key = os.environ.get(self.api_key_env or "", "")
+        return text.replace(key, "***") if key else text
 
     def _text(self, reply: bytes) -> str:
         try:

@@ -1,8 +1,8 @@
 """The merged caption: an instruct language model puts the frame caption and the video caption into one sentence.
 
-Blattmann et al. 2023 (section 3) have an LLM summarise the two captions of each clip; their prompt is not published, so
-this one is ours. The model may run here through transformers, or behind an endpoint (see `endpoint`); both are asked the
-same thing and their answers are read the same way.
+Blattmann et al. 2023 (section 3) have an LLM summarise the two captions of each clip; their prompt is not published,
+so this one is ours. The model may run here through transformers, or behind an endpoint (see `endpoint`); both are asked
+the same thing and their answers are read the same way.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def read_answer(answer: str, frame: str, video: str) -> str:
 
 
 def merge_pairs(pairs: Sequence[Pair], ask: Callable[[list[tuple[str, str]]], list[str]]) -> list[str | None]:
-    """One caption a pair. Only complete pairs are asked about; where one caption is missing, the other is the answer."""
+    """One caption a pair. Only complete pairs are asked about; where one is missing, the other is the answer."""
     full = [i for i, (frame, video) in enumerate(pairs) if frame and video]
     answers = ask([pairs[i] for i in full]) if full else []  # type: ignore[misc]
     merged: list[str | None] = [frame or video or None for frame, video in pairs]

@@ -23,8 +23,9 @@ PROMPT = "Question: Can you give a detailed description of what is happening in 
 class VideoBlipCaptioner:
     """Captioner of `frames` evenly spaced frames, for checkpoints of the BLIP-2 family.
 
-    model: hub repository (VideoBLIP, or a plain BLIP-2). folder: local copy, searched instead. prompt: what the language
-    model continues; "" for none. max_tokens: new tokens at most. beams: beam search width, 1 is greedy; never sampled.
+    model: hub repository (VideoBLIP, or a plain BLIP-2). folder: local copy, searched instead. prompt: what the
+    language model continues; "" for none. max_tokens: new tokens at most. beams: beam search width, 1 is greedy; never
+    sampled.
     MissingWeights if the weights are not on this machine; ValueError if they are of another family.
     """
 

@@ -24,8 +24,8 @@ PROMPT = (
 class VideoChatCaptioner:
     """Captioner of `frames` evenly spaced frames, for any `AutoModelForImageTextToText` with a chat template.
 
-    model: hub repository. folder: local copy, searched instead. show: "images" (the frames one after another) or "video"
-    (one video of these frames, for models that have a video processor). max_tokens: new tokens at most; greedy.
+    model: hub repository. folder: local copy, searched instead. show: "images" (the frames one after another) or
+    "video" (one video of these frames, for models that have a video processor). max_tokens: new tokens at most; greedy.
     MissingWeights if the weights are not on this machine; ValueError if the model has no chat template.
     """
 
@@ -95,7 +95,7 @@ class VideoChatCaptioner:
             tokenize=True,
             return_dict=True,
             return_tensors="pt",
-            padding=True,
+            processor_kwargs={"padding": True},
         ).to(self.device, self.dtype)
         with torch.inference_mode():
             tokens = self.model.generate(**inputs, max_new_tokens=self.max_tokens, do_sample=False)
