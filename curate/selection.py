@@ -193,7 +193,7 @@ class ScoreTable:
                 self._check_where(chosen, why_null)
             chosen_columns.append(duckdb.SQLExpression(condition).alias(f"filter_{i}"))
         relation.select(*chosen_columns).create("verdicts")
-        verdicts = self.db.execute("SELECT * EXCLUDE (_hours) FROM verdicts ORDER BY clip_id").to_arrow_table()
+        verdicts = self.db.sql("SELECT * EXCLUDE (_hours) FROM verdicts ORDER BY clip_id").to_arrow_table()
         steps = self._funnel(filters, thresholds)
         kept, kept_hours = (steps[-1].remaining, steps[-1].remaining_hours) if steps else (self.clips, self.hours)
         return Selection(tuple(filters), tuple(steps), self.clips, self.hours, kept, kept_hours, verdicts)
@@ -299,7 +299,7 @@ def _text(value: str) -> str:
 def _query(verdicts: pa.Table, sql: str) -> pa.Table:
     db = duckdb.connect()
     db.register("verdicts", verdicts)
-    return db.execute(sql).to_arrow_table()
+    return db.sql(sql).to_arrow_table()
 
 
 def first_line(error: Exception) -> str:

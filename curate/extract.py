@@ -1,0 +1,344 @@
+"""Cut a clip's bytes out of its source, in memory, as an mp4: packets copied where keyframes allow, else transcoded.
+
+Copying, the paper's way (SVD, appendix C): the start moves to the source keyframe closest to it that lies in the clip's
+shot, earlier or later; the end moves back to the last frame where what was decoded so far is exactly what is shown so far,
+so that no frame misses a reference and no extra frame shows. A start that moved earlier may overlap the neighbouring clip
+of the same shot. Only what a decoder can start at counts as a keyframe: an IDR picture in H.264, an IRAP picture in HEVC,
+with no picture after it in the file that is shown before it (an open GOP's leading pictures).
+
+Where that loses or shifts more than `max_shift_seconds`, where mp4 cannot hold the codec, or where the packets do not
+agree with what annotation decoded (damage, edit lists, fields), the clip is transcoded, frame for frame.
+
+Sound is left out. Times are presentation seconds of the source, frames are counted as annotation counted them.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import av
+import av.error
+
+from curate.frame import displayed
+from curate.opening import VideoError, open_video
+from curate.video import aspect_of
+
+COPYABLE = frozenset({"h264", "hevc", "vp9", "av1", "mpeg4"})  # what mp4 holds and browsers or FFmpeg play
+CLOSE = 1e-4  # s: presentation times closer than this are the same frame
+BACK = (0.0, 5.0, 30.0, None)  # s: how far before its goal to seek, as some containers land late; None: from the start
+LOOKAHEAD = 64  # packets read past a clip's end, to know that none of them is shown before it
+
+
+class ExtractError(Exception):
+    """A clip whose bytes could not be made. One line: the file and the plain reason."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """What is to be cut: a clip's frames [start_frame, end_frame), its times and its shot's, in presentation seconds."""
+
+    start_frame: int
+    end_frame: int
+    start_time: float
+    end_time: float
+    shot_start_time: float
+    shot_end_time: float
+
+    @property
+    def num_frames(self) -> int:
+        return self.end_frame - self.start_frame
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """A clip's bytes, and what they are.
+
+    bytes: an mp4 with one video stream that starts at time 0. start_frame, end_frame, start_time, end_time: the span of the
+    source that they show. num_frames: frames that they decode to (equal to the span's, unless a frame rate was asked for).
+    width, height: as displayed, px. how: "copy" or "transcode". why: for a transcode, the reason.
+    """
+
+    bytes: bytes
+    start_frame: int
+    end_frame: int
+    start_time: float
+    end_time: float
+    num_frames: int
+    fps: float
+    width: int
+    height: int
+    how: str
+    codec: str
+    why: str = ""
+
+
+class CannotCopy(Exception):
+    """Why the packets of a clip cannot be copied; never leaves this package."""
+
+
+def extract(
+    path: str,
+    span: Span,
+    keyframes: list[float] | None = None,
+    *,
+    snap: bool = True,
+    size: int | None = None,
+    fps: float | None = None,
+    codec: str | None = None,
+    crf: int = 18,
+    max_shift_seconds: float = 1.0,
+    min_seconds: float = 0.0,
+    preset: str = "veryfast",
+    threads: int = 1,
+) -> Extracted:
+    """Cut `span` out of the file at `path`.
+
+    keyframes: presentation times of the source's keyframes, if known: saves looking where none is near.
+    snap: False: the clip's own frames exactly, so transcoded. size: shorter side in px; fps: frame rate; codec: "h264":
+    any of them asks for a transcode. max_shift_seconds: how far a copy's start or end may lie from the clip's.
+    min_seconds: a copy shorter than this (and than the clip) is not made. crf, preset: of libx264.
+    Raises ExtractError.
+    """
+    from curate.transcode import transcode
+
+    why = "asked for"
+    if snap and size is None and fps is None and codec is None:
+        try:
+            if keyframes is not None and not _near(keyframes, span, max_shift_seconds):
+                raise CannotCopy("no keyframe of the shot is near")
+            return _copy(path, span, max_shift_seconds, min_seconds)
+        except CannotCopy as reason:
+            why = str(reason)
+        except (av.error.FFmpegError, ValueError) as error:
+            why = f"packets cannot be copied ({plain(error)})"
+    return transcode(path, span, size=size, fps=fps, crf=crf, preset=preset, threads=threads, why=why)
+
+
+@contextmanager
+def opened(path: str, threads: int = 1) -> Iterator[tuple[Any, Any]]:
+    """(container, video stream) of a source. Raises ExtractError."""
+    try:
+        container, stream = open_video(path, threads=threads)
+    except VideoError as error:
+        raise ExtractError(str(error)) from error
+    with container:
+        yield container, stream
+
+
+def plain(error: Exception) -> str:
+    """An error's reason without FFmpeg's number and the file's name."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def _near(keyframes: list[float], span: Span, reach: float) -> bool:
+    low = max(span.shot_start_time, span.start_time - reach) - CLOSE
+    return any(low <= time < min(span.end_time, span.start_time + reach + CLOSE) for time in keyframes)
+
+
+def _copy(path: str, span: Span, max_shift: float, min_seconds: float) -> Extracted:
+    for back in BACK:
+        with opened(path) as (source, stream):
+            found = _packets(
+                source, stream, max(span.shot_start_time, span.start_time - max_shift), span.end_time, back
+            )
+            if found:
+                return _copied(stream, found, span, max_shift, min_seconds)
+    raise CannotCopy("no packets at the clip's place")
+
+
+def _copied(stream, packets: list[av.Packet], span: Span, max_shift: float, min_seconds: float) -> Extracted:
+    name = stream.codec_context.name
+    name = {"libdav1d": "av1", "libaom-av1": "av1", "libvpx-vp9": "vp9"}.get(name, name)
+    if name not in COPYABLE:
+        raise CannotCopy(f"mp4 does not hold {name}")
+    tick = stream.time_base
+    shown = sorted(range(len(packets)), key=lambda i: packets[i].pts)
+    times = [float(packets[i].pts * tick) for i in shown]
+    rank = {i: place for place, i in enumerate(shown)}  # decode order -> presentation order
+
+    first = _nearest(times, span.start_time)
+    after = first + span.num_frames  # presentation place of the frame after the clip
+    if abs(times[first] - span.start_time) > CLOSE or after > len(times):
+        raise CannotCopy("packets and decoded frames disagree")
+    ends = times[after] if after < len(times) else _end(packets[shown[-1]], tick)
+    if abs(ends - span.end_time) > max(0.1, 2 * (span.end_time - span.start_time) / span.num_frames):
+        raise CannotCopy("packets and decoded frames disagree")
+
+    begin = _start(packets, rank, times, span, max_shift, _starts(name, stream))
+    stop = _stop(rank, begin, after)
+    chosen = packets[begin:stop]
+    start, end = rank[begin], rank[begin] + len(chosen)
+    end_time = times[end] if end < len(times) else _end(packets[shown[-1]], tick)
+    if span.end_time - end_time > max_shift:
+        raise CannotCopy(f"no frame to end at within {max_shift:g} s")
+    if end_time - times[start] < min(min_seconds, span.end_time - span.start_time) - CLOSE:
+        raise CannotCopy(f"the copy would be shorter than {min_seconds:g} s")
+    if any(packet.is_discard or packet.is_corrupt for packet in chosen):
+        raise CannotCopy("damaged or hidden packets")
+    data = _mux(stream, chosen)
+    width, height = _check(data, len(chosen))
+    seconds = end_time - times[start]
+    rate = float(stream.average_rate or 0)
+    measured = len(chosen) / seconds if seconds > 0 else rate
+    return Extracted(
+        bytes=data,
+        start_frame=span.start_frame + start - first,
+        end_frame=span.start_frame + end - first,
+        start_time=times[start],
+        end_time=end_time,
+        num_frames=len(chosen),
+        fps=rate if rate and abs(measured / rate - 1) < 0.02 else measured,
+        width=width,
+        height=height,
+        how="copy",
+        codec=name,
+    )
+
+
+def _packets(source, stream, start: float, end: float, back: float | None) -> list[av.Packet]:
+    """Packets in decode order, from a keyframe at or before `start` to as far past `end` as matters.
+
+    back: how many seconds before it to seek, None: read from the start of the file. [] where that landed too late.
+    """
+    tick = stream.time_base
+    if back is not None:
+        try:
+            source.seek(int((start - back) / tick), stream=stream, backward=True)
+        except av.error.FFmpegError:
+            return []
+    packets, past, last = [], 0, None
+    for packet in source.demux(stream):
+        if packet.size == 0:
+            continue
+        if packet.pts is None:
+            raise CannotCopy("packets carry no presentation times")
+        if packet.dts is not None:
+            if last is not None and packet.dts <= last:
+                raise CannotCopy("packets are not in order of time")
+            last = packet.dts
+        packets.append(packet)
+        past += (packet.pts if packet.dts is None else packet.dts) * tick > end + CLOSE
+        if past > LOOKAHEAD:
+            break
+        if packet.dts is not None and past and len(packets) > 1 and packet.is_keyframe and packet.dts * tick > end + 1:
+            break
+    late = not packets or float(min(packet.pts for packet in packets[:LOOKAHEAD]) * tick) > start + CLOSE
+    return [] if late and back is not None else packets
+
+
+def _start(packets, rank, times, span: Span, max_shift: float, clean) -> int:
+    """Index in decode order of the packet to start at: the clean keyframe closest to the clip's start, within its shot."""
+    best, best_shift = None, None
+    smallest_after, smallest = [0] * len(packets), len(packets)
+    for i in range(len(packets) - 1, -1, -1):
+        smallest = min(smallest, rank[i])
+        smallest_after[i] = smallest
+    largest_before = -1
+    for i, packet in enumerate(packets):
+        time = times[rank[i]]
+        # Decode order and presentation order agree on what comes before this picture and what after.
+        closed = smallest_after[i] == rank[i] and largest_before < rank[i]
+        largest_before = max(largest_before, rank[i])
+        if not (packet.is_keyframe and closed) or not span.shot_start_time - CLOSE <= time < span.end_time - CLOSE:
+            continue
+        shift = abs(time - span.start_time)
+        if shift <= max_shift + CLOSE and (best is None or shift <= best_shift) and clean(packet):
+            best, best_shift = i, shift
+    if best is None:
+        raise CannotCopy(f"no keyframe of the shot within {max_shift:g} s")
+    return best
+
+
+def _stop(rank, begin: int, after: int) -> int:
+    """End in decode order, exclusive: the last place where what was decoded since `begin` is what is shown since it."""
+    stop, largest = None, -1
+    for i in range(begin, len(rank)):
+        largest = max(largest, rank[i])
+        if largest >= after:
+            break
+        if largest - rank[begin] == i - begin:  # as many frames shown up to here as decoded: a prefix of both orders
+            stop = i + 1
+    if stop is None:
+        raise CannotCopy("no frame to end at")
+    return stop
+
+
+def _starts(name: str, stream):
+    """A function that says if a decoder can start at a keyframe's packet."""
+    if name not in ("h264", "hevc"):
+        return lambda packet: True
+    extradata = stream.codec_context.extradata or b""
+    boxed = extradata[:1] == b"\x01"  # avcC or hvcC: lengths before the units; else start codes
+    at = 4 if name == "h264" else 21
+    prefix = (extradata[at] & 3) + 1 if boxed and len(extradata) > at else 0
+
+    def clean(packet) -> bool:
+        for unit in _units(bytes(packet), prefix):
+            kind = unit & 0x1F if name == "h264" else (unit >> 1) & 0x3F
+            if name == "h264" and kind in (1, 2, 5):
+                return kind == 5
+            if name == "hevc" and kind < 32:
+                return 16 <= kind <= 21
+        return False
+
+    return clean
+
+
+def _units(data: bytes, prefix: int):
+    """First byte of each NAL unit of a packet. prefix: bytes of a length field, 0 for start codes."""
+    at = 0
+    while prefix and at + prefix < len(data):
+        yield data[at + prefix]
+        at += prefix + int.from_bytes(data[at : at + prefix], "big")
+    while not prefix and 0 <= (at := data.find(b"\x00\x00\x01", at)) < len(data) - 3:
+        at += 3
+        yield data[at]
+
+
+def _mux(stream, packets) -> bytes:
+    """An mp4 of these packets, shown from time 0."""
+    buffer = io.BytesIO()
+    origin = packets[0].pts
+    times = [packet.pts - origin for packet in packets]
+    # Decode times made anew, as Matroska has none: the k-th picture decoded gets the k-th time shown, less the delay that
+    # keeps every picture decoded before it is shown.
+    in_order = sorted(times)
+    delay = max(due - time for due, time in zip(in_order, times, strict=True))
+    with av.open(buffer, "w", format="mp4") as target:
+        copy = target.add_stream_from_template(stream, opaque=True)
+        copy.time_base = stream.time_base
+        for packet, time, due in zip(packets, times, in_order, strict=True):
+            packet.pts, packet.dts = time, due - delay
+            packet.stream = copy
+            target.mux_one(packet)
+    return buffer.getvalue()
+
+
+def _check(data: bytes, frames: int) -> tuple[int, int]:
+    """Displayed (width, height) of the bytes, after a look that every packet is there and shown, and the first decodes."""
+    with av.open(io.BytesIO(data)) as made:
+        video = made.streams.video[0]
+        packets = [packet for packet in made.demux(video) if packet.size]
+        shown = [packet for packet in packets if not packet.is_discard]
+        if len(packets) != frames or len(shown) != frames or min(packet.pts for packet in shown) != 0:
+            raise CannotCopy(f"mp4 would show {len(shown)} of {frames} frames")
+    with av.open(io.BytesIO(data)) as made:
+        frame = next(made.decode(video=0))
+        return as_displayed(frame, made.streams.video[0])
+
+
+def as_displayed(frame: av.VideoFrame, stream) -> tuple[int, int]:
+    """(width, height) with sample aspect ratio and rotation applied."""
+    return displayed(frame.width, frame.height, aspect_of(stream), round(frame.rotation / 90) % 4)
+
+
+def _nearest(times: list[float], time: float) -> int:
+    return min(range(len(times)), key=lambda i: abs(times[i] - time))
+
+
+def _end(packet, tick) -> float:
+    return float((packet.pts + (packet.duration or 0)) * tick)
