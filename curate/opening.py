@@ -1,0 +1,125 @@
+"""Opening a file that may be anything: its video stream is ready to decode, or a `VideoError` says plainly why not."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import av
+from av.stream import Discard, Disposition
+
+__all__ = ["MAX_PIXELS", "VideoError", "open_video", "printable"]
+
+MAX_PIXELS = 8192 * 4320
+UNWELCOME = {
+    "hls",
+    "concat",
+    "dash",
+    "tty",
+    "image2",
+    "lavfi",
+    "sdp",
+    "rtsp",
+    "imf",
+}  # they open other files, or are texts
+
+
+class VideoError(Exception):
+    """A file that cannot be used. The message names the file, the reason, and the mend where there is one."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{printable(path)}: {reason}")
+        self.path, self.reason = path, reason
+
+    def __reduce__(self) -> tuple:
+        return VideoError, (self.path, self.reason)
+
+
+def printable(path: str) -> str:
+    """The path on one line, whatever bytes it is made of."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace").replace("\n", "\\n").replace("\r", "\\r")
+
+
+def open_video(path: str, *, threads: int = 1, max_pixels: int = MAX_PIXELS) -> tuple[Any, Any]:
+    """(container, its video stream), ready to decode; the caller closes the container. Raises VideoError."""
+    check_file(path)
+    try:
+        container = av.open(
+            "file:" + path,
+            options={"max_pixels": str(max_pixels)},
+            container_options={"protocol_whitelist": "file"},
+            metadata_errors="replace",
+        )
+    except (av.FFmpegError, ValueError, UnicodeError) as error:
+        raise VideoError(path, unreadable(path, error)) from None
+    try:
+        return container, video_stream(path, container, threads, max_pixels)
+    except BaseException:
+        container.close()
+        raise
+
+
+def check_file(path: str) -> None:
+    """Raise VideoError for what the file system alone can tell."""
+    if os.path.islink(path) and not os.path.exists(path):
+        raise VideoError(path, f"is a link to {printable(os.readlink(path))}, which does not exist")
+    if not os.path.exists(path):
+        raise VideoError(path, "there is no such file")
+    if os.path.isdir(path):
+        raise VideoError(path, "is a folder, not a video file")
+    if not os.path.isfile(path):
+        raise VideoError(path, "is not a regular file")
+    if not os.access(path, os.R_OK):
+        raise VideoError(path, "may not be read (permission denied); give this user the right to read it")
+    if os.path.getsize(path) == 0:
+        raise VideoError(path, "is empty (0 bytes); copy or download it again")
+
+
+def unreadable(path: str, error: Exception) -> str:
+    """Why FFmpeg could not open a file, from its first bytes."""
+    with open(path, "rb") as stream:
+        head = stream.read(4096)
+    if head[4:8] in (b"ftyp", b"mdat", b"free", b"wide") and isinstance(error, av.InvalidDataError):
+        return "is cut short: an MP4/MOV without its index (moov), which nothing can be read without; get it again"
+    if not any(byte < 9 or 13 < byte < 32 for byte in head):
+        return "is a text, not a video"
+    if isinstance(error, av.InvalidDataError):
+        return "is not a video that FFmpeg knows, or its header is damaged"
+    return f"FFmpeg cannot open it ({getattr(error, 'strerror', None) or error})"
+
+
+def video_stream(path: str, container: Any, threads: int, max_pixels: int) -> Any:
+    """The video stream to decode: not a cover picture, the default one first, then the largest."""
+    form = container.format.name
+    if UNWELCOME & set(form.split(",")):
+        raise VideoError(path, f"is not a video but a list or text of kind {form}; name the video files themselves")
+    streams = list(container.streams.video)
+    real = [s for s in streams if not s.disposition & Disposition.attached_pic]
+    if not real:
+        have = sorted({s.type for s in container.streams})
+        what = "only a cover picture" if streams else "no video stream" + (f" (only {', '.join(have)})" if have else "")
+        raise VideoError(path, f"has {what}")
+    stream = max(real, key=lambda s: (bool(s.disposition & Disposition.default), area(s), -s.index))
+    context = stream.codec_context
+    if context is None:
+        raise VideoError(path, "has a video codec that this FFmpeg cannot decode; convert it, for example to H.264")
+    if area(stream) > max_pixels:
+        raise VideoError(
+            path,
+            f"promises pictures of {context.width} x {context.height}, more than decode.max_pixels = {max_pixels}; "
+            "raise it if the file can be trusted",
+        )
+    if area(stream) <= 0:
+        raise VideoError(path, "has a video stream without pictures: no frame could be found in it")
+    context.thread_count = threads
+    context.thread_type = "SLICE" if threads == 1 else "AUTO"
+    context.options = {"max_pixels": str(max_pixels)}
+    for other in container.streams:
+        if other.index != stream.index:
+            other.discard = Discard.all
+    return stream
+
+
+def area(stream: Any) -> int:
+    context = stream.codec_context
+    return context.width * context.height if context is not None else 0
