@@ -62,7 +62,7 @@ def span(times, start, end, shot=None):
     return Span(start, end, times[start], ends[end - 1], times[first], ends[last - 1])
 
 
-def check(path, cut: Extracted, exact=True):
+def check(path, cut: Extracted, exact=True, least=25):
     """The bytes decode to exactly source frames [start_frame, end_frame), at their times; for a transcode, nearly."""
     source, times = decode(path)
     shown, shown_times = decode(cut.bytes)
@@ -78,7 +78,7 @@ def check(path, cut: Extracted, exact=True):
         else:
             theirs = theirs[: mine.shape[0], : mine.shape[1]]
             error = np.mean((mine.astype(float) - theirs) ** 2)
-            assert 10 * np.log10(255**2 / max(error, 1e-9)) > 25
+            assert 10 * np.log10(255**2 / max(error, 1e-9)) > least  # dB; another frame gives 8
     return cut
 
 
@@ -188,7 +188,9 @@ def test_codecs_and_containers(tmp_path, name, codec, options, how):
 def test_gif(tmp_path):
     path = encode(tmp_path / "a.gif", codec="gif", pix="rgb8", n=20, rate=10)
     times = decode(path)[1]
-    cut = check(path, extract(path, span(times, 5, 15)), exact=False)
+    cut = check(
+        path, extract(path, span(times, 5, 15)), exact=False, least=20
+    )  # its dithering has colours finer than 4:2:0
     assert (cut.how, cut.num_frames, cut.fps) == ("transcode", 10, pytest.approx(10))
 
 
