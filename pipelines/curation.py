@@ -36,6 +36,9 @@ TABLES = Tables(
 )
 
 
+Step = Callable[[Sequence[Unit]], list[Unit]]
+
+
 class StageError(Exception):
     """A stage that is not one, and those that are."""
 
@@ -70,10 +73,10 @@ def pools_of(config: Config, stages: Sequence[str]) -> list[Pool]:
     return pools + [Pool((name,), config.execution.gpus) for name in stages if name not in PASS]
 
 
-def build(config: Config, stages: Sequence[str]) -> list[Callable[[Sequence[Unit]], list[Unit]]]:
+def build(config: Config, stages: Sequence[str]) -> list[Step]:
     """The callables of one worker: each maps units to units. Every model is loaded once, whichever stages share it."""
     shelf = Shelf(config)
-    steps: list[Callable[[Sequence[Unit]], list[Unit]]] = [recall]
+    steps: list[Step] = [recall]
     if any(name in PASS for name in stages):
         steps.append(Pass(config))
     if "text" in stages:

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from curate.clip import Unit
 from pipelines.config import Config, resolve
-from pipelines.curation import Pool, build, pools_of
+from pipelines.curation import Pool, Step, build, pools_of
 
 WORKER_MEMORY = 2.5e9  # bytes of one worker with the embedded pack and a decode, to choose how many fit
 BLOCKS = 4096  # Ray blocks at most: a unit each, until there are more units than that
@@ -61,9 +61,19 @@ def _inline(units: Sequence[Unit], config: Config, stages: Sequence[str]) -> Ite
     limit_threads(config.execution.threads)
     steps = build(config, stages)
     for unit in units:
-        for step in steps:
-            step([unit])
-        yield unit
+        yield from work([unit], steps)
+
+
+def work(units: list[Unit], steps: Sequence[Step]) -> list[Unit]:
+    """Take units through the steps. A step that raises for a unit has failed that unit, and its reason is recorded."""
+    for step in steps:
+        for unit in units:
+            try:
+                step([unit])
+            except Exception as error:
+                name = getattr(step, "name", type(step).__name__)
+                unit.fail(f"{name}: {type(error).__name__}: {error}")
+    return units
 
 
 class Worker:
@@ -76,9 +86,7 @@ class Worker:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         units = [Unit.unpack(data) for data in batch.column("unit").to_pylist()]
-        for step in self.steps:
-            step(units)
-        return _table(units)
+        return _table(work(units, self.steps))
 
 
 def _over_ray(units: list[Unit], config: Config, stages: Sequence[str], place: Place) -> Iterator[Unit]:
@@ -102,10 +110,10 @@ def _over_ray(units: list[Unit], config: Config, stages: Sequence[str], place: P
             batch_size=1,
             batch_format="pyarrow",
             zero_copy_batch=True,
-            compute=ActorPoolStrategy(size=workers),
-            num_cpus=min(1.0, share) if pool.gpus == 0 else share,
+            compute=ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),  # a crash costs the unit in hand
+            num_cpus=min(1.0, share),
             num_gpus=pool.gpus or None,
-            max_restarts=2,
+            max_restarts=4,
             max_task_retries=0,
             runtime_env={"env_vars": _worker_environment(config.execution.threads, pool)},
         )
@@ -144,6 +152,8 @@ class _ray:
 
     def __enter__(self) -> None:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+        warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
         warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
         import ray
 
