@@ -17,7 +17,7 @@ import duckdb
 
 from curate.clip import Unit, Video, path_to_text, text_to_path
 from curate.isolation import Isolated
-from curate.video import fingerprint, plan
+from curate.video import VideoError, fingerprint, plan
 from pipelines.config import Config
 from pipelines.curation import RECALL, TABLES, check_weights, identity, with_needs
 from pipelines.dataset import FORMAT, Dataset, DatasetError, Writer, read_about, write_json
@@ -217,9 +217,8 @@ class _Planner:
     def __call__(self, video: Video) -> list[Unit]:
         try:
             identified = replace(video, video_id=fingerprint(video.path))
-        except OSError as error:
-            reason = error.strerror or str(error)
-            return [Unit(video).fail(f"cannot be read: {reason[0].lower()}{reason[1:]}")]
+        except VideoError as error:
+            return [Unit(video).fail(error.reason)]
         options = {"unit_seconds": self.config.decode.unit_seconds, "max_pixels": self.config.decode.max_pixels}
         if not self.config.decode.isolate:
             units = plan(identified, **options)
