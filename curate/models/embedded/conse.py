@@ -1,0 +1,71 @@
+"""ConSE: pictures and sentences in one space, out of a classifier and a sentence encoder (Norouzi et al. 2013).
+
+A picture is the mixture of the sentence embeddings of its ten most probable class names. Both sides are centred, because
+names and captions each fill a narrow cone of the sentence space: the mean class embedding is taken off the picture, the mean
+embedding of "A video of a {class}." off the sentence. It knows a thousand things, no people and no actions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from curate.models import Image, Weights
+from curate.models.embedded.imagenet import ImageNet
+from curate.models.embedded.minilm import MiniLM
+
+TOP = 10  # classes mixed
+
+
+class ConSE:
+    """Embedder of the embedded pack; dim 384, rows of unit length. A blank or unknown picture gets a direction like any other.
+
+    imagenet, sentences: models to share; loaded here when not given.
+    """
+
+    name = "ConSE (EfficientNet-Lite2, all-MiniLM-L6-v2)"
+    dim = MiniLM.dim
+
+    @classmethod
+    def weights(cls, **_: object) -> list[Weights]:
+        return [*ImageNet.weights(), *MiniLM.weights()]
+
+    def __init__(self, *, imagenet: ImageNet | None = None, sentences: MiniLM | None = None) -> None:
+        self._imagenet = imagenet or ImageNet()
+        self._sentences = sentences or MiniLM()
+        names = self._imagenet.classes
+        self._classes = in_order_of_length(self._sentences, names)
+        self._picture_centre = self._classes.mean(0)
+        self._sentence_centre = in_order_of_length(self._sentences, [f"A video of a {name}." for name in names]).mean(0)
+
+    def images(self, images: Sequence[Image]) -> np.ndarray:
+        """[N, 384] float32"""
+        if not images:
+            return np.empty((0, self.dim), dtype=np.float32)
+        posteriors = self._imagenet.posteriors(images)  # [N, views, 1000]
+        best = np.argsort(-posteriors, axis=-1, kind="stable")[..., :TOP]
+        weight = np.take_along_axis(posteriors, best, -1)
+        weight /= weight.sum(-1, keepdims=True)
+        views = (weight[..., None] * self._classes[best]).sum(-2) - self._picture_centre
+        return unit_rows(unit_rows(views).mean(1))
+
+    def texts(self, texts: Sequence[str]) -> np.ndarray:
+        """[N, 384] float32; each sentence alone, so that its numbers do not depend on its neighbours."""
+        if not texts:
+            return np.empty((0, self.dim), dtype=np.float32)
+        rows = np.concatenate([self._sentences.texts([text]) for text in texts])
+        return unit_rows(rows - self._sentence_centre)
+
+
+def in_order_of_length(sentences: MiniLM, texts: Sequence[str]) -> np.ndarray:
+    """Embeddings in the order given, computed in the order of length: a batch of equals needs little padding."""
+    order = sorted(range(len(texts)), key=lambda index: (len(texts[index]), index))
+    rows = np.empty((len(texts), sentences.dim), dtype=np.float32)
+    rows[order] = sentences.texts([texts[index] for index in order])
+    return rows
+
+
+def unit_rows(rows: np.ndarray) -> np.ndarray:
+    """Rows scaled to unit length; float32."""
+    return (rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-12)).astype(np.float32)

