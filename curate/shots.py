@@ -1,0 +1,190 @@
+"""Shots, found while the frames go by: three PySceneDetect detectors at three frame rates propose, `transitions` decides.
+
+The cascade is that of Stable Video Diffusion (Blattmann et al. 2023, appendix C): a cut shows from one frame to the
+next, a dissolve or a fade only between frames that lie further apart. A detector cannot say what a change is, nor where
+it begins and ends; that is decided afterwards, on thumbs kept of every frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import cv2
+import numpy as np
+from scenedetect import FrameTimecode, SceneDetector
+
+from curate.clip import Clip
+from curate.transitions import Limits, Transition, Transitions
+
+__all__ = ["CascadeShots", "Change", "Shot", "TransNetShots", "Transition", "clips_of"]
+
+
+@dataclass(frozen=True)
+class Shot:
+    """Positions [start, end) in the sequence of frames seen."""
+
+    start: int
+    end: int
+
+
+class Change(SceneDetector):
+    """PySceneDetect's content score on a picture that is in HSV already: mean of the absolute differences of hue,
+    saturation and value (0..255). Emits the time of every frame that differs by `threshold` from the one before."""
+
+    def __init__(self, threshold: float) -> None:
+        super().__init__()
+        self.threshold = threshold
+        self.last: np.ndarray | None = None
+
+    def process_frame(self, timecode: FrameTimecode, frame_img: np.ndarray) -> list[FrameTimecode]:
+        last, self.last = self.last, frame_img
+        if last is None:
+            return []
+        return [timecode] if cv2.norm(frame_img, last, cv2.NORM_L1) / frame_img.size >= self.threshold else []
+
+
+class CascadeShots:
+    """Observer: shots without the frames of the transitions between them.
+
+    fps: frames a second of the file. rates: frames a second at which the three detectors look, 0: every frame.
+    thresholds: their content scores, low, since what they propose is verified. margin: frames added to both ends of a
+    gradual transition. The other arguments are those of `transitions.Limits`.
+    """
+
+    def __init__(
+        self,
+        *,
+        fps: float,
+        rates: Sequence[float] = (0, 5, 1.5),
+        thresholds: Sequence[float] = (6, 6, 8),
+        margin: int = 1,
+        **limits: float,
+    ) -> None:
+        self.fps = float(fps) if fps and fps > 0 else 25.0
+        self.margin, self.limits = margin, Limits(**limits)
+        self.gaps = [1 / rate if rate > 0 else 0.0 for rate in rates]
+        self.detectors = [Change(threshold) for threshold in thresholds]
+        self.looked = [-np.inf] * len(self.gaps)  # time of the last frame each detector was shown
+        self.seen_at = [0] * len(self.gaps)  # and its position
+        self.proposed: list[tuple[int, int]] = []  # (last frame before, frame after) a change
+        self.cuts: list[int] = []
+        self.jumped = False
+        self.thumbs: list[np.ndarray] = []
+        self.transitions: list[Transition] = []
+
+    def see(self, frame: Any) -> None:
+        position, time = len(self.thumbs), frame.time
+        self.thumbs.append(frame.thumb)
+        hsv = cv2.cvtColor(frame.thumb, cv2.COLOR_RGB2HSV)
+        code = FrameTimecode(position, self.fps)
+        self.jumped = False
+        for i, (gap, detector) in enumerate(zip(self.gaps, self.detectors, strict=True)):
+            if time - self.looked[i] < gap * 0.999:
+                continue
+            if detector.process_frame(code, hsv):
+                if gap == 0:
+                    self.jumped = True
+                    self.cuts.append(position)
+                self.proposed.append((self.seen_at[i], position))
+            self.looked[i], self.seen_at[i] = time, position
+
+    def finish(self) -> list[Shot]:
+        n = len(self.thumbs)
+        if not n:
+            return []
+        judge = Transitions(np.stack(self.thumbs), self.fps, self.limits)
+        fades = judge.fades()
+        cuts = [t for t in self.cuts if judge.is_cut(t) and not any(f.start - 1 <= t <= f.end + 1 for f in fades)]
+        found = fades + [Transition(t, t, "cut") for t in cuts]
+        wanted = np.zeros(n, bool)
+        for first, last in self.proposed:
+            wanted[first : last + 1] = True
+        edges = [0] + [x for q in sorted(found, key=lambda q: q.start) for x in (q.start, q.end)] + [n]
+        for start, end in zip(edges[::2], edges[1::2], strict=True):
+            found += judge.gradual(start, end, wanted)
+        self.transitions = [self._widen(q, n) for q in sorted(found, key=lambda q: (q.start, q.end))]
+        return between(self.transitions, n)
+
+    def _widen(self, q: Transition, n: int) -> Transition:
+        if q.kind == "cut":
+            return q
+        return Transition(max(0, q.start - self.margin), min(n, q.end + self.margin), q.kind)
+
+
+class TransNetShots:
+    """Observer: the same with TransNetV2, which marks the frames of transitions. The network is loaded at the end.
+
+    threshold: probability from which a frame belongs to a transition. For `jumped` a cheap difference is taken.
+    """
+
+    def __init__(self, *, fps: float, threshold: float = 0.5, jump: float = 15.0) -> None:
+        self.threshold, self.jump = threshold, jump
+        self.jumped = False
+        self.thumbs: list[np.ndarray] = []
+        self.transitions: list[Transition] = []
+
+    def see(self, frame: Any) -> None:
+        thumb = frame.thumb
+        last = self.thumbs[-1] if self.thumbs else thumb
+        self.jumped = cv2.norm(thumb, last, cv2.NORM_L1) / thumb.size >= self.jump
+        self.thumbs.append(thumb)
+
+    def finish(self) -> list[Shot]:
+        if not self.thumbs:
+            return []
+        thumbs = np.stack(self.thumbs)
+        middle, every = _transnet().probabilities(thumbs).T
+        steps = np.r_[0, np.abs(np.diff(thumbs.astype(np.float32), axis=0)).mean((1, 2, 3))]
+        marked = np.flatnonzero((middle > self.threshold) | (every > self.threshold))
+        for run in np.split(marked, np.flatnonzero(np.diff(marked) > 1) + 1):
+            if not len(run):
+                continue
+            first, last = int(run[0]), int(run[-1]) + 1
+            # Around a hard cut it marks the last frame of the old shot, at times the first of the new one too.
+            near = steps[first : last + 1]
+            if last - first <= 3 and near.max() > 0.7 * near.sum():
+                first = last = first + int(near.argmax())
+            self.transitions.append(Transition(first, last, "cut" if first == last else "gradual"))
+        return between(self.transitions, len(thumbs))
+
+
+@lru_cache(maxsize=1)
+def _transnet() -> Any:
+    from curate.models.transnet import TransNet
+
+    return TransNet()
+
+
+def between(transitions: Sequence[Transition], frames: int) -> list[Shot]:
+    """What lies between the transitions, which are in order; the whole when nothing does."""
+    edges = [0] + [x for q in transitions for x in (q.start, q.end)] + [frames]
+    shots = [Shot(a, b) for a, b in zip(edges[::2], edges[1::2], strict=True) if b > a]
+    return shots or [Shot(0, frames)]
+
+
+def clips_of(
+    shots: Sequence[Shot], times: Sequence[float], *, min_seconds: float, max_seconds: float, end_time: float
+) -> list[Clip]:
+    """Clips of at least min_seconds; shots longer than max_seconds are divided evenly into as few parts as will do.
+
+    times: presentation seconds of every frame seen. end_time: of the end of the last one. Frames are counted as in
+    `times`: the caller adds the offset of its unit.
+    """
+    clips = []
+    for shot in shots:
+        ends = [*times[shot.start + 1 : shot.end], times[shot.end] if shot.end < len(times) else end_time]
+        began, ended = times[shot.start], ends[-1]
+        seconds = ended - began
+        if seconds < min_seconds - 1e-6:
+            continue
+        parts = max(1, int(np.ceil(seconds / max_seconds - 1e-6)))
+        frames = shot.end - shot.start
+        bounds = [shot.start + round(frames * i / parts) for i in range(parts + 1)]
+        for a, b in zip(bounds, bounds[1:], strict=False):
+            if b > a:
+                stop = times[b] if b < shot.end else ended
+                clips.append(Clip(a, b, times[a], stop, began, ended))
+    return clips
