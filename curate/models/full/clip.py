@@ -156,6 +156,13 @@ def load_open_clip(
             f"{role}: open_clip has no architecture {model!r}; put its open_clip_config.json beside {path.name} "
             "and name that folder, or use a name of open_clip.list_models()"
         )
+    text = open_clip.get_model_config(model)["text_cfg"]
+    if "siglip" in model.lower() or text.get("hf_tokenizer_name") or text.get("hf_model_name"):
+        # open_clip would fetch these parts from the hub by itself, whatever was allowed.
+        raise ValueError(
+            f"{role}: {model} takes its tokenizer from the hub, a bare checkpoint is not enough; put "
+            "open_clip_config.json, the checkpoint and the tokenizer's files in one folder and name it in `folder`"
+        )
     tag = published(model, pretrained)
     network, preprocess = open_clip.create_model_from_pretrained(
         model,
