@@ -1,0 +1,235 @@
+"""A selection made real: the bytes of every kept clip, in balanced shuffled shards that `datasets.load_dataset` opens.
+
+    CURATED/README.md                           the card
+    CURATED/data/train-00000-of-0000N.parquet   the clips
+    CURATED/plots/*.png                         scores before and after
+    CURATED/selection.json                      the query, its thresholds and funnel; written last: with it the folder is done
+
+Until then everything is under CURATED/.partial: the plan (which clips in which order in which shard) and the shards that are
+done. Interrupted and started again with the same request, it goes on after the last whole shard and ends with the same files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow.parquet as pq
+
+from curate.filters import Filter
+from curate.selection import Selection, select
+from pipelines.card import write_card
+from pipelines.cutting import Cutters, MapFn
+from pipelines.dataset import Dataset, commit, write_json
+from pipelines.shards import FOOTER, job_of, read_schema, row_of, write_shards
+
+SAMPLE_CLIPS, SAMPLE_BYTES = 32, 64_000_000  # cut first, to learn how many bytes a clip takes
+HEAVY = ("still_first", "still_last")  # in the video itself
+
+
+class CuratedError(Exception):
+    """Curated shards that cannot be made. One line: the folder, the reason, the mend."""
+
+
+@dataclass(frozen=True)
+class Curated:
+    """What came of it. failed: clip_id, video_path and reason of the clips that could not be cut. already: it was there."""
+
+    out: Path
+    selection: Selection
+    clips: int
+    hours: float
+    bytes: int
+    shards: int
+    copied: int
+    transcoded: int
+    failed: list[dict[str, str]]
+    already: bool = False
+
+
+Progress = Callable[[int, int, int], None]  # clips done, clips in all, clips failed
+
+
+def make_curated(
+    dataset: Dataset,
+    filters: Sequence[Filter],
+    out: str | Path,
+    *,
+    seed: int = 0,
+    shard_bytes: int = 256_000_000,
+    options: Mapping[str, Any] | None = None,
+    why_null: Mapping[str, str] | None = None,
+    workers: int | None = None,
+    map_fn: MapFn | None = None,
+    progress: Progress | None = None,
+) -> Curated:
+    """Select, cut and write. The same dataset, filters, seed and options give the same files.
+
+    seed: the order of the clips is that of md5("seed:clip_id"). shard_bytes: about what a shard takes. options: of
+    `curate.extract.extract` (snap, size, fps, codec, crf, max_shift_seconds ...). workers: processes that cut.
+    map_fn: in their place, anything that turns jobs into results in the same order. Raises CuratedError, SelectionError.
+    """
+    out = Path(out)
+    selection = select(dataset.clips_sql, filters, why_null=why_null)
+    if not selection.kept:
+        raise CuratedError(f"{out}: the selection keeps none of {selection.clips} clips: {_worst(selection)}; loosen it")
+    request = {
+        "filters": [f.to_dict() for f in filters],
+        "seed": seed,
+        "shard_bytes": shard_bytes,
+        "options": {name: value for name, value in sorted((options or {}).items()) if value is not None},
+        "dataset": _digest([path.name for path in dataset.files("clips")]),
+    }
+    state = _state(out, request)
+    if state == "done":
+        return _read(out, selection)
+    partial = out / ".partial"
+    (partial / "data").mkdir(parents=True, exist_ok=True)
+    if state == "new":
+        write_json(partial / "request.json", request)
+    job_options = request["options"]
+    with ExitStack() as stack:
+        cut = map_fn or stack.enter_context(Cutters(workers))
+        rows = partial / "rows.parquet"
+        if not rows.exists():
+            _write_rows(dataset, selection, seed, rows)
+        plan_path = partial / "plan.json"
+        if not plan_path.exists():
+            write_json(plan_path, _plan(rows, shard_bytes, cut, job_options))
+        plan = json.loads(plan_path.read_text())
+        data = out / "data" if (out / "data").exists() else partial / "data"
+        columns = read_schema(dataset.files("clips")[0], drop=HEAVY)
+        made = write_shards(data, rows, columns, plan["bounds"], cut, job_options, progress)
+    if not made.clips:
+        raise CuratedError(f"{out}: not one of {selection.kept} clips could be cut: {made.failed[0]['reason']}")
+    _finish(out, data, dataset, selection, request, made)
+    return _read(out, selection, already=False)
+
+
+def _finish(out: Path, data: Path, dataset: Dataset, selection: Selection, request: dict, made: Any) -> None:
+    schema = pq.read_schema(next(iter(sorted(data.glob("*.parquet")))))
+    about = {
+        "winnow": version("winnow"),
+        "dataset": {"path": str(dataset.root), "config": dataset.config, "models": dataset.models},
+        "request": request,
+        **selection.to_dict(),
+        "curated": {
+            "clips": made.clips,
+            "hours": made.hours,
+            "bytes": made.bytes,
+            "shards": made.shards,
+            "copied": made.copied,
+            "transcoded": made.transcoded,
+            "failed": made.failed,
+        },
+    }
+    write_card(out, dataset, selection, about, schema)
+    if data != out / "data":
+        commit(data, out / "data")
+    write_json(out / "selection.json", about)
+    shutil.rmtree(out / ".partial", ignore_errors=True)
+
+
+def _read(out: Path, selection: Selection, already: bool = True) -> Curated:
+    facts = json.loads((out / "selection.json").read_text(encoding="utf-8"))["curated"]
+    return Curated(out=out, selection=selection, already=already, **facts)
+
+
+def _state(out: Path, request: dict[str, Any]) -> str:
+    """ "new", "started" or "done"; CuratedError where the folder holds something else."""
+    if out.exists() and not out.is_dir():
+        raise CuratedError(f"{out}: is a file; choose another --out")
+    for name, state in (("selection.json", "done"), (".partial/request.json", "started")):
+        path = out / name
+        if not path.exists():
+            continue
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            found = found["request"] if state == "done" else found
+        except (ValueError, KeyError, OSError) as error:
+            raise CuratedError(f"{path}: cannot be read ({error}); delete {out} or choose another --out") from None
+        other = [key for key in request if found.get(key) != request[key]]
+        if not other:
+            return state
+        what = "another selection" if state == "done" else "another selection, not finished"
+        names = {"dataset": "the dataset has changed since", "shard_bytes": "shard size"}
+        differs = ", ".join(names.get(key, key) for key in other)
+        raise CuratedError(f"{out}: holds {what} (different: {differs}); choose another --out or delete it")
+    if out.exists() and any(path.name != ".partial" for path in out.iterdir()):
+        raise CuratedError(f"{out}: is not empty and not a curated dataset; choose another --out")
+    return "new"
+
+
+def _write_rows(dataset: Dataset, selection: Selection, seed: int, path: Path) -> None:
+    """The kept rows in the order of the shards, with what cutting needs; sorted on disk, so that it scales."""
+    aside = path.with_suffix(".tmp")
+    db = duckdb.connect(config={"temp_directory": str(path.parent)})
+    db.register("kept", _table(selection))
+    facts = [row[0] for row in db.execute(f"DESCRIBE SELECT * FROM {dataset.videos_sql}").fetchall()]
+    # Without a source's bytes and length all its clips weigh as their seconds.
+    weight = "v.bytes / nullif(v.duration, 0)" if {"bytes", "duration"} <= set(facts) else "NULL"
+    near = "list_filter(v.keyframes, lambda k: k >= c.shot_start_time - 1 AND k < c.end_time)"
+    keyframes = near if "keyframes" in facts else "NULL::DOUBLE[]"
+    drop = ", ".join(HEAVY)
+    order = f"md5('{int(seed)}:' || c.clip_id)"
+    db.execute(
+        f"""COPY (
+            SELECT row_number() OVER (ORDER BY {order}, c.clip_id) - 1 AS _position, {keyframes} AS _keyframes,
+                   (c.end_time - c.start_time) * coalesce({weight}, avg({weight}) OVER (), 1) AS _weight,
+                   c.* EXCLUDE ({drop})
+            FROM {dataset.clips_sql} c JOIN kept USING (clip_id)
+            LEFT JOIN {dataset.videos_sql} v ON v.video_id = c.video_id AND v.unit = c.unit AND v.status = 'ok'
+            ORDER BY _position
+        ) TO '{str(aside).replace("'", "''")}' (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 2048)"""
+    ).fetchall()
+    with open(aside, "rb+") as stream:
+        stream.flush()
+    commit(aside, path)
+
+
+def _table(selection: Selection):
+    import pyarrow as pa
+
+    return pa.table({"clip_id": selection.kept_ids()})
+
+
+def _plan(rows: Path, shard_bytes: int, cut: MapFn, options: dict[str, Any]) -> dict[str, Any]:
+    """How many shards, and which rows go in each: contiguous in the shuffled order, of about equal weight.
+
+    The first clips of the order are a random sample: cutting them tells how many bytes a unit of weight takes.
+    """
+    weights = pq.read_table(rows, columns=["_weight"])["_weight"].to_numpy()
+    sample = pq.ParquetFile(rows).iter_batches(batch_size=SAMPLE_CLIPS)
+    jobs = [job_of(row, options) for row in next(sample).to_pylist()]
+    taken = weight = 0.0
+    for job_weight, result in zip(weights, cut(jobs), strict=False):
+        if not isinstance(result, str):
+            taken, weight = taken + len(result.bytes), weight + job_weight
+        if taken > SAMPLE_BYTES:
+            break
+    total = weights.sum() * (taken / weight if weight else 1.0)
+    shards = int(min(max(1, round(total / shard_bytes)), len(weights)))
+    ends = np.searchsorted(np.cumsum(weights), weights.sum() * np.arange(1, shards) / shards, side="left") + 1
+    bounds = np.unique([0, *ends, len(weights)]).tolist()
+    return {"bounds": bounds}
+
+
+def _worst(selection: Selection) -> str:
+    """The funnel in one line."""
+    return "; ".join(f"after {step.name} {step.remaining} remain" for step in selection.steps)
+
+
+def _digest(names: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()[:16]
+
+
+__all__ = ["FOOTER", "Curated", "CuratedError", "make_curated", "row_of"]
