@@ -22,6 +22,8 @@ import numpy as np
 
 ROWS, COLUMNS = 9, 16
 POINTS = ROWS * COLUMNS
+_Y, _X = np.mgrid[-1 : 1 : ROWS * 1j, -1 : 1 : COLUMNS * 1j].reshape(2, -1)
+PLACE = np.stack([np.ones(POINTS), _X, _Y, _X * _X, _X * _Y, _Y * _Y], 1)  # [POINTS, 6]
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,18 @@ class Limits:
     blank: float = 0.2
     flash: float = 0.35
     longest: float = 3.2
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Of a span from picture A to B. change: levels. Relative to it, outside: what lies neither between A and B at its
+    point, the most of any frame; beside: motion in 0.2 s before and after. bent: greatest departure of B's share from a
+    straight line in time."""
+
+    change: float
+    outside: float
+    bent: float
+    beside: float
 
 
 def shrink(thumbs: np.ndarray) -> np.ndarray:
@@ -109,9 +123,16 @@ class Transitions:
         reach = self.frames(0.3, 8)
         beside = [np.sort(side)[-2:] for side in (self.steps[max(1, t - reach) : t], self.steps[t + 1 : t + 1 + reach])]
         # The second largest of a side: another cut may lie near, and footage of a low true rate jumps every few frames.
-        motion = max((side[0] for side in beside if len(side) == 2), default=0.0)
-        ratio = step / (motion + 1)
-        if ratio < self.limits.jump or step < max(self.steps[max(1, t - 2) : t + 3]):
+        motion = [side[0] for side in beside if len(side) == 2] or [0.0]
+        ratio, calm = step / (max(motion) + 1), step / (min(motion) + 1)
+        if step < max(self.steps[max(1, t - 2) : t + 3]):
+            return False
+        if ratio < self.limits.jump and not (
+            # One side may move wildly, if the other is calm and the pictures have little in common.
+            ratio > self.limits.jump / 2
+            and calm > 2 * self.limits.jump
+            and recolouring(self.thumbs[t - 1], self.thumbs[t]) > 0.4
+        ):
             return False
         back = self.frames(self.limits.flash)
         after = np.arange(t + 1, min(n, t + 1 + back))
@@ -124,34 +145,45 @@ class Transitions:
                 if likeness(self.thumbs[nearest], self.thumbs[still]) > 0.5 + self.limits.same / 2:
                     return False
         same = likeness(self.thumbs[t - 1], self.thumbs[t])
-        return same < self.limits.same or (same < 0.5 + self.limits.same / 2 and ratio > 2 * self.limits.jump)
+        return same < 0.65 or (same < 0.5 + self.limits.same / 2 and ratio > 2 * self.limits.jump)
 
     # ---- fades -----------------------------------------------------------------------------------------------
 
     def fades(self) -> list[Transition]:
-        """Runs of blank pictures between pictures that are not, with the frames that fade to and from them."""
-        found, c, n = [], self.contrast, len(self.contrast)
-        reach, t = self.frames(self.limits.longest / 2), 0
-        near = self.frames(0.16)
+        """Runs of blank pictures between pictures that are not, with the frames that fade to and from them.
+
+        Blank: contrast, and brightness (or its complement, for white), a fraction of what they are 0.8 s around. A long
+        even blank is so at its edges too; one frame of a fast fade may never be quite black.
+        """
+        found: list[Transition] = []
+        c, n = self.contrast, len(self.contrast)
+        light = self.small.mean(1)
+        reach, near, t, done = self.frames(0.8), self.frames(0.16), 0, 0
         while t < n:
             if c[t] > c[max(0, t - near) : t + near + 1].min():
                 t += 1
                 continue
-            sides = [s.max() for s in (c[max(0, t - reach) : t], c[t + 1 : t + 1 + reach]) if len(s)]
-            level = max(self.limits.blank * min(sides, default=0), 1.0)
+            level = max(self._blank(c, t, t, done, reach), 1.0)
             first = last = t
-            while first > 0 and c[first - 1] <= level:
+            while first > done and c[first - 1] <= level:
                 first -= 1
             while last < n - 1 and c[last + 1] <= level:
                 last += 1
-            sides = [s.max() for s in (c[max(0, first - reach) : first], c[last + 1 : last + 1 + reach]) if len(s)]
-            if sides and c[t] <= self.limits.blank * min(sides) and min(sides) >= 5:
+            bound = self._blank(c, first, last, done, reach)
+            even = c[t] < 2 or any(x[t] <= self._blank(x, first, last, done, reach) for x in (light, 255 - light))
+            if c[t] <= bound and even:
                 start, end = self._free(first, -1) + 1, self._free(last, +1)
                 if self._is_fade(start, first, last, end):
-                    found.append(Transition(max(start, 0), min(end, n), "fade"))
+                    found.append(Transition(max(start, done), min(end, n), "fade"))
                     last = max(last, end - 1)
+                    done = last + 1
             t = last + 1
         return found
+
+    def _blank(self, x: np.ndarray, first: int, last: int, done: int, reach: int) -> float:
+        """What x must not exceed in frames first..last, given its greatest values on both sides of them."""
+        sides = [s.max() for s in (x[max(done, first - reach) : first], x[last + 1 : last + 1 + reach]) if len(s)]
+        return self.limits.blank * float(min(sides)) if sides and min(sides) >= 5 else -1.0
 
     def _free(self, blank: int, way: int) -> int:
         """The nearest frame, back (way -1) or forward (+1), that holds nothing of the blank picture any more.
@@ -189,17 +221,17 @@ class Transitions:
         """Dissolves and wipes among frames [start, end), which hold no cut and no fade, centred where `wanted`."""
         found: list[Transition] = []
         tried: list[tuple[int, int]] = []
-        for s, e in self._likely(start, end, wanted):
-            if any(s < q.end and e > q.start for q in found) or any(overlap((s, e), q) > 0.7 for q in tried):
+        for span in self._likely(start, end, wanted):
+            if any(overlap(span, q) > 0.7 for q in tried):
                 continue
-            tried.append((s, e))
-            kind = None
-            delimited = self._delimit(s, e, start, end)
-            if delimited and not any(overlap(delimited, q) > 0.95 for q in tried[:-1]):
-                tried.append(delimited)
-                s, e, kind = self._kind(*delimited, start, end)
-            if kind and not any(s < q.end and e > q.start for q in found):
-                found.append(Transition(s + 1, e, kind))
+            tried.append(span)
+            for kind, fit, holds in (("dissolve", self._mix, self._is_mix), ("wipe", self._front, self._is_wipe)):
+                fitted = fit(*span, start, end)
+                if not fitted or any(fitted[0] < q.end - 1 and fitted[1] > q.start for q in found):
+                    continue
+                if holds(*fitted, start, end):
+                    found.append(Transition(fitted[0] + 1, fitted[1], kind))
+                    break
         return found
 
     def _likely(self, start: int, end: int, wanted: np.ndarray) -> list[tuple[int, int]]:
@@ -238,12 +270,22 @@ class Transitions:
         """Least change between unrelated pictures: they differ by about as much as each varies within itself."""
         return np.maximum(self.limits.contrast / 2, 0.4 * (self.contrast[s] + self.contrast[e]) / 2)
 
-    def _delimit(self, s: int, e: int, start: int, end: int) -> tuple[int, int] | None:
-        """Move s and e to where the share of the new picture, a straight line in time, reaches 0 and 1."""
+    def _mix(self, s: int, e: int, start: int, end: int) -> tuple[int, int] | None:
+        """The span of a dissolve: where the share of the new picture, a straight line in time, reaches 0 and 1.
+
+        Points count the less the more they move beside the span (Fisher's direction, with a diagonal covariance).
+        """
+        longest = 2 * self.frames(self.limits.longest)
         for _ in range(6):
             a, b = max(start, s - 2), min(end - 1, e + 2)
-            zero, one = ramp(shares(self.small[a : b + 1], self.small[a], self.small[b]))
-            if one - zero < 2 or one - zero > 2 * self.frames(self.limits.longest):
+            noise = sum(
+                ((self.small[max(start, at - 5) : at + 1] - self.small[at]) ** 2).mean(0)
+                + ((self.small[at : min(end, at + 6)] - self.small[at]) ** 2).mean(0)
+                for at in (max(start, a - 3), min(end - 1, b + 3))
+            )
+            weight = 1 / (noise + noise.mean() + 4)
+            zero, one = ramp(shares(self.small[a : b + 1], self.small[a], self.small[b], weight))
+            if one - zero < 2 or one - zero > longest:
                 return None
             new = max(start, int(np.floor(a + zero + 0.05))), min(end - 1, int(np.ceil(a + one - 0.05)))
             if new == (s, e):
@@ -251,50 +293,82 @@ class Transitions:
             s, e = new
         return (s, e) if e - s >= 4 else None
 
-    def _kind(self, s: int, e: int, start: int, end: int) -> tuple[int, int, str | None]:
-        """Which model explains the frames between s and e, if any does; a wipe's front may correct s and e."""
+    def _is_mix(self, s: int, e: int, start: int, end: int) -> bool:
+        facts = self._facts(s, e, start, end)
+        if not facts or facts.bent > 0.27:
+            return False
         a, b, x = self.small[s], self.small[e], self.small[s + 1 : e]
-        change, limits = float(self.distance(s, e)), self.limits
-        if change < self._least(s, e):
-            return s, e, None
-        times = np.arange(1, e - s)[:, None] / (e - s)
-        outside = (np.maximum(x - np.maximum(a, b), 0) + np.maximum(np.minimum(a, b) - x, 0)).mean(1).max() / change
-        bent = np.abs(shares(x, a, b) - times[:, 0]).max()
-        step = self.frames(0.2, 4)
-        beside = max(self.distance(max(start, s - step), s), self.distance(e, min(end - 1, e + step))) / change
-        if outside > 0.22 or bent > 0.36 or beside > limits.still:
-            return s, e, None
-        colours, same = recolouring(self.thumbs[s], self.thumbs[e]), likeness(self.thumbs[s], self.thumbs[e])
-        mixed = a + times * (b - a)
-        residual = np.abs(x - mixed).mean(1).max() / change
+        mixed = a + np.arange(1, e - s)[:, None] / (e - s) * (b - a)
+        residual = np.abs(x - mixed).mean(1).max() / facts.change
+        if residual > 0.65:
+            return False
         middle = slice((e - s) // 3, max((e - s) // 3 + 1, 2 * (e - s) // 3))
         plain = spread(np.stack([a, b])).mean()
         expected, seen = 1 - spread(mixed[middle]).mean() / plain, 1 - self.contrast[s + 1 : e][middle].mean() / plain
-        if residual < 0.42 and bent < 0.27:
-            dips = expected > 0.1 and 0.45 < seen / expected < 1.7 and colours > 0.25
-            if dips or colours > 0.7 or (residual < 0.22 and beside < 0.3 and colours > 0.35 and same < limits.same):
-                return s, e, "dissolve"
-        if beside < 0.4 and colours > 0.4 and same < limits.same:
-            front = self._front(s, e)
-            if front:
-                return max(start, front[0]), min(end - 1, front[1]), "wipe"
-        return s, e, None
+        dips = expected > 0.1 and 0.45 < seen / expected < 1.7
+        colours = recolouring(self.thumbs[s], self.thumbs[e])
+        if dips and colours > (0.25 if residual < 0.42 else 0.5):
+            return True
+        if residual < 0.42 and colours > 0.7:
+            return True
+        still = residual < 0.22 and facts.beside < 0.3 and colours > 0.35
+        return still and likeness(self.thumbs[s], self.thumbs[e]) < self.limits.same
 
-    def _front(self, s: int, e: int) -> tuple[int, int] | None:
-        """The span of a wipe: every point switches once, at a time that is a smooth function of its place."""
-        a, d = self.small[s].reshape(POINTS, 3), (self.small[e] - self.small[s]).reshape(POINTS, 3)
-        power = (d * d).sum(1)
-        frames = self.small[s : e + 1].reshape(-1, POINTS, 3)
-        share = np.clip(((frames - a) * d).sum(2) / (power + 1), 0, 1)  # [T, POINTS]
-        time = (1 - share).sum(0) / (e - s)
-        y, x = np.mgrid[-1 : 1 : ROWS * 1j, -1 : 1 : COLUMNS * 1j].reshape(2, -1)
-        place = np.stack([np.ones(POINTS), x, y, x * x, x * y, y * y], 1)
-        weight = np.sqrt(np.minimum(power, np.median(power)))[:, None]
-        fit = place @ np.linalg.lstsq(place * weight, time * weight[:, 0], rcond=None)[0]
-        w = weight[:, 0] ** 2 / (weight**2).sum()
-        mean = (w * time).sum()
-        explained = 1 - (w * (time - fit) ** 2).sum() / (w * (time - mean) ** 2).sum()
-        return (s, e) if explained > 0.7 and float(np.ptp(fit)) > 0.5 else None
+    def _is_wipe(self, s: int, e: int, start: int, end: int) -> bool:
+        facts = self._facts(s, e, start, end)
+        if not facts or facts.beside > 0.6 * self.limits.still or min(s - start, end - 1 - e) < 3:
+            return False
+        if recolouring(self.thumbs[s], self.thumbs[e]) < 0.4:
+            return False
+        return likeness(self.thumbs[s], self.thumbs[e]) < 0.5 + self.limits.same / 2
+
+    def _facts(self, s: int, e: int, start: int, end: int, loose: float = 1.0) -> Facts | None:
+        """None where the span cannot be a gradual transition of either sort."""
+        a, b, x = self.small[s], self.small[e], self.small[s + 1 : e]
+        change, step = float(self.distance(s, e)), self.frames(0.2, 4)
+        if change < self._least(s, e) / loose or not len(x):
+            return None
+        beside = max(self.distance(max(start, s - step), s), self.distance(e, min(end - 1, e + step))) / change
+        if beside > self.limits.still * loose:
+            return None
+        bent = np.abs(shares(x, a, b) - np.arange(1, e - s) / (e - s)).max()
+        if bent > 0.4 * loose:
+            return None
+        outside = (np.maximum(x - np.maximum(a, b), 0) + np.maximum(np.minimum(a, b) - x, 0)).mean(1).max() / change
+        return Facts(change, outside, bent, beside) if outside < 0.28 * loose else None
+
+    def _front(self, s: int, e: int, start: int, end: int) -> tuple[int, int] | None:
+        """The span of a wipe: nearly every point switches once, at a time that is a smooth function of its place.
+
+        The function is quadratic in place and fitted robustly: points that move, or look the same in both pictures,
+        switch at any time. Its range over the picture is the span of the wipe.
+        """
+        if not self._facts(s, e, start, end, loose=1.5):
+            return None
+        for _ in range(4):
+            margin = max(2, (e - s) // 6)
+            first, last = max(start, s - margin), min(end - 1, e + margin)
+            a, d = self.small[first].reshape(POINTS, 3), (self.small[last] - self.small[first]).reshape(POINTS, 3)
+            power = (d * d).sum(1)
+            frames = self.small[first : last + 1].reshape(-1, POINTS, 3)
+            share = np.clip(np.einsum("tpc,pc->tp", frames - a, d) / (power + 1), 0, 1)
+            time = first + (1 - share).sum(0)
+            trust = weight = np.minimum(power / max(float(np.median(power)), 1.0), 1.0)
+            for _ in range(6):
+                normal = (PLACE * weight[:, None]).T
+                off = time - PLACE @ np.linalg.solve(normal @ PLACE + 1e-6 * np.eye(6), normal @ time)
+                weight = trust / (1 + (off / max(1.0, 0.06 * (e - s))) ** 2)
+            fit = time - off
+            fitting = float(trust[np.abs(off) < max(1.5, 0.12 * (e - s))].sum() / trust.sum())
+            if fitting < 0.6 or not 4 <= np.ptp(fit) <= self.frames(self.limits.longest / 2):
+                return None
+            new = max(start, int(np.floor(fit.min() - 0.5))), min(end - 1, int(np.ceil(fit.max())))
+            if new == (s, e):
+                break
+            s, e = new
+            if e - s < 4:
+                return None
+        return s, e
 
 
 def overlap(a: tuple[int, int], b: tuple[int, int]) -> float:
@@ -310,10 +384,10 @@ def recolouring(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.abs(histograms[0] - histograms[1]).sum() / histograms[0].sum() / 2)
 
 
-def shares(pictures: np.ndarray, old: np.ndarray, new: np.ndarray) -> np.ndarray:
+def shares(pictures: np.ndarray, old: np.ndarray, new: np.ndarray, weight: np.ndarray | float = 1.0) -> np.ndarray:
     """How much of `new` there is in each of the pictures [T, D]: its place on the line from old (0) to new (1)."""
     d = new - old
-    return (pictures - old) @ d / max(float(d @ d), 1e-6)
+    return (pictures - old) @ (d * weight) / max(float(d @ (d * weight)), 1e-6)
 
 
 def ramp(share: np.ndarray) -> tuple[float, float]:
