@@ -111,6 +111,11 @@ def obtain(weights: Weights, *, repo: str | None, names: Sequence[str] = (), all
         ) from error
 
 
+def label(model: str, folder: str | None) -> str:
+    """What to call weights in the records: `model`, or the local copy's own name, which may be of any model."""
+    return model if folder is None else f"local {Path(folder).expanduser().resolve().name}"
+
+
 def download_command(repo: str, names: Sequence[str]) -> str:
     """The command that fetches one named file, or those of several alternatives that exist, or all of `repo`."""
     if len(names) > 1:

@@ -203,7 +203,10 @@ def test_coca_refuses_a_clip_without_decoder(clip_folder):
 
 @pytest.fixture(scope="module")
 def llama_folder(tmp_path_factory) -> Path:
-    return save_llama(tmp_path_factory.mktemp("llama"), "<s> question {{ messages[0]['content'] }} answer")
+    return save_llama(
+        tmp_path_factory.mktemp("llama"),
+        "<s> question {{ messages[0]['content'] }}{% if add_generation_prompt %} answer{% endif %}",
+    )
 
 
 @pytest.mark.parametrize("template", [True, False])

@@ -93,6 +93,11 @@ def test_a_cached_snapshot_is_found(llama_folder, no_network):
     assert found.path is not None and len(found.digest()) == 16
     adapter = TransformersMerger(model="org/llama", device="cpu", dtype="float32", max_tokens=2)
     assert adapter.merge(PAIRS[:1])[0]
+    assert adapter.name.startswith("org/llama (")
+    copy = TransformersMerger(model="org/llama", folder=str(llama_folder), device="cpu", dtype="float32")
+    assert copy.name.startswith(f"local {llama_folder.name} ("), (
+        "a local copy may be any model: it goes by its own name"
+    )
 
 
 def test_weights_that_the_files_lack_are_an_error_not_noise(llama_folder, tmp_path):

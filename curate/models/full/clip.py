@@ -50,7 +50,7 @@ class OpenClipEmbedder:
             "image_embedding", model, pretrained, folder, self.device, dtype, allow_download
         )
         self.dim = int(self.texts([""]).shape[1])
-        self.name = f"CLIP {model} {pretrained} (open_clip {open_clip.__version__})"
+        self.name = f"CLIP {hub.label(f'{model} {pretrained}', folder)} (open_clip {open_clip.__version__})"
 
     @classmethod
     def weights(

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from curate.models import ClipView, Weights
+from curate.models import ClipView, Weights, hub
 from curate.models.full.clip import load_open_clip, open_clip_weights, stack
 from curate.models.full.loading import batches, placement
 
@@ -62,7 +62,7 @@ class CoCaCaptioner:
             )
         if max_tokens > self.model.context_length:
             raise ValueError(f"CoCa: max_tokens must be <= {self.model.context_length} for {model} (got {max_tokens})")
-        self.name = f"CoCa {model} {pretrained} (open_clip {open_clip.__version__}, greedy)"
+        self.name = f"CoCa {hub.label(f'{model} {pretrained}', folder)} (open_clip {open_clip.__version__}, greedy)"
 
     @classmethod
     def weights(

@@ -85,7 +85,7 @@ class TransformersMerger:
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self.model = pretrained(transformers.AutoModelForCausalLM, path, device=self.device, dtype=self.dtype)
-        self.name = f"{model} (greedy, transformers {transformers.__version__})"
+        self.name = f"{hub.label(model, folder)} (greedy, transformers {transformers.__version__})"
 
     @classmethod
     def weights(

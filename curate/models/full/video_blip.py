@@ -64,7 +64,8 @@ class VideoBlipCaptioner:
         if not ids:  # the language model needs one token to start from
             ids = [config.text_config.bos_token_id]
         self.prompt_ids = ids
-        self.name = f"VideoBLIP {model} ({frames} frames, {beams} beams, transformers {transformers.__version__})"
+        version = transformers.__version__
+        self.name = f"VideoBLIP {hub.label(model, folder)} ({frames} frames, {beams} beams, transformers {version})"
 
     @classmethod
     def weights(

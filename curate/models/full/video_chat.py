@@ -59,7 +59,9 @@ class VideoChatCaptioner:
             raise ValueError(f"caption_video: {folder or model} has no chat template; use an instruct model")
         self.processor.tokenizer.padding_side = "left"  # new tokens must follow the prompt directly
         self.model = pretrained(transformers.AutoModelForImageTextToText, path, device=self.device, dtype=self.dtype)
-        self.name = f"{model} ({frames} frames as {show}, greedy, transformers {transformers.__version__})"
+        self.name = (
+            f"{hub.label(model, folder)} ({frames} frames as {show}, greedy, transformers {transformers.__version__})"
+        )
 
     @classmethod
     def weights(
