@@ -120,7 +120,7 @@ def _work(
         if unit.status == "ok":
             planned.append(unit)
         elif not state.recorded(unit):
-            writer.add(unit, stages=stages, generation=state.generation(unit))
+            writer.add(unit, stages=stages, **state.succession(unit))
             summary.count(unit)
     units = [replace(unit, todo=list(stages)) for unit in planned if not state.recorded(unit)] + again
     summary.already = len(found.videos) - len({unit.video.path for unit in units}) - summary.videos
@@ -128,7 +128,7 @@ def _work(
     for unit in run(units, config, stages, place):
         unit.facts.pop(RECALL, None)
         done = (*state.stages_of(unit), *stages)
-        writer.add(unit, stages=[name for name in with_needs(done)], generation=state.generation(unit))
+        writer.add(unit, stages=with_needs(done), **state.succession(unit))
         summary.count(unit)
         watcher.unit(unit)
 
@@ -162,9 +162,13 @@ class _State:
         shard = self.dataset.newest.get(unit.id)
         return shard.stages if shard else ()
 
-    def generation(self, unit: Unit) -> int:
-        shard = self.dataset.newest.get(unit.id)
-        return shard.generation + 1 if shard else 0
+    def succession(self, unit: Unit) -> dict[str, Any]:
+        """Which rows the new ones of a unit take the place of: arguments for `Writer.add`."""
+        rows = self.paths.get(path_to_text(unit.video.path), [])
+        old = {f"{row['video_id']}-{row['unit']:04d}" for row in rows}
+        generations = [shard.generation for name in old | {unit.id} if (shard := self.dataset.newest.get(name))]
+        gone = [f"{row['video_id']}-{row['unit']:04d}" for row in rows if row["video_id"] != unit.video.video_id]
+        return {"generation": max(generations, default=-1) + 1, "replaces": gone}
 
     def owner(self, video_id: str) -> str | None:
         """Path of the recorded video that has this content."""

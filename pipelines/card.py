@@ -36,7 +36,7 @@ def card(selection: Selection, about: dict[str, Any], schema: pa.Schema, plots: 
         f"# Clips selected from {_safe(name)}\n",
         f"{made['clips']:,} clips, {_hours(made['hours'])}, {made['bytes'] / 1e9:.3g} GB of video in {made['shards']} "
         f"{'shard' if made['shards'] == 1 else 'shards'}, selected from {selection.clips:,} clips ({_hours(selection.hours)}) "
-        f"by [Winnow](selection.json) {about['winnow']}.\n",
+        f"by Winnow {about['winnow']}. The query and its thresholds are in `selection.json`.\n",
     ]
     if sheet:
         parts.append(f"![Stills of clips kept and dropped, with the filter that dropped them](plots/{sheet})\n")
@@ -119,7 +119,11 @@ def _columns(schema: pa.Schema) -> str:
     rows = []
     for field in schema:
         note = {k.decode(): v.decode() for k, v in (field.metadata or {}).items()}
-        kind = "struct<bytes, path>" if field.name == "video" else str(field.type).replace("element: ", "").replace("item: ", "")
+        kind = (
+            "struct<bytes, path>"
+            if field.name == "video"
+            else str(field.type).replace("element: ", "").replace("item: ", "")
+        )
         rows.append(
             (_code(field.name), _cell(kind), _cell(note.get("formula", "")), _cell(note.get("unit", "")),
              _cell(note.get("range", "")), _cell(note.get("source", "")))

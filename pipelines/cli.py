@@ -134,3 +134,7 @@ def _root(show_version: Annotated[bool, typer.Option("--version", callback=_vers
 
 def main() -> None:
     app()
+
+
+if __name__ == "__main__":
+    main()

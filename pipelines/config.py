@@ -66,7 +66,6 @@ class Stills(Section):
 class EasyOcr(Section):
     kind: Literal["easyocr"] = "easyocr"
     size: int = Field(640, ge=64, description="longer side in px that text is looked for at")
-    file: str | None = None
 
 
 class RapidOcr(Section):

@@ -5,14 +5,16 @@
     CURATED/plots/*.png                         scores before and after
     CURATED/selection.json                      the query, its thresholds and funnel; written last: with it the folder is done
 
-Until then everything is under CURATED/.partial: the plan (which clips in which order in which shard) and the shards that are
-done. Interrupted and started again with the same request, it goes on after the last whole shard and ends with the same files.
+Until then everything is under CURATED/.partial: the plan (which clips in which order in which shard) and the shards
+that are done. Interrupted and started again with the same request, it goes on after the last whole shard and ends
+with the same files.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -23,6 +25,7 @@ from typing import Any
 
 import duckdb
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curate.filters import Filter
@@ -30,9 +33,16 @@ from curate.selection import Selection, select
 from pipelines.card import write_card
 from pipelines.cutting import Cutters, MapFn
 from pipelines.dataset import Dataset, commit, write_json
-from pipelines.shards import FOOTER, job_of, read_schema, row_of, write_shards
+from pipelines.shards import job_of, read_schema, write_shards
 
 SAMPLE_CLIPS, SAMPLE_BYTES = 32, 64_000_000  # cut first, to learn how many bytes a clip takes
+MODELS = (
+    ("aesthetic_score", "appearance", "aesthetic"),
+    ("technical_quality", "appearance", "quality"),
+    ("nsfw_score", "appearance", "nsfw"),
+    *((f"{what}_{key}", "captions", key.replace("merged", "merge")) for what in ("caption", "similarity")
+      for key in ("frame", "video", "merged")),
+)  # fmt: skip
 HEAVY = ("still_first", "still_last")  # in the video itself
 
 
@@ -42,7 +52,8 @@ class CuratedError(Exception):
 
 @dataclass(frozen=True)
 class Curated:
-    """What came of it. failed: clip_id, video_path and reason of the clips that could not be cut. already: it was there."""
+    """What came of it. failed: clip_id, video_path and reason of the clips that could not be cut. already: it was
+    there."""
 
     out: Path
     selection: Selection
@@ -53,6 +64,7 @@ class Curated:
     copied: int
     transcoded: int
     failed: list[dict[str, str]]
+    why_transcoded: dict[str, int]
     already: bool = False
 
 
@@ -76,12 +88,15 @@ def make_curated(
 
     seed: the order of the clips is that of md5("seed:clip_id"). shard_bytes: about what a shard takes. options: of
     `curate.extract.extract` (snap, size, fps, codec, crf, max_shift_seconds ...). workers: processes that cut.
-    map_fn: in their place, anything that turns jobs into results in the same order. Raises CuratedError, SelectionError.
+    map_fn: in their place, anything that turns jobs into results in the same order. Raises CuratedError,
+    SelectionError.
     """
     out = Path(out)
-    selection = select(dataset.clips_sql, filters, why_null=why_null)
+    selection = select(dataset.clips_sql, filters, why_null=why_null or why_empty(dataset.config))
     if not selection.kept:
-        raise CuratedError(f"{out}: the selection keeps none of {selection.clips} clips: {_worst(selection)}; loosen it")
+        raise CuratedError(
+            f"{out}: the selection keeps none of {selection.clips} clips: {_worst(selection)}; loosen it"
+        )
     request = {
         "filters": [f.to_dict() for f in filters],
         "seed": seed,
@@ -115,6 +130,16 @@ def make_curated(
     return _read(out, selection, already=False)
 
 
+def why_empty(config: Mapping[str, Any]) -> dict[str, str]:
+    """Column -> why no clip has it, for the columns whose model a config leaves out."""
+    pack = f"pack {config.get('pack', 'unnamed')}"
+    missing = {}
+    for column, section, key in MODELS:
+        if section in config and (config[section] or {}).get(key) is None:
+            missing[column] = f"no model for it ran: {pack}; annotate with a config that has {section}.{key}"
+    return missing
+
+
 def _finish(out: Path, data: Path, dataset: Dataset, selection: Selection, request: dict, made: Any) -> None:
     schema = pq.read_schema(next(iter(sorted(data.glob("*.parquet")))))
     about = {
@@ -129,6 +154,7 @@ def _finish(out: Path, data: Path, dataset: Dataset, selection: Selection, reque
             "shards": made.shards,
             "copied": made.copied,
             "transcoded": made.transcoded,
+            "why_transcoded": dict(sorted(made.why_transcoded.items())),
             "failed": made.failed,
         },
     }
@@ -173,7 +199,7 @@ def _write_rows(dataset: Dataset, selection: Selection, seed: int, path: Path) -
     """The kept rows in the order of the shards, with what cutting needs; sorted on disk, so that it scales."""
     aside = path.with_suffix(".tmp")
     db = duckdb.connect(config={"temp_directory": str(path.parent)})
-    db.register("kept", _table(selection))
+    db.register("kept", pa.table({"clip_id": selection.kept_ids()}))
     facts = [row[0] for row in db.execute(f"DESCRIBE SELECT * FROM {dataset.videos_sql}").fetchall()]
     # Without a source's bytes and length all its clips weigh as their seconds.
     weight = "v.bytes / nullif(v.duration, 0)" if {"bytes", "duration"} <= set(facts) else "NULL"
@@ -192,14 +218,8 @@ def _write_rows(dataset: Dataset, selection: Selection, seed: int, path: Path) -
         ) TO '{str(aside).replace("'", "''")}' (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 2048)"""
     ).fetchall()
     with open(aside, "rb+") as stream:
-        stream.flush()
+        os.fsync(stream.fileno())
     commit(aside, path)
-
-
-def _table(selection: Selection):
-    import pyarrow as pa
-
-    return pa.table({"clip_id": selection.kept_ids()})
 
 
 def _plan(rows: Path, shard_bytes: int, cut: MapFn, options: dict[str, Any]) -> dict[str, Any]:
@@ -232,4 +252,4 @@ def _digest(names: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()[:16]
 
 
-__all__ = ["FOOTER", "Curated", "CuratedError", "make_curated", "row_of"]
+__all__ = ["Curated", "CuratedError", "make_curated", "why_empty"]

@@ -46,7 +46,8 @@ MapFn = Callable[[Iterable[Job]], Iterator[Result]]
 
 
 def cut(job: Job) -> Result:
-    """Cut a clip in this process. Never raises for what a source can do wrong; see `Cutters` for what it can do worse."""
+    """Cut a clip in this process. Never raises for what a source can do wrong; see `Cutters` for what it can do
+    worse."""
     try:
         return extract(job.path, job.span, job.keyframes, **job.options)
     except ExtractError as error:

@@ -165,12 +165,17 @@ class Tables:
 
 @dataclass(frozen=True)
 class Shard:
-    """A committed shard: its name, the units that its footer names, and the stages that ran on them."""
+    """A committed shard: its name, the units that its footer names, and the stages that ran on them.
+
+    replaces: units of lower generations that do not count any more although no unit here has their id (a file that failed
+    is known by its path, and once it can be read by its content).
+    """
 
     name: str
     units: tuple[str, ...]
     stages: tuple[str, ...]
     generation: int
+    replaces: tuple[str, ...] = ()
 
 
 class Dataset:
@@ -185,6 +190,10 @@ class Dataset:
             for unit in shard.units:
                 if unit not in newest or _rank(shard) > _rank(newest[unit]):
                     newest[unit] = shard
+        for shard in self.shards:
+            for unit in shard.replaces:
+                if unit in newest and newest[unit].generation < shard.generation:
+                    del newest[unit]
         self.newest = newest
 
     @property
@@ -202,7 +211,10 @@ class Dataset:
     def _stale(self) -> list[tuple[str, str]]:
         """(shard, unit) of rows that a later generation replaced, within shards of which other rows still count."""
         live = {shard.name for shard in self.newest.values()}
-        return [(s.name, u) for s in self.shards if s.name in live for u in s.units if self.newest[u].name != s.name]
+        return [(s.name, u) for s in self.shards if s.name in live for u in s.units if self._owner(u) != s.name]
+
+    def _owner(self, unit: str) -> str | None:
+        return self.newest[unit].name if unit in self.newest else None
 
     def _sql(self, table: str) -> str:
         files = self.files(table)
@@ -249,15 +261,17 @@ class Writer:
         self.root, self.tables, self.models = Path(root), tables, models
         self.shard_clips, self.shard_seconds = shard_clips, shard_seconds
         self._pending: dict[tuple[tuple[str, ...], int], list[Unit]] = {}
+        self._replaced: dict[str, int] = {}
         self._since, self._clips, self._bytes = 0.0, 0, 0
         for table in ("clips", "videos"):
             (self.root / table).mkdir(parents=True, exist_ok=True)
         sweep(self.root)
 
-    def add(self, unit: Unit, *, stages: Sequence[str], generation: int = 0) -> None:
+    def add(self, unit: Unit, *, stages: Sequence[str], generation: int = 0, replaces: Sequence[str] = ()) -> None:
         if not self._pending:
             self._since = time.monotonic()
         self._pending.setdefault((tuple(stages), generation), []).append(unit)
+        self._replaced.update(dict.fromkeys(replaces, generation))
         self._clips += len(unit.clips)
         self._bytes += sum(len(still) for clip in unit.clips for still in clip.stills())
         old = time.monotonic() - self._since > self.shard_seconds
@@ -267,12 +281,13 @@ class Writer:
     def flush(self) -> None:
         for (stages, generation), units in self._pending.items():
             self._commit(units, stages, generation)
-        self._pending, self._clips, self._bytes = {}, 0, 0
+        self._pending, self._replaced, self._clips, self._bytes = {}, {}, 0, 0
 
     def _commit(self, units: list[Unit], stages: tuple[str, ...], generation: int) -> None:
         units = sorted(units, key=lambda unit: unit.id)
         ids = [unit.id for unit in units]
-        footer = {"units": ids, "stages": stages, "generation": generation, "models": self.models}
+        gone = sorted(unit for unit, by in self._replaced.items() if by == generation)
+        footer = {"units": ids, "stages": stages, "generation": generation, "replaces": gone, "models": self.models}
         name = hashlib.sha256(json.dumps([ids, stages, generation]).encode()).hexdigest()[:16]
         clips = [self.tables.clip_row(unit, clip) for unit in units for clip in unit.clips]
         write_parquet(self.root / "clips" / f"part-{name}.parquet", self.tables.clips, clips, footer)
@@ -339,7 +354,8 @@ def read_shards(root: Path) -> list[Shard]:
         if not (root / "clips" / path.name).exists():
             raise DatasetError(f"{path}: its twin in clips/ is missing: delete it, then annotate again to remake its rows")
         name = path.stem.removeprefix("part-")
-        shards.append(Shard(name, tuple(footer["units"]), tuple(footer["stages"]), footer["generation"]))
+        listed = (tuple(footer[key]) for key in ("units", "stages"))
+        shards.append(Shard(name, *listed, footer["generation"], tuple(footer["replaces"])))
     return shards
 
 

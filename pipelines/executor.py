@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -58,8 +59,8 @@ def run(units: Sequence[Unit], config: Config, stages: Sequence[str], place: Pla
 def _inline(units: Sequence[Unit], config: Config, stages: Sequence[str]) -> Iterator[Unit]:
     if not units:
         return
-    limit_threads(config.execution.threads)
     steps = build(config, stages)
+    limit_threads(config.execution.threads)
     for unit in units:
         yield from work([unit], steps)
 
@@ -81,8 +82,8 @@ class Worker:
 
     def __init__(self, config: str, stages: Sequence[str]) -> None:
         resolved = resolve(json.loads(config), "the job's config")
-        limit_threads(resolved.execution.threads)
         self.steps = build(resolved, stages)
+        limit_threads(resolved.execution.threads)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         units = [Unit.unpack(data) for data in batch.column("unit").to_pylist()]
@@ -136,12 +137,12 @@ def _worker_environment(threads: int, pool: Pool) -> dict[str, str]:
 
 
 def limit_threads(threads: int) -> None:
-    """Give the libraries of this process so many threads: every worker has its own core, more would only take turns."""
+    """Give the libraries that are loaded so many threads: every worker has its own core, more would only take turns."""
     import cv2
-    import torch
 
-    torch.set_num_threads(threads)
     cv2.setNumThreads(threads)
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(threads)
 
 
 class _ray:

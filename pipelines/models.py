@@ -45,25 +45,25 @@ def adapter(section: Any, config: c.Config) -> tuple[type, dict[str, Any]]:
 
             return OpenNsfw, threads
         case c.Tags():
-            from curate.models.embedded.tags import Tags
+            from curate.models.embedded.tags import ConceptTags
 
-            return Tags, {}
+            return ConceptTags, {}
         case c.Coca():
             from curate.models.full.coca import CoCaCaptioner
 
             return CoCaCaptioner, plain
         case c.Facts():
-            from curate.models.embedded.facts import Facts
+            from curate.models.embedded.facts import MeasuredFacts
 
-            return Facts, {}
+            return MeasuredFacts, {}
         case c.VideoBlip():
             from curate.models.full.video_blip import VideoBlipCaptioner
 
             return VideoBlipCaptioner, plain
         case c.SmolLm():
-            from curate.models.embedded.merge import SmolLm
+            from curate.models.embedded.smollm import SmolMerger
 
-            return SmolLm, plain | threads
+            return SmolMerger, plain | threads
         case c.TransformersLm():
             from curate.models.full.merge import TransformersMerger
 
@@ -81,6 +81,7 @@ class Shelf:
     def __init__(self, config: c.Config) -> None:
         self.config = config
         self._loaded: dict[str, Any] = {}
+        self._parts: dict[str, Any] = {}
 
     def get(self, section: Any) -> Any:
         """The model of a section; None for None."""
@@ -89,5 +90,18 @@ class Shelf:
         key = section.model_dump_json()
         if key not in self._loaded:
             kind, arguments = adapter(section, self.config)
-            self._loaded[key] = kind(**arguments)
+            self._loaded[key] = kind(**arguments, **self._shared(section))
         return self._loaded[key]
+
+    def _shared(self, section: Any) -> dict[str, Any]:
+        """The networks that several adapters of the embedded pack are made around, each once."""
+        names = {c.Conse: ("imagenet", "sentences"), c.Tags: ("imagenet",), c.SmolLm: ("sentences",)}
+        return {name: self._part(name) for name in names.get(type(section), ())}
+
+    def _part(self, name: str) -> Any:
+        if name not in self._parts:
+            from curate.models.embedded.imagenet import ImageNet
+            from curate.models.embedded.minilm import MiniLM
+
+            self._parts[name] = ImageNet() if name == "imagenet" else MiniLM()
+        return self._parts[name]

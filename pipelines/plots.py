@@ -16,7 +16,16 @@ from curate.selection import Selection, quoted
 INK, MUTED, GRID = "#22272e", "#8b949e", "#e6e8eb"
 KEPT, DROPPED = "#2a7f62", "#d8a48f"
 BINS = 48
-NOT_SCORES = {"unit", "start_time", "end_time", "start_frame", "end_frame", "shot_start_time", "shot_end_time", "_seconds"}
+NOT_SCORES = {
+    "unit",
+    "start_time",
+    "end_time",
+    "start_frame",
+    "end_frame",
+    "shot_start_time",
+    "shot_end_time",
+    "_seconds",
+}
 DERIVED = {"seconds": "end_time - start_time"}
 
 
@@ -43,12 +52,15 @@ def plot_scores(clips: str, schema: pa.Schema, selection: Selection, folder: Pat
         if not len(value) or value.min() == value.max():
             continue
         unit = _unit(schema, name)
-        figure, axes = plt.subplots(figsize=(6.4, 2.6), layout="constrained")
+        figure, axes = plt.subplots(figsize=(6.4, 2.6))
+        figure.subplots_adjust(left=0.085, right=0.99, top=0.89, bottom=0.17)
         low, high = np.quantile(value, [0.0, 0.995])
         edges = np.linspace(low, high if high > low else value.max(), BINS + 1)
-        inside = np.clip(value, edges[0], edges[-1])
-        axes.hist(inside, edges, color=DROPPED, label=f"dropped ({np.count_nonzero(~kept):,})")
-        axes.hist(inside[kept], edges, color=KEPT, label=f"kept ({np.count_nonzero(kept):,})")
+        inside = np.clip(value, edges[0], edges[-1])  # the last bin holds the tail
+        for part, colour, what, members in ((inside, DROPPED, "dropped", ~kept), (inside[kept], KEPT, "kept", kept)):
+            counts = np.histogram(part, edges)[0]
+            axes.stairs(counts, edges, fill=True, color=colour, label=f"{what} ({np.count_nonzero(members):,})")
+        axes.set_ylim(bottom=0)
         for chosen, step in zip(selection.filters, selection.steps, strict=True):
             if chosen.column == name:
                 axes.axvline(step.threshold, color=INK, linewidth=1.2, linestyle=(0, (4, 2)))
@@ -72,10 +84,11 @@ def plot_scores(clips: str, schema: pa.Schema, selection: Selection, folder: Pat
 
 
 def contact_sheet(clips: str, selection: Selection, path: Path, *, columns: int = 6, size: int = 200) -> bool:
-    """A row of stills of kept clips, and one for each filter of clips that it dropped first. False: there are no stills.
+    """A row of stills of kept clips, and one for each filter of clips that it dropped first. False: there are no
+    stills.
 
-    The clips of a row are those whose md5("sheet:clip_id") is lowest: a fair sample, the same every time. size: px a tile is
-    wide.
+    The clips of a row are those whose md5("sheet:clip_id") is lowest: a fair sample, the same every time. size: px a
+    tile is wide.
     """
     plt = _pyplot()
     db = duckdb.connect()
@@ -98,7 +111,9 @@ def contact_sheet(clips: str, selection: Selection, path: Path, *, columns: int 
     if not groups:
         return False
     tile, height = size / 100, size / 100 * 9 / 16
-    figure = plt.figure(figsize=(columns * (tile + 0.08) + 0.3, len(groups) * (height + 0.62) + 0.15), facecolor="white")
+    figure = plt.figure(
+        figsize=(columns * (tile + 0.08) + 0.3, len(groups) * (height + 0.62) + 0.15), facecolor="white"
+    )
     width, tall = figure.get_size_inches()
     for line, number in enumerate(groups):
         top = tall - 0.12 - line * (height + 0.62)
@@ -121,7 +136,9 @@ def contact_sheet(clips: str, selection: Selection, path: Path, *, columns: int 
             for spine in axes.spines.values():
                 spine.set_color(colour)
                 spine.set_linewidth(1.5)
-            axes.text(0, -0.04, _said(row, selection, number), transform=axes.transAxes, fontsize=7.5, color=MUTED, va="top")
+            axes.text(
+                0, -0.04, _said(row, selection, number), transform=axes.transAxes, fontsize=7.5, color=MUTED, va="top"
+            )
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110, metadata={"Software": None})
     plt.close(figure)

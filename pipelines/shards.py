@@ -25,7 +25,12 @@ ERRORS = pa.list_(pa.struct([("stage", pa.string()), ("reason", pa.string())]))
 ADDED = (
     Column("video", VIDEO, "the clip: an mp4 without sound, starting at time 0, and its name"),
     Column("video_codec", pa.string(), "codec of the clip's bytes"),
-    Column("cut", pa.string(), "how the bytes were made: packets copied from the source, or encoded again", range="copy, transcode"),
+    Column(
+        "cut",
+        pa.string(),
+        "how the bytes were made: packets copied from the source, or encoded again",
+        range="copy, transcode",
+    ),
 )
 
 
@@ -40,15 +45,21 @@ class Made:
     copied: int = 0
     transcoded: int = 0
     failed: list[dict[str, str]] = field(default_factory=list)
+    why_transcoded: dict[str, int] = field(default_factory=dict)
 
     def add(self, footer: dict[str, Any]) -> None:
-        for name, value in footer["made"].items():
+        """Add the counts that the footer of a shard has."""
+        made = dict(footer["made"])
+        for reason, count in made.pop("why_transcoded").items():
+            self.why_transcoded[reason] = self.why_transcoded.get(reason, 0) + count
+        for name, value in made.items():
             setattr(self, name, getattr(self, name) + value)
         self.shards += 1
 
 
 def read_schema(clips: Path, drop: Sequence[str]) -> pa.Schema:
-    """Schema of a curated shard, from that of a shard of the annotated dataset. Field metadata (formula, unit ...) stays.
+    """Schema of a curated shard, from that of a shard of the annotated dataset. Field metadata (formula, unit ...)
+    stays.
 
     `errors` becomes a list of {stage, reason}: Hugging Face `datasets` has no maps.
     """
@@ -161,7 +172,9 @@ class _Shard:
         self.made.hours += (made.end_time - made.start_time) / 3600
         self.made.bytes += len(made.bytes)
         self.made.copied += made.how == "copy"
-        self.made.transcoded += made.how == "transcode"
+        if made.how == "transcode":
+            self.made.transcoded += 1
+            self.made.why_transcoded[made.why] = self.made.why_transcoded.get(made.why, 0) + 1
         if self.held >= GROUP_BYTES or len(self.rows) >= GROUP_ROWS:
             self._flush()
 

@@ -1,4 +1,5 @@
-"""What is in a dataset: the funnel, quantiles of scores, failures by reason, time by stage. What `winnow stats` prints."""
+"""What is in a dataset: the funnel, quantiles of scores, failures by reason, time by stage. What `winnow stats`
+prints."""
 
 from __future__ import annotations
 
@@ -80,7 +81,9 @@ def read(
 
 def _annotated(dataset: Dataset, filters: Sequence[Filter] | None, why_null: Mapping[str, str] | None) -> Statistics:
     db, clips, videos = duckdb.connect(), dataset.clips_sql, dataset.videos_sql
-    count, hours = db.execute(f"SELECT count(*), coalesce(sum(end_time - start_time), 0) / 3600 FROM {clips}").fetchall()[0]
+    count, hours = db.execute(
+        f"SELECT count(*), coalesce(sum(end_time - start_time), 0) / 3600 FROM {clips}"
+    ).fetchall()[0]
     found = Statistics("annotated", dataset.root, count, hours, before=(count, hours))
     found.videos = dict(db.execute(f"SELECT status, count(*) FROM {videos} GROUP BY 1 ORDER BY 1 DESC").fetchall())
     facts = [row[0] for row in db.execute(f"DESCRIBE SELECT * FROM {videos}").fetchall()]
@@ -132,7 +135,12 @@ def _scores(db: duckdb.DuckDBPyConnection, clips: str, schema: Any, count: int) 
         parts += [f"quantile_cont({value}, {list(QUANTILES)})", f"count({value})"]
     row = db.execute(f"SELECT {', '.join(parts)} FROM {clips}").fetchall()[0]
     return [
-        Score(name, ((schema.field(name).metadata or {}).get(b"unit") or b"").decode(), row[2 * i] or [], count - row[2 * i + 1])
+        Score(
+            name,
+            ((schema.field(name).metadata or {}).get(b"unit") or b"").decode(),
+            row[2 * i] or [],
+            count - row[2 * i + 1],
+        )
         for i, name in enumerate(names)
     ]
 

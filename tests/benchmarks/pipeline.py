@@ -28,9 +28,9 @@ from pipelines.sources import find_videos
 
 def measure(folder: Path, config_name: str) -> Table:
     config = load(config_name, ["decode.isolate=false"])
-    limit_threads(1)
     began = time.process_time()
     steps = build(config, STAGES)
+    limit_threads(1)
     loading = time.process_time() - began
     spent: dict[str, float] = {}
     units, footage, clips = [], 0.0, 0
