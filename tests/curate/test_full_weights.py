@@ -56,7 +56,9 @@ MISSING = [
 
 
 @pytest.mark.parametrize(("adapter", "role", "place"), MISSING)
-def test_missing_weights_name_role_model_place_and_mend(adapter, role, place, tmp_path):
+def test_missing_weights_name_role_model_place_and_mend(adapter, role, place, tmp_path, monkeypatch):
+    for download in ("hf_hub_download", "snapshot_download"):
+        monkeypatch.setattr(f"huggingface_hub.{download}", lambda *_, **__: pytest.fail("the hub was asked"))
     [found] = adapter.weights()
     assert found.path is None and found.role == role and found.source.startswith(place)
     with pytest.raises(MissingWeights) as error:
