@@ -18,7 +18,7 @@ CAPTIONS = ("frame", "video", "merged")
 
 
 class Similarity(Stage):
-    """Fills similarity_frame, similarity_video and similarity_merged; null, without an error, where there is no caption.
+    """Fills similarity_frame, similarity_video and similarity_merged; null, and no error, where there is no caption.
 
     embedder: the one that Appearance has; stills that it saw lately are not embedded again. Or a factory of one.
     """
@@ -28,9 +28,9 @@ class Similarity(Stage):
         Column(
             f"similarity_{which}",
             pa.float32(),
-            formula=f"cosine of the embeddings of caption_{which} and of each still, mean of the stills; null without it",
+            formula=f"cosine of the embeddings of caption_{which} and each still, mean of stills; null without it",
             range="-1..1, higher is better; comparable within one embedder only",
-            source="CLIP ViT-L/14 on first, middle and last frame, as in Blattmann et al. 2023 (full); ConSE (embedded)",
+            source="CLIP ViT-L/14 on three frames, as in Blattmann et al. 2023 (full); ConSE (embedded)",
         )
         for which in CAPTIONS
     )

@@ -14,7 +14,7 @@ from curate.models.packaged import packaged, require
 
 
 class Brisque:
-    """BRISQUE by the package `brisque`: 0 undistorted, 100 badly distorted; LOWER is better, and it can leave 0..100 a little.
+    """BRISQUE by the package `brisque`: 0 undistorted, 100 badly distorted, a little beyond at times; LOWER is better.
 
     The numbers are the package's own, to the bit. Its constants lie in a pickle, which is read here without unpickling.
     Raises ValueError for a picture without enough texture to have statistics (a flat one), MissingWeights.

@@ -11,8 +11,9 @@ from curate.models.packaged import packaged, require
 
 
 class OpenNsfw:
-    """open_nsfw (Mahadeokar & Pesavento 2016): probability that a picture is pornographic, 0..1; below .2 safe, above .8 not.
+    """open_nsfw (Mahadeokar & Pesavento 2016): probability that a picture is pornographic, 0..1.
 
+    Its authors call a picture safe below .2 and unsafe above .8; in between it wants a person's eyes (raw meat: .5).
     threads: of ONNX Runtime. Pictures go through one at a time: a score does not depend on the others asked for.
     """
 

@@ -14,7 +14,7 @@ NO_QUADS = np.empty((0, 4, 2), dtype=np.float32)
 
 
 def at_most(image: Image, side: int) -> tuple[Image, float]:
-    """The picture with its long side at most `side` px, and its scale (1 or less). Small pictures are not enlarged."""
+    """The picture with its long side at most `side` px, and its scale. Small pictures are not enlarged."""
     scale = min(1.0, side / max(image.shape[:2]))
     if scale == 1.0:
         return image, 1.0
@@ -23,7 +23,7 @@ def at_most(image: Image, side: int) -> tuple[Image, float]:
 
 
 class Craft:
-    """CRAFT (Baek et al. 2019) with EasyOCR's weights, thresholds and box rules, on pictures of `size` px on the long side.
+    """CRAFT (Baek et al. 2019) with EasyOCR's weights, thresholds and box rules, at `size` px on the long side.
 
     size: 640 finds small subtitles; 480 costs half and misses a few; CPU time grows with its square.
     text_threshold, link_threshold, low_text: as easyocr.Reader.detect, on the heat maps. device: of torch.
@@ -58,7 +58,7 @@ class Craft:
         self._network.eval().to(device)
 
     def quads(self, images: Sequence[Image]) -> list[np.ndarray]:
-        """[K, 4, 2] float32 for each picture. One picture at a time: a CPU gains nothing from more, and memory triples."""
+        """[K, 4, 2] float32 for each picture. One picture at a time: more cost a CPU as much, and memory triples."""
         return [self._quads(image) for image in images]
 
     def _quads(self, image: Image) -> np.ndarray:

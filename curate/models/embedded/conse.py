@@ -1,8 +1,9 @@
 """ConSE: pictures and sentences in one space, out of a classifier and a sentence encoder (Norouzi et al. 2013).
 
-A picture is the mixture of the sentence embeddings of its ten most probable class names. Both sides are centred, because
-names and captions each fill a narrow cone of the sentence space: the mean class embedding is taken off the picture, the mean
-embedding of "A video of a {class}." off the sentence. It knows a thousand things, no people and no actions.
+A picture is the mixture of the sentence embeddings of its ten most probable class names. Both sides are centred,
+because names and captions each fill a narrow cone of the sentence space: the mean class embedding is taken off the
+picture, the mean embedding of "A video of a {class}." off the sentence. It knows a thousand things, no people and no
+actions.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ TOP = 10  # classes mixed
 
 
 class ConSE:
-    """Embedder of the embedded pack; dim 384, rows of unit length. A blank or unknown picture gets a direction like any other.
+    """Embedder of the embedded pack; dim 384, rows of unit length. A blank picture gets a direction like any other.
 
     imagenet, sentences: models to share; loaded here when not given.
     """

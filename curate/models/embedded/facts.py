@@ -20,19 +20,16 @@ SHARE = 0.2  # of the picture, that a colour must have to be named; two are name
 DARK, BRIGHT = 60, 170  # mean luma of 255, below and above which a clip is called so
 PAN = 3.0  # percent of the shorter side a second, above which the camera pans or tilts
 ZOOM = 2.0  # percent a second, above which it zooms
-MOTION = (
-    (1.0, "hardly any motion"),
-    (8.0, "little motion"),
-    (25.0, "moderate motion"),
-)  # percent of shorter side a second
+# Percent of the shorter side a second, below which motion is called so.
+MOTION = ((1.0, "hardly any motion"), (8.0, "little motion"), (25.0, "moderate motion"))
 MUCH_MOTION = "a lot of motion"
 
 
 class MeasuredFacts:
-    """ "A dark scene, mostly blue and black; the camera pans right, with moderate motion."
+    """Says "A dark scene, mostly blue and black; the camera pans right, with moderate motion."
 
-    Colours and brightness come from the stills; camera and motion from the columns camera_pan_x, camera_pan_y, camera_zoom and
-    motion_score. What was not measured is not said. The limits are the constants of this module.
+    Colours and brightness come from the stills; camera and motion from the columns camera_pan_x, camera_pan_y,
+    camera_zoom and motion_score. What was not measured is not said. The limits are the constants of this module.
     """
 
     name = "measured facts"
@@ -88,7 +85,7 @@ def small(still: Image) -> Image:
 
 
 def camera(facts: dict[str, Any]) -> list[str]:
-    """What the camera does: the stronger of pan and tilt, and the zoom; "is static" if neither; nothing if not measured."""
+    """The stronger of pan and tilt, and the zoom; "is static" if neither; nothing where nothing was measured."""
     across, down, zoom = (facts.get(name) for name in ("camera_pan_x", "camera_pan_y", "camera_zoom"))
     if across is None and down is None and zoom is None:
         return []

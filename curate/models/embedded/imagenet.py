@@ -16,9 +16,9 @@ VIEWS = ("crop", "squash")
 
 
 class ImageNet:
-    """EfficientNet-Lite2 (Tan & Le 2019; the Lite variants of TensorFlow's tpu repository), 1000 classes of ImageNet-1k.
+    """EfficientNet-Lite2 (Tan & Le 2019; Lite variants of TensorFlow's tpu repository), 1000 classes of ImageNet-1k.
 
-    Each picture is looked at twice: the centre square, and the whole picture squashed to a square. Pictures go through
+    Each picture is looked at twice: its centre square, and the whole of it squashed to a square. Pictures go through
     one at a time, so that a picture's numbers do not depend on its neighbours; posteriors are remembered by pixels.
     """
 
@@ -44,7 +44,7 @@ class ImageNet:
         self._memory = Memory(self._compute)
 
     def posteriors(self, images: Sequence[Image]) -> np.ndarray:
-        """[N, 2, 1000] float32: for each picture the class probabilities of its centre square and of its squashed whole."""
+        """[N, 2, 1000] float32: class probabilities of each picture's centre square and of its squashed whole."""
         return self._memory.rows(images)
 
     def _compute(self, images: Sequence[Image]) -> np.ndarray:

@@ -14,19 +14,25 @@ AGREEMENT = 0.15
 
 # Words that carry no claim about a picture, or only say that it is one.
 EMPTY = frozenset(
-    """a an the this that these those it its he she they his her their there here and or but nor so as while with without
-    of in on at by to from into onto over under for is are was were be been being am has have had do does did can will
-    would may might which who whose what where when than then also both very some any each other one two up out off down
-    photo picture image video clip scene shot frame caption showing shows show seen see mostly""".split()
+    re.findall(
+        r"\w+",
+        """a an the this that these those it its he she they his her their there here and or but nor so as while with
+        without of in on at by to from into onto over under for is are was were be been being am has have had do does
+        did can will would may might which who whose what where when than then also both very some any each other one
+        two up out off down photo picture image video clip scene shot frame caption showing shows show seen see
+        mostly""",
+    )
 )
 Merged = tuple[str | None, str]
 
 
 class GuardedMerger:
-    """Merges a frame and a video caption with `ask(frame, video)`, a language model's answer, under four rules.
+    """Merges two captions with `ask(frame, video)`, a language model's answer, under four rules.
 
-    1. Only one caption: that one. 2. Two that do not agree (cosine of their MiniLM embeddings below `agreement`): the longer.
-    3. A merge with a content word of neither, or nothing of one of them: the longer. 4. Otherwise the merge.
+    1. Only one caption: that one.
+    2. Two that do not agree (cosine of their MiniLM embeddings below `agreement`): the longer.
+    3. A merge with a content word of neither, or nothing of one of them: the longer.
+    4. Otherwise the merge.
     """
 
     def __init__(self, sentences: MiniLM, ask: Callable[[str, str], str], *, agreement: float = AGREEMENT) -> None:
@@ -39,7 +45,7 @@ class GuardedMerger:
         return [caption for caption, _ in self.explained(pairs)]
 
     def explained(self, pairs: Sequence[tuple[str | None, str | None]]) -> list[Merged]:
-        """With each caption how it came about: "merged", "frame", "video", or "rejected: why; kept which"; "" for none."""
+        """As merge, and how each came about: "merged", "frame", "video", "rejected: why; kept which", "" for none."""
         return [self._one(frame or None, video or None) for frame, video in pairs]
 
     def _one(self, frame: str | None, video: str | None) -> Merged:
@@ -82,11 +88,12 @@ def words(text: str) -> list[str]:
 
 
 def stem(word: str) -> str:
-    """A word without its plainest English endings, so that "drives" and "driving" are one."""
+    """A word without its plainest English endings, so that "drives" and "driving", "runs" and "running" are one."""
     for ending in ("ing", "ed", "es", "s", "e"):
         if word.endswith(ending) and len(word) - len(ending) >= 3:
-            return word[: -len(ending)]
-    return word
+            word = word[: -len(ending)]
+            break
+    return word[:-1] if len(word) > 3 and word[-1] == word[-2] else word
 
 
 def first_sentence(answer: str) -> str:

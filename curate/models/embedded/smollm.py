@@ -30,10 +30,11 @@ CONTEXT = 1024  # tokens of examples, question and answer
 
 
 class SmolLM:
-    """Answers with SmolLM2-135M-Instruct (Ben Allal et al. 2025), greedily and without a repetition penalty, which makes it invent.
+    """Answers with SmolLM2-135M-Instruct (Ben Allal et al. 2025), greedily.
 
-    threads: of llama.cpp. The examples are read once; before each question the model is put back to the state right after
-    them, so that an answer depends on its question alone and not on what was asked before, to the bit.
+    There is no repetition penalty: it makes the model invent.
+    threads: of llama.cpp. The examples are read once; before each question the model is put back to the state right
+    after them, so that an answer depends on its question alone and not on what was asked before, to the bit.
     """
 
     name = "SmolLM2-135M-Instruct Q4_1 (llama.cpp)"
@@ -104,9 +105,8 @@ def prompt_start() -> str:
     """The prompt up to the first caption of the pair in question, in SmolLM2's chat format."""
     turns = [f"<|im_start|>system\n{TASK}<|im_end|>\n"]
     for frame, video, merged in EXAMPLES:
-        turns.append(
-            f"<|im_start|>user\nFirst: {frame}\nSecond: {video}<|im_end|>\n<|im_start|>assistant\n{merged}<|im_end|>\n"
-        )
+        turns.append(f"<|im_start|>user\nFirst: {frame}\nSecond: {video}<|im_end|>\n")
+        turns.append(f"<|im_start|>assistant\n{merged}<|im_end|>\n")
     return "".join(turns) + "<|im_start|>user\nFirst:"
 
 

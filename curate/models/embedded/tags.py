@@ -7,14 +7,16 @@ from collections.abc import Sequence
 from curate.models import ClipView, Weights
 from curate.models.embedded.imagenet import ImageNet
 
-# On the middle stills of 40 real clips: 10 tags at .3 with both views agreeing, 8 of them right; between .15 and .3 about
-# half are wrong, and the median confidence is .2. A tag without its doubt reads as a fact, so the rest stay unsaid.
+# On the middle stills of 40 real clips: 10 tags at .3 with both views agreeing, 8 of them right; between .15 and .3
+# about half are wrong, and the median confidence is .2. A tag without its doubt reads as a fact: the rest stay unsaid.
 CONFIDENCE = 0.3
 
 
 class ConceptTags:
-    """ "A photo of a jeep.": the best ImageNet class of the picture, where its probability (mean of the two views) is at least
-    `confidence` and both views name the same class; else None. It knows neither people nor actions.
+    """Says "A photo of a jeep.": the best ImageNet class of the middle still; None where it is not sure.
+
+    Sure: its probability (mean of the two views) is at least `confidence`, and both views name it. It knows neither
+    people nor actions.
 
     imagenet: the network that the embedder has; loaded here when not given.
     """
@@ -47,5 +49,5 @@ class ConceptTags:
 
 
 def with_article(name: str) -> str:
-    """ "a jeep", "an ambulance"; by the first letter."""
+    """A name with its article, "a jeep", "an ambulance"; by the first letter."""
     return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
