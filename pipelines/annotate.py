@@ -37,11 +37,12 @@ class Watcher(Protocol):
 
 @dataclass
 class Summary:
-    """Counts of one run. already: videos recorded before. seconds: footage, wall: of this run."""
+    """Counts of one run. already, failed_before: videos recorded before, and those of them that failed. footage: seconds."""
 
     videos: int = 0
     already: int = 0
     failed: int = 0
+    failed_before: int = 0
     duplicates: int = 0
     warned: int = 0
     clips: int = 0
@@ -124,6 +125,7 @@ def _work(
             summary.count(unit)
     units = [replace(unit, todo=list(stages)) for unit in planned if not state.recorded(unit)] + again
     summary.already = len(found.videos) - len({unit.video.path for unit in units}) - summary.videos
+    summary.failed_before = 0 if retry_failed else state.failed(wanted)
     watcher.start(len(units), sum(unit.footage for unit in units), summary.already)
     for unit in run(units, config, stages, place):
         unit.facts.pop(RECALL, None)
@@ -153,6 +155,9 @@ class _State:
         if self.retry_failed and any(row["status"] == "failed" for row in rows):
             return False
         return bool(rows) and len(rows) >= rows[0]["units"]
+
+    def failed(self, paths: set[str]) -> int:
+        return sum(row["status"] == "failed" for path in paths for row in self.paths.get(path, ()))
 
     def recorded(self, unit: Unit) -> bool:
         row = self.rows.get(unit.id)

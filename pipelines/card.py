@@ -35,7 +35,8 @@ def card(selection: Selection, about: dict[str, Any], schema: pa.Schema, plots: 
         f"---\n{yaml.safe_dump(_header(schema, made), sort_keys=False, allow_unicode=True)}---\n",
         f"# Clips selected from {_safe(name)}\n",
         f"{made['clips']:,} clips, {_hours(made['hours'])}, {made['bytes'] / 1e9:.3g} GB of video in {made['shards']} "
-        f"{'shard' if made['shards'] == 1 else 'shards'}, selected from {selection.clips:,} clips ({_hours(selection.hours)}) "
+        f"{'shard' if made['shards'] == 1 else 'shards'}, selected from {selection.clips:,} clips "
+        f"({_hours(selection.hours)}) "
         f"by Winnow {about['winnow']}. The query and its thresholds are in `selection.json`.\n",
     ]
     if sheet:
@@ -44,12 +45,13 @@ def card(selection: Selection, about: dict[str, Any], schema: pa.Schema, plots: 
         "## Use\n",
         "```python\nfrom datasets import Video, load_dataset\n\n"
         'clips = load_dataset("PATH OF THIS FOLDER", split="train", streaming=True)\n'
-        'clips = clips.cast_column("video", Video(decode=False))  # the mp4 as bytes; leave out to decode with torchcodec\n'
+        'clips = clips.cast_column("video", Video(decode=False))  # bytes; leave out to decode with torchcodec\n'
         'clip = next(iter(clips))\nmp4, caption = clip["video"]["bytes"], clip["caption_merged"]\n```\n',
         "## What was kept\n",
         _funnel(selection),
-        "Percentiles are over all clips that have a score. A clip without a score is dropped by a filter on it, and counted "
-        "as null. *Alone* is what a filter would drop by itself; *in order* is what is left after it and those above.\n",
+        "Percentiles are over all clips that have a score. A clip without a score is dropped by a filter on it, and "
+        "counted as null. *Alone* is what a filter would drop by itself; *in order* is what is left after it and "
+        "those above.\n",
     ]
     if plots:
         parts += ["## Scores before and after\n", *(f"![{Path(p).stem}](plots/{p})" for p in plots), ""]
@@ -57,18 +59,18 @@ def card(selection: Selection, about: dict[str, Any], schema: pa.Schema, plots: 
         "## Where it came from\n",
         f"- Sources: the files named in `video_path`; the annotated dataset was `{_safe(about['dataset']['path'])}`.",
         f"- Model pack: `{_safe(str(config.get('pack', '')))}`. Its whole config is in `selection.json`.",
-        f"- Order: shuffled with seed {about['request']['seed']}. Bytes: {made['copied']:,} clips copied from their source "
-        f"at keyframes, {made['transcoded']:,} encoded again (H.264), without sound. Frames, times and sizes in a row are "
-        "those of its bytes.",
+        f"- Order: shuffled with seed {about['request']['seed']}. Bytes: {made['copied']:,} clips copied from their "
+        f"source at keyframes, {made['transcoded']:,} encoded again (H.264), without sound. Frames, times and sizes in a "
+        "row are those of its bytes.",
         f"- Not cut: {len(made['failed']):,} clips"
         + (", each with its reason in `selection.json`.\n" if made["failed"] else ".\n"),
         _models(about["dataset"]["models"]),
         "## Columns\n",
         _columns(schema),
         "## Licence\n",
-        "The clips are parts of the source videos and keep the licences of these; Winnow adds none. Whoever passes this "
-        "dataset on has to check that the sources allow it. Captions and scores were made by the models above, under the "
-        "licences of these.\n",
+        "The clips are parts of the source videos and keep the licences of these; Winnow adds none. Whoever passes "
+        "this dataset on has to check that the sources allow it. Captions and scores were made by the models above, "
+        "under the licences of these.\n",
     ]
     return "\n".join(parts)
 

@@ -78,7 +78,7 @@ def _annotate(sources, out, config, overrides, stages, executor, workers, addres
             retry_failed=retry_failed,
         )
     print_summary(out_console, summary, out)
-    return summary.failed > 0
+    return summary.failed + summary.failed_before > 0
 
 
 def _config(name: str, overrides: list[str]):

@@ -3,7 +3,7 @@
     CURATED/README.md                           the card
     CURATED/data/train-00000-of-0000N.parquet   the clips
     CURATED/plots/*.png                         scores before and after
-    CURATED/selection.json                      the query, its thresholds and funnel; written last: with it the folder is done
+    CURATED/selection.json                      query, thresholds, funnel; written last: with it the folder is done
 
 Until then everything is under CURATED/.partial: the plan (which clips in which order in which shard) and the shards
 that are done. Interrupted and started again with the same request, it goes on after the last whole shard and ends

@@ -95,7 +95,8 @@ def print_summary(console: Console, summary: Summary, out: str) -> None:
         rows.append(("not videos by name", kinds))
     if summary.clip_failures:
         rows.append(("clips with a failed or skipped stage", f"{summary.clip_failures} (see `errors` in clips/)"))
-    rows.append(("failed", f"{summary.failed}"))
+    before = f" (+ {summary.failed_before} in earlier runs: --retry-failed tries them again)" if summary.failed_before else ""
+    rows.append(("failed", f"{summary.failed}{before}"))
     for name, value in rows:
         table.add_row(name, escape(value))
     console.print(table)

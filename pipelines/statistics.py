@@ -96,7 +96,8 @@ def _annotated(dataset: Dataset, filters: Sequence[Filter] | None, why_null: Map
     found.failures = db.execute(failed).fetchall() + db.execute(of_clips).fetchall()
     warned = f"SELECT w, count(*) FROM (SELECT unnest(warnings) AS w FROM {videos}) GROUP BY ALL ORDER BY 2 DESC, 1"
     found.warnings = db.execute(warned).fetchall()
-    spent = f"SELECT e.key, sum(e.value) FROM (SELECT unnest(map_entries(seconds)) AS e FROM {videos}) GROUP BY 1 ORDER BY 2 DESC"
+    spent = f"""SELECT e.key, sum(e.value) FROM (SELECT unnest(map_entries(seconds)) AS e FROM {videos})
+                GROUP BY 1 ORDER BY 2 DESC, 1"""
     rows = db.execute(spent).fetchall()
     total = sum(seconds for _, seconds in rows) or 1.0
     found.seconds = [(stage, seconds, seconds / total) for stage, seconds in rows]
@@ -157,7 +158,7 @@ def show(found: Statistics, console: Console) -> None:
     if found.funnel:
         console.print(funnel_table(found.funnel, found.before))
     _print(console, "Scores", ["column", *HEADS, "null", "unit"], [
-        [s.column, *(f"{q:.4g}" for q in s.quantiles or ()), *([""] * (len(HEADS) - len(s.quantiles))), f"{s.nulls:,}", s.unit]
+        [s.column, *(f"{q:.4g}" for q in s.quantiles), *[""] * (len(HEADS) - len(s.quantiles)), f"{s.nulls:,}", s.unit]
         for s in found.scores
     ], left=(0, 9))  # fmt: skip
     rows = [[where, reason, f"{count:,}"] for where, reason, count in found.failures]
