@@ -158,10 +158,12 @@ class Transitions:
         found: list[Transition] = []
         c, n = self.contrast, len(self.contrast)
         light = self.small.mean(1)
-        reach, near, t, done = self.frames(0.8), self.frames(0.16), 0, 0
-        while t < n:
-            if c[t] > c[max(0, t - near) : t + near + 1].min():
-                t += 1
+        reach, near, after, done = self.frames(0.8), self.frames(0.16), 0, 0
+        around = cv2.dilate(c[None].astype(np.float32), np.ones((1, 2 * (reach + near) + 1)))[0]
+        lowest = cv2.erode(c[None].astype(np.float32), np.ones((1, 2 * near + 1)))[0]
+        candidates = np.flatnonzero((c <= lowest) & ((c <= self.limits.blank * around) | (c < 2)) & (around >= 5))
+        for t in map(int, candidates):
+            if t < after:
                 continue
             level = max(self._blank(c, t, t, done, reach), 1.0)
             first = last = t
@@ -177,7 +179,7 @@ class Transitions:
                     found.append(Transition(max(start, done), min(end, n), "fade"))
                     last = max(last, end - 1)
                     done = last + 1
-            t = last + 1
+            after = last + 1
         return found
 
     def _blank(self, x: np.ndarray, first: int, last: int, done: int, reach: int) -> float:
@@ -222,9 +224,13 @@ class Transitions:
         found: list[Transition] = []
         tried: list[tuple[int, int]] = []
         for span in self._likely(start, end, wanted):
-            if any(overlap(span, q) > 0.7 for q in tried):
+            if any(overlap(span, q) > 0.6 for q in tried):
                 continue
             tried.append(span)
+            if recolouring(self.thumbs[span[0]], self.thumbs[span[1]]) < 0.25:
+                continue
+            if not self._facts(*span, start, end, loose=1.5):
+                continue
             for kind, fit, holds in (("dissolve", self._mix, self._is_mix), ("wipe", self._front, self._is_wipe)):
                 fitted = fit(*span, start, end)
                 if not fitted or any(fitted[0] < q.end - 1 and fitted[1] > q.start for q in found):
@@ -276,21 +282,19 @@ class Transitions:
         Points count the less the more they move beside the span (Fisher's direction, with a diagonal covariance).
         """
         longest = 2 * self.frames(self.limits.longest)
+        old, new = max(start, s - 4), min(end - 1, e + 4)
+        noise = ((self.small[max(start, old - 5) : old + 3] - self.small[old]) ** 2).mean(0)
+        noise += ((self.small[new - 2 : new + 6][: end - new + 2] - self.small[new]) ** 2).mean(0)
+        weight = 1 / (noise + noise.mean() + 4)
         for _ in range(6):
             a, b = max(start, s - 2), min(end - 1, e + 2)
-            noise = sum(
-                ((self.small[max(start, at - 5) : at + 1] - self.small[at]) ** 2).mean(0)
-                + ((self.small[at : min(end, at + 6)] - self.small[at]) ** 2).mean(0)
-                for at in (max(start, a - 3), min(end - 1, b + 3))
-            )
-            weight = 1 / (noise + noise.mean() + 4)
             zero, one = ramp(shares(self.small[a : b + 1], self.small[a], self.small[b], weight))
             if one - zero < 2 or one - zero > longest:
                 return None
-            new = max(start, int(np.floor(a + zero + 0.05))), min(end - 1, int(np.ceil(a + one - 0.05)))
-            if new == (s, e):
+            moved = max(start, int(np.floor(a + zero + 0.05))), min(end - 1, int(np.ceil(a + one - 0.05)))
+            if moved == (s, e):
                 break
-            s, e = new
+            s, e = moved
         return (s, e) if e - s >= 4 else None
 
     def _is_mix(self, s: int, e: int, start: int, end: int) -> bool:
@@ -343,8 +347,6 @@ class Transitions:
         The function is quadratic in place and fitted robustly: points that move, or look the same in both pictures,
         switch at any time. Its range over the picture is the span of the wipe.
         """
-        if not self._facts(s, e, start, end, loose=1.5):
-            return None
         for _ in range(4):
             margin = max(2, (e - s) // 6)
             first, last = max(start, s - margin), min(end - 1, e + margin)
@@ -354,10 +356,13 @@ class Transitions:
             share = np.clip(np.einsum("tpc,pc->tp", frames - a, d) / (power + 1), 0, 1)
             time = first + (1 - share).sum(0)
             trust = weight = np.minimum(power / max(float(np.median(power)), 1.0), 1.0)
-            for _ in range(6):
+            for turn in range(6):
                 normal = (PLACE * weight[:, None]).T
                 off = time - PLACE @ np.linalg.solve(normal @ PLACE + 1e-6 * np.eye(6), normal @ time)
-                weight = trust / (1 + (off / max(1.0, 0.06 * (e - s))) ** 2)
+                near = np.abs(off) / max(1.0, 0.06 * (e - s))
+                if turn == 1 and trust @ (near < 2) < 0.4 * trust.sum():
+                    return None
+                weight = trust / (1 + near**2)
             fit = time - off
             fitting = float(trust[np.abs(off) < max(1.5, 0.12 * (e - s))].sum() / trust.sum())
             if fitting < 0.6 or not 4 <= np.ptp(fit) <= self.frames(self.limits.longest / 2):
@@ -400,7 +405,9 @@ def ramp(share: np.ndarray) -> tuple[float, float]:
         last += 1
     if last - first < 1:
         return half - 1.0, float(half)
-    slope, offset = np.polyfit(np.arange(first, last + 1), share[first : last + 1], 1)
+    times = np.arange(last - first + 1) - (last - first) / 2
+    middle, level = (first + last) / 2, share[first : last + 1].mean()
+    slope = float(times @ share[first : last + 1]) / float(times @ times)
     if slope <= 0:
         return half - 1.0, float(half)
-    return -offset / slope, (1 - offset) / slope
+    return middle - level / slope, middle + (1 - level) / slope
