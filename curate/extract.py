@@ -1,10 +1,10 @@
 """Cut a clip's bytes out of its source, in memory, as an mp4: packets copied where keyframes allow, else transcoded.
 
-Copying, the paper's way (SVD, appendix C): the start moves to the source keyframe closest to it that lies in the clip's
-shot, earlier or later; the end moves back to the last frame where what was decoded so far is exactly what is shown so far,
-so that no frame misses a reference and no extra frame shows. A start that moved earlier may overlap the neighbouring clip
-of the same shot. Only what a decoder can start at counts as a keyframe: an IDR picture in H.264, an IRAP picture in HEVC,
-with no picture after it in the file that is shown before it (an open GOP's leading pictures).
+Copying, the paper's way (SVD, appendix C): the start moves to the source keyframe closest to it that lies in the
+clip's shot, earlier or later; the end moves back to the last frame where what was decoded so far is exactly what is
+shown so far, so that no frame misses a reference and no extra frame shows. A start that moved earlier may overlap the
+neighbouring clip of the same shot. Only what a decoder can start at counts as a keyframe: an IDR picture in H.264, an
+IRAP picture in HEVC, with no picture after it in the file that is shown before it (an open GOP's leading pictures).
 
 Where that loses or shifts more than `max_shift_seconds`, where mp4 cannot hold the codec, or where the packets do not
 agree with what annotation decoded (damage, edit lists, fields), the clip is transcoded, frame for frame.
@@ -39,7 +39,8 @@ class ExtractError(Exception):
 
 @dataclass(frozen=True)
 class Span:
-    """What is to be cut: a clip's frames [start_frame, end_frame), its times and its shot's, in presentation seconds."""
+    """What is to be cut: a clip's frames [start_frame, end_frame), its times and its shot's, in presentation
+    seconds."""
 
     start_frame: int
     end_frame: int
@@ -57,9 +58,9 @@ class Span:
 class Extracted:
     """A clip's bytes, and what they are.
 
-    bytes: an mp4 with one video stream that starts at time 0. start_frame, end_frame, start_time, end_time: the span of the
-    source that they show. num_frames: frames that they decode to (equal to the span's, unless a frame rate was asked for).
-    width, height: as displayed, px. how: "copy" or "transcode". why: for a transcode, the reason.
+    bytes: an mp4 with one video stream that starts at time 0. start_frame, end_frame, start_time, end_time: the span
+    of the source that they show. num_frames: frames that they decode to (equal to the span's, unless a frame rate was
+    asked for). width, height: as displayed, px. how: "copy" or "transcode". why: for a transcode, the reason.
     """
 
     bytes: bytes
@@ -231,7 +232,8 @@ def _packets(source, stream, start: float, end: float, back: float | None) -> li
 
 
 def _start(packets, rank, times, span: Span, max_shift: float, clean) -> int:
-    """Index in decode order of the packet to start at: the clean keyframe closest to the clip's start, within its shot."""
+    """Index in decode order of the packet to start at: the clean keyframe closest to the clip's start, within its
+    shot."""
     best, best_shift = None, None
     smallest_after, smallest = [0] * len(packets), len(packets)
     for i in range(len(packets) - 1, -1, -1):
@@ -304,8 +306,8 @@ def _mux(stream, packets) -> bytes:
     buffer = io.BytesIO()
     origin = packets[0].pts
     times = [packet.pts - origin for packet in packets]
-    # Decode times made anew, as Matroska has none: the k-th picture decoded gets the k-th time shown, less the delay that
-    # keeps every picture decoded before it is shown.
+    # Decode times made anew, as Matroska has none: the k-th picture decoded gets the k-th time shown, less the delay
+    # that keeps every picture decoded before it is shown.
     in_order = sorted(times)
     delay = max(due - time for due, time in zip(in_order, times, strict=True))
     with av.open(buffer, "w", format="mp4") as target:
@@ -319,7 +321,8 @@ def _mux(stream, packets) -> bytes:
 
 
 def _check(data: bytes, frames: int) -> tuple[int, int]:
-    """Displayed (width, height) of the bytes, after a look that every packet is there and shown, and the first decodes."""
+    """Displayed (width, height) of the bytes, after a look that every packet is there and shown, and the first
+    decodes."""
     with av.open(io.BytesIO(data)) as made:
         video = made.streams.video[0]
         packets = [packet for packet in made.demux(video) if packet.size]

@@ -29,8 +29,9 @@ class SelectionError(Exception):
 class Filter:
     """One condition on a clip.
 
-    kind: `where` (sql says), `min` (column >= amount), `max` (column <= amount), `drop_bottom` and `drop_top` (the lowest or
-    highest `amount` percent of all clips that have a score go). The direction never depends on what a column means.
+    kind: `where` (sql says), `min` (column >= amount), `max` (column <= amount), `drop_bottom` and `drop_top` (the
+    lowest or highest `amount` percent of all clips that have a score go). The direction never depends on what a
+    column means.
     """
 
     kind: Kind
@@ -83,10 +84,11 @@ PRESETS: dict[str, tuple[Filter, ...]] = {
 }
 
 
-def parse_filters(spec: str | Sequence[Mapping[str, Any]] | None) -> list[Filter]:
-    """Filters of a preset's name, or of a list of steps as in a config (see the module's docstring).
+def parse_filters(spec: str | Mapping[str, Any] | Sequence[Mapping[str, Any]] | None) -> list[Filter]:
+    """Filters of a preset's name, of one step, or of a list of steps (see the module's docstring).
 
-    Percentages are written `25%` or `25`; either way the number is percent. Raises SelectionError.
+    Percentages are written `25%` or `25`: either way the number is percent. A part that is null or {} asks for nothing.
+    Raises SelectionError.
     """
     if spec is None:
         return []
@@ -95,16 +97,15 @@ def parse_filters(spec: str | Sequence[Mapping[str, Any]] | None) -> list[Filter
             raise SelectionError(f"selection: no preset named {spec!r}; there are {', '.join(sorted(PRESETS))}")
         return list(PRESETS[spec])
     filters: list[Filter] = []
-    for number, step in enumerate(spec, 1):
-        if not isinstance(step, Mapping) or not step:
-            raise SelectionError(
-                f"selection: step {number} must be a mapping such as drop_bottom: {{motion_score: 25%}}"
-            )
+    for number, step in enumerate([spec] if isinstance(spec, Mapping) else spec, 1):
+        if not isinstance(step, Mapping):
+            example = "drop_bottom: {motion_score: 25%}"
+            raise SelectionError(f"selection: step {number} must be a mapping such as {example} (got {step!r})")
         for kind, body in step.items():
+            if body is None or body == {}:
+                continue
             if kind == "where":
-                filters += [
-                    Filter("where", sql=str(sql)) for sql in ([body] if isinstance(body, str) else body or [""])
-                ]
+                filters += [Filter("where", sql=str(sql)) for sql in ([body] if isinstance(body, str) else body)]
             elif isinstance(body, Mapping):
                 filters += [Filter(kind, str(c), _number(kind, str(c), amount)) for c, amount in body.items()]
             else:

@@ -1,13 +1,14 @@
-"""A selection: filters over the scores of all clips, resolved to thresholds once, with an account of every clip dropped.
+"""A selection: filters over the scores of all clips, resolved to thresholds once, with an account of every clip
+dropped.
 
-- Percentiles are over the whole dataset: all clips with a non-null score, whatever the other filters drop. The threshold
-  of `drop_bottom p%` is the p-th percentile with linear interpolation (DuckDB's quantile_cont, numpy's default), and a clip
-  passes at score >= threshold; `drop_top p%` takes the (100-p)-th and passes at score <= threshold. So ties at the threshold
-  stay, and a column where most scores are equal may lose fewer clips than p%.
+- Percentiles are over the whole dataset: all clips with a non-null score, whatever the other filters drop. The
+  threshold of `drop_bottom p%` is the p-th percentile with linear interpolation (DuckDB's quantile_cont, numpy's
+  default), and a clip passes at score >= threshold; `drop_top p%` takes the (100-p)-th and passes at score <=
+  threshold. So ties at the threshold stay, and a column where most scores are equal may lose fewer clips than p%.
 - A filter does not pass a null (nor a NaN): the clip is dropped with the reason "null", counted apart from "failing".
-- A `where` runs in an in-memory database that holds the scores only and has no way to files, network or other tables. Its
-  one table is called `clips`, for subqueries and window functions: `row_number() OVER (PARTITION BY video_id ORDER BY
-  motion_score DESC) <= 3`.
+- A `where` runs in an in-memory database that holds the scores only and has no way to files, network or other tables.
+  Its one table is called `clips`, for subqueries and window functions: `row_number() OVER (PARTITION BY video_id
+  ORDER BY motion_score DESC) <= 3`.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ NUMERIC = re.compile(r"(U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|FLOAT|DOUBLE|REAL|DEC
 
 @dataclass(frozen=True)
 class Step:
-    """One filter of the funnel. Clips and hours that it drops *alone* (of all clips), and what is left *in order* after it.
+    """One filter of the funnel. Clips and hours that it drops *alone* (of all clips), and what is left *in order*
+    after it.
 
     threshold: the resolved number, or None for `where`. null, failing: the two reasons to be dropped by it alone.
     """
@@ -52,8 +54,8 @@ class Step:
 class Selection:
     """What a list of filters keeps.
 
-    verdicts: Arrow table with a row per clip in order of clip_id: clip_id, and for the filter with index i a bool column
-    `filter_i`: True passed, False failed, null had no score.
+    verdicts: Arrow table with a row per clip in order of clip_id: clip_id, and for the filter with index i a bool
+    column `filter_i`: True passed, False failed, null had no score.
     """
 
     filters: tuple[Filter, ...]
@@ -71,7 +73,8 @@ class Selection:
         ].combine_chunks()
 
     def reasons(self, clip_id: str) -> list[str]:
-        """Why a clip was dropped, a line for each filter that dropped it; [] for a kept one. KeyError for an unknown id."""
+        """Why a clip was dropped, a line for each filter that dropped it; [] for a kept one. KeyError for an unknown
+        id."""
         row = duckdb.connect().from_arrow(self.verdicts).filter(
             duckdb.ColumnExpression("clip_id") == duckdb.ConstantExpression(clip_id)
         ).fetchall()  # fmt: skip
@@ -128,16 +131,17 @@ class Selection:
 def select(clips: str, filters: Sequence[Filter], *, why_null: Mapping[str, str] | None = None) -> Selection:
     """Apply filters to all clips.
 
-    clips: a DuckDB relation as in FROM, e.g. `read_parquet(['a.parquet'])`; only the columns that the filters name are read.
-    why_null: column -> why it is empty throughout and the mend, said when a filter needs it.
-    Raises SelectionError: unknown column, bad SQL, a column with no score at all, an empty dataset.
+    clips: a DuckDB relation as in FROM, e.g. `read_parquet(['a.parquet'])`; only the columns that the filters name
+    are read. why_null: column -> why it is empty throughout and the mend, said when a filter needs it. Raises
+    SelectionError: unknown column, bad SQL, a column with no score at all, an empty dataset.
     """
     table = ScoreTable(clips, filters)
     return table.select(filters, why_null or {})
 
 
 class ScoreTable:
-    """The scores that some filters need, in memory and locked: no file, network, Python object or setting can be reached."""
+    """The scores that some filters need, in memory and locked: no file, network, Python object or setting can be
+    reached."""
 
     def __init__(self, clips: str, filters: Sequence[Filter]) -> None:
         self.db = duckdb.connect(config={"autoinstall_known_extensions": False, "autoload_known_extensions": False})

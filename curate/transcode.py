@@ -1,13 +1,15 @@
-"""A clip's frames, decoded and encoded again as H.264 in mp4: where packets cannot be copied, or another form is wanted.
+"""A clip's frames, decoded and encoded again as H.264 in mp4: where packets cannot be copied, or another form is
+wanted.
 
-Frame for frame: exactly the span's frames, at their own times (a variable frame rate stays one), unless `fps` is asked for.
-8-bit 4:2:0, so that every player and trainer takes it; rotation is baked in; an odd width or height loses its last column
-or row (4:2:0 has none for it, and padding would invent pixels).
+Frame for frame: exactly the span's frames, at their own times (a variable frame rate stays one), unless `fps` is
+asked for. 8-bit 4:2:0, so that every player and trainer takes it; rotation is baked in; an odd width or height loses
+its last column or row (4:2:0 has none for it, and padding would invent pixels).
 """
 
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Iterator
 from fractions import Fraction
 
@@ -168,7 +170,7 @@ class _Encoder:
             name, _, arguments = text.partition("=")
             steps.append(graph.add(name, arguments or None))
         steps.append(graph.add("buffersink"))
-        for one, next_one in zip(steps, steps[1:], strict=False):
+        for one, next_one in itertools.pairwise(steps):
             one.link_to(next_one)
         graph.configure()
         return graph

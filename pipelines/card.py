@@ -60,8 +60,8 @@ def card(selection: Selection, about: dict[str, Any], schema: pa.Schema, plots: 
         f"- Sources: the files named in `video_path`; the annotated dataset was `{_safe(about['dataset']['path'])}`.",
         f"- Model pack: `{_safe(str(config.get('pack', '')))}`. Its whole config is in `selection.json`.",
         f"- Order: shuffled with seed {about['request']['seed']}. Bytes: {made['copied']:,} clips copied from their "
-        f"source at keyframes, {made['transcoded']:,} encoded again (H.264), without sound. Frames, times and sizes in a "
-        "row are those of its bytes.",
+        f"source at keyframes, {made['transcoded']:,} encoded again (H.264), without sound. Frames, times and sizes "
+        "in a row are those of its bytes.",
         f"- Not cut: {len(made['failed']):,} clips"
         + (", each with its reason in `selection.json`.\n" if made["failed"] else ".\n"),
         _models(about["dataset"]["models"]),

@@ -8,7 +8,7 @@ import av
 import numpy as np
 import pytest
 
-from curate.extract import ExtractError, Extracted, Span, extract
+from curate.extract import Extracted, ExtractError, Span, extract
 
 W, H = 96, 64
 
@@ -22,7 +22,8 @@ def picture(i, width=W, height=H):
 def encode(
     path, n=60, codec="libx264", rate=25, options=None, pix="yuv420p", size=(W, H), pts=None, form=None, **set_on
 ):
-    """A video of n pictures. pts: frame -> presentation time in 1/1000 s. set_on: attributes of the stream's encoder."""
+    """A video of n pictures. pts: frame -> presentation time in 1/1000 s. set_on: attributes of the stream's
+    encoder."""
     with av.open(str(path), "w", format=form) as out:
         stream = out.add_stream(codec, rate=rate, options=options or {})
         stream.width, stream.height, stream.pix_fmt = *size, pix
@@ -159,10 +160,13 @@ def test_intra_pictures_that_are_not_idr(tmp_path):
     check(path, cut, exact=cut.how == "copy")
 
 
+VP9 = {"g": "12", "deadline": "realtime", "cpu-used": "8", "auto-alt-ref": "1", "lag-in-frames": "8"}
+
+
 @pytest.mark.parametrize(
     ("name", "codec", "options", "how"),
     [
-        ("a.webm", "libvpx-vp9", {"g": "12", "deadline": "realtime", "cpu-used": "8", "auto-alt-ref": "1", "lag-in-frames": "8"}, "copy"),
+        ("a.webm", "libvpx-vp9", VP9, "copy"),
         ("a.mp4", "libsvtav1", {"g": "12", "preset": "12", "svtav1-params": "irefresh-type=2"}, "copy"),
         ("b.mp4", "mpeg4", {"g": "12", "bf": "2", "q:v": "3"}, None),
         ("a.avi", "mpeg4", {"g": "12", "q:v": "3"}, None),

@@ -1,4 +1,5 @@
-"""The funnel against hand-written SQL; nulls; ties; what a `where` may not do; errors that name the part and the mend."""
+"""The funnel against hand-written SQL; nulls; ties; what a `where` may not do; errors that name the part and the
+mend."""
 
 import duckdb
 import numpy as np
@@ -214,6 +215,8 @@ def test_filters_are_read_back():
         filters[2],
         filters[0],
     ]
+    mapping = {"where": None, "drop_bottom": {"motion_score": 25.0}, "drop_top": {}}
+    assert parse_filters(mapping) == filters[:1]
     assert parse_filters("svd") == list(PRESETS["svd"]) and parse_filters(None) == []
 
 
