@@ -277,7 +277,12 @@ def open_dataset(root: Path, config: Config, stages: Sequence[str], models: dict
 def _same(root: Path, made: Any, now: Any, key: str) -> None:
     if isinstance(made, dict) and isinstance(now, dict):
         for name in made.keys() | now.keys():
-            _same(root, made.get(name), now.get(name), f"{key}.{name}" if key and not key.endswith(": ") else f"{key}{name}")
+            _same(
+                root,
+                made.get(name),
+                now.get(name),
+                f"{key}.{name}" if key and not key.endswith(": ") else f"{key}{name}",
+            )
     elif made != now:
         raise DatasetError(
             f"{root}: was made with {key} = {made}, this job says {now}: choose another --out, or set it as it was"
@@ -299,5 +304,7 @@ def claimed(root: Path) -> Iterator[None]:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise DatasetError(f"{root}: another process is writing this dataset: wait for it, or choose another --out") from None
+            raise DatasetError(
+                f"{root}: another process is writing this dataset: wait for it, or choose another --out"
+            ) from None
         yield

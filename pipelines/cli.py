@@ -27,25 +27,79 @@ err_console = Console(stderr=True)
 
 DONE, WITH_FAILURES, COULD_NOT_START, INTERRUPTED = 0, 1, 2, 130
 
-Sources = Annotated[list[str], typer.Argument(metavar="SOURCE...", help="videos, folders (recursive), globs, or a list (.txt, .jsonl, .csv, .parquet) that may carry captions and other columns")]
-ConfigName = Annotated[str, typer.Option("--config", "-c", help="a YAML file, or a shipped config: quickstart (offline), svd (the paper's models)")]
-Overrides = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="override a key of the config, e.g. --set shots.min_seconds=1.5")]
+Sources = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="SOURCE...",
+        help="videos, folders (recursive), globs, or a list (.txt, .jsonl, .csv, .parquet) that may carry captions and other columns",
+    ),
+]
+ConfigName = Annotated[
+    str,
+    typer.Option(
+        "--config", "-c", help="a YAML file, or a shipped config: quickstart (offline), svd (the paper's models)"
+    ),
+]
+Overrides = Annotated[
+    list[str],
+    typer.Option("--set", metavar="KEY=VALUE", help="override a key of the config, e.g. --set shots.min_seconds=1.5"),
+]
 Executor = Annotated[str | None, typer.Option(help="ray (actor pools, the default) or inline (this one process)")]
 Workers = Annotated[int | None, typer.Option(min=1, help="worker processes; default: one a core, as memory allows")]
 Address = Annotated[str | None, typer.Option(help="Ray cluster to run on, e.g. auto or ray://head:10001")]
 
 
+Seed = Annotated[int | None, typer.Option(help="order of the clips in the shards")]
+
+
 @app.command()
-def annotate(
-    sources: Annotated[list[str] | None, typer.Argument(metavar="[SOURCE...]", help="videos, folders, globs or lists; none: the videos that the dataset already holds")] = None,
-    out: Annotated[str, typer.Option("--out", "-o", help="the dataset to make, or to go on with")] = "",
+def run(
+    sources: Sources,
+    out: Annotated[str, typer.Option("--out", "-o", help="folder to make: annotated/ and curated/ inside")],
     config: ConfigName = "quickstart",
     set_: Overrides = [],  # noqa: B006
-    stages: Annotated[str | None, typer.Option(help="only these, e.g. shots,motion,text; what they need comes with them. Run again with more to fill in the rest")] = None,
     executor: Executor = None,
     workers: Workers = None,
     address: Address = None,
-    retry_failed: Annotated[bool, typer.Option(help="try videos again that are recorded as failed")] = False,
+) -> None:
+    """Annotate, then select with the config's selection: videos in, shards out.
+
+    winnow run videos/ --out out
+    winnow run videos/ --out out --config svd --address auto
+    """
+    with _errors():
+        resolved = _config(config, set_)
+        failed = _annotate(
+            sources, f"{out}/annotated", resolved, None, _place(resolved, executor, workers, address), False
+        )
+        failed += _select(f"{out}/annotated", f"{out}/curated", resolved, resolved.filters, workers)
+    raise typer.Exit(WITH_FAILURES if failed else DONE)
+
+
+@app.command()
+def annotate(
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[SOURCE...]",
+            help="videos, folders, globs or lists; none: the videos that the dataset already holds",
+        ),
+    ] = None,
+    out: Annotated[str, typer.Option("--out", "-o", help="the dataset to make, or to go on with")] = ...,
+    config: ConfigName = "quickstart",
+    set_: Overrides = [],  # noqa: B006
+    stages: Annotated[
+        str | None,
+        typer.Option(
+            help="only these, e.g. shots,motion,text; what they need comes with them. Run again with more to fill in the rest"
+        ),
+    ] = None,
+    executor: Executor = None,
+    workers: Workers = None,
+    address: Address = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="try videos again that are recorded as failed")
+    ] = False,
 ) -> None:
     """Find the clips of videos and score them: every clip is kept, with all its scores.
 
@@ -55,30 +109,186 @@ def annotate(
       winnow annotate list.jsonl --out dataset --stages shots,motion,text
       winnow annotate --out dataset            (fills in the stages that are missing)
     """
-    if not out:
-        _stop("--out is missing: name the dataset folder to make, e.g. --out dataset")
     with _errors():
-        failed = _annotate(sources or [], out, config, set_, stages, executor, workers, address, retry_failed)
+        resolved = _config(config, set_)
+        chosen = [name.strip() for name in stages.split(",") if name.strip()] if stages else None
+        failed = _annotate(
+            sources or [], out, resolved, chosen, _place(resolved, executor, workers, address), retry_failed
+        )
     raise typer.Exit(WITH_FAILURES if failed else DONE)
 
 
-def _annotate(sources, out, config, overrides, stages, executor, workers, address, retry_failed) -> bool:
+@app.command()
+def select(
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="a folder that `winnow annotate` made")],
+    out: Annotated[str, typer.Option("--out", "-o", help="the curated dataset to make")],
+    where: Annotated[
+        list[str],
+        typer.Option(
+            metavar="SQL",
+            help="keep clips for which this is true, e.g. \"motion_score > 2 AND caption_merged LIKE '%car%'\"",
+        ),
+    ] = [],  # noqa: B006
+    drop_bottom: Annotated[
+        list[str], typer.Option(metavar="COLUMN=PERCENT", help="drop the lowest of all clips, e.g. motion_score=25%")
+    ] = [],  # noqa: B006
+    drop_top: Annotated[
+        list[str], typer.Option(metavar="COLUMN=PERCENT", help="drop the highest, e.g. text_area=25%")
+    ] = [],  # noqa: B006
+    minimum: Annotated[
+        list[str], typer.Option("--min", metavar="COLUMN=VALUE", help="keep at least, e.g. motion_score=2.5")
+    ] = [],  # noqa: B006
+    maximum: Annotated[
+        list[str], typer.Option("--max", metavar="COLUMN=VALUE", help="keep at most, e.g. text_area=0.07")
+    ] = [],  # noqa: B006
+    preset: Annotated[
+        str | None, typer.Option(help="a named selection: svd (the paper's percentiles), svd-final, none")
+    ] = None,
+    config: Annotated[
+        str | None,
+        typer.Option(
+            "--config",
+            "-c",
+            help="take selection and export from this config; default: the one the dataset was made with",
+        ),
+    ] = None,
+    set_: Overrides = [],  # noqa: B006
+    shard_size: Annotated[str | None, typer.Option(help="about this much a shard, e.g. 256MB")] = None,
+    seed: Seed = None,
+    workers: Workers = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the funnel and stop")] = False,
+) -> None:
+    """Keep the clips that pass the filters, and write them with their video bytes as shards.
+
+    Scores are not computed again: another selection takes seconds, plus the time to cut the clips. Filters named here take
+    the place of the config's selection.
+
+      winnow select dataset --out curated --drop-bottom motion_score=25% --drop-top text_area=25%
+      winnow select dataset --out curated --where "num_frames >= 48 AND source_columns->>'licence' = 'cc'" --dry-run
+    """
+    with _errors():
+        from curate.filters import filters_from_options, parse_filters
+        from pipelines.config import ConfigError, load, resolve
+        from pipelines.dataset import read_about
+
+        if config is None:
+            from pathlib import Path
+
+            tree = read_about(Path(dataset))["config"]
+            from pipelines.config import override
+
+            for item in set_:
+                override(tree, item)
+            resolved = resolve(tree, f"{dataset}/dataset.json")
+        else:
+            resolved = load(config, set_)
+        changes = {name: value for name, value in (("seed", seed), ("shard_size", shard_size)) if value is not None}
+        if changes:
+            export = resolved.export.model_dump() | changes
+            resolved = resolve(resolved.model_dump() | {"export": export}, "the command line")
+        filters = filters_from_options(where, minimum, maximum, drop_bottom, drop_top)
+        if preset:
+            filters = parse_filters(preset) + filters
+        elif not filters:
+            filters = resolved.filters
+        if dry_run:
+            _funnel(dataset, filters)
+            raise typer.Exit(DONE)
+        if resolved.export.shard_bytes <= 0:
+            raise ConfigError("--shard-size must be greater than 0")
+        failed = _select(dataset, out, resolved, filters, workers)
+    raise typer.Exit(WITH_FAILURES if failed else DONE)
+
+
+@app.command()
+def stats(
+    dataset: Annotated[
+        str, typer.Argument(metavar="DATASET|CURATED", help="a folder that annotate, select or run made")
+    ],
+) -> None:
+    """Say what is in a dataset: funnel, score quantiles, failures by reason, seconds by stage."""
+    with _errors():
+        from pipelines import statistics
+        from pipelines.config import resolve
+        from pipelines.curated import why_empty
+        from pipelines.dataset import read_about
+
+        from pathlib import Path
+
+        filters = why = None
+        if (Path(dataset) / "dataset.json").exists():
+            made = read_about(Path(dataset))["config"]
+            filters, why = resolve(made, f"{dataset}/dataset.json").filters, why_empty(made)
+        statistics.show(statistics.read(dataset, filters, why_null=why), out_console)
+
+
+@app.command()
+def models(
+    config: Annotated[str, typer.Argument(metavar="[CONFIG]", help="a YAML file, or a shipped config")] = "quickstart",
+    set_: Overrides = [],  # noqa: B006
+) -> None:
+    """List the weights that a config needs, where they were found, and how to get what is missing."""
+    with _errors():
+        from rich.table import Table
+
+        from pipelines.curation import STAGES, weights
+
+        found = weights(_config(config, set_), STAGES)
+        table = Table("column", "model", "found", title=f"models of {config}", title_justify="left")
+        for column, item in found:
+            table.add_row(
+                column, item.model, Text(item.source, style="green") if item.path else Text("missing", style="red")
+            )
+        out_console.print(table)
+        missing = {item.get: item for _, item in found if item.path is None}
+        for item in missing.values():
+            out_console.print(Text(f"{item.model}: {item.get}"), soft_wrap=True)
+        if not found:
+            out_console.print("this config needs no weights")
+    raise typer.Exit(WITH_FAILURES if missing else DONE)
+
+
+def _annotate(sources, out, config, stages, place, retry_failed) -> int:
+    """How many videos failed."""
     from pipelines.annotate import annotate as job
     from pipelines.progress import Live, print_summary
 
-    resolved = _config(config, overrides)
     with Live(err_console) as live:
-        summary = job(
-            sources,
-            out,
-            resolved,
-            place=_place(resolved, executor, workers, address),
-            watcher=live,
-            stages=[name.strip() for name in stages.split(",")] if stages else None,
-            retry_failed=retry_failed,
-        )
+        summary = job(sources, out, config, place=place, watcher=live, stages=stages, retry_failed=retry_failed)
     print_summary(out_console, summary, out)
-    return summary.failed + summary.failed_before > 0
+    return summary.failed + summary.failed_before
+
+
+def _select(dataset, out, config, filters, workers) -> int:
+    """How many of the kept clips could not be cut."""
+    from pipelines.curated import make_curated
+    from pipelines.dataset import Dataset
+    from pipelines.progress import CutLine, print_curated
+
+    with CutLine(err_console) as line:
+        made = make_curated(
+            Dataset(dataset),
+            filters,
+            out,
+            seed=config.export.seed,
+            shard_bytes=config.export.shard_bytes,
+            options=config.export.options,
+            workers=workers,
+            progress=line.update,
+        )
+    print_curated(out_console, made)
+    return len(made.failed)
+
+
+def _funnel(dataset, filters) -> None:
+    from curate.selection import select as choose
+    from pipelines.curated import why_empty
+    from pipelines.dataset import Dataset
+    from pipelines.statistics import funnel_table
+
+    data = Dataset(dataset)
+    chosen = choose(data.clips_sql, filters, why_null=why_empty(data.config))
+    out_console.print(funnel_table(chosen.to_dict()["funnel"], (chosen.clips, chosen.hours)))
 
 
 def _config(name: str, overrides: list[str]):
@@ -128,7 +338,11 @@ def _version(wanted: bool) -> None:
 
 
 @app.callback()
-def _root(show_version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")] = False) -> None:
+def _root(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")
+    ] = False,
+) -> None:
     pass
 
 

@@ -7,11 +7,14 @@ What is recorded in `dataset.json` is the resolved config, so it says what ran w
 from __future__ import annotations
 
 import difflib
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from curate.filters import Filter, SelectionError, parse_filters
 
 SHIPPED = Path(__file__).parent.parent / "configs"
 
@@ -24,20 +27,14 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-def _percent(value: Any) -> Any:
-    """`25%`, `25` and `"25"` are the same percentage."""
-    return value.rstrip("% ") if isinstance(value, str) else value
-
-
-Percent = Annotated[float, BeforeValidator(_percent), Field(gt=0, lt=100)]
-
-
 # --- the pass: what happens while a source is decoded, once
 
 
 class Decode(Section):
     unit_seconds: float = Field(300.0, gt=0, description="long videos are worked on in stretches of about this length")
-    timeout_seconds: float = Field(1800.0, gt=0, description="a unit that decodes longer than this is recorded as failed")
+    timeout_seconds: float = Field(
+        1800.0, gt=0, description="a unit that decodes longer than this is recorded as failed"
+    )
     memory_gb: float = Field(4.0, gt=0, description="a decode that needs more memory is recorded as failed")
     max_pixels: int = Field(8192 * 4320, gt=0, description="largest width x height that is opened")
     threads: int = Field(1, ge=1, description="FFmpeg threads of one decode")
@@ -63,6 +60,14 @@ class Stills(Section):
 # --- models, by role; `kind` names the adapter
 
 
+class HubModel(Section):
+    """A model whose weights are a local folder, or in the hub's cache."""
+
+    folder: str | None = Field(None, description="local copy of the weights, looked in first")
+    allow_download: bool = Field(False, description="fetch missing weights from the hub")
+    device: str = Field("auto", description="auto: the GPU if there is one")
+
+
 class EasyOcr(Section):
     kind: Literal["easyocr"] = "easyocr"
     size: int = Field(640, ge=64, description="longer side in px that text is looked for at")
@@ -77,18 +82,18 @@ class Conse(Section):
     kind: Literal["conse"] = "conse"
 
 
-class OpenClip(Section):
+class OpenClip(HubModel):
     kind: Literal["open_clip"] = "open_clip"
     model: str = "ViT-L-14"
     pretrained: str = "openai"
-    folder: str | None = None
-    device: str = "auto"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     batch: int = Field(32, ge=1)
 
 
 class Laion(Section):
     kind: Literal["laion"] = "laion"
+    head: Literal["linear", "mlp"] = "linear"
+    allow_download: bool = False
     file: str | None = None
 
 
@@ -104,12 +109,10 @@ class Tags(Section):
     kind: Literal["tags"] = "tags"
 
 
-class Coca(Section):
+class Coca(HubModel):
     kind: Literal["coca"] = "coca"
     model: str = "coca_ViT-L-14"
     pretrained: str = "mscoco_finetuned_laion2b_s13b_b90k"
-    folder: str | None = None
-    device: str = "auto"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     batch: int = Field(16, ge=1)
 
@@ -118,15 +121,24 @@ class Facts(Section):
     kind: Literal["facts"] = "facts"
 
 
-class VideoBlip(Section):
+class VideoBlip(HubModel):
     kind: Literal["videoblip"] = "videoblip"
     model: str = "kpyu/video-blip-opt-2.7b-ego4d"
-    folder: str | None = None
     frames: int = Field(8, ge=1)
     prompt: str | None = None
-    device: str = "auto"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     batch: int = Field(4, ge=1)
+
+
+class VideoChat(HubModel):
+    kind: Literal["video_chat"] = "video_chat"
+    model: str = "HuggingFaceTB/SmolVLM2-2.2B-Instruct"
+    frames: int = Field(8, ge=1)
+    prompt: str | None = None
+    show: Literal["images", "video"] = "images"
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    batch: int = Field(2, ge=1)
+    max_tokens: int = Field(80, ge=1)
 
 
 class SmolLm(Section):
@@ -134,12 +146,10 @@ class SmolLm(Section):
     agreement: float = Field(0.25, ge=-1, le=1, description="captions are merged only above this MiniLM cosine")
 
 
-class TransformersLm(Section):
+class TransformersLm(HubModel):
     kind: Literal["transformers"] = "transformers"
     model: str = "mistralai/Mistral-7B-Instruct-v0.2"
-    folder: str | None = None
     max_tokens: int = Field(96, ge=1)
-    device: str = "auto"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     batch: int = Field(8, ge=1)
 
@@ -168,7 +178,7 @@ class Appearance(Section):
 
 class Captions(Section):
     frame: Annotated[Tags | Coca, Field(discriminator="kind")] | None = Tags()
-    video: Annotated[Facts | VideoBlip, Field(discriminator="kind")] | None = Facts()
+    video: Annotated[Facts | VideoBlip | VideoChat, Field(discriminator="kind")] | None = Facts()
     merge: Merge | None = SmolLm()
 
 
@@ -179,17 +189,23 @@ class Prefilter(Section):
     max: dict[str, float] = {}
 
 
-KINDS = {get_args(kind.model_fields["kind"].annotation)[0] for kind in Section.__subclasses__() if "kind" in kind.model_fields}
+SECTIONS = (*Section.__subclasses__(), *HubModel.__subclasses__())
+KINDS = {get_args(section.model_fields["kind"].annotation)[0] for section in SECTIONS if "kind" in section.model_fields}
 
 # --- what is done with the scores
 
 
-class Selection(Section):
-    where: str | None = Field(None, description="SQL over the columns of clips")
-    drop_bottom: dict[str, Percent] = {}
-    drop_top: dict[str, Percent] = {}
-    min: dict[str, float] = {}
-    max: dict[str, float] = {}
+SIZE = r"^\d+(\.\d+)?\s*([kKMGT]?i?B)?$"
+
+
+def size_of(text: str) -> int:
+    """Bytes of `256MB`, `1 GiB` or `4096`."""
+    found = re.fullmatch(SIZE, text.strip())
+    if not found:
+        raise ConfigError(f"size {text!r}: write a number and a unit, e.g. 256MB")
+    unit = found[2] or "B"
+    base = 1024 if "i" in unit else 1000
+    return int(float(re.match(r"[\d.]+", text.strip())[0]) * base ** ("BKMGT".index(unit[0].upper())))
 
 
 class Export(Section):
@@ -202,17 +218,30 @@ class Export(Section):
     codec: Literal["h264"] | None = None
     crf: int = Field(18, ge=0, le=51)
     seed: int = Field(0, description="order of the clips in the shards")
-    shard_size: str = "256MB"
+    shard_size: str = Field("256MB", pattern=SIZE)
+
+    @property
+    def shard_bytes(self) -> int:
+        return size_of(self.shard_size)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Arguments of `curate.extract.extract`."""
+        return self.model_dump(include={"snap", "max_shift_seconds", "size", "fps", "codec", "crf"})
 
 
 class Execution(Section):
     executor: Literal["ray", "inline"] = "ray"
     workers: int | None = Field(None, ge=1, description="processes; unset: one a core, as memory allows")
     threads: int = Field(1, ge=1, description="threads of the models in one worker")
-    gpus: float = Field(0.0, ge=0, description="GPUs of one model worker; above 0 each model stage has a pool of its own")
+    gpus: float = Field(
+        0.0, ge=0, description="GPUs of one model worker; above 0 each model stage has a pool of its own"
+    )
     address: str | None = Field(None, description="Ray cluster, e.g. auto or ray://head:10001")
     shard_clips: int = Field(1000, ge=1, description="a shard is committed at this many clips")
-    shard_seconds: float = Field(30.0, gt=0, description="... or after this time, whichever is first: what a kill can cost")
+    shard_seconds: float = Field(
+        30.0, gt=0, description="... or after this time, whichever is first: what a kill can cost"
+    )
 
 
 class Config(Section):
@@ -226,9 +255,22 @@ class Config(Section):
     appearance: Appearance = Appearance()
     captions: Captions = Captions()
     prefilter: Prefilter = Prefilter()
-    selection: Selection = Selection()
+    selection: str | dict | list = Field({}, description="filters: a preset's name, a mapping, or a list of steps")
     export: Export = Export()
     execution: Execution = Execution()
+
+    @field_validator("selection")
+    @classmethod
+    def _filters(cls, value: Any) -> Any:
+        try:
+            parse_filters(value)
+        except SelectionError as error:
+            raise ValueError(str(error)) from None
+        return value
+
+    @property
+    def filters(self) -> list[Filter]:
+        return parse_filters(self.selection)
 
 
 # --- loading
@@ -252,8 +294,8 @@ def load(name: str = "quickstart", overrides: tuple[str, ...] | list[str] = ()) 
         raise ConfigError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: a config is a mapping of keys, this is a {type(tree).__name__}")
-    for override in overrides:
-        _override(tree, override)
+    for item in overrides:
+        override(tree, item)
     return resolve(tree, str(path))
 
 
@@ -264,15 +306,16 @@ def resolve(tree: dict, origin: str) -> Config:
         raise ConfigError("; ".join(_complaint(origin, item) for item in error.errors())) from None
 
 
-def _override(tree: dict, override: str) -> None:
-    key, equals, value = override.partition("=")
+def override(tree: dict, assignment: str) -> None:
+    """Apply one `a.b=value` to a tree of config keys; the value is YAML."""
+    key, equals, value = assignment.partition("=")
     if not equals or not key:
-        raise ConfigError(f"--set {override}: expected KEY=VALUE, e.g. --set shots.min_seconds=1.5")
+        raise ConfigError(f"--set {assignment}: expected KEY=VALUE, e.g. --set shots.min_seconds=1.5")
     *parents, last = key.split(".")
     for parent in parents:
         tree = tree.setdefault(parent, {})
         if not isinstance(tree, dict):
-            raise ConfigError(f"--set {override}: {parent} is not a section")
+            raise ConfigError(f"--set {assignment}: {parent} is not a section")
     tree[last] = yaml.safe_load(value)
 
 
@@ -282,6 +325,8 @@ def _complaint(origin: str, item: dict) -> str:
     if kind == "extra_forbidden":
         close = difflib.get_close_matches(where[-1], _keys(where[:-1]), n=1)
         return f"{origin}: unknown key {key}" + (f": did you mean {close[0]}?" if close else "")
+    if kind == "value_error":
+        return f"{origin}: {item['msg'].removeprefix('Value error, ')}"
     got = "" if isinstance(item["input"], (dict, list)) else f" (got {item['input']!r})"
     return f"{origin}: {key} {item['msg'].replace('Input should be', 'must be').replace('Field required', 'is required')}{got}"
 

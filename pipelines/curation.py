@@ -132,9 +132,7 @@ class Pass:
     def __init__(self, config: Config) -> None:
         self.config = config
         decode = config.decode
-        self.isolated = (
-            Isolated(timeout=decode.timeout_seconds, memory_gb=decode.memory_gb) if decode.isolate else None
-        )
+        self.isolated = Isolated(timeout=decode.timeout_seconds, memory_gb=decode.memory_gb) if decode.isolate else None
 
     def __call__(self, units: Sequence[Unit]) -> list[Unit]:
         for unit in units:
@@ -233,14 +231,16 @@ def check_weights(config: Config, stages: Sequence[str]) -> dict[str, Any]:
         kind, arguments = adapter(section, config)
         files = kind.weights(**arguments)
         for item in files:
-            if item.path is None:
+            if item.path is None and not getattr(section, "allow_download", False):
                 raise MissingWeights(item)
             if str(item.path) not in digests:
                 digests[str(item.path)] = item.digest()
         recorded[column] = {
             "kind": section.kind if hasattr(section, "kind") else section.detector,
             "pack": config.pack,
-            "weights": [{"model": item.model, "source": item.source, "sha256": digests[str(item.path)]} for item in files],
+            "weights": [
+                {"model": item.model, "source": item.source, "sha256": digests[str(item.path)]} for item in files
+            ],
         }
     return recorded
 

@@ -256,7 +256,13 @@ class Writer:
     MAX_BYTES = 256 << 20
 
     def __init__(
-        self, root: Path, tables: Tables, *, models: dict[str, Any], shard_clips: int = 1000, shard_seconds: float = 30.0
+        self,
+        root: Path,
+        tables: Tables,
+        *,
+        models: dict[str, Any],
+        shard_clips: int = 1000,
+        shard_seconds: float = 30.0,
     ) -> None:
         self.root, self.tables, self.models = Path(root), tables, models
         self.shard_clips, self.shard_seconds = shard_clips, shard_seconds
@@ -334,11 +340,15 @@ def read_about(root: Path) -> dict[str, Any]:
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DatasetError(f"{root}: not a Winnow dataset (no dataset.json): make one with `winnow annotate SOURCE --out {root}`") from None
+        raise DatasetError(
+            f"{root}: not a Winnow dataset (no dataset.json): make one with `winnow annotate SOURCE --out {root}`"
+        ) from None
     except (ValueError, OSError) as error:
         raise DatasetError(f"{path}: cannot be read ({error}): restore it, or annotate into another folder") from None
     if about.get("format") != FORMAT:
-        raise DatasetError(f"{path}: format {about.get('format')}, this Winnow reads {FORMAT}: annotate again, or use that version")
+        raise DatasetError(
+            f"{path}: format {about.get('format')}, this Winnow reads {FORMAT}: annotate again, or use that version"
+        )
     return about
 
 
@@ -352,7 +362,9 @@ def read_shards(root: Path) -> list[Shard]:
                 f"{path}: damaged shard ({type(error).__name__}): delete it and its twin in clips/, then annotate again to remake its rows"
             ) from None
         if not (root / "clips" / path.name).exists():
-            raise DatasetError(f"{path}: its twin in clips/ is missing: delete it, then annotate again to remake its rows")
+            raise DatasetError(
+                f"{path}: its twin in clips/ is missing: delete it, then annotate again to remake its rows"
+            )
         name = path.stem.removeprefix("part-")
         listed = (tuple(footer[key]) for key in ("units", "stages"))
         shards.append(Shard(name, *listed, footer["generation"], tuple(footer["replaces"])))

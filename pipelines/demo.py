@@ -1,6 +1,6 @@
 """`make demo`: sample footage that comes inside a package, and joins made of it, through the whole job.
 
-    python -m pipelines.demo FOLDER      makes FOLDER/footage, FOLDER/run and FOLDER/overview.png
+python -m pipelines.demo FOLDER      makes FOLDER/footage, FOLDER/run and FOLDER/overview.png
 """
 
 from __future__ import annotations
@@ -118,11 +118,15 @@ def main() -> int:
     code = subprocess.run([winnow, "run", footage, "--out", run]).returncode
     if code not in (0, 1):
         return code
-    print(f"\nDone in {time.perf_counter() - began:.0f} s. One file failed on purpose: it is no video, and is recorded as such.")
+    print(
+        f"\nDone in {time.perf_counter() - began:.0f} s. One file failed on purpose: it is no video, and is recorded as such."
+    )
     print(f"  the kept and dropped clips, as a picture:  {run / 'curated' / 'plots' / 'overview.png'}")
     print(f"  the dataset card:                          {run / 'curated' / 'README.md'}")
     print(f"  every clip and score:                      {run / 'annotated' / 'clips'} (Parquet)")
-    print(f"  try another threshold, in seconds:         .venv/bin/winnow select {run / 'annotated'} --where 'motion_score > 5' --out out/fast")
+    print(
+        f"  try another threshold, in seconds:         .venv/bin/winnow select {run / 'annotated'} --where 'motion_score > 5' --out out/fast"
+    )
     return 0
 
 

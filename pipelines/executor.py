@@ -51,9 +51,13 @@ def run(units: Sequence[Unit], config: Config, stages: Sequence[str], place: Pla
                     yield unit
             if not left:
                 return
-            logging.getLogger("winnow").warning("%d units were lost with their worker%s", len(left), "" if attempt else ": trying again")
+            logging.getLogger("winnow").warning(
+                "%d units were lost with their worker%s", len(left), "" if attempt else ": trying again"
+            )
     for unit in left.values():
-        yield unit.fail("the worker process died twice while working on it (out of memory, or a crash in a model): see Ray's logs")
+        yield unit.fail(
+            "the worker process died twice while working on it (out of memory, or a crash in a model): see Ray's logs"
+        )
 
 
 def _inline(units: Sequence[Unit], config: Config, stages: Sequence[str]) -> Iterator[Unit]:
@@ -182,4 +186,3 @@ class _ray:
 
 def _table(units: Sequence[Unit]) -> pa.Table:
     return pa.table({"unit": pa.array([unit.pack() for unit in units], pa.large_binary())})
-

@@ -60,6 +60,10 @@ def adapter(section: Any, config: c.Config) -> tuple[type, dict[str, Any]]:
             from curate.models.full.video_blip import VideoBlipCaptioner
 
             return VideoBlipCaptioner, plain
+        case c.VideoChat():
+            from curate.models.full.video_chat import VideoChatCaptioner
+
+            return VideoChatCaptioner, plain
         case c.SmolLm():
             from curate.models.embedded.smollm import SmolMerger
 

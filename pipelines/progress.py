@@ -14,6 +14,8 @@ from rich.text import Text
 
 from curate.clip import Unit
 from pipelines.annotate import Summary
+from pipelines.curated import Curated
+from pipelines.statistics import funnel_table
 
 
 def clock(seconds: float) -> str:
@@ -33,7 +35,12 @@ class Live:
     def __init__(self, console: Console) -> None:
         self.console = console
         self.progress = Progress(
-            SpinnerColumn(), BarColumn(24), TextColumn("{task.description}"), console=console, transient=True, refresh_per_second=4
+            SpinnerColumn(),
+            BarColumn(24),
+            TextColumn("{task.description}"),
+            console=console,
+            transient=True,
+            refresh_per_second=4,
         )
         self.task: Task | None = None
         self.units = self.done = self.clips = self.failed = 0
@@ -55,7 +62,9 @@ class Live:
         self.units, self.total, self.began = units, seconds, time.monotonic()
         if already:
             self.console.print(f"{already} of the videos are in the dataset already: going on from there")
-        self.progress.update(self.id, description=f"0 of {units} units, starting workers", completed=0, total=max(seconds, 1e-9))
+        self.progress.update(
+            self.id, description=f"0 of {units} units, starting workers", completed=0, total=max(seconds, 1e-9)
+        )
 
     def unit(self, unit: Unit) -> None:
         self.done += 1
@@ -95,7 +104,11 @@ def print_summary(console: Console, summary: Summary, out: str) -> None:
         rows.append(("not videos by name", kinds))
     if summary.clip_failures:
         rows.append(("clips with a failed or skipped stage", f"{summary.clip_failures} (see `errors` in clips/)"))
-    before = f" (+ {summary.failed_before} in earlier runs: --retry-failed tries them again)" if summary.failed_before else ""
+    before = (
+        f" (+ {summary.failed_before} in earlier runs: --retry-failed tries them again)"
+        if summary.failed_before
+        else ""
+    )
     rows.append(("failed", f"{summary.failed}{before}"))
     for name, value in rows:
         table.add_row(name, escape(value))
@@ -106,3 +119,51 @@ def print_summary(console: Console, summary: Summary, out: str) -> None:
         console.print(Text(f"  {count} x {reason}  (e.g. {os.path.basename(example)!r})", style="yellow"))
     if len(reasons) > 12:
         console.print(f"  ... and {len(reasons) - 12} other reasons: `winnow stats {out}` lists them")
+
+
+class CutLine:
+    """Progress of `select`: clips cut so far."""
+
+    def __init__(self, console: Console) -> None:
+        self.progress = Progress(
+            SpinnerColumn(),
+            BarColumn(24),
+            TextColumn("{task.description}"),
+            console=console,
+            transient=True,
+            refresh_per_second=4,
+        )
+
+    def __enter__(self) -> CutLine:
+        self.progress.start()
+        self.id = self.progress.add_task("selecting", total=None)
+        self.began = time.monotonic()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def update(self, done: int, total: int, failed: int) -> None:
+        rate = done / max(time.monotonic() - self.began, 1e-9)
+        left = clock((total - done) / rate) if rate else "?"
+        self.progress.update(
+            self.id,
+            description=f"cut {done} of {total} clips · {left} left · {failed} failed",
+            completed=done,
+            total=total,
+        )
+
+
+def print_curated(console: Console, made: Curated) -> None:
+    """The funnel, and what became of the clips that passed it."""
+    chosen = made.selection
+    console.print(funnel_table(chosen.to_dict()["funnel"], (chosen.clips, chosen.hours)))
+    verb = "was there already" if made.already else "written"
+    how = f"{made.copied} copied without re-encoding, {made.transcoded} transcoded"
+    console.print(
+        f"{made.clips} clips, {clock(made.hours * 3600)} of footage, {made.bytes / 1e6:.1f} MB in {made.shards} shards "
+        f"({how}), {verb}: {escape(str(made.out))}",
+        highlight=False,
+    )
+    for reason, count in Counter(item["reason"] for item in made.failed).most_common(12):
+        console.print(Text(f"  {count} x could not be cut: {reason}", style="yellow"))

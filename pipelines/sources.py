@@ -46,7 +46,9 @@ def find_videos(sources: Sequence[str]) -> Found:
                 found.videos.append(video)
     if not found.videos:
         passed = f" ({sum(found.passed_over.values())} files there are not videos by name)" if found.passed_over else ""
-        raise SourceError(f"no videos in {', '.join(sources)}{passed}: name files, folders, globs, or a .txt, .jsonl, .csv or .parquet list")
+        raise SourceError(
+            f"no videos in {', '.join(sources)}{passed}: name files, folders, globs, or a .txt, .jsonl, .csv or .parquet list"
+        )
     return found
 
 
@@ -91,7 +93,9 @@ def _of_list(path: Path) -> Iterator[Video]:
             raise SourceError(f"{path}: entry {number} is not an object with a path")
         key = next((name for name in PATH_COLUMNS if row.get(name)), None)
         if key is None:
-            raise SourceError(f"{path}: entry {number} names no video: one of the columns {', '.join(PATH_COLUMNS)} is needed (found {', '.join(map(str, row))})")
+            raise SourceError(
+                f"{path}: entry {number} names no video: one of the columns {', '.join(PATH_COLUMNS)} is needed (found {', '.join(map(str, row))})"
+            )
         caption = next((name for name in CAPTION_COLUMNS if row.get(name)), None)
         columns = {name: value for name, value in row.items() if name not in (key, caption) and value not in (None, "")}
         place = str(row[key])

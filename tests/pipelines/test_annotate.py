@@ -135,7 +135,17 @@ MOMENTS = (
 def test_killed_at_any_moment_and_started_again(small_footage, tmp_path, watcher):
     """SIGKILL at three moments of three runs; the fourth gets through, and its rows are those of an undisturbed run."""
     out = tmp_path / "d"
-    command = [sys.executable, "-m", "pipelines.cli", "annotate", str(small_footage), "--out", str(out), "--stages", "motion,stills"]
+    command = [
+        sys.executable,
+        "-m",
+        "pipelines.cli",
+        "annotate",
+        str(small_footage),
+        "--out",
+        str(out),
+        "--stages",
+        "motion,stills",
+    ]
     command += ["--executor", "inline", "--set", "execution.shard_clips=1"]
     for name, reached in MOMENTS:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -32,7 +32,10 @@ def test_each_path_once_whichever_way_it_is_named(folder):
 
 
 def test_lists_carry_captions_and_other_columns(folder):
-    rows = [{"video": "b.mp4", "caption": "a bee", "licence": "cc", "n": 3}, {"video": str(folder / "gone.mp4"), "caption": None}]
+    rows = [
+        {"video": "b.mp4", "caption": "a bee", "licence": "cc", "n": 3},
+        {"video": str(folder / "gone.mp4"), "caption": None},
+    ]
     (folder / "l.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     (folder / "l.csv").write_text("path,text,licence\nb.mp4,a bee,cc\n")
     pq.write_table(pa.Table.from_pylist(rows), folder / "l.parquet")
