@@ -26,7 +26,8 @@ class Craft:
     """CRAFT (Baek et al. 2019) with EasyOCR's weights, thresholds and box rules, at `size` px on the long side.
 
     size: 640 finds small subtitles; 480 costs half and misses a few; CPU time grows with its square.
-    text_threshold, link_threshold, low_text: as easyocr.Reader.detect, on the heat maps. device: of torch.
+    text_threshold, link_threshold, low_text: as easyocr.Reader.detect, on the heat maps. device: of torch; on a CPU the
+    wide convolutions run by Winograd's method, which moves no box (see the tests).
     """
 
     name = "CRAFT (EasyOCR, craft_mlt_25k)"
@@ -55,7 +56,12 @@ class Craft:
         self._device = device
         self._network = CRAFT()
         self._network.load_state_dict(copyStateDict(torch.load(path, map_location="cpu", weights_only=True)))
-        self._network.eval().to(device)
+        self._network.eval()
+        if device == "cpu":
+            from curate.models.winograd import accelerated
+
+            accelerated(self._network).to(memory_format=torch.channels_last)
+        self._network.to(device)
 
     def quads(self, images: Sequence[Image]) -> list[np.ndarray]:
         """[K, 4, 2] float32 for each picture. One picture at a time: more cost a CPU as much, and memory triples."""

@@ -98,3 +98,21 @@ def test_a_pack_lists_its_weights_and_makes_each_model_once(pack):
     assert all(weights.path and len(weights.digest()) == 16 for weights in EmbeddedPack.weights())
     assert pack.embedder._imagenet is pack.imagenet is pack.frame_captioner._imagenet
     assert pack.embedder._sentences is pack.sentences is pack.merger._sentences
+
+
+def test_class_embeddings_come_back_from_the_cache(pack, tmp_path, monkeypatch):
+    from curate.models.embedded.conse import class_embeddings
+
+    names = ["jeep", "African elephant", "seashore"]
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    rows, centre = class_embeddings(pack.sentences, names)
+    [kept] = (tmp_path / "winnow").iterdir()
+    again = class_embeddings(pack.sentences, names)
+    assert np.array_equal(again[0], rows) and np.array_equal(again[1], centre)
+    kept.write_bytes(b"cut short")
+    assert np.array_equal(class_embeddings(pack.sentences, names)[0], rows)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(kept))  # a file: nothing can be kept there
+    assert np.array_equal(class_embeddings(pack.sentences, names)[0], rows)
+    assert rows.shape == (3, 384) and centre == pytest.approx(
+        np.mean([pack.sentences.texts([f"A video of a {name}."])[0] for name in names], axis=0), abs=1e-6
+    )

@@ -66,7 +66,7 @@ def test_a_clip_that_fails_costs_only_itself():
 
 @pytest.fixture(scope="module")
 def craft():
-    return Craft(size=480)
+    return Craft(size=384)
 
 
 @pytest.fixture(scope="module")
@@ -113,8 +113,8 @@ def test_craft_finds_what_easyocr_finds(craft):
     reference = CRAFT()
     file = Craft.weights()[0].path
     reference.load_state_dict(copyStateDict(torch.load(file, map_location="cpu", weights_only=True)))
-    picture = cv2.resize(written()[0], (480, 270))
-    [expected] = get_textbox(reference.eval(), picture, 480, 1.0, 0.7, 0.4, 0.4, False, "cpu")
+    picture = cv2.resize(written()[0], (384, 216))
+    [expected] = get_textbox(reference.eval(), picture, 384, 1.0, 0.7, 0.4, 0.4, False, "cpu")
     [found] = craft.quads([picture])
     assert len(expected) >= 3
     assert np.array_equal(found.reshape(len(found), 8).astype(np.int32), np.array(expected))
@@ -124,3 +124,26 @@ def test_weights_are_named_without_loading():
     for model in (Craft, RapidOcr):
         [weights] = model.weights(size=480)
         assert weights.path.is_file() and weights.role == "text_area" and "package" in weights.source
+
+
+def test_winograd_gives_what_the_direct_convolution_gives():
+    import torch
+
+    from curate.models.winograd import WinogradConv2d, accelerated, suits
+
+    torch.manual_seed(0)
+    for height, width in ((24, 40), (7, 13), (1, 1)):
+        direct = torch.nn.Conv2d(128, 24, 3, padding=1)
+        x = torch.randn(2, 128, height, width)
+        with torch.inference_mode():
+            expected, found = direct(x), WinogradConv2d(direct)(x)
+        assert found.shape == expected.shape and (found - expected).abs().max() < 2e-5
+    layers = [torch.nn.Conv2d(128, 8, 3, padding=1, bias=False), torch.nn.BatchNorm2d(8), torch.nn.ReLU()]
+    layers[1].running_mean.uniform_(-1, 1), layers[1].running_var.uniform_(0.5, 2)
+    block = torch.nn.Sequential(*layers).eval()
+    with torch.inference_mode():
+        expected = block(x)
+        assert (accelerated(block)(x) - expected).abs().max() < 2e-5
+    assert isinstance(block[0], WinogradConv2d)
+    for other in ({"dilation": 6, "padding": 6}, {"stride": 2}, {"padding": 0}, {"groups": 2}):
+        assert not suits(torch.nn.Conv2d(128, 8, 3, **{"padding": 1, **other}))

@@ -8,9 +8,15 @@ actions.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 
 from curate.models import Image, Weights
 from curate.models.embedded.imagenet import ImageNet
@@ -35,10 +41,8 @@ class ConSE:
     def __init__(self, *, imagenet: ImageNet | None = None, sentences: MiniLM | None = None) -> None:
         self._imagenet = imagenet or ImageNet()
         self._sentences = sentences or MiniLM()
-        names = self._imagenet.classes
-        self._classes = in_order_of_length(self._sentences, names)
+        self._classes, self._sentence_centre = class_embeddings(self._sentences, self._imagenet.classes)
         self._picture_centre = self._classes.mean(0)
-        self._sentence_centre = in_order_of_length(self._sentences, [f"A video of a {name}." for name in names]).mean(0)
 
     def images(self, images: Sequence[Image]) -> np.ndarray:
         """[N, 384] float32"""
@@ -57,6 +61,33 @@ class ConSE:
             return np.empty((0, self.dim), dtype=np.float32)
         rows = np.concatenate([self._sentences.texts([text]) for text in texts])
         return unit_rows(rows - self._sentence_centre)
+
+
+def class_embeddings(sentences: MiniLM, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Embeddings of class names [N, 384], and the mean embedding of a sentence about each [384].
+
+    Two thousand sentences take some ten CPU seconds, so they are kept in the user's cache folder (1.5 MB), under the
+    digest of model and sentences. A cache that cannot be read or written costs those seconds and nothing else.
+    """
+    prompts = [f"A video of a {name}." for name in names]
+    key = hashlib.sha256("\n".join([sentences.weights()[0].digest(), *names, *prompts]).encode()).hexdigest()[:16]
+    kept = cache_folder() / f"conse-{key}.safetensors"
+    with contextlib.suppress(OSError, SafetensorError):
+        found = load_file(kept)
+        return found["classes"], found["centre"]
+    rows = in_order_of_length(sentences, names)
+    centre = in_order_of_length(sentences, prompts).mean(0)
+    with contextlib.suppress(OSError, SafetensorError):
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        aside = kept.with_name(f"{kept.name}.{os.getpid()}")
+        save_file({"classes": rows, "centre": centre}, aside)
+        os.replace(aside, kept)
+    return rows, centre
+
+
+def cache_folder() -> Path:
+    """Where the user's caches are: $XDG_CACHE_HOME/winnow, or ~/.cache/winnow."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "winnow"
 
 
 def in_order_of_length(sentences: MiniLM, texts: Sequence[str]) -> np.ndarray:
