@@ -15,10 +15,10 @@ from curate.models import Embedder, Image
 class Memory:
     """A least-recently-used store of rows by the pixels of a picture, in front of `compute` ([N] pictures to [N, D]).
 
-    size: rows kept; 4096 hold the stills of more clips than a unit has, in some 16 MB.
+    size: rows kept; 2048 hold the stills of more clips than a unit has, in 16 MB at most.
     """
 
-    def __init__(self, compute: Callable[[Sequence[Image]], np.ndarray], size: int = 4096) -> None:
+    def __init__(self, compute: Callable[[Sequence[Image]], np.ndarray], size: int = 2048) -> None:
         self._compute = compute
         self._size = size
         self._rows: OrderedDict[bytes, np.ndarray] = OrderedDict()

@@ -1,8 +1,8 @@
 """3x3 convolutions with four times fewer multiplications: Winograd's F(4x4, 3x3), for CPUs (Lavin & Gray 2016).
 
 PyTorch's CPU kernels multiply every weight with every pixel. Here a tile of 6x6 pixels becomes 4x4 results by 36
-products a channel pair instead of 144; the transforms pay from 128 channels on. In float32 results differ from the direct sum by
-about 1e-6 of their size.
+products a channel pair instead of 144; the transforms pay from 128 channels on. In float32 results differ from the
+direct sum by about 1e-6 of their size.
 """
 
 from __future__ import annotations
