@@ -163,10 +163,9 @@ def _copied(stream, packets: list[av.Packet], span: Span, max_shift: float, min_
 
     first = _nearest(times, span.start_time)
     after = first + span.num_frames  # presentation place of the frame after the clip
-    if abs(times[first] - span.start_time) > CLOSE or after > len(times):
-        raise CannotCopy("packets and decoded frames disagree")
-    ends = times[after] if after < len(times) else _end(packets[shown[-1]], tick)
-    if abs(ends - span.end_time) > max(0.1, 2 * (span.end_time - span.start_time) / span.num_frames):
+    usual = (span.end_time - span.start_time) / span.num_frames
+    inside = sum(times[first] - CLOSE < time < span.end_time - usual / 4 for time in times)
+    if abs(times[first] - span.start_time) > CLOSE or inside != span.num_frames:
         raise CannotCopy("packets and decoded frames disagree")
 
     begin = _start(packets, rank, times, span, max_shift, _starts(name, stream))
@@ -180,7 +179,7 @@ def _copied(stream, packets: list[av.Packet], span: Span, max_shift: float, min_
         raise CannotCopy(f"the copy would be shorter than {min_seconds:g} s")
     if any(packet.is_discard or packet.is_corrupt for packet in chosen):
         raise CannotCopy("damaged or hidden packets")
-    data = _mux(stream, chosen)
+    data = _mux(stream, chosen, round((end_time - times[start]) / tick))
     width, height = _check(data, len(chosen))
     seconds = end_time - times[start]
     rate = float(stream.average_rate or 0)
@@ -301,8 +300,8 @@ def _units(data: bytes, prefix: int):
         yield data[at]
 
 
-def _mux(stream, packets) -> bytes:
-    """An mp4 of these packets, shown from time 0."""
+def _mux(stream, packets, length: int) -> bytes:
+    """An mp4 of these packets, shown from time 0 to `length` ticks."""
     buffer = io.BytesIO()
     origin = packets[0].pts
     times = [packet.pts - origin for packet in packets]
@@ -313,8 +312,8 @@ def _mux(stream, packets) -> bytes:
     with av.open(buffer, "w", format="mp4") as target:
         copy = target.add_stream_from_template(stream, opaque=True)
         copy.time_base = stream.time_base
-        for packet, time, due in zip(packets, times, in_order, strict=True):
-            packet.pts, packet.dts = time, due - delay
+        for packet, time, due, ends in zip(packets, times, in_order, [*in_order[1:], length], strict=True):
+            packet.pts, packet.dts, packet.duration = time, due - delay, max(1, ends - due)
             packet.stream = copy
             target.mux_one(packet)
     return buffer.getvalue()

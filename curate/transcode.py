@@ -141,12 +141,13 @@ class _Encoder:
         frame.pts = None
         if self.fps is None:
             tick = self.source.time_base
-            self._encode(self._filtered(frame), round((time - self.origin) / tick), tick)
+            due = round((time - self.origin) / tick)
+            self._encode(self._filtered(frame), due, round((ends - self.origin) / tick) - due, tick)
             return
         ready = None
         while self.encoded / self.fps < ends - self.origin - CLOSE:
             ready = ready or self._filtered(frame)
-            self._encode(ready, self.encoded, 1 / self.fps)
+            self._encode(ready, self.encoded, 1, 1 / self.fps)
 
     def _filtered(self, frame: av.VideoFrame) -> av.VideoFrame:
         shape = frame.width, frame.height, frame.format.name, frame.rotation
@@ -175,7 +176,7 @@ class _Encoder:
         graph.configure()
         return graph
 
-    def _encode(self, frame: av.VideoFrame, pts: int, tick: Fraction) -> None:
+    def _encode(self, frame: av.VideoFrame, pts: int, duration: int, tick: Fraction) -> None:
         if self.out is None:
             self.target = av.open(self.buffer, "w", format="mp4")
             self.out = self.target.add_stream("libx264", rate=self.fps or rate_of(self.source), options=self.options)
@@ -187,7 +188,7 @@ class _Encoder:
                 context.sample_aspect_ratio = 1 / aspect if round(self.seen[3] / 90) % 2 else aspect
             for tag in ("color_range", "colorspace", "color_primaries", "color_trc"):
                 setattr(context, tag, getattr(frame, tag))  # what the filters made of the source's
-        frame.pts, frame.time_base = pts, tick
+        frame.pts, frame.time_base, frame.duration = pts, tick, duration
         frame.pict_type = 0
         self.target.mux(self.out.encode(frame))
         self.encoded += 1

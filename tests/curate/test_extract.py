@@ -73,6 +73,9 @@ def check(path, cut: Extracted, exact=True, least=25):
     expected = np.array(times[cut.start_frame : cut.end_frame]) - times[cut.start_frame]
     np.testing.assert_allclose(shown_times, expected, atol=1.1e-3)
     assert shown[0].shape[:2] == (cut.height, cut.width)
+    with av.open(io.BytesIO(cut.bytes)) as made:
+        stream = made.streams.video[0]
+        assert float(stream.duration * stream.time_base) == pytest.approx(cut.end_time - cut.start_time, abs=3e-3)
     for mine, theirs in zip(shown, source[cut.start_frame : cut.end_frame], strict=True):
         if exact:
             np.testing.assert_array_equal(mine, theirs)
