@@ -132,7 +132,7 @@ class _Encoder:
         self.options = {"crf": str(crf), "preset": preset}
         self.threads = threads
         self.buffer = io.BytesIO()
-        self.target = self.out = self.graph = self.seen = self.origin = None
+        self.target = self.out = self.graph = self.seen = self.origin = self.held = None
         self.encoded = 0
 
     def add(self, frame: av.VideoFrame, time: float, ends: float) -> None:
@@ -190,13 +190,25 @@ class _Encoder:
                 setattr(context, tag, getattr(frame, tag))  # what the filters made of the source's
         frame.pts, frame.time_base, frame.duration = pts, tick, duration
         frame.pict_type = 0
-        self.target.mux(self.out.encode(frame))
+        self._mux(self.out.encode(frame))
         self.encoded += 1
 
+    def _mux(self, packets: list[av.Packet]) -> None:
+        """Write all but the last packet, whose duration is known only when no other follows."""
+        for packet in packets:
+            if self.held:
+                self.target.mux_one(self.held)
+            else:
+                self.first_due = packet.dts
+            self.held = packet
+
     def finish(self, span: Span, frames: _Frames, why: str) -> Extracted:
-        self.target.mux(self.out.encode(None))
-        self.target.close()
+        self._mux(self.out.encode(None))
         seconds = frames.last - frames.first
+        length = self.encoded / self.fps if self.fps else seconds
+        self.held.duration = max(1, round(length / self.held.time_base) - (self.held.dts - self.first_due))
+        self.target.mux_one(self.held)
+        self.target.close()
         width, height = displayed(self.out.width, self.out.height, float(self.out.sample_aspect_ratio or 1), 0)
         return Extracted(
             bytes=self.buffer.getvalue(),
