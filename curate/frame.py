@@ -50,14 +50,33 @@ def fitted(width: int, height: int, size: int) -> tuple[int, int]:
 
 
 def shrink(plane: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Area-average to (width, height), or enlarge; by a whole factor first, where OpenCV is many times faster."""
-    factor = min(plane.shape[1] // width, plane.shape[0] // height)
-    if factor > 1:
-        rows, columns = plane.shape[0] // factor, plane.shape[1] // factor
-        plane = cv2.resize(plane[: rows * factor, : columns * factor], (columns, rows), interpolation=cv2.INTER_AREA)
+    """The plane at (width, height): halved by averaging while it can be, then interpolated. Also enlarges.
+
+    OpenCV halves many times faster than it averages by any other factor; a ratio below two needs no averaging.
+    """
+    while plane.shape[1] >= 2 * width and plane.shape[0] >= 2 * height:
+        rows, columns = plane.shape[0] // 2, plane.shape[1] // 2
+        plane = cv2.resize(plane[: 2 * rows, : 2 * columns], (columns, rows), interpolation=cv2.INTER_AREA)
     if plane.shape[:2] != (height, width):
-        smaller = width <= plane.shape[1] and height <= plane.shape[0]
-        plane = cv2.resize(plane, (width, height), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
+        plane = cv2.resize(plane, (width, height), interpolation=cv2.INTER_LINEAR)
+    return plane
+
+
+@lru_cache(maxsize=64)
+def lines(height: int, count: int) -> np.ndarray:
+    """Indices of `count` rows spread evenly over `height`."""
+    return ((np.arange(count) + 0.5) * height / count).astype(np.intp)
+
+
+def strip(plane: np.ndarray, height: int, halvings: int) -> np.ndarray:
+    """[height, width / 2 ** halvings]: 2 ** halvings rows of the plane for each that is wanted, averaged by halving."""
+    if plane.shape[0] > height << halvings:
+        plane = plane[lines(plane.shape[0], height << halvings)]
+    else:
+        plane = cv2.resize(plane, (plane.shape[1], height << halvings), interpolation=cv2.INTER_LINEAR)
+    for _ in range(halvings):
+        rows, columns = plane.shape[0] // 2, max(1, plane.shape[1] // 2)
+        plane = cv2.resize(plane[:, : 2 * columns], (columns, rows), interpolation=cv2.INTER_AREA)
     return plane
 
 
@@ -138,14 +157,19 @@ class Frame:
 
     @property
     def thumb(self) -> np.ndarray:
-        """[27, 48, 3] uint8 RGB, the picture squashed to that size: every fourth sample's neighbourhood, averaged."""
+        """[27, 48, 3] uint8 RGB, the picture squashed to that size: four rows behind each of its own, averaged."""
         if self._thumb is None:
             rows, columns = THUMB if self.turn % 2 == 0 else THUMB[::-1]
             if self._bits:
-                yuv = [
-                    self._eight(sampled(plane, columns, rows, 4 if i == 0 else 2))
-                    for i, plane in enumerate(self.planes())
-                ]
+                # A few rows of each plane are read, whole: as many samples spread over all rows would cost the cache
+                # as much as the picture itself. Luma is halved twice and chroma, where half as wide, once.
+                planes = self.planes()
+                widest = planes[0].shape[1]
+                parts = [strip(plane, rows, 2 if 3 * plane.shape[1] > 2 * widest else 1) for plane in planes]
+                width = parts[0].shape[1]
+                parts = [part if part.shape[1] == width else shrink(part, width, rows) for part in parts]
+                stack = cv2.resize(np.concatenate(parts), (columns, rows * len(parts)), interpolation=cv2.INTER_AREA)
+                yuv = [self._eight(stack[i * rows : (i + 1) * rows]) for i in range(len(parts))]
                 if len(yuv) == 1:
                     yuv += [np.full((rows, columns), 128, np.uint8)] * 2
                 rgb = colours(tuple(yuv), self.to_rgb())
@@ -196,13 +220,6 @@ class Frame:
     def _swscale(self, width: int, height: int, form: str, how: str) -> np.ndarray:
         small = self._av.reformat(width=width, height=height, format=form, interpolation=how, threads=1)
         return small.to_ndarray()
-
-
-def sampled(plane: np.ndarray, width: int, height: int, oversample: int) -> np.ndarray:
-    """(width, height) samples, each the mean of oversample x oversample nearest ones: cheap, and near the mean."""
-    if plane.shape[1] > width * oversample and plane.shape[0] > height * oversample:
-        plane = cv2.resize(plane, (width * oversample, height * oversample), interpolation=cv2.INTER_NEAREST)
-    return shrink(plane, width, height)
 
 
 @lru_cache(maxsize=16)

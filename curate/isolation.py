@@ -1,8 +1,8 @@
 """Decoding in a child process, where a crash, a hang or a memory blow-up costs one unit and nothing else.
 
 The child stays for many units and imports only what the pass needs. It is started with this interpreter and this
-`sys.path`, not by importing the caller's main module again, so it starts in a second under Ray or any script. Units go to
-it and come back through a pipe that only these two processes have.
+`sys.path`, not by importing the caller's main module again, so it starts in a second under Ray or any script. Units go
+to it and come back through a pipe that only these two processes have.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from curate.clip import Unit, Video
 __all__ = ["Isolated"]
 
 LOOK_EVERY = 0.2  # seconds between looks at the child's memory
+ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")  # the pool of workers is the parallelism
 BOOT = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from curate.isolation import serve; serve(int(sys.argv[2]), float(sys.argv[3]))"
@@ -106,6 +107,7 @@ class Isolated:
                 [sys.executable, "-c", BOOT, json.dumps(sys.path), str(theirs.fileno()), str(self.memory_gb)],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
+                env={**{name: "1" for name in ONE_THREAD}, **os.environ},
                 start_new_session=True,  # an interrupt from the keyboard is for us to handle
             )
         self._pipe = Connection(ours.detach())

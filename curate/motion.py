@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import cv2
@@ -148,12 +149,31 @@ class FlowMotion:
 def flow(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     """[h, w] uint8 twice to the reduced flow map [16, 16 * w / h, 2] (or transposed in shape), px of the input."""
     height, width = before.shape
-    levels = max(1, int(np.log2(min(height, width) / 12)) + 1)
-    field = cv2.calcOpticalFlowFarneback(before, after, None, 0.5, levels, 15, 3, 5, 1.1, 0)
+    levels = int(np.clip(np.log2(min(height, width) / 12) + 1, 1, 3))
+    field = np.zeros((height, width, 2), np.float32)
+    field[:] = leap(before, after)
+    field = cv2.calcOpticalFlowFarneback(before, after, field, 0.5, levels, 15, 2, 5, 1.1, cv2.OPTFLOW_USE_INITIAL_FLOW)
     scale = MAP / min(height, width)
     return cv2.resize(
         field, (max(1, round(width * scale)), max(1, round(height * scale))), interpolation=cv2.INTER_AREA
     )
+
+
+def leap(before: np.ndarray, after: np.ndarray) -> tuple[float, float]:
+    """(x, y) px that the whole picture moved, where it moved as one and too far for Farneback to follow; else (0, 0).
+
+    By phase correlation. Farneback alone loses pans beyond about an eighth of the shorter side between two frames.
+    """
+    height, width = before.shape
+    shift, response = cv2.phaseCorrelate(before.astype(np.float32), after.astype(np.float32), window(width, height))
+    if response < 0.1 or np.hypot(*shift) < min(height, width) / 25:
+        return 0.0, 0.0
+    return shift
+
+
+@lru_cache(maxsize=8)
+def window(width: int, height: int) -> np.ndarray:
+    return cv2.createHanningWindow((width, height), cv2.CV_32F)
 
 
 def camera(field: np.ndarray) -> tuple[tuple[float, float], float, float]:

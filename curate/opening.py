@@ -81,6 +81,8 @@ def unreadable(path: str, error: Exception) -> str:
         head = stream.read(4096)
     if head[4:8] in (b"ftyp", b"mdat", b"free", b"wide") and isinstance(error, av.InvalidDataError):
         return "is cut short: an MP4/MOV without its index (moov), which nothing can be read without; get it again"
+    if isinstance(error, av.EOFError):
+        return "ends before its header does: it was cut short; get it again"
     if not any(byte < 9 or 13 < byte < 32 for byte in head):
         return "is a text, not a video"
     if isinstance(error, av.InvalidDataError):
@@ -110,7 +112,10 @@ def video_stream(path: str, container: Any, threads: int, max_pixels: int) -> An
             "raise it if the file can be trusted",
         )
     if area(stream) <= 0:
-        raise VideoError(path, "has a video stream without pictures: no frame could be found in it")
+        raise VideoError(
+            path,
+            f"has pictures of no size, or of more than decode.max_pixels = {max_pixels} px: damaged, or no video",
+        )
     context.thread_count = threads
     context.thread_type = "SLICE" if threads == 1 else "AUTO"
     context.options = {"max_pixels": str(max_pixels)}

@@ -10,6 +10,7 @@ import bisect
 import errno
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
@@ -91,6 +92,8 @@ def duration_of(container: Any, stream: Any) -> float | None:
     """Seconds of the video stream, as the header says; of the whole file where only that is known."""
     if stream.duration:
         return float(stream.duration * stream.time_base)
+    if found := re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", stream.metadata.get("DURATION", "")):  # Matroska
+        return int(found[1]) * 3600 + int(found[2]) * 60 + float(found[3])
     if container.duration:
         return container.duration / av.time_base
     return None
@@ -278,7 +281,7 @@ class Decode:
         base = float(stream.time_base)
         started, held, ending = start == -float("inf"), None, False
         if not started:
-            container.seek(int((start - 1.0) / base), stream=stream, backward=True)
+            container.seek(int((start - 1.0) / base), stream=stream, backward=True)  # transport streams seek roughly
         packets = container.demux(stream)
         while True:
             try:
@@ -322,6 +325,11 @@ class Decode:
                     self.keyframes.append(time)
             yield packet
 
+    def _ends_early(self) -> bool:
+        """By the header's duration, where it is that of the pictures and not of the sound."""
+        promised = self.facts["duration"] or 0.0
+        return not self.facts["has_audio"] and self.end_time < promised - max(1.0, 0.02 * promised)
+
     def why_nothing(self) -> str:
         return NOTHING_DECODED if self.packets or self.damaged else NOTHING_THERE
 
@@ -331,6 +339,10 @@ class Decode:
         claim = self.facts.get("frames_in_file")
         if self.unit.count == 1 and claim and self.packets < claim:
             said.append(f"cut short: {self.packets} of the {claim} frames that the header promises are there")
+        elif not claim and self.unit.end is None and self._ends_early():
+            said.append(
+                f"cut short: the pictures end at {self.end_time:.2f} s, of {self.facts['duration']:.2f} s promised"
+            )
         if self.stopped:
             said.append(f"reading stopped at {self.end_time:.2f} s: {self.stopped}")
         if self.damaged:

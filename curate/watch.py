@@ -33,7 +33,12 @@ VIDEO_COLUMNS: tuple[Column, ...] = (
     Column("codec", pa.string(), "name of the decoder"),
     Column("pixel_format", pa.string(), "FFmpeg's name"),
     Column("container", pa.string(), "FFmpeg's name of the file format"),
-    Column("duration", pa.float64(), "of the video stream, as the file says", "s"),
+    Column(
+        "duration",
+        pa.float64(),
+        "from the first frame to the end of the last; of a file in several units, what its header says",
+        "s",
+    ),
     Column("rotation", pa.int32(), "counter-clockwise, from stored to displayed", "degrees", "0, 90, 180, 270"),
     Column("sample_aspect_ratio", pa.float64(), "width of a stored sample over its height"),
     Column("interlaced", pa.bool_(), "some frames are made of two fields"),
@@ -119,6 +124,8 @@ def _watch(unit: Unit, reader: Decode, shots: dict, motion: dict | None, stills:
     for clip in unit.clips:
         clip.start_frame += first
         clip.end_frame += first
+    if unit.count == 1:
+        unit.facts["duration"] = reader.end_time - times[0]
     steps = np.diff(times)
     usual = float(np.median(steps)) if len(steps) else 0.0
     unit.facts["variable_frame_rate"] = bool(len(steps) and np.mean(np.abs(steps - usual) > 0.2 * usual) > 0.01)
