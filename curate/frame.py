@@ -174,7 +174,8 @@ class Frame:
                     yuv += [np.full((rows, columns), 128, np.uint8)] * 2
                 rgb = colours(tuple(yuv), self.to_rgb())
             else:
-                rgb = shrink(self._swscale(columns * 4, rows * 4, "rgb24", "FAST_BILINEAR"), columns, rows)
+                size = min(columns * 4, self._av.width), min(rows * 4, self._av.height)
+                rgb = shrink(self._swscale(*size, "rgb24", "FAST_BILINEAR"), columns, rows)
             self._thumb = turned(rgb, self.turn)
         return self._thumb
 

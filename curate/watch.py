@@ -93,6 +93,10 @@ def watch(
         _watch(unit, reader, dict(shots), motion, stills)
     except VideoError as error:
         unit.fail(error.reason)
+    except MemoryError:
+        raise  # the caller knows how much there was
+    except Exception as error:  # a frame that an observer chokes on costs this unit, not the job
+        unit.fail(f"{type(error).__name__}: {error}")
     unit.seconds["decode"] = time.perf_counter() - began
     return unit
 
