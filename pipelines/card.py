@@ -54,7 +54,7 @@ def card(selection: Selection, about: dict[str, Any], schema: pa.Schema, plots: 
         "those above.\n",
     ]
     if plots:
-        parts += ["## Scores before and after\n", *(f"![{Path(p).stem}](plots/{p})" for p in plots), ""]
+        parts += ["## Scores before and after\n", _gallery(plots)]
     parts += [
         "## Where it came from\n",
         f"- Sources: the files named in `video_path`; the annotated dataset was `{_safe(about['dataset']['path'])}`.",
@@ -105,6 +105,12 @@ def _funnel(selection: Selection) -> str:
             )
         )
     return _table(head, rows)
+
+
+def _gallery(plots: list[str]) -> str:
+    """The plots in two columns."""
+    cells = [f"![{Path(plot).stem}](plots/{plot})" for plot in plots] + [""] * (len(plots) % 2)
+    return _table(["", ""], list(zip(cells[::2], cells[1::2], strict=True)))
 
 
 def _models(models: dict[str, Any]) -> str:

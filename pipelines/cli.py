@@ -208,12 +208,12 @@ def stats(
 ) -> None:
     """Say what is in a dataset: funnel, score quantiles, failures by reason, seconds by stage."""
     with _errors():
+        from pathlib import Path
+
         from pipelines import statistics
         from pipelines.config import resolve
         from pipelines.curated import why_empty
         from pipelines.dataset import read_about
-
-        from pathlib import Path
 
         filters = why = None
         if (Path(dataset) / "dataset.json").exists():

@@ -12,14 +12,16 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import psutil
 import pyarrow as pa
 
 from curate.clip import Unit
 from pipelines.config import Config, resolve
-from pipelines.curation import Pool, Step, build, pools_of
+from pipelines.curation import Step, build, pools_of
 
 WORKER_MEMORY = 2.5e9  # bytes of one worker with the embedded pack and a decode, to choose how many fit
 BLOCKS = 4096  # Ray blocks at most: a unit each, until there are more units than that
@@ -98,6 +100,7 @@ def _over_ray(units: list[Unit], config: Config, stages: Sequence[str], place: P
     import ray
     from ray.data import ActorPoolStrategy, DataContext
 
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -109,7 +112,13 @@ def _over_ray(units: list[Unit], config: Config, stages: Sequence[str], place: P
     for pool in pools_of(config, stages):
         workers = min(place.workers or _fitting(cpus, place), len(units))
         share = 0.9 * cpus / workers if pool.gpus == 0 else 0.1
-        data = data.map_batches(
+        make = {
+            "max_restarts": 4,
+            "max_task_retries": 0,
+            "runtime_env": {"env_vars": _worker_environment(config.execution.threads)},
+        }
+        data = _map(
+            data,
             Worker,
             fn_constructor_args=(config.model_dump_json(), pool.stages),
             batch_size=1,
@@ -118,13 +127,18 @@ def _over_ray(units: list[Unit], config: Config, stages: Sequence[str], place: P
             compute=ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),  # a crash costs the unit in hand
             num_cpus=min(1.0, share),
             num_gpus=pool.gpus or None,
-            max_restarts=4,
-            max_task_retries=0,
-            runtime_env={"env_vars": _worker_environment(config.execution.threads, pool)},
+            **make,
         )
     for batch in data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
         for packed in batch.column("unit").to_pylist():
             yield Unit.unpack(packed)
+
+
+def _map(data: Any, *arguments: Any, **options: Any) -> Any:
+    """`data.map_batches`, without Ray's word that restarts are set in another way from 2.64 on: pyproject stays below it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return data.map_batches(*arguments, **options)
 
 
 def _fitting(cpus: float, place: Place) -> int:
@@ -134,7 +148,7 @@ def _fitting(cpus: float, place: Place) -> int:
     return max(1, min(int(cpus), int(psutil.virtual_memory().available / WORKER_MEMORY)))
 
 
-def _worker_environment(threads: int, pool: Pool) -> dict[str, str]:
+def _worker_environment(threads: int) -> dict[str, str]:
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     passed = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HOME", "XDG_CACHE_HOME")
     return dict.fromkeys(names, str(threads)) | {name: os.environ[name] for name in passed if name in os.environ}
@@ -157,8 +171,7 @@ class _ray:
 
     def __enter__(self) -> None:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-        warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # a lost worker is for `run` to notice and tell
         warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
         import ray
 
@@ -166,22 +179,36 @@ class _ray:
         if self.started:
             try:
                 options = {"logging_level": logging.ERROR, "log_to_driver": False}
-                if self.address:
-                    ray.init(address=self.address, **options)
-                else:
-                    ray.init(include_dashboard=False, **options)
+                with _quiet():
+                    if self.address:
+                        ray.init(address=self.address, **options)
+                    else:
+                        ray.init(include_dashboard=False, **options)
             except (ConnectionError, RuntimeError, ValueError, OSError) as error:
                 reason = " ".join(str(error).split())[:200]
                 raise ExecutorError(
                     f"Ray at {self.address or 'this machine'} cannot be reached ({reason}): start it with `ray start --head`, or use --executor inline"
                 ) from None
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
 
     def __exit__(self, *_: object) -> None:
         import ray
 
         if self.started:
             ray.shutdown()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Standard error of native code goes nowhere meanwhile: Ray tells its log level there. Exceptions come through."""
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _table(units: Sequence[Unit]) -> pa.Table:

@@ -36,13 +36,14 @@ def score_columns(schema: pa.Schema) -> list[str]:
 
 
 def plot_scores(clips: str, schema: pa.Schema, selection: Selection, folder: Path) -> list[dict[str, Any]]:
-    """A histogram per score that has values: all clips and kept ones, with the thresholds. [{column, file}]."""
+    """A histogram per score that has values: all clips and kept ones, with the thresholds. [{column, file}], those filtered by first."""
     plt = _pyplot()
     folder.mkdir(parents=True, exist_ok=True)
     db = duckdb.connect()
     db.register("kept", pa.table({"clip_id": selection.kept_ids()}))
     made = []
-    for name in [*score_columns(schema), *DERIVED]:
+    asked = [f.column for f in selection.filters]
+    for name in sorted([*score_columns(schema), *DERIVED], key=lambda name: name not in asked):
         column = DERIVED.get(name, quoted(name))
         values = db.execute(
             f"""SELECT ({column})::DOUBLE AS value, clip_id IN (SELECT clip_id FROM kept) AS kept
@@ -61,6 +62,7 @@ def plot_scores(clips: str, schema: pa.Schema, selection: Selection, folder: Pat
             counts = np.histogram(part, edges)[0]
             axes.stairs(counts, edges, fill=True, color=colour, label=f"{what} ({np.count_nonzero(members):,})")
         axes.set_ylim(bottom=0)
+        axes.yaxis.get_major_locator().set_params(integer=True)
         for chosen, step in zip(selection.filters, selection.steps, strict=True):
             if chosen.column == name:
                 axes.axvline(step.threshold, color=INK, linewidth=1.2, linestyle=(0, (4, 2)))

@@ -17,7 +17,40 @@ import pyarrow.parquet as pq
 from curate.clip import Video
 
 VIDEO_SUFFIXES = frozenset(
-    ".mp4 .m4v .mov .mkv .webm .avi .gif .mpg .mpeg .mpe .ts .m2ts .mts .wmv .flv .f4v .3gp .3g2 .ogv .vob .asf .mxf .y4m .m2v .264 .h264 .265 .hevc .ivf .rm .rmvb .dv".split()
+    [
+        ".mp4",
+        ".m4v",
+        ".mov",
+        ".mkv",
+        ".webm",
+        ".avi",
+        ".gif",
+        ".mpg",
+        ".mpeg",
+        ".mpe",
+        ".ts",
+        ".m2ts",
+        ".mts",
+        ".wmv",
+        ".flv",
+        ".f4v",
+        ".3gp",
+        ".3g2",
+        ".ogv",
+        ".vob",
+        ".asf",
+        ".mxf",
+        ".y4m",
+        ".m2v",
+        ".264",
+        ".h264",
+        ".265",
+        ".hevc",
+        ".ivf",
+        ".rm",
+        ".rmvb",
+        ".dv",
+    ]
 )
 LIST_SUFFIXES = frozenset([".txt", ".jsonl", ".csv", ".parquet"])
 PATH_COLUMNS = ("path", "video_path", "video", "file", "filename", "file_name")
