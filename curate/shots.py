@@ -36,14 +36,13 @@ class Change(SceneDetector):
 
     def __init__(self, threshold: float) -> None:
         super().__init__()
-        self.threshold = threshold
+        self.threshold, self.score = threshold, 0.0
         self.last: np.ndarray | None = None
 
     def process_frame(self, timecode: FrameTimecode, frame_img: np.ndarray) -> list[FrameTimecode]:
         last, self.last = self.last, frame_img
-        if last is None:
-            return []
-        return [timecode] if cv2.norm(frame_img, last, cv2.NORM_L1) / frame_img.size >= self.threshold else []
+        self.score = 0.0 if last is None else cv2.norm(frame_img, last, cv2.NORM_L1) / frame_img.size
+        return [timecode] if self.score >= self.threshold else []
 
 
 class CascadeShots:
@@ -84,9 +83,10 @@ class CascadeShots:
         for i, (gap, detector) in enumerate(zip(self.gaps, self.detectors, strict=True)):
             if time - self.looked[i] < gap * 0.999:
                 continue
+            before = detector.score
             if detector.process_frame(code, hsv):
                 if gap == 0:
-                    self.jumped = True
+                    self.jumped = detector.score > 1.3 * before  # motion is as fast a frame earlier
                     self.cuts.append(position)
                 self.proposed.append((self.seen_at[i], position))
             self.looked[i], self.seen_at[i] = time, position

@@ -24,6 +24,8 @@ ROWS, COLUMNS = 9, 16
 POINTS = ROWS * COLUMNS
 _Y, _X = np.mgrid[-1 : 1 : ROWS * 1j, -1 : 1 : COLUMNS * 1j].reshape(2, -1)
 PLACE = np.stack([np.ones(POINTS), _X, _Y, _X * _X, _X * _Y, _Y * _Y], 1)  # [POINTS, 6]
+_X, _Y = _X * COLUMNS / (COLUMNS - 1), _Y * ROWS / (ROWS - 1)
+BORDER = np.stack([np.ones(POINTS), _X, _Y, _X * _X, _X * _Y, _Y * _Y], 1)  # the same, out to the picture's edges
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Limits:
     """
 
     contrast: float = 10.0
-    jump: float = 3.0
+    jump: float = 2.5
     still: float = 0.7
     same: float = 0.8
     blank: float = 0.2
@@ -127,13 +129,12 @@ class Transitions:
         ratio, calm = step / (max(motion) + 1), step / (min(motion) + 1)
         if step < max(self.steps[max(1, t - 2) : t + 3]):
             return False
-        if ratio < self.limits.jump and not (
+        same = likeness(self.thumbs[t - 1], self.thumbs[t])
+        if ratio < self.limits.jump:
             # One side may move wildly, if the other is calm and the pictures have little in common.
-            ratio > self.limits.jump / 2
-            and calm > 2 * self.limits.jump
-            and recolouring(self.thumbs[t - 1], self.thumbs[t]) > 0.4
-        ):
-            return False
+            unrelated = same < 0.5 or recolouring(self.thumbs[t - 1], self.thumbs[t]) > 0.4
+            if ratio < 0.6 * self.limits.jump or calm < 2 * self.limits.jump or not unrelated:
+                return False
         back = self.frames(self.limits.flash)
         after = np.arange(t + 1, min(n, t + 1 + back))
         before = np.arange(max(0, t - 1 - back), t - 1)
@@ -144,7 +145,6 @@ class Transitions:
                     return False
                 if likeness(self.thumbs[nearest], self.thumbs[still]) > 0.5 + self.limits.same / 2:
                     return False
-        same = likeness(self.thumbs[t - 1], self.thumbs[t])
         return same < 0.65 or (same < 0.5 + self.limits.same / 2 and ratio > 2 * self.limits.jump)
 
     # ---- fades -----------------------------------------------------------------------------------------------
@@ -215,7 +215,15 @@ class Transitions:
             return True
         if likeness(self.thumbs[start - 1], self.thumbs[end]) < self.limits.same:
             return True
-        return end - start > self.frames(0.5) and first - start >= 3 and end - last >= 3
+        if end - start <= self.frames(0.5) or min(first - start, end - last) < 3:
+            return False
+        for free, half in ((start - 1, (start - 1 + first) // 2), (end, (end + last) // 2)):
+            # Something that passes close to the camera blanks one point after another; a fade, all points alike.
+            d = self.small[free] - self.small[(first + last) // 2]
+            x = self.small[half] - self.small[(first + last) // 2]
+            if np.abs(x - d * float(x @ d) / max(float(d @ d), 1.0)).mean() > 0.2 * np.abs(d).mean():
+                return False
+        return True
 
     # ---- dissolves and wipes ---------------------------------------------------------------------------------
 
@@ -310,13 +318,24 @@ class Transitions:
         plain = spread(np.stack([a, b])).mean()
         expected, seen = 1 - spread(mixed[middle]).mean() / plain, 1 - self.contrast[s + 1 : e][middle].mean() / plain
         dips = expected > 0.1 and 0.45 < seen / expected < 1.7
+        if residual > 0.35 and self._mixing(s, e) < 0.45:
+            return False
+        same = likeness(self.thumbs[s], self.thumbs[e])
+        if same > 0.5 + self.limits.same / 2:
+            return False
         colours = recolouring(self.thumbs[s], self.thumbs[e])
-        if dips and colours > (0.25 if residual < 0.42 else 0.5):
+        if (dips and colours > (0.25 if residual < 0.42 else 0.5)) or (residual < 0.42 and colours > 0.7):
             return True
-        if residual < 0.42 and colours > 0.7:
-            return True
-        still = residual < 0.22 and facts.beside < 0.3 and colours > 0.35
-        return still and likeness(self.thumbs[s], self.thumbs[e]) < self.limits.same
+        return residual < 0.22 and facts.beside < 0.3 and colours > 0.35 and same < self.limits.same
+
+    def _mixing(self, s: int, e: int) -> float:
+        """0: every point shows A or B, as in a wipe; 1: half of each. Of the middle frames, points weighted by change."""
+        a, d = self.small[s], self.small[e] - self.small[s]
+        a, d = a.reshape(POINTS, 3), d.reshape(POINTS, 3)
+        power = (d * d).sum(1)
+        x = self.small[(s + e) // 2 - 1 : (s + e) // 2 + 2].reshape(-1, POINTS, 3)
+        share = np.clip(((x - a) * d).sum(2) / (power + 1), 0, 1)
+        return float((4 * share * (1 - share)).mean(0) @ power / (power.sum() + 1))
 
     def _is_wipe(self, s: int, e: int, start: int, end: int) -> bool:
         facts = self._facts(s, e, start, end)
@@ -324,7 +343,13 @@ class Transitions:
             return False
         if recolouring(self.thumbs[s], self.thumbs[e]) < 0.4:
             return False
-        return likeness(self.thumbs[s], self.thumbs[e]) < 0.5 + self.limits.same / 2
+        # Something that passes close to the camera wipes the scene away, and back again.
+        later = range(e, min(len(self.thumbs), e + self.frames(1.0)), self.frames(0.12, 3))
+        earlier = range(s, max(-1, s - self.frames(1.0)), -self.frames(0.12, 3))
+        for still, others in ((s, later), (e, earlier)):
+            if any(likeness(self.thumbs[still], self.thumbs[t]) > 0.5 + self.limits.same / 2 for t in others):
+                return False
+        return True
 
     def _facts(self, s: int, e: int, start: int, end: int, loose: float = 1.0) -> Facts | None:
         """None where the span cannot be a gradual transition of either sort."""
@@ -355,25 +380,35 @@ class Transitions:
             frames = self.small[first : last + 1].reshape(-1, POINTS, 3)
             share = np.clip(np.einsum("tpc,pc->tp", frames - a, d) / (power + 1), 0, 1)
             time = first + (1 - share).sum(0)
-            trust = weight = np.minimum(power / max(float(np.median(power)), 1.0), 1.0)
-            for turn in range(6):
-                normal = (PLACE * weight[:, None]).T
-                off = time - PLACE @ np.linalg.solve(normal @ PLACE + 1e-6 * np.eye(6), normal @ time)
-                near = np.abs(off) / max(1.0, 0.06 * (e - s))
-                if turn == 1 and trust @ (near < 2) < 0.4 * trust.sum():
-                    return None
-                weight = trust / (1 + near**2)
-            fit = time - off
-            fitting = float(trust[np.abs(off) < max(1.5, 0.12 * (e - s))].sum() / trust.sum())
-            if fitting < 0.6 or not 4 <= np.ptp(fit) <= self.frames(self.limits.longest / 2):
+            trust = np.minimum(power / max(float(np.median(power)), 1.0), 1.0)
+            tight = max(1.0, 0.06 * (e - s))
+            fits = [robust_fit(place, time, trust, tight) for place in (PLACE[:, :3], PLACE)]
+            # Most fronts are straight lines, whose ends are known better.
+            fitting = [float(trust @ (np.abs(time - fit) < 2 * tight) / trust.sum()) for fit, _ in fits]
+            which = int(fitting[1] > fitting[0] + 0.1)
+            low, high = fits[which][1]
+            if fitting[which] < 0.6 or not 4 <= high - low <= self.frames(self.limits.longest / 2):
                 return None
-            new = max(start, int(np.floor(fit.min() - 0.5))), min(end - 1, int(np.ceil(fit.max())))
+            new = max(start, int(np.floor(low - 0.3))), min(end - 1, int(np.ceil(high - 0.7)))
             if new == (s, e):
                 break
             s, e = new
             if e - s < 4:
                 return None
         return s, e
+
+
+def robust_fit(
+    place: np.ndarray, time: np.ndarray, trust: np.ndarray, tight: float
+) -> tuple[np.ndarray, tuple[float, float]]:
+    """Fit of time [P] by functions of place [P, K] (Cauchy weights of width `tight`), and its range over the picture."""
+    weight = trust
+    for _ in range(6):
+        normal = (place * weight[:, None]).T
+        solution = np.linalg.solve(normal @ place + 1e-6 * np.eye(place.shape[1]), normal @ time)
+        weight = trust / (1 + ((time - place @ solution) / tight) ** 2)
+    corners = BORDER[:, : place.shape[1]] @ solution
+    return place @ solution, (float(corners.min()), float(corners.max()))
 
 
 def overlap(a: tuple[int, int], b: tuple[int, int]) -> float:
@@ -385,6 +420,9 @@ def overlap(a: tuple[int, int], b: tuple[int, int]) -> float:
 def recolouring(a: np.ndarray, b: np.ndarray) -> float:
     """Share 0..1 of the picture that changed its colour, wherever it is: half the L1 distance of histograms of 8 x 8 x 8
     colours. A camera that moves keeps most colours."""
+    gain = min(255.0 / max(int(a.max()), int(b.max()), 1), 8.0)
+    if gain > 1.2:
+        a, b = cv2.convertScaleAbs(a, alpha=gain), cv2.convertScaleAbs(b, alpha=gain)
     histograms = [cv2.calcHist([x], [0, 1, 2], None, [8, 8, 8], [0, 256] * 3) for x in (a, b)]
     return float(np.abs(histograms[0] - histograms[1]).sum() / histograms[0].sum() / 2)
 
