@@ -182,8 +182,6 @@ def _copied(stream, packets: list[av.Packet], span: Span, max_shift: float, min_
     data = _mux(stream, chosen, round((end_time - times[start]) / tick))
     width, height = _check(data, len(chosen))
     seconds = end_time - times[start]
-    rate = float(stream.average_rate or 0)
-    measured = len(chosen) / seconds if seconds > 0 else rate
     return Extracted(
         bytes=data,
         start_frame=span.start_frame + start - first,
@@ -191,7 +189,7 @@ def _copied(stream, packets: list[av.Packet], span: Span, max_shift: float, min_
         start_time=times[start],
         end_time=end_time,
         num_frames=len(chosen),
-        fps=rate if rate and abs(measured / rate - 1) < 0.02 else measured,
+        fps=rate_of(stream, len(chosen), seconds),
         width=width,
         height=height,
         how="copy",
@@ -331,6 +329,13 @@ def _check(data: bytes, frames: int) -> tuple[int, int]:
     with av.open(io.BytesIO(data)) as made:
         frame = next(made.decode(video=0))
         return as_displayed(frame, made.streams.video[0])
+
+
+def rate_of(stream, frames: int, seconds: float) -> float:
+    """Frames per second of a clip: the source's average, unless the clip's own differs by more than 2%."""
+    rate = float(stream.average_rate or stream.guessed_rate or 0)
+    measured = frames / seconds if seconds > 0 else rate
+    return rate if rate and abs(measured / rate - 1) < 0.02 else measured
 
 
 def as_displayed(frame: av.VideoFrame, stream) -> tuple[int, int]:

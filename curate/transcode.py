@@ -17,7 +17,7 @@ import av
 import av.error
 import av.filter
 
-from curate.extract import CLOSE, Extracted, ExtractError, Span, as_displayed, opened, plain
+from curate.extract import CLOSE, Extracted, ExtractError, Span, as_displayed, opened, plain, rate_of
 from curate.frame import displayed, fitted
 from curate.opening import printable
 from curate.video import aspect_of
@@ -94,7 +94,7 @@ class _Frames:
 
     def _timed(self) -> Iterator[tuple[av.VideoFrame, float]]:
         """Frames with their times, repaired as the annotating pass repairs them (curate.video.Decode)."""
-        usual, last = float(1 / rate_of(self.stream)), None
+        usual, last = float(1 / average(self.stream)), None
         base = float(self.stream.time_base)
         for frame in self._decoded():
             pts = frame.pts if frame.pts is not None else frame.dts
@@ -120,7 +120,7 @@ class _Frames:
                 return
 
 
-def rate_of(stream) -> Fraction:
+def average(stream) -> Fraction:
     return stream.average_rate or stream.guessed_rate or Fraction(25)
 
 
@@ -179,7 +179,7 @@ class _Encoder:
     def _encode(self, frame: av.VideoFrame, pts: int, duration: int, tick: Fraction) -> None:
         if self.out is None:
             self.target = av.open(self.buffer, "w", format="mp4")
-            self.out = self.target.add_stream("libx264", rate=self.fps or rate_of(self.source), options=self.options)
+            self.out = self.target.add_stream("libx264", rate=self.fps or average(self.source), options=self.options)
             self.out.width, self.out.height, self.out.pix_fmt = frame.width, frame.height, "yuv420p"
             context = self.out.codec_context
             context.thread_count, context.time_base = self.threads, tick
@@ -217,9 +217,7 @@ class _Encoder:
             start_time=frames.first,
             end_time=frames.last,
             num_frames=self.encoded,
-            fps=float(self.fps)
-            if self.fps
-            else (self.encoded / seconds if seconds > 0 else float(rate_of(self.source))),
+            fps=float(self.fps) if self.fps else rate_of(self.source, self.encoded, seconds),
             width=width,
             height=height,
             how="transcode",

@@ -16,7 +16,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -31,7 +31,7 @@ import pyarrow.parquet as pq
 from curate.filters import Filter
 from curate.selection import Selection, select
 from pipelines.card import write_card
-from pipelines.cutting import Cutters, MapFn
+from pipelines.cutting import Cutters, Job, MapFn, Result
 from pipelines.dataset import Dataset, commit, write_json
 from pipelines.shards import job_of, read_schema, write_shards
 
@@ -119,7 +119,9 @@ def make_curated(
             _write_rows(dataset, selection, seed, rows)
         plan_path = partial / "plan.json"
         if not plan_path.exists():
-            write_json(plan_path, _plan(rows, shard_bytes, cut, job_options))
+            bounds, results = _plan(rows, shard_bytes, cut, job_options)
+            write_json(plan_path, {"bounds": bounds})
+            cut = _after(results, cut)
         plan = json.loads(plan_path.read_text())
         data = out / "data" if (out / "data").exists() else partial / "data"
         columns = read_schema(dataset.files("clips")[0], drop=HEAVY)
@@ -222,16 +224,19 @@ def _write_rows(dataset: Dataset, selection: Selection, seed: int, path: Path) -
     commit(aside, path)
 
 
-def _plan(rows: Path, shard_bytes: int, cut: MapFn, options: dict[str, Any]) -> dict[str, Any]:
+def _plan(rows: Path, shard_bytes: int, cut: MapFn, options: dict[str, Any]) -> tuple[list[int], list[Result]]:
     """How many shards, and which rows go in each: contiguous in the shuffled order, of about equal weight.
 
-    The first clips of the order are a random sample: cutting them tells how many bytes a unit of weight takes.
+    The first clips of the order are a random sample: cutting them tells how many bytes a unit of weight takes. What was
+    cut is returned too, so that it need not be cut again.
     """
     weights = pq.read_table(rows, columns=["_weight"])["_weight"].to_numpy()
     sample = pq.ParquetFile(rows).iter_batches(batch_size=SAMPLE_CLIPS)
     jobs = [job_of(row, options) for row in next(sample).to_pylist()]
     taken = weight = 0.0
+    results: list[Result] = []
     for job_weight, result in zip(weights, cut(jobs), strict=False):
+        results.append(result)
         if not isinstance(result, str):
             taken, weight = taken + len(result.bytes), weight + job_weight
         if taken > SAMPLE_BYTES:
@@ -240,7 +245,19 @@ def _plan(rows: Path, shard_bytes: int, cut: MapFn, options: dict[str, Any]) -> 
     shards = int(min(max(1, round(total / shard_bytes)), len(weights)))
     ends = np.searchsorted(np.cumsum(weights), weights.sum() * np.arange(1, shards) / shards, side="left") + 1
     bounds = np.unique([0, *ends, len(weights)]).tolist()
-    return {"bounds": bounds}
+    return bounds, results
+
+
+def _after(results: list[Result], cut: MapFn) -> MapFn:
+    """`cut`, for jobs of which the results of the first are there already."""
+
+    def mapped(jobs: Iterable[Job]) -> Iterator[Result]:
+        jobs = iter(jobs)
+        while results and next(jobs, None):
+            yield results.pop(0)
+        yield from cut(jobs)
+
+    return mapped
 
 
 def _worst(selection: Selection) -> str:
