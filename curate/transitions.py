@@ -434,18 +434,26 @@ def shares(pictures: np.ndarray, old: np.ndarray, new: np.ndarray, weight: np.nd
 
 
 def ramp(share: np.ndarray) -> tuple[float, float]:
-    """Where a straight line through the rising middle of `share` is 0 and 1, in positions of the array."""
+    """Where `share` leaves 0 and reaches 1, in positions of the array: by straight lines through its lower and its upper
+    half, which differ when one of the pictures also grows brighter."""
     half = int(np.argmax(share >= 0.5))
     first, last = half, half - 1
-    while first > 0 and share[first - 1] > 0.15:
+    while first > 0 and share[first - 1] > 0.08:
         first -= 1
-    while last + 1 < len(share) and share[last + 1] < 0.85:
+    while last + 1 < len(share) and share[last + 1] < 0.92:
         last += 1
     if last - first < 1:
         return half - 1.0, float(half)
-    times = np.arange(last - first + 1) - (last - first) / 2
-    middle, level = (first + last) / 2, share[first : last + 1].mean()
-    slope = float(times @ share[first : last + 1]) / float(times @ times)
-    if slope <= 0:
+    zero = _cross(share, first, max(half, first + 1), 0.0)
+    one = _cross(share, min(half - 1, last - 1), last, 1.0)
+    if zero is None or one is None:
         return half - 1.0, float(half)
-    return middle - level / slope, middle + (1 - level) / slope
+    return zero, one
+
+
+def _cross(share: np.ndarray, first: int, last: int, level: float) -> float | None:
+    """Where the straight line through share[first : last + 1] is at `level`; None when it does not rise."""
+    part = share[first : last + 1]
+    times = np.arange(len(part)) - (len(part) - 1) / 2
+    slope = float(times @ part) / float(times @ times)
+    return (first + last) / 2 + (level - float(part.mean())) / slope if slope > 0 else None
