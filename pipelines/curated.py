@@ -204,19 +204,25 @@ def _write_rows(dataset: Dataset, selection: Selection, seed: int, path: Path) -
     db.register("kept", pa.table({"clip_id": selection.kept_ids()}))
     facts = [row[0] for row in db.execute(f"DESCRIBE SELECT * FROM {dataset.videos_sql}").fetchall()]
     # Without a source's bytes and length all its clips weigh as their seconds.
-    weight = "v.bytes / nullif(v.duration, 0)" if {"bytes", "duration"} <= set(facts) else "NULL"
-    near = "list_filter(v.keyframes, lambda k: k >= c.shot_start_time - 1 AND k < c.end_time)"
-    keyframes = near if "keyframes" in facts else "NULL::DOUBLE[]"
-    drop = ", ".join(HEAVY)
-    order = f"md5('{int(seed)}:' || c.clip_id)"
+    weight = "bytes / nullif(duration, 0)" if {"bytes", "duration"} <= set(facts) else "NULL"
+    keyframes = "keyframes" if "keyframes" in facts else "NULL::DOUBLE[]"
+    # Narrow tables first, so that only one sort and one join carry the stills.
+    db.execute(
+        f"""CREATE TEMP TABLE places AS
+            SELECT clip_id, row_number() OVER (ORDER BY md5('{int(seed)}:' || clip_id), clip_id) - 1 AS _position FROM kept;
+            CREATE TEMP TABLE sources AS
+            SELECT video_id, unit, any_value({keyframes}) AS keyframes, any_value({weight})::DOUBLE AS weight
+            FROM {dataset.videos_sql} WHERE status = 'ok' GROUP BY video_id, unit"""
+    ).fetchall()
     db.execute(
         f"""COPY (
-            SELECT row_number() OVER (ORDER BY {order}, c.clip_id) - 1 AS _position, {keyframes} AS _keyframes,
-                   (c.end_time - c.start_time) * coalesce({weight}, avg({weight}) OVER (), 1) AS _weight,
-                   c.* EXCLUDE ({drop})
-            FROM {dataset.clips_sql} c JOIN kept USING (clip_id)
-            LEFT JOIN {dataset.videos_sql} v ON v.video_id = c.video_id AND v.unit = c.unit AND v.status = 'ok'
-            ORDER BY _position
+            SELECT p._position,
+                   list_filter(v.keyframes, lambda k: k >= c.shot_start_time - 1 AND k < c.end_time) AS _keyframes,
+                   (c.end_time - c.start_time) * coalesce(v.weight, (SELECT avg(weight) FROM sources), 1) AS _weight,
+                   c.* EXCLUDE ({", ".join(HEAVY)})
+            FROM {dataset.clips_sql} c JOIN places p USING (clip_id)
+            LEFT JOIN sources v ON v.video_id = c.video_id AND v.unit = c.unit
+            ORDER BY p._position
         ) TO '{str(aside).replace("'", "''")}' (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 2048)"""
     ).fetchall()
     with open(aside, "rb+") as stream:
