@@ -33,7 +33,7 @@ MERGED = Column(
 MERGED_FROM = Column(
     "caption_merged_from",
     pa.string(),
-    formula="how caption_merged came about: merged; frame or video (the only one); rejected: why, and which was kept",
+    formula="how caption_merged came about: merged; frame or video (that one as it is); rejected: why, and which was kept",
 )
 
 

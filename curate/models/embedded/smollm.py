@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+
 from curate.models import Weights
 from curate.models.embedded.merging import AGREEMENT, GuardedMerger
 from curate.models.embedded.minilm import MiniLM
@@ -58,6 +60,10 @@ class SmolLM:
         settings.cpuparams_batch.n_threads = threads
         settings.n_threads_http = 1
         settings.warmup = False
+        # llama.cpp answers on a port of the loopback interface too: only to us.
+        settings.api_keys = [secrets.token_hex(32)]
+        settings.endpoint_slots = False
+        settings.ui = False
         settings.verbosity = -1
         self._server = xllamacpp.Server(settings)
         self._start = prompt_start()
