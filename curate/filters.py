@@ -71,15 +71,16 @@ class Filter:
         return {self.kind: {self.column: f"{self.amount:g}%" if self.percentile else self.amount}}
 
 
+# Blattmann et al. 2023, section 3.2 and appendix C: percentiles of the whole dataset ...
+SVD = (
+    Filter("drop_bottom", "motion_score", 25),
+    Filter("drop_bottom", "aesthetic_score", 25),
+    Filter("drop_bottom", "similarity_merged", 50),
+    Filter("drop_top", "text_area", 25),
+)
 PRESETS: dict[str, tuple[Filter, ...]] = {
-    # Blattmann et al. 2023, section 3.2 and appendix C: percentiles, then the text rule of the final set.
-    "svd": (
-        Filter("drop_bottom", "motion_score", 25),
-        Filter("drop_bottom", "aesthetic_score", 25),
-        Filter("drop_bottom", "similarity_merged", 50),
-        Filter("drop_top", "text_area", 25),
-        Filter("max", "text_area", 0.07),
-    ),
+    "svd": SVD,
+    "svd-final": (*SVD, Filter("max", "text_area", 0.07)),  # ... and the rule of the final set
     "none": (),
 }
 
