@@ -54,8 +54,10 @@ class Craft:
         self.size = size
         self._thresholds = (text_threshold, link_threshold, low_text)
         self._device = device
-        self._network = CRAFT()
-        self._network.load_state_dict(copyStateDict(torch.load(path, map_location="cpu", weights_only=True)))
+        with torch.device("meta"):  # random first weights would cost seconds, and are thrown away
+            self._network = CRAFT()
+        state = copyStateDict(torch.load(path, map_location="cpu", weights_only=True))
+        self._network.load_state_dict(state, assign=True)
         self._network.eval()
         if device == "cpu":
             from curate.models.winograd import accelerated
