@@ -169,10 +169,16 @@ def leap(before: np.ndarray, after: np.ndarray) -> tuple[float, float]:
         cv2.resize(grey[: 2 * height, : 2 * width], (width, height), interpolation=cv2.INTER_AREA).astype(np.float32)
         for grey in (before, after)
     ]
-    shift, response = cv2.phaseCorrelate(*halves, window(width, height))
-    if response < 0.1 or np.hypot(*shift) < min(height, width) / 25:
+    (x, y), response = cv2.phaseCorrelate(*halves, window(width, height))
+    if response < 0.1 or np.hypot(x, y) < min(height, width) / 25 or abs(x) > 0.6 * width or abs(y) > 0.6 * height:
         return 0.0, 0.0
-    return 2 * shift[0], 2 * shift[1]
+    # Repeating patterns and sudden lights correlate too: believe it only if the pictures agree far better for it.
+    i, j = round(x), round(y)
+    old = [slice(max(0, -j), height - max(0, j)), slice(max(0, -i), width - max(0, i))]
+    new = [slice(max(0, j), height - max(0, -j)), slice(max(0, i), width - max(0, -i))]
+    moved = cv2.norm(halves[0][old[0], old[1]], halves[1][new[0], new[1]], cv2.NORM_L1)
+    stayed = cv2.norm(halves[0][new[0], new[1]], halves[1][new[0], new[1]], cv2.NORM_L1)
+    return (2 * x, 2 * y) if moved < 0.6 * stayed else (0.0, 0.0)
 
 
 @lru_cache(maxsize=8)
