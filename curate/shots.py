@@ -1,4 +1,4 @@
-"""Shots, found while the frames go by: three PySceneDetect detectors at three frame rates propose, `transitions` decides.
+"""Shots: while frames go by, three PySceneDetect detectors at three frame rates propose; `transitions` decides.
 
 The cascade is that of Stable Video Diffusion (Blattmann et al. 2023, appendix C): a cut shows from one frame to the
 next, a dissolve or a fade only between frames that lie further apart. A detector cannot say what a change is, nor where
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import cv2
@@ -59,7 +60,7 @@ class CascadeShots:
         fps: float,
         rates: Sequence[float] = (0, 5, 1.5),
         thresholds: Sequence[float] = (6, 6, 8),
-        margin: int = 1,
+        margin: int = 0,
         **limits: float,
     ) -> None:
         self.fps = float(fps) if fps and fps > 0 else 25.0
@@ -183,7 +184,7 @@ def clips_of(
         parts = max(1, int(np.ceil(seconds / max_seconds - 1e-6)))
         frames = shot.end - shot.start
         bounds = [shot.start + round(frames * i / parts) for i in range(parts + 1)]
-        for a, b in zip(bounds, bounds[1:], strict=False):
+        for a, b in pairwise(bounds):
             if b > a:
                 stop = times[b] if b < shot.end else ended
                 clips.append(Clip(a, b, times[a], stop, began, ended))

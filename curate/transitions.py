@@ -24,6 +24,9 @@ ROWS, COLUMNS = 9, 16
 POINTS = ROWS * COLUMNS
 _Y, _X = np.mgrid[-1 : 1 : ROWS * 1j, -1 : 1 : COLUMNS * 1j].reshape(2, -1)
 PLACE = np.stack([np.ones(POINTS), _X, _Y, _X * _X, _X * _Y, _Y * _Y], 1)  # [POINTS, 6]
+_TURNS = np.arange(8) * np.pi / 4
+FRONTS = np.outer(_X, np.cos(_TURNS)) + np.outer(_Y, np.sin(_TURNS))
+FRONTS = (FRONTS - FRONTS.min(0)) / np.ptp(FRONTS, axis=0)  # [POINTS, 8], 0..1 in the order of switching
 _X, _Y = _X * COLUMNS / (COLUMNS - 1), _Y * ROWS / (ROWS - 1)
 BORDER = np.stack([np.ones(POINTS), _X, _Y, _X * _X, _X * _Y, _Y * _Y], 1)  # the same, out to the picture's edges
 
@@ -81,7 +84,7 @@ def shrink(thumbs: np.ndarray) -> np.ndarray:
 
 
 def spread(pictures: np.ndarray) -> np.ndarray:
-    """Spatial contrast of small pictures [N, 432]: root mean square deviation from the picture's mean colour, levels."""
+    """Spatial contrast of small pictures [N, 432]: root mean square departure from the mean colour, levels."""
     points = pictures.reshape(-1, POINTS, 3)
     return np.sqrt(np.maximum((points**2).mean(1) - points.mean(1) ** 2, 0).mean(1))
 
@@ -145,7 +148,10 @@ class Transitions:
                     return False
                 if likeness(self.thumbs[nearest], self.thumbs[still]) > 0.5 + self.limits.same / 2:
                     return False
-        return same < 0.65 or (same < 0.5 + self.limits.same / 2 and ratio > 2 * self.limits.jump)
+        if same < 0.65 or (same < 0.5 + self.limits.same / 2 and ratio > 2 * self.limits.jump):
+            return True
+        # Even unrelated pictures can be alike somewhere; a light that is switched on leaves them alike everywhere.
+        return same < 0.95 and calm > 4 * self.limits.jump and recolouring(*self.thumbs[t - 1 : t + 1]) > 0.4
 
     # ---- fades -----------------------------------------------------------------------------------------------
 
@@ -249,7 +255,7 @@ class Transitions:
         return found
 
     def _likely(self, start: int, end: int, wanted: np.ndarray) -> list[tuple[int, int]]:
-        """Spans (last frame of the old shot, first of the new) that pass cheap tests at one of many lengths, best first."""
+        """Spans (last frame of the old shot, first of the new), of many lengths, that pass cheap tests; best first."""
         spans, scores = [], []
         length, step = self.frames(0.2, 5), self.frames(0.2, 4)
         while length <= min(self.frames(self.limits.longest), end - start - 1):
@@ -329,7 +335,7 @@ class Transitions:
         return residual < 0.22 and facts.beside < 0.3 and colours > 0.35 and same < self.limits.same
 
     def _mixing(self, s: int, e: int) -> float:
-        """0: every point shows A or B, as in a wipe; 1: half of each. Of the middle frames, points weighted by change."""
+        """0: every point shows A or B, as in a wipe; 1: half of each. Middle frames, points weighted by change."""
         a, d = self.small[s], self.small[e] - self.small[s]
         a, d = a.reshape(POINTS, 3), d.reshape(POINTS, 3)
         power = (d * d).sum(1)
@@ -339,7 +345,7 @@ class Transitions:
 
     def _is_wipe(self, s: int, e: int, start: int, end: int) -> bool:
         facts = self._facts(s, e, start, end)
-        if not facts or facts.beside > 0.6 * self.limits.still or min(s - start, end - 1 - e) < 3:
+        if not facts or facts.beside > 0.7 * self.limits.still or min(s - start, end - 1 - e) < 3:
             return False
         if recolouring(self.thumbs[s], self.thumbs[e]) < 0.4:
             return False
@@ -379,10 +385,10 @@ class Transitions:
             power = (d * d).sum(1)
             frames = self.small[first : last + 1].reshape(-1, POINTS, 3)
             share = np.clip(np.einsum("tpc,pc->tp", frames - a, d) / (power + 1), 0, 1)
-            time = first + (1 - share).sum(0)
+            time = first + (share < 0.5).sum(0)
             trust = np.minimum(power / max(float(np.median(power)), 1.0), 1.0)
             tight = max(1.0, 0.06 * (e - s))
-            fits = [robust_fit(place, time, trust, tight) for place in (PLACE[:, :3], PLACE)]
+            fits = [robust_fit(place, time, trust, tight, (s, e)) for place in (PLACE[:, :3], PLACE)]
             # Most fronts are straight lines, whose ends are known better.
             fitting = [float(trust @ (np.abs(time - fit) < 2 * tight) / trust.sum()) for fit, _ in fits]
             which = int(fitting[1] > fitting[0] + 0.1)
@@ -399,16 +405,22 @@ class Transitions:
 
 
 def robust_fit(
-    place: np.ndarray, time: np.ndarray, trust: np.ndarray, tight: float
+    place: np.ndarray, time: np.ndarray, trust: np.ndarray, tight: float, span: tuple[int, int]
 ) -> tuple[np.ndarray, tuple[float, float]]:
-    """Fit of time [P] by functions of place [P, K] (Cauchy weights of width `tight`), and its range over the picture."""
-    weight = trust
+    """Fit of time [P] by functions of place [P, K], Cauchy weights of width `tight`; and its range over the picture.
+
+    Starts from the best of eight straight fronts that cross the picture in the span: from least squares, the points
+    that switch at any time would pull the front flat.
+    """
+    fronts = span[0] + FRONTS * (span[1] - span[0])  # [P, 8]
+    off = time - fronts[:, int((trust @ (np.abs(time[:, None] - fronts) < 3 * tight)).argmax())]
     for _ in range(6):
+        weight = trust / (1 + (off / tight) ** 2)
         normal = (place * weight[:, None]).T
         solution = np.linalg.solve(normal @ place + 1e-6 * np.eye(place.shape[1]), normal @ time)
-        weight = trust / (1 + ((time - place @ solution) / tight) ** 2)
+        off = time - place @ solution
     corners = BORDER[:, : place.shape[1]] @ solution
-    return place @ solution, (float(corners.min()), float(corners.max()))
+    return time - off, (float(corners.min()), float(corners.max()))
 
 
 def overlap(a: tuple[int, int], b: tuple[int, int]) -> float:
@@ -419,7 +431,7 @@ def overlap(a: tuple[int, int], b: tuple[int, int]) -> float:
 
 def recolouring(a: np.ndarray, b: np.ndarray) -> float:
     """Share 0..1 of the picture that changed its colour, wherever it is: half the L1 distance of histograms of 8 x 8 x 8
-    colours. A camera that moves keeps most colours."""
+    colours, after dark pictures are both made brighter. A camera that moves keeps most colours."""
     gain = min(255.0 / max(int(a.max()), int(b.max()), 1), 8.0)
     if gain > 1.2:
         a, b = cv2.convertScaleAbs(a, alpha=gain), cv2.convertScaleAbs(b, alpha=gain)

