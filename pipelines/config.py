@@ -143,7 +143,7 @@ class VideoChat(HubModel):
 
 class SmolLm(Section):
     kind: Literal["smollm2"] = "smollm2"
-    agreement: float = Field(0.25, ge=-1, le=1, description="captions are merged only above this MiniLM cosine")
+    agreement: float = Field(0.15, ge=-1, le=1, description="captions are merged only above this MiniLM cosine")
 
 
 class TransformersLm(HubModel):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import socket
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -178,6 +179,7 @@ class _ray:
         self.started = not ray.is_initialized()
         if self.started:
             try:
+                _knock(self.address)
                 options = {"logging_level": logging.ERROR, "log_to_driver": False}
                 with _quiet():
                     if self.address:
@@ -195,6 +197,13 @@ class _ray:
 
         if self.started:
             ray.shutdown()
+
+
+def _knock(address: str | None) -> None:
+    """Raise OSError at once where nobody listens at host:port; Ray itself would wait for minutes."""
+    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 @contextmanager
