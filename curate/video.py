@@ -279,7 +279,7 @@ class Decode:
     def _packets(self, container: Any, stream: Any, start: float, end: float) -> Iterator[Any]:
         """The packets whose frames are displayed in [start, end), what they need to be decoded, and the final flush."""
         base = float(stream.time_base)
-        started, held, ending = start == -float("inf"), None, False
+        started, held, ending, rewound = start == -float("inf"), None, False, False
         if not started:
             container.seek(int((start - 1.0) / base), stream=stream, backward=True)  # transport streams seek roughly
         packets = container.demux(stream)
@@ -305,6 +305,9 @@ class Decode:
             if not started:
                 # From the keyframe of the start on. What follows it but is displayed before belongs to the last unit.
                 started = packet.is_keyframe and time is not None and time >= start
+                if started and time > start + 1e-3 and not rewound:  # the seek went too far: read from the beginning
+                    container.seek(stream.start_time or 0, stream=stream, backward=True)
+                    packets, started, rewound = container.demux(stream), False, True
                 if not started:
                     continue
             if time is not None and time < start:

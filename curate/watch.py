@@ -123,7 +123,7 @@ def _watch(unit: Unit, reader: Decode, shots: dict, motion: dict | None, stills:
     unit.facts["frames_damaged"], unit.facts["keyframes"] = reader.damaged, reader.keyframes
     if seen is None:
         raise VideoError(unit.video.path, reader.why_nothing())
-    unit.warnings = [*unit.warnings, *reader.warnings()]
+    unit.warnings = list(dict.fromkeys([*unit.warnings, *reader.warnings()]))
     unit.clips = clips_of(seen.finish(), times, end_time=reader.end_time, **span)
     for clip in unit.clips:
         clip.start_frame += first

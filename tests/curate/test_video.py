@@ -159,3 +159,31 @@ def test_the_loop_filter_is_left_out_only_where_stills_are_half_the_size(tmp_pat
         assert np.abs(one.picture().astype(int) - other.picture().astype(int)).mean() < 1.0
     exact = list(frames(unit(tmp_path / "a.mp4"), picture=360))
     assert np.array_equal(exact[5].picture(), list(frames(unit(tmp_path / "a.mp4"), loop_filter="all"))[5].picture())
+
+
+def test_a_seek_that_goes_too_far_is_made_good(tmp_path, monkeypatch):
+    path = grey_film(tmp_path / "a.mp4")
+    units = plan(Video(str(path)), unit_seconds=0.5)
+    want = [(f.index, f.time) for f in frames(units[1])]
+    reader, calls = frames(units[1]), []
+
+    class Astray:
+        """A container whose first seek lands far behind the place asked for."""
+
+        def __init__(self, inner):
+            self.inner = inner
+
+        def seek(self, offset, **how):
+            calls.append(offset)
+            self.inner.seek(offset if len(calls) > 1 else int(1.6 / how["stream"].time_base), **how)
+
+        def demux(self, stream):
+            return self.inner.demux(stream)
+
+    from curate.video import open_video
+
+    container, stream = open_video(str(path))
+    with container:
+        reader.facts = {}
+        assert [(f.index, f.time) for f in reader._frames(Astray(container), stream)] == want
+    assert len(calls) == 2
