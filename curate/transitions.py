@@ -20,15 +20,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-ROWS, COLUMNS = 9, 16
-POINTS = ROWS * COLUMNS
-_Y, _X = np.mgrid[-1 : 1 : ROWS * 1j, -1 : 1 : COLUMNS * 1j].reshape(2, -1)
-PLACE = np.stack([np.ones(POINTS), _X, _Y, _X * _X, _X * _Y, _Y * _Y], 1)  # [POINTS, 6]
-_TURNS = np.arange(8) * np.pi / 4
-FRONTS = np.outer(_X, np.cos(_TURNS)) + np.outer(_Y, np.sin(_TURNS))
-FRONTS = (FRONTS - FRONTS.min(0)) / np.ptp(FRONTS, axis=0)  # [POINTS, 8], 0..1 in the order of switching
-_X, _Y = _X * COLUMNS / (COLUMNS - 1), _Y * ROWS / (ROWS - 1)
-BORDER = np.stack([np.ones(POINTS), _X, _Y, _X * _X, _X * _Y, _Y * _Y], 1)  # the same, out to the picture's edges
+from curate.thumbs import PLACE, POINTS, likeness, ramp, recolouring, robust_fit, shares, shrink, spread
 
 
 @dataclass(frozen=True)
@@ -69,37 +61,6 @@ class Facts:
     outside: float
     bent: float
     beside: float
-
-
-def shrink(thumbs: np.ndarray) -> np.ndarray:
-    """[N, 27, 48, 3] uint8 to [N, 9 * 16 * 3] float32 by area averaging."""
-    out = np.empty((len(thumbs), POINTS * 3), np.float32)
-    block = 500  # OpenCV wants fewer than 32,768 rows
-    for at in range(0, len(thumbs), block):
-        part = thumbs[at : at + block]
-        tall = np.ascontiguousarray(part).reshape(-1, part.shape[2], 3)
-        small = cv2.resize(tall, (COLUMNS, ROWS * len(part)), interpolation=cv2.INTER_AREA)
-        out[at : at + block] = small.reshape(len(part), -1)
-    return out
-
-
-def spread(pictures: np.ndarray) -> np.ndarray:
-    """Spatial contrast of small pictures [N, 432]: root mean square departure from the mean colour, levels."""
-    points = pictures.reshape(-1, POINTS, 3)
-    return np.sqrt(np.maximum((points**2).mean(1) - points.mean(1) ** 2, 0).mean(1))
-
-
-def likeness(a: np.ndarray, b: np.ndarray) -> float:
-    """Greatest correlation -1..1 of the luma of two thumbs over shifts of a fifth of the picture; blind to exposure."""
-    a, b = (cv2.cvtColor(x, cv2.COLOR_RGB2GRAY) for x in (a, b))
-    h, w = a.shape
-    inner = np.s_[h // 5 : h - h // 5, w // 5 : w - w // 5]
-    best = -1.0
-    for whole, part in ((a, b[inner]), (b, a[inner])):
-        if part.std() > 1:
-            found = cv2.matchTemplate(whole, np.ascontiguousarray(part), cv2.TM_CCOEFF_NORMED)
-            best = max(best, float(found[np.isfinite(found)].max(initial=-1)))
-    return best
 
 
 class Transitions:
@@ -241,11 +202,14 @@ class Transitions:
             if any(overlap(span, q) > 0.6 for q in tried):
                 continue
             tried.append(span)
-            if recolouring(self.thumbs[span[0]], self.thumbs[span[1]]) < 0.25:
+            colours = recolouring(self.thumbs[span[0]], self.thumbs[span[1]])
+            if colours < 0.1:
                 continue
             if not self._facts(*span, start, end, loose=1.5):
                 continue
             for kind, fit, holds in (("dissolve", self._mix, self._is_mix), ("wipe", self._front, self._is_wipe)):
+                if kind == "wipe" and colours < 0.25:
+                    continue
                 fitted = fit(*span, start, end)
                 if not fitted or any(fitted[0] < q.end - 1 and fitted[1] > q.start for q in found):
                     continue
@@ -330,6 +294,8 @@ class Transitions:
         if same > 0.5 + self.limits.same / 2:
             return False
         colours = recolouring(self.thumbs[s], self.thumbs[e])
+        if expected > 0.15 and 0.7 < seen / expected < 1.3 and residual < 0.3 and same < 0.6:
+            return True
         if (dips and colours > (0.25 if residual < 0.42 else 0.5)) or (residual < 0.42 and colours > 0.7):
             return True
         return residual < 0.22 and facts.beside < 0.3 and colours > 0.35 and same < self.limits.same
@@ -347,7 +313,7 @@ class Transitions:
         facts = self._facts(s, e, start, end)
         if not facts or facts.beside > 0.7 * self.limits.still or min(s - start, end - 1 - e) < 3:
             return False
-        if recolouring(self.thumbs[s], self.thumbs[e]) < 0.4:
+        if recolouring(self.thumbs[s], self.thumbs[e]) < 0.5:
             return False
         # Something that passes close to the camera wipes the scene away, and back again.
         later = range(e, min(len(self.thumbs), e + self.frames(1.0)), self.frames(0.12, 3))
@@ -404,68 +370,7 @@ class Transitions:
         return s, e
 
 
-def robust_fit(
-    place: np.ndarray, time: np.ndarray, trust: np.ndarray, tight: float, span: tuple[int, int]
-) -> tuple[np.ndarray, tuple[float, float]]:
-    """Fit of time [P] by functions of place [P, K], Cauchy weights of width `tight`; and its range over the picture.
-
-    Starts from the best of eight straight fronts that cross the picture in the span: from least squares, the points
-    that switch at any time would pull the front flat.
-    """
-    fronts = span[0] + FRONTS * (span[1] - span[0])  # [P, 8]
-    off = time - fronts[:, int((trust @ (np.abs(time[:, None] - fronts) < 3 * tight)).argmax())]
-    for _ in range(6):
-        weight = trust / (1 + (off / tight) ** 2)
-        normal = (place * weight[:, None]).T
-        solution = np.linalg.solve(normal @ place + 1e-6 * np.eye(place.shape[1]), normal @ time)
-        off = time - place @ solution
-    corners = BORDER[:, : place.shape[1]] @ solution
-    return time - off, (float(corners.min()), float(corners.max()))
-
-
 def overlap(a: tuple[int, int], b: tuple[int, int]) -> float:
     """Intersection over union of two spans."""
     both = min(a[1], b[1]) - max(a[0], b[0])
     return max(0, both) / (max(a[1], b[1]) - min(a[0], b[0]))
-
-
-def recolouring(a: np.ndarray, b: np.ndarray) -> float:
-    """Share 0..1 of the picture that changed its colour, wherever it is: half the L1 distance of histograms of 8 x 8 x 8
-    colours, after dark pictures are both made brighter. A camera that moves keeps most colours."""
-    gain = min(255.0 / max(int(a.max()), int(b.max()), 1), 8.0)
-    if gain > 1.2:
-        a, b = cv2.convertScaleAbs(a, alpha=gain), cv2.convertScaleAbs(b, alpha=gain)
-    histograms = [cv2.calcHist([x], [0, 1, 2], None, [8, 8, 8], [0, 256] * 3) for x in (a, b)]
-    return float(np.abs(histograms[0] - histograms[1]).sum() / histograms[0].sum() / 2)
-
-
-def shares(pictures: np.ndarray, old: np.ndarray, new: np.ndarray, weight: np.ndarray | float = 1.0) -> np.ndarray:
-    """How much of `new` there is in each of the pictures [T, D]: its place on the line from old (0) to new (1)."""
-    d = new - old
-    return (pictures - old) @ (d * weight) / max(float(d @ (d * weight)), 1e-6)
-
-
-def ramp(share: np.ndarray) -> tuple[float, float]:
-    """Where `share` leaves 0 and reaches 1, in positions of the array: by straight lines through its lower and its upper
-    half, which differ when one of the pictures also grows brighter."""
-    half = int(np.argmax(share >= 0.5))
-    first, last = half, half - 1
-    while first > 0 and share[first - 1] > 0.08:
-        first -= 1
-    while last + 1 < len(share) and share[last + 1] < 0.92:
-        last += 1
-    if last - first < 1:
-        return half - 1.0, float(half)
-    zero = _cross(share, first, max(half, first + 1), 0.0)
-    one = _cross(share, min(half - 1, last - 1), last, 1.0)
-    if zero is None or one is None:
-        return half - 1.0, float(half)
-    return zero, one
-
-
-def _cross(share: np.ndarray, first: int, last: int, level: float) -> float | None:
-    """Where the straight line through share[first : last + 1] is at `level`; None when it does not rise."""
-    part = share[first : last + 1]
-    times = np.arange(len(part)) - (len(part) - 1) / 2
-    slope = float(times @ part) / float(times @ times)
-    return (first + last) / 2 + (level - float(part.mean())) / slope if slope > 0 else None

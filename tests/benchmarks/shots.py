@@ -51,7 +51,7 @@ def footage(folder: Path | None) -> list[np.ndarray]:
     bikes = frames(samples / "bikes.mp4")
     parts = [bikes[77:137], bikes[138:187], bikes[188:242]]  # between its own cuts
     whole = [frames(samples / name) for name in ("bigbuckbunny.mp4", "carphone_pristine.mp4")]
-    mirrored = [part[::-1, :, ::-1] for part in (*parts, *whole)]
+    mirrored = [part[:, :, ::-1, ::-1] for part in (*parts, *whole)]  # the colours too, RGB as BGR
     return [*whole, *parts, *mirrored]
 
 
@@ -202,7 +202,7 @@ def main() -> None:
         table.add_column(name, justify="right")
     for name, score in scores.items():
         table.add_row(name, *score.row())
-    Console().print(table)
+    Console(width=110).print(table)
 
 
 if __name__ == "__main__":
