@@ -15,16 +15,7 @@ from rich.text import Text
 from curate.clip import Unit
 from pipelines.annotate import Summary
 from pipelines.curated import Curated
-from pipelines.statistics import funnel_table
-
-
-def clock(seconds: float) -> str:
-    """1:02:03, 2:03 or 4.1 s, whichever says it shortest."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    hours, rest = divmod(round(seconds), 3600)
-    minutes, left = divmod(rest, 60)
-    return f"{hours}:{minutes:02d}:{left:02d}" if hours else f"{minutes}:{left:02d}"
+from pipelines.statistics import clock, funnel_table
 
 
 class Live:

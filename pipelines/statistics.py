@@ -148,19 +148,19 @@ def _scores(db: duckdb.DuckDBPyConnection, clips: str, schema: Any, count: int) 
 
 def show(found: Statistics, console: Console) -> None:
     """Print it, as tables."""
-    line = f"{found.path}: {found.clips:,} clips, {found.hours:.2f} hours"
+    line = f"{found.path}: {found.clips:,} clips, {clock(found.hours * 3600)} of footage"
     if found.kind == "curated":
-        line += f", selected from {found.before[0]:,} clips, {found.before[1]:.2f} hours"
+        line += f", selected from {found.before[0]:,} clips, {clock(found.before[1] * 3600)}"
     else:
         units = ", ".join(f"{count:,} {status}" for status, count in found.videos.items())
-        line += f" | videos: {units}" + (f", {found.footage:.2f} hours usable" if found.footage is not None else "")
+        line += f" | videos: {units}" + (f", {clock(found.footage * 3600)} usable" if found.footage is not None else "")
     console.print(Text(line, style="bold"))
     if found.funnel:
         console.print(funnel_table(found.funnel, found.before))
-    _print(console, "Scores", ["column", *HEADS, "null", "unit"], [
-        [s.column, *(f"{q:.4g}" for q in s.quantiles), *[""] * (len(HEADS) - len(s.quantiles)), f"{s.nulls:,}", s.unit]
+    _print(console, "Scores", ["column", *HEADS, "null"], [
+        [s.column, *(short(q) for q in s.quantiles), *[""] * (len(HEADS) - len(s.quantiles)), f"{s.nulls:,}"]
         for s in found.scores
-    ], left=(0, 9))  # fmt: skip
+    ], left=(0,))  # fmt: skip
     rows = [[where, reason, f"{count:,}"] for where, reason, count in found.failures]
     _print(console, "Failures", ["where", "reason", "count"], rows, left=(0, 1))
     _print(console, "Warnings", ["reason", "count"], [[text, f"{n:,}"] for text, n in found.warnings], left=(0,))
@@ -168,22 +168,38 @@ def show(found: Statistics, console: Console) -> None:
     _print(console, "Time", ["stage", "seconds", "share"], rows, left=(0,))
 
 
+def clock(seconds: float) -> str:
+    """1:02:03, 2:03 or 4.1 s, whichever says it shortest."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    hours, rest = divmod(round(seconds), 3600)
+    minutes, left = divmod(rest, 60)
+    return f"{hours}:{minutes:02d}:{left:02d}" if hours else f"{minutes}:{left:02d}"
+
+
+def short(value: float) -> str:
+    """Three digits that matter, and never an exponent in the range of the scores."""
+    if abs(value) >= 1000:
+        return f"{value:.0f}"
+    return f"{value:.3g}" if abs(value) >= 0.01 or value == 0 else f"{value:.4f}"
+
+
 def funnel_table(funnel: Sequence[Mapping[str, Any]], before: tuple[int, float]) -> Table:
     """A funnel as in selection.json (`Selection.to_dict()["funnel"]`). before: clips and hours of the whole dataset."""
     table = Table(title="Funnel", title_justify="left", title_style="bold", box=None, pad_edge=False)
     table.add_column("filter")
     table.add_column("keeps", style="dim")
-    for head in ("alone: failing", "null", "hours", "in order: left", "hours", "kept"):
-        table.add_column(head, justify="right")
-    table.add_row("all clips", "", "", "", "", f"{before[0]:,}", f"{before[1]:.2f}", "100%")
+    for head in ("alone\nfails", "alone\nnull", "alone\nfootage", "in order\nclips left", "in order\nfootage", "kept"):
+        table.add_column(head, justify="right", no_wrap=True)
+    table.add_row("all clips", "", "", "", "", f"{before[0]:,}", clock(before[1] * 3600), "100%")
     for step in funnel:
         alone, left = step["alone"], step["in_order"]
         share = left["remaining"] / before[0] if before[0] else 0.0
         table.add_row(
             Text(step["filter"]),
             Text(step["condition"] if step["threshold"] is not None else ""),
-            f"{alone['failing']:,}", f"{alone['null']:,}", f"{alone['hours']:.2f}",
-            f"{left['remaining']:,}", f"{left['hours']:.2f}", f"{share:.0%}",
+            f"{alone['failing']:,}", f"{alone['null']:,}", clock(alone["hours"] * 3600),
+            f"{left['remaining']:,}", clock(left["hours"] * 3600), f"{share:.0%}",
         )  # fmt: skip
     return table
 
@@ -193,7 +209,7 @@ def _print(console: Console, title: str, heads: list[str], rows: list[list[str]]
         return
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
     for i, head in enumerate(heads):
-        table.add_column(head, justify="left" if i in left else "right")
+        table.add_column(head, justify="left" if i in left else "right", no_wrap=i == 0 or i not in left)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     console.print()
