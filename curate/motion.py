@@ -149,14 +149,21 @@ class FlowMotion:
 def flow(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     """[h, w] uint8 twice to the reduced flow map [16, 16 * w / h, 2] (or transposed in shape), px of the input."""
     height, width = before.shape
+    scale = MAP / min(height, width)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    # Nothing moved where no cell of the map changed by half a level: what flow finds there is the codec's noise.
+    if cv2.resize(cv2.absdiff(before, after).astype(np.float32), size, interpolation=cv2.INTER_AREA).max() < 0.5:
+        return np.zeros((size[1], size[0], 2), np.float32)
+    # Farneback underrates motion in faint pictures (its solver adds a constant to the contrast): show it a stronger one.
+    mean, spread = (float(value[0, 0]) for value in cv2.meanStdDev(before))
+    gain = min(4.0, 48.0 / max(spread, 1.0))
+    if gain > 1:
+        before, after = (cv2.addWeighted(grey, gain, grey, 0, 128 - gain * mean) for grey in (before, after))
     levels = int(np.clip(np.log2(min(height, width) / 12) + 1, 1, 3))
     field = np.zeros((height, width, 2), np.float32)
     field[:] = leap(before, after)
     field = cv2.calcOpticalFlowFarneback(before, after, field, 0.5, levels, 15, 2, 5, 1.1, cv2.OPTFLOW_USE_INITIAL_FLOW)
-    scale = MAP / min(height, width)
-    return cv2.resize(
-        field, (max(1, round(width * scale)), max(1, round(height * scale))), interpolation=cv2.INTER_AREA
-    )
+    return cv2.resize(field, size, interpolation=cv2.INTER_AREA)
 
 
 def leap(before: np.ndarray, after: np.ndarray) -> tuple[float, float]:

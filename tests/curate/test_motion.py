@@ -82,6 +82,22 @@ def test_a_zoom_in_is_positive_and_is_the_growth_a_second():
     assert abs(values["camera_pan_x"]) < 0.5
 
 
+@pytest.mark.parametrize("contrast", [0.2, 0.5])
+def test_a_slow_pan_over_a_faint_picture_is_not_taken_for_stillness(contrast):
+    frames = filmed(96, 25, 3.1, lambda t: (0.02 * t, 0, 1))
+    for frame in frames:
+        frame.grey = (100 + contrast * frame.grey).astype(np.uint8)
+    assert measured(frames)["motion_score"] == pytest.approx(2, rel=0.25)
+
+
+def test_noise_of_less_than_a_level_is_no_motion():
+    rng, scene = np.random.default_rng(0), texture()[:96, :170]
+    frames = [
+        Seen(i, i / 25, np.clip(scene + (rng.random(scene.shape) < 0.1), 0, 255).astype(np.uint8)) for i in range(60)
+    ]
+    assert measured(frames)["motion_score"] == 0
+
+
 def test_an_object_moves_before_a_still_camera():
     scene = texture()[:96, :170].copy()
     frames = []
