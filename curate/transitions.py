@@ -354,12 +354,16 @@ class Transitions:
             time = first + (share < 0.5).sum(0)
             trust = np.minimum(power / max(float(np.median(power)), 1.0), 1.0)
             tight = max(1.0, 0.06 * (e - s))
-            fits = [robust_fit(place, time, trust, tight, (s, e)) for place in (PLACE[:, :3], PLACE)]
-            # Most fronts are straight lines, whose ends are known better.
-            fitting = [float(trust @ (np.abs(time - fit) < 2 * tight) / trust.sum()) for fit, _ in fits]
-            which = int(fitting[1] > fitting[0] + 0.1)
-            low, high = fits[which][1]
-            if fitting[which] < 0.6 or not 4 <= high - low <= self.frames(self.limits.longest / 2):
+            # Most fronts are straight lines, whose ends are known better than those of a curve.
+            fitting, low, high = 0.0, 0.0, 0.0
+            for place in (PLACE[:, :3], PLACE):
+                fit, reach = robust_fit(place, time, trust, tight, (s, e))
+                share_fitting = float(trust @ (np.abs(time - fit) < 2 * tight) / trust.sum())
+                if share_fitting > fitting + 0.1:
+                    fitting, (low, high) = share_fitting, reach
+                if not 0.35 < fitting < 0.75:
+                    break
+            if fitting < 0.6 or not 4 <= high - low <= self.frames(self.limits.longest / 2):
                 return None
             new = max(start, int(np.floor(low - 0.3))), min(end - 1, int(np.ceil(high - 0.7)))
             if new == (s, e):
