@@ -43,7 +43,7 @@ class Decode(Section):
 
 class Shots(Section):
     detector: Literal["cascade", "transnetv2"] = "cascade"
-    min_seconds: float = Field(1.0, gt=0, description="shorter shots are not exported")
+    min_seconds: float = Field(0.4, gt=0, description="shorter shots are not exported")
     max_seconds: float = Field(10.0, gt=0, description="longer shots are divided evenly")
 
 
