@@ -2,7 +2,8 @@
 
 The score is that of Stable Video Diffusion (Blattmann et al. 2023, appendix C): Farneback flow between frames sampled
 at 2 fps, the flow map reduced to 16 px on its shorter side, the mean magnitude over time and space. It is expressed as
-percent of the picture's shorter side per second, so that it does not depend on resolution or frame rate.
+percent of the picture's shorter side per second, so that it does not depend on resolution or frame rate. Two things
+are ours: faint pictures are strengthened first, and a pan too fast for Farneback starts from a phase correlation.
 """
 
 from __future__ import annotations
