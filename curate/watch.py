@@ -20,7 +20,7 @@ from curate.clip import Column, Unit
 from curate.motion import FlowMotion
 from curate.shots import CascadeShots, clips_of
 from curate.stills import Stills, encoded
-from curate.video import Decode, VideoError, frames, open_video, video_frame
+from curate.video import Decode, VideoError, frames, open_video, plan, video_frame
 
 __all__ = ["CLIP_COLUMNS", "VIDEO_COLUMNS", "captioner_frames", "sample_frames", "watch"]
 
@@ -144,6 +144,13 @@ def _watch(unit: Unit, reader: Decode, shots: dict, motion: dict | None, stills:
         unit.facts["motion_samples"] = [sample.magnitude for sample in flow.samples]
     if keeper:
         keeper.fill(unit.clips)
+
+
+def answer(request: dict[str, Any]) -> dict[str, Any]:
+    """What a child process of `Isolated` does: `plan` or `watch`, on packed units."""
+    unit, arguments = Unit.unpack(request["unit"]), request["arguments"]
+    units = plan(unit.video, **arguments) if request["do"] == "plan" else [watch(unit, **arguments)]
+    return {"units": [unit.pack() for unit in units]}
 
 
 def detector_of(name: str) -> Any:

@@ -226,8 +226,8 @@ class _Planner:
     def __call__(self, video: Video) -> list[Unit]:
         try:
             identified = replace(video, video_id=fingerprint(video.path))
-        except VideoError as error:
-            return [Unit(video).fail(error.reason)]
+        except (VideoError, OSError) as error:
+            return [Unit(video).fail(getattr(error, "reason", None) or f"cannot be read ({error.strerror})")]
         options = {"unit_seconds": self.config.decode.unit_seconds, "max_pixels": self.config.decode.max_pixels}
         if not self.config.decode.isolate:
             units = plan(identified, **options)

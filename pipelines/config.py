@@ -49,7 +49,7 @@ class Shots(Section):
 
 class Motion(Section):
     fps: float = Field(2.0, gt=0, description="flow is computed between frames sampled at this rate")
-    size: int = Field(128, ge=32, description="shorter side in px that flow is computed at")
+    size: int = Field(96, ge=32, description="shorter side in px that flow is computed at")
 
 
 class Stills(Section):

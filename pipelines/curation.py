@@ -141,7 +141,7 @@ class Pass:
                 continue
             before = {clip.start_frame: clip for clip in unit.clips}
             options = self.options(unit)
-            seen = self.isolated("watch", unit, **options) if self.isolated else watch(unit, **options)
+            seen = self.isolated.watch(unit, **options) if self.isolated else watch(unit, **options)
             for name in ("video", "status", "error", "warnings", "facts", "clips", "seconds"):
                 setattr(unit, name, getattr(seen, name))
             for clip in unit.clips:  # what later stages had said of a clip, when only the pass is done again

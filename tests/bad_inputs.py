@@ -290,7 +290,7 @@ def main() -> None:
     for name in make_bad_inputs(folder):
         for unit in child.plan(Video(str(folder / name))):
             if unit.status == "ok":
-                unit = child("watch", unit, **PASS)
+                unit = child.watch(unit, **PASS)
             said = unit.error or "; ".join(unit.warnings)
             print(
                 f"| `{printable(name)}` | {unit.status} | {unit.facts.get('frames_decoded') or 0} | {said} |",

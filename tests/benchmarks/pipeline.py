@@ -48,12 +48,19 @@ def measure(folder: Path, config_name: str) -> Table:
             spent[name] = spent.get(name, 0.0) + time.process_time() - start
         clips += len(unit.clips)
     total = time.process_time() - began
-    table = Table(title=f"whole {config.pack} pipeline: {footage:.1f} s of footage, {clips} clips, CPU seconds on one thread")
+    table = Table(
+        title=f"whole {config.pack} pipeline: {footage:.1f} s of footage, {clips} clips, CPU seconds on one thread"
+    )
     for heading in ("stage", "CPU s", "share", "CPU s per clip", "footage hours per CPU hour"):
         table.add_column(heading, justify="left" if heading == "stage" else "right")
     for name, seconds in spent.items():
         if name != "function":
-            row = f"{seconds:.1f}", f"{seconds / total:.1%}", f"{seconds / max(clips, 1):.2f}", f"{footage / max(seconds, 1e-9):.1f}"
+            row = (
+                f"{seconds:.1f}",
+                f"{seconds / total:.1%}",
+                f"{seconds / max(clips, 1):.2f}",
+                f"{footage / max(seconds, 1e-9):.1f}",
+            )
             table.add_row("decode, shots, motion, stills" if name == "pass" else name, *row)
     table.add_section()
     table.add_row("all stages", f"{total:.1f}", "", f"{total / max(clips, 1):.2f}", f"{footage / total:.2f}")

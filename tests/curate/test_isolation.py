@@ -40,7 +40,7 @@ def child(monkeypatch):
         isolation,
         "BOOT",
         "import json, sys; sys.path[:] = json.loads(sys.argv[1])\n" + NAUGHTY + "\n"
-        "from curate.isolation import serve; serve(int(sys.argv[2]), float(sys.argv[3]))",
+        "from curate.isolation import serve; serve(int(sys.argv[2]), float(sys.argv[3]), sys.argv[4])",
     )
     one = Isolated(timeout=60, memory_gb=1.0)
     yield one
@@ -48,7 +48,7 @@ def child(monkeypatch):
 
 
 def asked(child: Isolated, film: str, do: str | None = None) -> Unit:
-    return child("watch", Unit(Video(film)), **{**PASS, "decode": {"do": do} if do else {}})
+    return child.watch(Unit(Video(film)), **{**PASS, "decode": {"do": do} if do else {}})
 
 
 def test_the_pass_in_a_child_gives_what_it_gives_here(film):
@@ -56,7 +56,7 @@ def test_the_pass_in_a_child_gives_what_it_gives_here(film):
 
     child = Isolated()
     (unit,) = child.plan(Video(film))
-    there, here = child("watch", unit, **PASS), watch(unit, **PASS)
+    there, here = child.watch(unit, **PASS), watch(unit, **PASS)
     assert [c.values for c in there.clips] == [c.values for c in here.clips] and there.facts == here.facts
     child.close()
     assert child.pid is None

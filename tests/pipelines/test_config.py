@@ -9,7 +9,7 @@ def complaint(tmp_path, text, *overrides):
     with pytest.raises(ConfigError) as caught:
         load(str(path), overrides)
     message = str(caught.value)
-    assert "\n" not in message and "mine.yaml" in message or "--set" in message
+    assert "\n" not in message and ("mine.yaml" in message or "--set" in message)
     return message
 
 
@@ -48,7 +48,7 @@ def test_a_wrong_value_names_key_rule_and_value(tmp_path):
 def test_broken_yaml_and_missing_files(tmp_path):
     assert "not readable as YAML" in complaint(tmp_path, "shots: [")
     assert "this is a list" in complaint(tmp_path, "- 1")
-    with pytest.raises(ConfigError, match="not one of the shipped configs .*quickstart.*svd"):
+    with pytest.raises(ConfigError, match=r"not one of the shipped configs .*quickstart.*svd"):
         load("quikstart")
 
 

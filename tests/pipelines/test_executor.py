@@ -52,7 +52,14 @@ def test_a_killed_worker_costs_nothing(small_footage, tmp_path, watcher):
     finally:
         process.kill()
     place = Place("inline")
-    annotate([str(small_footage)], tmp_path / "calm", load("quickstart"), place=place, watcher=watcher, stages=["motion", "stills"])
+    annotate(
+        [str(small_footage)],
+        tmp_path / "calm",
+        load("quickstart"),
+        place=place,
+        watcher=watcher,
+        stages=["motion", "stills"],
+    )
     assert tables(tmp_path / "d") == tables(tmp_path / "calm")
 
 
