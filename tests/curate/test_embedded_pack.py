@@ -1,21 +1,35 @@
 """The real models of the embedded pack, on pictures and sentences whose meaning is plain."""
 
 import zipfile
+from functools import cached_property
 
 import numpy as np
 import pytest
 
 from curate.models import ClipView, MissingWeights
+from curate.models.embedded.conse import ConSE
+from curate.models.embedded.imagenet import ImageNet
 from curate.models.embedded.merging import why_not
 from curate.models.embedded.minilm import MiniLM
+from curate.models.embedded.smollm import SmolMerger
+from curate.models.embedded.tags import ConceptTags
 from curate.models.packaged import packaged, require
-from curate.models.packs import EmbeddedPack
 from tests.curate.pictures import plain, sample
+
+
+class Pack:
+    """The models of the pack, made when they are first asked for, around the same two networks."""
+
+    imagenet = cached_property(lambda self: ImageNet())
+    sentences = cached_property(lambda self: MiniLM())
+    embedder = cached_property(lambda self: ConSE(imagenet=self.imagenet, sentences=self.sentences))
+    frame_captioner = cached_property(lambda self: ConceptTags(imagenet=self.imagenet))
+    merger = cached_property(lambda self: SmolMerger(sentences=self.sentences))
 
 
 @pytest.fixture(scope="module")
 def pack():
-    return EmbeddedPack()
+    return Pack()
 
 
 def test_minilm_gives_what_sentence_transformers_gives(pack, tmp_path):
@@ -94,10 +108,9 @@ def test_missing_weights_say_what_to_do():
         require(packaged("aesthetic_score", "Nobody's head", "no-such-package", "no_such_package", "head.bin"))
 
 
-def test_a_pack_lists_its_weights_and_makes_each_model_once(pack):
-    assert all(weights.path and len(weights.digest()) == 16 for weights in EmbeddedPack.weights())
-    assert pack.embedder._imagenet is pack.imagenet is pack.frame_captioner._imagenet
-    assert pack.embedder._sentences is pack.sentences is pack.merger._sentences
+def test_every_file_of_the_pack_is_found_and_hashed():
+    for kind in (ImageNet, MiniLM, SmolMerger):
+        assert all(weights.path and len(weights.digest()) == 16 for weights in kind.weights())
 
 
 def test_class_embeddings_come_back_from_the_cache(pack, tmp_path, monkeypatch):

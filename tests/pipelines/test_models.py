@@ -1,0 +1,31 @@
+"""Config sections become adapters, and the stages of one worker share what they can."""
+
+import pytest
+
+from pipelines.config import load
+from pipelines.curation import STAGES, check_weights, roles, weights
+from pipelines.models import Shelf, adapter
+
+
+@pytest.mark.parametrize("name", ["quickstart", "svd"])
+def test_every_model_of_a_shipped_config_has_an_adapter_that_knows_its_weights(name):
+    config = load(name)
+    for column, section in roles(config, STAGES):
+        kind, arguments = adapter(section, config)
+        assert all(item.model and item.source for item in kind.weights(**arguments)), column
+    assert all(item.path for _, item in weights(load("quickstart"), STAGES))
+
+
+def test_no_network_is_loaded_twice():
+    config = load("quickstart")
+    shelf = Shelf(config)
+    embedder, tags, merger = (shelf.get(s) for s in (config.embedder, config.captions.frame, config.captions.merge))
+    assert shelf.get(config.embedder) is embedder
+    assert embedder._imagenet is tags._imagenet and embedder._sentences is merger._sentences
+
+
+def test_what_is_recorded_of_the_models():
+    recorded = check_weights(load("quickstart"), STAGES)
+    text = recorded["text_area"]["weights"][0]
+    assert recorded["text_area"]["pack"] == "embedded" and len(text["sha256"]) == 16
+    assert "aesthetic_score" not in recorded  # the embedded pack has no such model

@@ -1,0 +1,34 @@
+"""The README says what the code says."""
+
+import re
+from pathlib import Path
+
+from pipelines.curation import TABLES
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def test_every_score_is_explained_as_its_column_is():
+    for column in TABLES.scores:
+        if column.name.startswith("still"):
+            continue
+        (row,) = re.findall(rf"^\| `{column.name}` \| (.*) \| (.*) \| (.*) \|$", README, re.M)
+        unit = ", ".join(part for part in (column.unit, column.range) if part)
+        assert row == (column.formula.replace("|flow|", "abs(flow)"), unit, column.source)
+
+
+def test_links_and_pictures_are_there():
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+def test_the_commands_of_the_readme_exist():
+    made = (ROOT / "Makefile").read_text()
+    for command in re.findall(r"^make (\w+)", README, re.M):
+        assert re.search(rf"^{command}:", made, re.M)
+    for option in set(re.findall(r"(?<= )--[a-z-]+", README)):
+        assert (
+            option in (ROOT / "pipelines" / "cli.py").read_text()
+            or option.replace("-", "_")[2:] in (ROOT / "pipelines" / "cli.py").read_text()
+        ), option
