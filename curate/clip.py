@@ -17,6 +17,8 @@ import msgpack
 import numpy as np
 import pyarrow as pa
 
+TOO_SHORT, SKIPPED = "too short", "skipped"  # how reasons in `Clip.errors` begin that are no failures
+
 
 @dataclass(frozen=True)
 class Column:
@@ -73,6 +75,11 @@ class Clip:
     values: dict[str, Any] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
     frames: list[bytes] = field(default_factory=list)
+
+    @property
+    def failed(self) -> bool:
+        """A stage failed on it. That a clip is too short for a score, or was skipped on purpose, is no failure."""
+        return any(not reason.startswith((TOO_SHORT, SKIPPED)) for reason in self.errors.values())
 
     @property
     def num_frames(self) -> int:

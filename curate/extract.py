@@ -24,7 +24,7 @@ import av
 import av.error
 
 from curate.frame import displayed
-from curate.opening import VideoError, open_video
+from curate.opening import MAX_PIXELS, VideoError, open_video
 from curate.video import aspect_of
 
 COPYABLE = frozenset({"h264", "hevc", "vp9", "av1", "mpeg4"})  # what mp4 holds and browsers or FFmpeg play
@@ -92,16 +92,16 @@ def extract(
     codec: str | None = None,
     crf: int = 18,
     max_shift_seconds: float = 1.0,
-    min_seconds: float = 0.0,
     preset: str = "veryfast",
     threads: int = 1,
+    max_pixels: int = MAX_PIXELS,
 ) -> Extracted:
     """Cut `span` out of the file at `path`.
 
     keyframes: presentation times of the source's keyframes, if known: saves looking where none is near.
     snap: False: the clip's own frames exactly, so transcoded. size: shorter side in px; fps: frame rate; codec: "h264":
     any of them asks for a transcode. max_shift_seconds: how far a copy's start or end may lie from the clip's.
-    min_seconds: a copy shorter than this (and than the clip) is not made. crf, preset: of libx264.
+    crf, preset: of libx264. max_pixels: largest picture that is opened, px.
     Raises ExtractError.
     """
     from curate.transcode import transcode
@@ -111,19 +111,20 @@ def extract(
         try:
             if keyframes is not None and not _near(keyframes, span, max_shift_seconds):
                 raise CannotCopy("no keyframe of the shot is near")
-            return _copy(path, span, max_shift_seconds, min_seconds)
+            return _copy(path, span, max_shift_seconds, max_pixels)
         except CannotCopy as reason:
             why = str(reason)
         except (av.error.FFmpegError, ValueError) as error:
             why = f"packets cannot be copied ({plain(error)})"
-    return transcode(path, span, size=size, fps=fps, crf=crf, preset=preset, threads=threads, why=why)
+    asked = {"size": size, "fps": fps, "crf": crf, "preset": preset, "threads": threads, "max_pixels": max_pixels}
+    return transcode(path, span, why=why, **asked)
 
 
 @contextmanager
-def opened(path: str, threads: int = 1) -> Iterator[tuple[Any, Any]]:
+def opened(path: str, *, threads: int = 1, max_pixels: int = MAX_PIXELS) -> Iterator[tuple[Any, Any]]:
     """(container, video stream) of a source. Raises ExtractError."""
     try:
-        container, stream = open_video(path, threads=threads)
+        container, stream = open_video(path, threads=threads, max_pixels=max_pixels)
     except VideoError as error:
         raise ExtractError(str(error)) from error
     with container:
@@ -140,18 +141,18 @@ def _near(keyframes: list[float], span: Span, reach: float) -> bool:
     return any(low <= time < min(span.end_time, span.start_time + reach + CLOSE) for time in keyframes)
 
 
-def _copy(path: str, span: Span, max_shift: float, min_seconds: float) -> Extracted:
+def _copy(path: str, span: Span, max_shift: float, max_pixels: int) -> Extracted:
     for back in BACK:
-        with opened(path) as (source, stream):
+        with opened(path, max_pixels=max_pixels) as (source, stream):
             found = _packets(
                 source, stream, max(span.shot_start_time, span.start_time - max_shift), span.end_time, back
             )
             if found:
-                return _copied(stream, found, span, max_shift, min_seconds)
+                return _copied(stream, found, span, max_shift)
     raise CannotCopy("no packets at the clip's place")
 
 
-def _copied(stream, packets: list[av.Packet], span: Span, max_shift: float, min_seconds: float) -> Extracted:
+def _copied(stream, packets: list[av.Packet], span: Span, max_shift: float) -> Extracted:
     name = stream.codec_context.name
     name = {"libdav1d": "av1", "libaom-av1": "av1", "libvpx-vp9": "vp9"}.get(name, name)
     if name not in COPYABLE:
@@ -175,8 +176,6 @@ def _copied(stream, packets: list[av.Packet], span: Span, max_shift: float, min_
     end_time = times[end] if end < len(times) else _end(packets[shown[-1]], tick)
     if span.end_time - end_time > max_shift:
         raise CannotCopy(f"no frame to end at within {max_shift:g} s")
-    if end_time - times[start] < min(min_seconds, span.end_time - span.start_time) - CLOSE:
-        raise CannotCopy(f"the copy would be shorter than {min_seconds:g} s")
     if any(packet.is_discard or packet.is_corrupt for packet in chosen):
         raise CannotCopy("damaged or hidden packets")
     data = _mux(stream, chosen, round((end_time - times[start]) / tick))

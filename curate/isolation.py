@@ -18,6 +18,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -140,6 +141,19 @@ class Isolated(Child):
         except Lost as lost:
             return unit.fail(str(lost))
         return Unit.unpack(found)
+
+    def frames(self, unit: Unit, **arguments: Any) -> Unit:
+        """`captioner_frames(unit, **arguments)`; if the child was lost, the clips say so under `errors["frames"]`."""
+        bare = replace(unit, clips=[replace(clip, values={}, errors={}) for clip in unit.clips])
+        try:
+            (found,) = self.ask({"do": "frames", "unit": bare.pack(), "arguments": arguments})["units"]
+        except Lost as lost:
+            for clip in unit.clips:
+                clip.errors["frames"] = str(lost)
+            return unit
+        for clip, seen in zip(unit.clips, Unit.unpack(found).clips, strict=True):
+            clip.frames, clip.errors = seen.frames, clip.errors | seen.errors
+        return unit
 
     def plan(self, video: Video, **arguments: Any) -> list[Unit]:
         try:

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import pyarrow as pa
 
-from curate.clip import Clip, Column
+from curate.clip import TOO_SHORT, Clip, Column
 
 __all__ = ["FlowMotion", "Sample", "camera", "flow"]
 
@@ -140,7 +140,7 @@ class FlowMotion:
             else:
                 table = [None] * 5
                 clip.errors["motion"] = (
-                    f"no two frames {self.gap:g} s apart lie within its {clip.end_time - clip.start_time:.2f} s"
+                    f"{TOO_SHORT}: no two frames {self.gap:g} s apart lie within its {clip.end_time - clip.start_time:.2f} s"
                 )
             names = ("motion_score", "motion_residual", "camera_pan_x", "camera_pan_y", "camera_zoom")
             for name, value in zip(names, table, strict=True):

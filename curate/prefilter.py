@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from curate.clip import Clip
+from curate.clip import SKIPPED, Clip
 from curate.stage import Stage
 
-PREFILTER = "skipped by the prefilter"
+PREFILTER = f"{SKIPPED} by the prefilter"
 
 
 class Prefilter(Stage):

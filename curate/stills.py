@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pyarrow as pa
 
-from curate.clip import Clip, Column
+from curate.clip import TOO_SHORT, Clip, Column
 from curate.frame import Picture
 
 __all__ = ["Stills", "decoded", "encoded"]
@@ -93,7 +93,7 @@ class Stills:
             names = ("still_first", "still_middle", "still_last")
             if not inside:
                 clip.values.update(dict.fromkeys((*names, "still_times")))
-                clip.errors["stills"] = f"too short: no picture was kept within its {clip.num_frames} frames"
+                clip.errors["stills"] = f"{TOO_SHORT}: no picture was kept within its {clip.num_frames} frames"
                 continue
             chosen = [inside[0], nearest(inside, (clip.start_frame + clip.end_frame - 1) / 2), inside[-1]]
             for name, kept in zip(names, chosen, strict=True):

@@ -19,7 +19,7 @@ import av.filter
 
 from curate.extract import CLOSE, Extracted, ExtractError, Span, as_displayed, opened, plain, rate_of
 from curate.frame import displayed, fitted
-from curate.opening import printable
+from curate.opening import MAX_PIXELS, printable
 from curate.video import aspect_of
 
 TURNS = {1: ("transpose=cclock",), 2: ("hflip", "vflip"), 3: ("transpose=clock",)}
@@ -35,6 +35,7 @@ def transcode(
     crf: int = 18,
     preset: str = "veryfast",
     threads: int = 1,
+    max_pixels: int = MAX_PIXELS,
     why: str = "",
 ) -> Extracted:
     """Encode the frames of `span`. size: shorter side in px, never enlarged, square pixels then. Raises ExtractError.
@@ -44,7 +45,7 @@ def transcode(
     """
     problem = "no frames"
     for back in BACK:
-        with opened(path, threads) as (source, stream):
+        with opened(path, threads=threads, max_pixels=max_pixels) as (source, stream):
             try:
                 frames = _Frames(source, stream, span, back)
                 encoder = _Encoder(stream, size, fps, crf, preset, threads)

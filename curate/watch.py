@@ -147,9 +147,15 @@ def _watch(unit: Unit, reader: Decode, shots: dict, motion: dict | None, stills:
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
-    """What a child process of `Isolated` does: `plan` or `watch`, on packed units."""
+    """What a child process of `Isolated` does: `plan`, `watch` or `captioner_frames`, on packed units."""
     unit, arguments = Unit.unpack(request["unit"]), request["arguments"]
-    units = plan(unit.video, **arguments) if request["do"] == "plan" else [watch(unit, **arguments)]
+    if request["do"] == "plan":
+        units = plan(unit.video, **arguments)
+    elif request["do"] == "frames":
+        captioner_frames(unit, **arguments)
+        units = [unit]
+    else:
+        units = [watch(unit, **arguments)]
     return {"units": [unit.pack() for unit in units]}
 
 

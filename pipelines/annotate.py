@@ -7,22 +7,21 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
-import duckdb
-
-from curate.clip import Unit, Video, path_to_text, text_to_path
+from curate.clip import Unit, Video, path_to_text
 from curate.isolation import Isolated
 from curate.video import VideoError, fingerprint, plan
 from pipelines.config import Config
-from pipelines.curation import RECALL, TABLES, check_weights, identity, with_needs
+from pipelines.curation import RECALL, STAGES, TABLES, check_weights, identity, with_needs
 from pipelines.dataset import FORMAT, Dataset, DatasetError, Writer, read_about, write_json
 from pipelines.executor import Place, run
 from pipelines.sources import Found, find_videos
+from pipelines.state import State
 
 PLANNERS = 8  # files looked at at a time
 
@@ -52,16 +51,21 @@ class Summary:
     failures: list[tuple[str, str]] = field(default_factory=list)
     passed_over: dict[str, int] = field(default_factory=dict)
 
+    @property
+    def anything_failed(self) -> bool:
+        """Videos of these sources, now or earlier, or stages on clips of this run."""
+        return bool(self.failed or self.failed_before or self.clip_failures)
+
     def count(self, unit: Unit) -> None:
         self.videos += unit.index == 0
         self.clips += len(unit.clips)
         self.footage += unit.footage
         self.warned += bool(unit.warnings)
         self.duplicates += unit.status == "duplicate"
-        self.clip_failures += sum(bool(clip.errors) for clip in unit.clips)
+        self.clip_failures += sum(clip.failed for clip in unit.clips)
         if unit.status == "failed":
-            self.failed += 1
             self.failures.append((unit.video.path, unit.error or "no reason was recorded"))
+            self.failed = len({path for path, _ in self.failures})
 
 
 def annotate(
@@ -80,9 +84,10 @@ def annotate(
     """
     began = time.perf_counter()
     root = Path(out)
-    chosen = with_needs(stages) if stages else with_needs(("similarity", "text", "appearance"))
+    chosen = with_needs(STAGES if stages is None else stages, config)
     models = check_weights(config, chosen)
-    found = find_videos(sources) if sources else _recorded_videos(root)
+    found = find_videos(sources) if sources else Found(State(Dataset(root), chosen, retry_failed).videos())
+    _refuse_foreign(root)
     summary = Summary(passed_over=dict(found.passed_over))
     with claimed(root):
         open_dataset(root, config, chosen, models)
@@ -112,7 +117,7 @@ def _work(
     writer: Writer,
     summary: Summary,
 ) -> None:
-    state = _State(Dataset(root), stages, retry_failed)
+    state = State(Dataset(root), stages, retry_failed)
     wanted = {path_to_text(video.path) for video in found.videos}
     again = [unit for unit in state.incomplete() if path_to_text(unit.video.path) in wanted]
     fresh = [video for video in found.videos if not state.planned(video)]
@@ -128,76 +133,15 @@ def _work(
     summary.failed_before = 0 if retry_failed else state.failed(wanted)
     watcher.start(len(units), sum(unit.footage for unit in units), summary.already)
     for unit in run(units, config, stages, place):
-        unit.facts.pop(RECALL, None)
-        done = (*state.stages_of(unit), *stages)
-        writer.add(unit, stages=with_needs(done), **state.succession(unit))
+        again_only = unit.facts.pop(RECALL, None) is not None
+        if unit.status == "ok" or not (again_only or state.holds(unit)):  # a failure never replaces good rows
+            done = (*state.stages_of(unit), *stages)
+            writer.add(unit, stages=with_needs(done), **state.succession(unit))
         summary.count(unit)
         watcher.unit(unit)
 
 
-class _State:
-    """What the dataset already records, by path and by unit."""
-
-    def __init__(self, dataset: Dataset, stages: Sequence[str], retry_failed: bool) -> None:
-        self.dataset, self.wanted, self.retry_failed = dataset, stages, retry_failed
-        self.rows: dict[str, dict[str, Any]] = {}
-        self.paths: dict[str, list[dict[str, Any]]] = {}
-        if dataset.newest:
-            columns = "video_id, video_path, unit, units, unit_start, unit_end, status, duration"
-            table = duckdb.sql(f"SELECT {columns} FROM {dataset.videos_sql}").to_arrow_table()
-            for row in table.to_pylist():
-                self.rows[f"{row['video_id']}-{row['unit']:04d}"] = row
-                self.paths.setdefault(row["video_path"], []).append(row)
-
-    def planned(self, video: Video) -> bool:
-        """Every unit of this video is recorded, so that it need not be opened again."""
-        rows = self.paths.get(path_to_text(video.path), [])
-        if self.retry_failed and any(row["status"] == "failed" for row in rows):
-            return False
-        return bool(rows) and len(rows) >= rows[0]["units"]
-
-    def failed(self, paths: set[str]) -> int:
-        return sum(row["status"] == "failed" for path in paths for row in self.paths.get(path, ()))
-
-    def recorded(self, unit: Unit) -> bool:
-        row = self.rows.get(unit.id)
-        return row is not None and not (self.retry_failed and row["status"] == "failed")
-
-    def stages_of(self, unit: Unit) -> tuple[str, ...]:
-        shard = self.dataset.newest.get(unit.id)
-        return shard.stages if shard else ()
-
-    def succession(self, unit: Unit) -> dict[str, Any]:
-        """Which rows the new ones of a unit take the place of: arguments for `Writer.add`."""
-        rows = self.paths.get(path_to_text(unit.video.path), [])
-        old = {f"{row['video_id']}-{row['unit']:04d}" for row in rows}
-        generations = [shard.generation for name in old | {unit.id} if (shard := self.dataset.newest.get(name))]
-        gone = [f"{row['video_id']}-{row['unit']:04d}" for row in rows if row["video_id"] != unit.video.video_id]
-        return {"generation": max(generations, default=-1) + 1, "replaces": gone}
-
-    def owner(self, video_id: str) -> str | None:
-        """Path of the recorded video that has this content."""
-        row = self.rows.get(f"{video_id}-0000")
-        return row["video_path"] if row and row["status"] != "duplicate" else None
-
-    def incomplete(self) -> Iterator[Unit]:
-        """Units whose rows lack a stage that is wanted now, as references into their shards."""
-        for unit_id, row in self.rows.items():
-            shard = self.dataset.newest[unit_id]
-            missing = [name for name in self.wanted if name not in shard.stages]
-            if missing and row["status"] == "ok":
-                yield Unit(
-                    Video(text_to_path(row["video_path"]), row["video_id"]),
-                    index=row["unit"],
-                    count=row["units"],
-                    start=row["unit_start"],
-                    end=row["unit_end"],
-                    facts={RECALL: [str(self.dataset.root.absolute()), shard.name], "duration": row["duration"]},
-                    todo=missing,
-                )
-
-
-def _plan(videos: list[Video], config: Config, state: _State, watcher: Watcher) -> Iterator[Unit]:
+def _plan(videos: list[Video], config: Config, state: State, watcher: Watcher) -> Iterator[Unit]:
     """The units of the videos, in order; files that cannot be opened as failed units, and second copies as duplicates."""
     owners: dict[str, str] = {}
     with ThreadPoolExecutor(min(PLANNERS, os.cpu_count() or 1, max(1, len(videos) // 4))) as pool:
@@ -224,15 +168,18 @@ class _Planner:
         self.free: list[Isolated] = []
 
     def __call__(self, video: Video) -> list[Unit]:
-        try:
+        identified = video
+        with suppress(VideoError, OSError, ValueError):  # `plan` says it better why a file cannot be read
             identified = replace(video, video_id=fingerprint(video.path))
-        except (VideoError, OSError) as error:
-            return [Unit(video).fail(getattr(error, "reason", None) or f"cannot be read ({error.strerror})")]
         options = {"unit_seconds": self.config.decode.unit_seconds, "max_pixels": self.config.decode.max_pixels}
         if not self.config.decode.isolate:
             units = plan(identified, **options)
         else:
-            child = self.free.pop() if self.free else Isolated(timeout=60.0, memory_gb=self.config.decode.memory_gb)
+            child = (
+                self.free.pop()
+                if self.free
+                else Isolated(timeout=self.config.decode.timeout_seconds, memory_gb=self.config.decode.memory_gb)
+            )
             units = child.plan(identified, **options)
             self.free.append(child)
         if units[0].status != "ok":  # content that is no video says nothing: an empty file is not a copy of another
@@ -244,34 +191,36 @@ class _Planner:
             child.close()
 
 
-def _recorded_videos(root: Path) -> Found:
-    dataset = Dataset(root)
-    rows = duckdb.sql(f"SELECT DISTINCT video_path FROM {dataset.videos_sql} ORDER BY 1").fetchall()
-    return Found([Video(text_to_path(path)) for (path,) in rows])
-
-
 def open_dataset(root: Path, config: Config, stages: Sequence[str], models: dict[str, Any]) -> None:
     """Write or extend `dataset.json`. DatasetError if rows of these stages were made under another config or models."""
     made: dict[str, Any] = {"stages": {}, "models": {}}
     if (root / "dataset.json").exists():
         made = read_about(root)
-    elif any(path.name != LOCK for path in root.iterdir()):
-        raise DatasetError(f"{root}: holds other files and no dataset: choose an empty or a new folder for --out")
     for stage in stages:
         if stage in made["stages"]:
             _same(root, made["stages"][stage], identity(config, stage), "")
     for column, model in models.items():
         if column in made["models"]:
             _same(root, made["models"][column], model, f"the model of {column}: ")
+    resolved = config.model_dump(mode="json")
+    for parts in made["stages"].values():  # rows of stages that are not run now keep the config they were made with
+        for name, part in parts.items():
+            (resolved["decode"] if name == "unit_seconds" else resolved)[name] = part
     about = {
         "format": FORMAT,
         "winnow": version("winnow"),
-        "config": config.model_dump(mode="json"),
+        "config": resolved,
         "stages": made["stages"] | {stage: identity(config, stage) for stage in stages},
         "models": made["models"] | models,
     }
     if about != made:
         write_json(root / "dataset.json", about)
+
+
+def _refuse_foreign(root: Path) -> None:
+    """A folder that holds something else is left as it is."""
+    if root.is_dir() and not (root / "dataset.json").exists() and any(path.name != LOCK for path in root.iterdir()):
+        raise DatasetError(f"{root}: holds other files and no dataset: choose an empty or a new folder for --out")
 
 
 def _same(root: Path, made: Any, now: Any, key: str) -> None:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
 
 from curate.appearance import Appearance
 from curate.captions import Captions
 from curate.clip import Unit
 from curate.isolation import Isolated
 from curate.models import MissingWeights, Weights
-from curate.prefilter import PREFILTER, Prefilter
+from curate.motion import FlowMotion
+from curate.prefilter import Prefilter
 from curate.similarity import Similarity
+from curate.stills import Stills
 from curate.text import Text
-from curate.watch import CLIP_COLUMNS, VIDEO_COLUMNS, captioner_frames, watch
+from curate.watch import VIDEO_COLUMNS, captioner_frames, watch
 from pipelines.config import Config
 from pipelines.dataset import Tables, read_unit
 from pipelines.models import Shelf, adapter
@@ -30,10 +35,21 @@ NEEDS = {
     "captions": ("stills", "motion"),
     "similarity": ("stills", "captions"),
 }
-TABLES = Tables(
-    scores=(*CLIP_COLUMNS, *Text.columns, *Appearance.columns, *Captions.columns, *Similarity.columns),
-    facts=VIDEO_COLUMNS,
-)
+COLUMNS = {
+    "motion": FlowMotion.columns,
+    "stills": Stills.columns,
+    "text": Text.columns,
+    "appearance": Appearance.columns,
+    "captions": Captions.columns,
+    "similarity": Similarity.columns,
+}
+TABLES = Tables(scores=tuple(column for columns in COLUMNS.values() for column in columns), facts=VIDEO_COLUMNS)
+CHEAP = [  # what a prefilter may look at: numbers of the stages before captions
+    column.name
+    for stage in ("motion", "text", "appearance")
+    for column in COLUMNS[stage]
+    if pa.types.is_floating(column.type) or pa.types.is_integer(column.type)
+]
 
 
 Step = Callable[[Sequence[Unit]], list[Unit]]
@@ -51,16 +67,33 @@ class Pool:
     gpus: float = 0.0
 
 
-def with_needs(names: Sequence[str]) -> tuple[str, ...]:
-    """The named stages and all that they need, in the order they run in."""
+def stage_of(name: str) -> str:
+    """The stage that a column or a key of `Clip.errors` belongs to."""
+    if name == "frames":  # those that a video captioner wanted
+        return "captions"
+    return next((stage for stage, columns in COLUMNS.items() if any(c.name == name for c in columns)), name)
+
+
+def with_needs(names: Sequence[str], config: Config | None = None) -> tuple[str, ...]:
+    """The named stages and all that they need, in the order they run in. The config's prefilter has needs too."""
+    if not names:
+        raise StageError(f"--stages: none named: choose from {', '.join(STAGES)}")
+    needs = {name: list(found) for name, found in NEEDS.items()}
+    for column in [*config.prefilter.min, *config.prefilter.max] if config else ():
+        if column not in CHEAP:
+            close = difflib.get_close_matches(column, CHEAP, 1)
+            hint = f"did you mean {close[0]}?" if close else f"choose from {', '.join(CHEAP)}"
+            raise StageError(f"prefilter: {column} is not a score that is known before captions: {hint}")
+        needs["captions"].append(stage_of(column))
     wanted: set[str] = set()
     queue = list(names)
     while queue:
         name = queue.pop()
         if name not in STAGES:
             raise StageError(f"--stages {name}: no such stage: choose from {', '.join(STAGES)}")
-        wanted.add(name)
-        queue += NEEDS.get(name, ())
+        if name not in wanted:
+            wanted.add(name)
+            queue += needs.get(name, ())
     return tuple(name for name in STAGES if name in wanted)
 
 
@@ -113,6 +146,8 @@ def recall(units: Sequence[Unit]) -> list[Unit]:
             stored = read_unit(Path(root), shard, unit, TABLES)
             for name in ("video", "count", "start", "end", "status", "error", "warnings", "facts", "clips", "seconds"):
                 setattr(unit, name, getattr(stored, name))
+            for clip in unit.clips:  # what is done again speaks for itself
+                clip.errors = {key: reason for key, reason in clip.errors.items() if not unit.wants(stage_of(key))}
     return list(units)
 
 
@@ -130,23 +165,24 @@ class Pass:
     """The single decode of a unit, in a child process if the config says so."""
 
     def __init__(self, config: Config) -> None:
-        self.config = config
-        decode = config.decode
-        self.isolated = Isolated(timeout=decode.timeout_seconds, memory_gb=decode.memory_gb) if decode.isolate else None
+        self.config, self.isolated = config, _child(config)
 
     def __call__(self, units: Sequence[Unit]) -> list[Unit]:
         for unit in units:
             observers = [name for name in PASS if unit.wants(name)]
             if not observers:
                 continue
-            before = {clip.start_frame: clip for clip in unit.clips}
             options = self.options(unit)
-            seen = self.isolated.watch(unit, **options) if self.isolated else watch(unit, **options)
+            stored = replace(unit, clips=[])
+            seen = self.isolated.watch(stored, **options) if self.isolated else watch(stored, **options)
+            if unit.clips and seen.status != "ok":  # what earlier runs found stays
+                for clip in unit.clips:
+                    clip.errors |= dict.fromkeys(observers, seen.error)
+                continue
+            if unit.clips:
+                _keep_stored(unit, seen, observers)
             for name in ("video", "status", "error", "warnings", "facts", "clips", "seconds"):
                 setattr(unit, name, getattr(seen, name))
-            for clip in unit.clips:  # what later stages had said of a clip, when only the pass is done again
-                if old := before.get(clip.start_frame):
-                    clip.values = old.values | clip.values
         return list(units)
 
     def options(self, unit: Unit) -> dict[str, Any]:
@@ -162,17 +198,42 @@ class Pass:
         }
 
 
+def _keep_stored(stored: Unit, seen: Unit, observers: Sequence[str]) -> None:
+    """Add to a repeated pass what other stages had said of the same clips, and to its counts those of the first."""
+    before = {(clip.start_frame, clip.end_frame): clip for clip in stored.clips}
+    if before.keys() != {(clip.start_frame, clip.end_frame) for clip in seen.clips}:
+        raise RuntimeError(
+            "the clips found now are not those recorded: the file has changed, or Winnow has; annotate anew"
+        )
+    for clip in seen.clips:
+        old = before[clip.start_frame, clip.end_frame]
+        clip.values = old.values | clip.values
+        clip.errors = {key: reason for key, reason in old.errors.items() if key not in observers} | clip.errors
+    seen.facts["frames_decoded"] += stored.facts.get("frames_decoded") or 0
+    seen.seconds = {
+        **stored.seconds,
+        **seen.seconds,
+        "decode": seen.seconds["decode"] + stored.seconds.get("decode", 0.0),
+    }
+
+
 class Frames:
     """Reads the frames that a video captioner wants, for units whose pass was done in an earlier run."""
 
     def __init__(self, config: Config) -> None:
-        self.config = config
+        self.config, self.isolated = config, _child(config)
 
     def __call__(self, units: Sequence[Unit]) -> list[Unit]:
+        read = self.isolated.frames if self.isolated else captioner_frames
         for unit in units:
             if unit.wants("captions") and not any(clip.frames for clip in unit.clips):
-                captioner_frames(unit, captioner_wants(self.config), size=self.config.stills.size)
+                read(unit, count=captioner_wants(self.config), size=self.config.stills.size)
         return list(units)
+
+
+def _child(config: Config) -> Isolated | None:
+    decode = config.decode
+    return Isolated(timeout=decode.timeout_seconds, memory_gb=decode.memory_gb) if decode.isolate else None
 
 
 # --- what a config means for a dataset
@@ -243,6 +304,3 @@ def check_weights(config: Config, stages: Sequence[str]) -> dict[str, Any]:
             ],
         }
     return recorded
-
-
-__all__ = ["PREFILTER", "STAGES", "TABLES", "build", "check_weights", "identity", "pools_of", "weights", "with_needs"]

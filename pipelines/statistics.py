@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from curate.filters import Filter
+from curate.filters import Filter, SelectionError
 from curate.selection import quoted, select
 from pipelines.dataset import Dataset
 from pipelines.plots import score_columns
@@ -53,6 +53,7 @@ class Statistics:
     videos: dict[str, int] = field(default_factory=dict)
     footage: float | None = None
     funnel: list[dict[str, Any]] = field(default_factory=list)
+    no_funnel: str | None = None
     before: tuple[int, float] = (0, 0.0)
     scores: list[Score] = field(default_factory=list)
     failures: list[tuple[str, str, int]] = field(default_factory=list)
@@ -103,7 +104,10 @@ def _annotated(dataset: Dataset, filters: Sequence[Filter] | None, why_null: Map
     found.seconds = [(stage, seconds, seconds / total) for stage, seconds in rows]
     found.scores = _scores(db, clips, pq.read_schema(dataset.files("clips")[0]), count)
     if filters and count:
-        found.funnel = select(clips, filters, why_null=why_null).to_dict()["funnel"]
+        try:
+            found.funnel = select(clips, filters, why_null=why_null).to_dict()["funnel"]
+        except SelectionError as error:  # e.g. a stage of the selection was not run yet: the rest is worth seeing
+            found.no_funnel = str(error)
     return found
 
 
@@ -157,6 +161,8 @@ def show(found: Statistics, console: Console) -> None:
     console.print(Text(line, style="bold"))
     if found.funnel:
         console.print(funnel_table(found.funnel, found.before))
+    if found.no_funnel:
+        console.print(Text(f"no funnel: {found.no_funnel}", style="yellow"))
     _print(console, "Scores", ["column", *HEADS, "null"], [
         [s.column, *(short(q) for q in s.quantiles), *[""] * (len(HEADS) - len(s.quantiles)), f"{s.nulls:,}"]
         for s in found.scores
