@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import traceback
 from importlib.metadata import version
 from typing import Annotated
 
@@ -20,12 +21,13 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Raw videos to captioned, scored, explainable clips in Parquet shards.\n\n"
     "First time?  winnow run FOLDER_OF_VIDEOS --out out/   makes out/annotated (every clip, every score) and out/curated "
-    "(the shards that a selection kept).  Exit codes: 0 done, 1 done with failures recorded, 2 could not start.",
+    "(the shards that a selection kept).  Exit codes: 0 done, 1 done with failures recorded, 2 could not start or go on, "
+    "3 a defect of Winnow.",
 )
 out_console = Console()
 err_console = Console(stderr=True)
 
-DONE, WITH_FAILURES, COULD_NOT_START, INTERRUPTED = 0, 1, 2, 130
+DONE, WITH_FAILURES, COULD_NOT_START, DEFECT, INTERRUPTED = 0, 1, 2, 3, 130
 
 Sources = Annotated[
     list[str],
@@ -47,8 +49,6 @@ Overrides = Annotated[
 Executor = Annotated[str | None, typer.Option(help="ray (actor pools, the default) or inline (this one process)")]
 Workers = Annotated[int | None, typer.Option(min=1, help="worker processes; default: one a core, as memory allows")]
 Address = Annotated[str | None, typer.Option(help="Ray cluster to run on, e.g. auto or ray://head:10001")]
-
-
 Seed = Annotated[int | None, typer.Option(help="order of the clips in the shards")]
 
 
@@ -68,10 +68,12 @@ def run(
     winnow run videos/ --out out --config svd --address auto
     """
     with _errors():
+        from pipelines.preflight import check_run
+
         resolved = _config(config, set_)
-        failed = _annotate(
-            sources, f"{out}/annotated", resolved, None, _place(resolved, executor, workers, address), False
-        )
+        place = _place(resolved, executor, workers, address)
+        check_run(resolved, f"{out}/curated")
+        failed = _annotate(sources, f"{out}/annotated", resolved, None, place, False)
         failed += _select(f"{out}/annotated", f"{out}/curated", resolved, resolved.filters, workers)
     raise typer.Exit(WITH_FAILURES if failed else DONE)
 
@@ -111,10 +113,9 @@ def annotate(
     """
     with _errors():
         resolved = _config(config, set_)
-        chosen = [name.strip() for name in stages.split(",") if name.strip()] if stages else None
-        failed = _annotate(
-            sources or [], out, resolved, chosen, _place(resolved, executor, workers, address), retry_failed
-        )
+        chosen = None if stages is None else _stages(stages)
+        place = _place(resolved, executor, workers, address)
+        failed = _annotate(sources or [], out, resolved, chosen, place, retry_failed)
     raise typer.Exit(WITH_FAILURES if failed else DONE)
 
 
@@ -168,24 +169,9 @@ def select(
     """
     with _errors():
         from curate.filters import filters_from_options, parse_filters
-        from pipelines.config import ConfigError, load, resolve
-        from pipelines.dataset import read_about
 
-        if config is None:
-            from pathlib import Path
-
-            tree = read_about(Path(dataset))["config"]
-            from pipelines.config import override
-
-            for item in set_:
-                override(tree, item)
-            resolved = resolve(tree, f"{dataset}/dataset.json")
-        else:
-            resolved = load(config, set_)
-        changes = {name: value for name, value in (("seed", seed), ("shard_size", shard_size)) if value is not None}
-        if changes:
-            export = resolved.export.model_dump() | changes
-            resolved = resolve(resolved.model_dump() | {"export": export}, "the command line")
+        resolved = _recorded_config(dataset, set_) if config is None else _config(config, set_)
+        resolved = _with_export(resolved, seed=seed, shard_size=shard_size)
         filters = filters_from_options(where, minimum, maximum, drop_bottom, drop_top)
         if preset:
             filters = parse_filters(preset) + filters
@@ -194,8 +180,6 @@ def select(
         if dry_run:
             _funnel(dataset, filters)
             raise typer.Exit(DONE)
-        if resolved.export.shard_bytes <= 0:
-            raise ConfigError("--shard-size must be greater than 0")
         failed = _select(dataset, out, resolved, filters, workers)
     raise typer.Exit(WITH_FAILURES if failed else DONE)
 
@@ -211,14 +195,12 @@ def stats(
         from pathlib import Path
 
         from pipelines import statistics
-        from pipelines.config import resolve
         from pipelines.curated import why_empty
-        from pipelines.dataset import read_about
 
         filters = why = None
         if (Path(dataset) / "dataset.json").exists():
-            made = read_about(Path(dataset))["config"]
-            filters, why = resolve(made, f"{dataset}/dataset.json").filters, why_empty(made)
+            made = _recorded_config(dataset)
+            filters, why = made.filters, why_empty(made.model_dump(mode="json"))
         statistics.show(statistics.read(dataset, filters, why_null=why), out_console)
 
 
@@ -251,8 +233,10 @@ def models(
 def _annotate(sources, out, config, stages, place, retry_failed) -> int:
     """How many videos failed."""
     from pipelines.annotate import annotate as job
+    from pipelines.preflight import check_keys
     from pipelines.progress import Live, print_summary
 
+    check_keys(config, stages)
     with Live(err_console) as live:
         summary = job(sources, out, config, place=place, watcher=live, stages=stages, retry_failed=retry_failed)
     print_summary(out_console, summary, out)
@@ -297,6 +281,41 @@ def _config(name: str, overrides: list[str]):
     return load(name, overrides)
 
 
+def _recorded_config(dataset: str, overrides: list[str] = []):  # noqa: B006
+    """The config that a dataset was made with."""
+    from pathlib import Path
+
+    from pipelines.config import override, resolve
+    from pipelines.dataset import read_about
+
+    tree = read_about(Path(dataset))["config"]
+    for item in overrides:
+        override(tree, item)
+    return resolve(tree, f"{dataset}/dataset.json")
+
+
+def _with_export(config, **options):
+    """The config with the options of the command line that were given: of a shard's size and of the order."""
+    from pipelines.config import ConfigError, resolve, size_of
+
+    given = {name: value for name, value in options.items() if value is not None}
+    try:
+        size_of(given.get("shard_size", config.export.shard_size))
+    except ConfigError as error:
+        raise ConfigError(f"--shard-size: {error}") from None
+    tree = config.model_dump()
+    return resolve(tree | {"export": tree["export"] | given}, "the command line")
+
+
+def _stages(text: str) -> list[str]:
+    from pipelines.curation import STAGES, StageError
+
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise StageError(f"--stages: none is named: choose from {', '.join(STAGES)}, or leave the option out for all")
+    return names
+
+
 def _place(config, executor: str | None, workers: int | None, address: str | None):
     from pipelines.config import ConfigError
     from pipelines.executor import Place
@@ -309,7 +328,10 @@ def _place(config, executor: str | None, workers: int | None, address: str | Non
 
 
 class _errors:
-    """Every error that a person can mend becomes one line and exit code 2; an interruption says how to go on."""
+    """Every error that a person can mend becomes one line and exit code 2; an interruption says how to go on.
+
+    What remains is a defect of Winnow: its traceback is shown, and the exit code is 3.
+    """
 
     def __enter__(self) -> None:
         for name in ("HF_HUB_DISABLE_TELEMETRY", "HF_HUB_DISABLE_PROGRESS_BARS"):
@@ -317,13 +339,37 @@ class _errors:
         logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
 
     def __exit__(self, kind, error, _trace) -> None:
-        if kind is None or issubclass(kind, (typer.Exit, SystemExit)):
+        if kind is None or issubclass(kind, (typer.Exit, SystemExit, BrokenPipeError)):
             return
         if issubclass(kind, KeyboardInterrupt):
             err_console.print("interrupted: what was committed stays; the same command goes on from there")
             raise typer.Exit(INTERRUPTED) from None
         if kind.__module__.startswith(("pipelines.", "curate.")):
             _stop(str(error))
+        if reason := _mendable(error):
+            _stop(reason)
+        traceback.print_exception(error)
+        err_console.print(
+            Text("winnow: this is a defect of Winnow: please report it with the lines above", style="red")
+        )
+        raise typer.Exit(DEFECT) from None
+
+
+def _mendable(error: BaseException) -> str | None:
+    """What to say of errors of disks and damaged files, which come from anywhere; None for others."""
+    import duckdb
+    from pyarrow import ArrowInvalid
+
+    if isinstance(error, OSError):
+        if error.filename is None:
+            return f"{error}: check the disk, the folders named and their rights"
+        name = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename
+        return f"{name}: {error.strerror}: check that it exists and may be read or written, or choose another place"
+    if isinstance(error, (duckdb.Error, ArrowInvalid)):
+        from curate.selection import first_line
+
+        return f"{first_line(error)}: a file of the dataset may be damaged: restore it, or delete the shard and annotate again"
+    return None
 
 
 def _stop(message: str) -> None:

@@ -10,6 +10,7 @@ import difflib
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -164,6 +165,20 @@ class Endpoint(Section):
     retries: int = Field(4, ge=0)
     concurrency: int = Field(8, ge=1)
 
+    @field_validator("url")
+    @classmethod
+    def _http(cls, value: str) -> str:
+        try:
+            parts = urlsplit(value)
+            good = parts.scheme in ("http", "https") and parts.hostname and not (parts.username or parts.password)
+        except ValueError:  # e.g. a bracket that is not closed
+            good = False
+        if not good:
+            raise ValueError(
+                "captions.merge.url must start with http:// or https:// and name a host, without a user or key in it"
+            )
+        return value
+
 
 Text = Annotated[EasyOcr | RapidOcr, Field(discriminator="kind")]
 Embedder = Annotated[Conse | OpenClip, Field(discriminator="kind")]
@@ -195,17 +210,17 @@ KINDS = {get_args(section.model_fields["kind"].annotation)[0] for section in SEC
 # --- what is done with the scores
 
 
-SIZE = r"^\d+(\.\d+)?\s*([kKMGT]?i?B)?$"
-
-
 def size_of(text: str) -> int:
-    """Bytes of `256MB`, `1 GiB` or `4096`."""
-    found = re.fullmatch(SIZE, text.strip())
+    """Bytes of `256MB`, `1 GiB` or `4096`; at least 1."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kKMGT]i?B|B)?", text.strip())
     if not found:
         raise ConfigError(f"size {text!r}: write a number and a unit, e.g. 256MB")
     unit = found[2] or "B"
     base = 1024 if "i" in unit else 1000
-    return int(float(re.match(r"[\d.]+", text.strip())[0]) * base ** ("BKMGT".index(unit[0].upper())))
+    size = int(float(found[1]) * base ** ("BKMGT".index(unit[0].upper())))
+    if size < 1:
+        raise ConfigError(f"size {text!r}: must be greater than 0, e.g. 256MB")
+    return size
 
 
 class Export(Section):
@@ -218,7 +233,17 @@ class Export(Section):
     codec: Literal["h264"] | None = None
     crf: int = Field(18, ge=0, le=51)
     seed: int = Field(0, description="order of the clips in the shards")
-    shard_size: str = Field("256MB", pattern=SIZE)
+    shard_size: str = Field("256MB", description="about what a shard takes")
+
+    @field_validator("shard_size", mode="before")
+    @classmethod
+    def _size(cls, value: Any) -> str:
+        value = str(value)  # YAML makes a number of 4096
+        try:
+            size_of(value)
+        except ConfigError as error:
+            raise ValueError(f"export.shard_size: {error}") from None
+        return value
 
     @property
     def shard_bytes(self) -> int:
@@ -290,7 +315,7 @@ def load(name: str = "quickstart", overrides: tuple[str, ...] | list[str] = ()) 
     path = find(name)
     try:
         tree = yaml.safe_load(path.read_text()) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # a ValueError: not UTF-8, or a date that is none
         raise ConfigError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: a config is a mapping of keys, this is a {type(tree).__name__}")
@@ -316,7 +341,11 @@ def override(tree: dict, assignment: str) -> None:
         tree = tree.setdefault(parent, {})
         if not isinstance(tree, dict):
             raise ConfigError(f"--set {assignment}: {parent} is not a section")
-    tree[last] = yaml.safe_load(value)
+    try:
+        tree[last] = yaml.safe_load(value)
+    except (yaml.YAMLError, ValueError) as error:
+        reason = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise ConfigError(f"--set {assignment}: the value is not readable as YAML ({reason})") from None
 
 
 def _complaint(origin: str, item: dict) -> str:

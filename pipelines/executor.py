@@ -21,8 +21,10 @@ import psutil
 import pyarrow as pa
 
 from curate.clip import Unit
+from curate.models import MissingWeights
 from pipelines.config import Config, resolve
-from pipelines.curation import Step, build, pools_of
+from pipelines.curation import Step, build, pools_of, roles
+from pipelines.models import Shelf
 
 WORKER_MEMORY = 2.5e9  # bytes of one worker with the embedded pack and a decode, to choose how many fit
 BLOCKS = 4096  # Ray blocks at most: a unit each, until there are more units than that
@@ -66,10 +68,39 @@ def run(units: Sequence[Unit], config: Config, stages: Sequence[str], place: Pla
 def _inline(units: Sequence[Unit], config: Config, stages: Sequence[str]) -> Iterator[Unit]:
     if not units:
         return
-    steps = build(config, stages)
+    steps = load_steps(config, stages)
     limit_threads(config.execution.threads)
     for unit in units:
         yield from work([unit], steps)
+
+
+def load_steps(config: Config, stages: Sequence[str]) -> list[Step]:
+    """The callables of one worker, with their models loaded. ExecutorError names the model that cannot be."""
+    try:
+        return build(config, stages)
+    except MissingWeights as error:
+        raise ExecutorError(str(error)) from error
+    except Exception as error:
+        raise ExecutorError(
+            f"{_culprit(config, stages)} cannot be loaded: {_reason(error)}: its weights may be damaged: "
+            "`winnow models` says where they are and how to get them"
+        ) from error
+
+
+def _culprit(config: Config, stages: Sequence[str]) -> str:
+    """Which model it is, found by loading them one by one."""
+    shelf = Shelf(config)
+    for column, section in roles(config, stages):
+        try:
+            shelf.get(section)
+        except Exception:
+            return f"{column}: model {getattr(section, 'kind', None) or section.detector}"
+    return f"a model of the stages {', '.join(stages)}"
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:297] + '...' if len(text) > 300 else text}"
 
 
 def work(units: list[Unit], steps: Sequence[Step]) -> list[Unit]:
@@ -85,15 +116,26 @@ def work(units: list[Unit], steps: Sequence[Step]) -> list[Unit]:
 
 
 class Worker:
-    """One actor of a pool: builds its stages once, then maps batches of packed units."""
+    """One actor of a pool: builds its stages once, then maps batches of packed units.
+
+    Where a model cannot be loaded it says so in the column `refused`, for the driver to stop the job: Ray would take an
+    exception here for a crash, and start the actor again.
+    """
 
     def __init__(self, config: str, stages: Sequence[str]) -> None:
         resolved = resolve(json.loads(config), "the job's config")
-        self.steps = build(resolved, stages)
+        self.refused: str | None = None
+        try:
+            self.steps = load_steps(resolved, stages)
+        except ExecutorError as error:
+            self.refused = str(error)
         limit_threads(resolved.execution.threads)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
+        refused = [reason for reason in batch.column("refused").to_pylist() if reason]
         units = [Unit.unpack(data) for data in batch.column("unit").to_pylist()]
+        if refused or self.refused:
+            return _table(units, refused=refused[0] if refused else self.refused)
         return _table(work(units, self.steps))
 
 
@@ -131,7 +173,9 @@ def _over_ray(units: list[Unit], config: Config, stages: Sequence[str], place: P
             **make,
         )
     for batch in data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
-        for packed in batch.column("unit").to_pylist():
+        for packed, refused in zip(batch["unit"].to_pylist(), batch["refused"].to_pylist(), strict=True):
+            if refused:
+                raise ExecutorError(refused)
             yield Unit.unpack(packed)
 
 
@@ -220,5 +264,6 @@ def _quiet() -> Iterator[None]:
         os.close(nowhere)
 
 
-def _table(units: Sequence[Unit]) -> pa.Table:
-    return pa.table({"unit": pa.array([unit.pack() for unit in units], pa.large_binary())})
+def _table(units: Sequence[Unit], refused: str | None = None) -> pa.Table:
+    packed = pa.array([unit.pack() for unit in units], pa.large_binary())
+    return pa.table({"unit": packed, "refused": pa.array([refused] * len(units), pa.string())})

@@ -19,7 +19,10 @@ from pipelines.statistics import clock, funnel_table
 
 
 class Live:
-    """A progress line: videos, clips, footage, rate, time left, failures. On a pipe, a plain line now and then."""
+    """A progress line: units, videos, clips, footage, rate, time left, failed units. On a pipe, a plain line now and then.
+
+    A unit is a stretch of a video; a short video is one unit.
+    """
 
     PLAIN_SECONDS = 15.0
 
@@ -34,7 +37,7 @@ class Live:
             refresh_per_second=4,
         )
         self.task: Task | None = None
-        self.units = self.done = self.clips = self.failed = 0
+        self.units = self.done = self.videos = self.clips = self.failed = 0
         self.total = self.footage = 0.0
         self.began = self.said = time.monotonic()
 
@@ -59,6 +62,7 @@ class Live:
 
     def unit(self, unit: Unit) -> None:
         self.done += 1
+        self.videos += unit.index == 0
         self.clips += len(unit.clips)
         self.failed += unit.status == "failed"
         self.footage += unit.footage
@@ -68,8 +72,8 @@ class Live:
         rate = self.footage / max(spent, 1e-9)
         left = clock((self.total - self.footage) / rate) if rate > 0 and self.footage < self.total else "0 s"
         line = (
-            f"{self.done} of {self.units} videos · {self.clips} clips · {self.footage / 3600:.3g} of {self.total / 3600:.3g} h"
-            f" · {rate:.2g} h/h · {left} left · {self.failed} failed"
+            f"{self.done} of {self.units} units · {counted(self.videos, 'video')} · {self.clips} clips · {self.footage / 3600:.3g} of {self.total / 3600:.3g} h"
+            f" · {rate:.2g} h/h · {left} left · {counted(self.failed, 'unit')} failed"
         )
         self.progress.update(self.id, description=line, completed=self.footage, total=max(self.total, 1e-9))
         if not self.console.is_terminal and time.monotonic() - self.said > self.PLAIN_SECONDS:
@@ -95,12 +99,7 @@ def print_summary(console: Console, summary: Summary, out: str) -> None:
         rows.append(("not videos by name", kinds))
     if summary.clip_failures:
         rows.append(("clips with a failed or skipped stage", f"{summary.clip_failures} (see `errors` in clips/)"))
-    before = (
-        f" (+ {summary.failed_before} in earlier runs: --retry-failed tries them again)"
-        if summary.failed_before
-        else ""
-    )
-    rows.append(("failed", f"{summary.failed}{before}"))
+    rows.append(("failed", _failed(summary)))
     for name, value in rows:
         table.add_row(name, escape(value))
     console.print(table)
@@ -110,6 +109,22 @@ def print_summary(console: Console, summary: Summary, out: str) -> None:
         console.print(Text(f"  {count} x {reason}  (e.g. {os.path.basename(example)!r})", style="yellow"))
     if len(reasons) > 12:
         console.print(f"  ... and {len(reasons) - 12} other reasons: `winnow stats {out}` lists them")
+
+
+def _failed(summary: Summary) -> str:
+    """Videos with a failed unit, and the units where these are not the same number."""
+    videos = len({path for path, _ in summary.failures})
+    text = counted(videos, "video")
+    if summary.failed != videos:
+        text += f", {summary.failed} of their units"
+    if summary.failed_before:
+        text += f" (+ {counted(summary.failed_before, 'unit')} in earlier runs: --retry-failed tries them again)"
+    return text
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 video`, `2 videos`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 class CutLine:
