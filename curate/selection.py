@@ -7,6 +7,7 @@ dropped.
   threshold. So ties at the threshold stay, and a column where most scores are equal may lose fewer clips than p%.
 - A filter does not pass a null (nor a NaN): the clip is dropped with the reason "null", counted apart from "failing".
 - A `where` runs in an in-memory database that holds the scores only and has no way to files, network or other tables.
+  It may not depend on chance or the clock, as a selection that is made again must keep the same clips.
   Its one table is called `clips`, for subqueries and window functions: `row_number() OVER (PARTITION BY video_id
   ORDER BY motion_score DESC) <= 3`.
 """
@@ -14,8 +15,9 @@ dropped.
 from __future__ import annotations
 
 import difflib
+import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +28,10 @@ from curate.filters import Filter, SelectionError
 
 BASE_COLUMNS = ("clip_id", "start_time", "end_time")
 NUMERIC = re.compile(r"(U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|FLOAT|DOUBLE|REAL|DECIMAL.*)$")
+
+UNSTEADY = """SELECT DISTINCT function_name FROM duckdb_functions()
+    WHERE stability IN ('VOLATILE', 'CONSISTENT_WITHIN_QUERY') OR macro_definition ILIKE '%current_timestamp%'"""
+CLOCK = frozenset({"current_date", "current_time", "current_timestamp", "localtime", "localtimestamp"})  # without ()
 
 
 @dataclass(frozen=True)
@@ -217,6 +223,11 @@ class ScoreTable:
         """One boolean expression, that can be computed, and is not null throughout."""
         name = chosen.name if len(chosen.name) <= 90 else chosen.name[:87] + "..."
         try:
+            if unsteady := self._unsteady(chosen.sql):
+                raise SelectionError(
+                    f"{name}: {', '.join(unsteady)} would give another answer each time; compare columns with constants"
+                    ", and take a random share by hash(clip_id) % 10 = 0"
+                )
             verdict = self.db.table("clips").select(
                 duckdb.ColumnExpression("clip_id"), duckdb.SQLExpression(chosen.sql).alias("verdict")
             )
@@ -230,6 +241,25 @@ class ScoreTable:
             empty = [c for c in self.types if c in why_null and c.lower() in chosen.sql.lower()]
             why = "; ".join(f"{c}: {why_null[c]}" for c in empty) or "its columns have no values"
             raise SelectionError(f"{name}: null for every clip ({why}), or remove the filter")
+
+    def _unsteady(self, sql: str) -> list[str]:
+        """What in a condition depends on chance, the clock or the session, as it is written. [] for what does not
+        parse: running it says why."""
+        (tree,) = self.db.execute(
+            "SELECT json_serialize_sql(?::VARCHAR)", [f"SELECT (\n{sql}\n) FROM clips"]
+        ).fetchone()
+        known = {row[0] for row in self.db.execute(UNSTEADY).fetchall()}
+        columns = {name.lower() for name in self.types}
+        found = []
+        for node in _nodes(json.loads(tree)):
+            function, column = node.get("function_name", "").lower(), node.get("column_names") or [""]
+            if function in known or (function == "age" and len(node.get("arguments", node.get("children", ()))) == 1):
+                found.append(f"{function}()")
+            elif len(column) == 1 and column[0].lower() in CLOCK and column[0].lower() not in columns:
+                found.append(column[0])
+            elif node.get("sample"):
+                found.append("SAMPLE")
+        return sorted(set(found))
 
     def _explain(self, error: duckdb.Error) -> str:
         message = first_line(error)
@@ -263,6 +293,14 @@ class ScoreTable:
             Step(chosen.name, _readable(chosen, at), at, *row[5 * i : 5 * i + 5])
             for i, (chosen, at) in enumerate(zip(filters, thresholds, strict=True))
         ]
+
+
+def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
+    """Every object in a JSON value."""
+    if isinstance(tree, dict):
+        yield tree
+    for part in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ():
+        yield from _nodes(part)
 
 
 def _sign(chosen: Filter) -> str:

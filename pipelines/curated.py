@@ -32,7 +32,8 @@ from curate.filters import Filter
 from curate.selection import Selection, select
 from pipelines.card import write_card
 from pipelines.cutting import Cutters, Job, MapFn, Result
-from pipelines.dataset import Dataset, commit, write_json
+from pipelines.dataset import Dataset
+from pipelines.files import commit, write_json
 from pipelines.shards import job_of, read_schema, write_shards
 
 SAMPLE_CLIPS, SAMPLE_BYTES = 32, 64_000_000  # cut first, to learn how many bytes a clip takes
@@ -43,6 +44,7 @@ MODELS = (
     *((f"{what}_{key}", "captions", key.replace("merged", "merge")) for what in ("caption", "similarity")
       for key in ("frame", "video", "merged")),
 )  # fmt: skip
+CHILD_LIMITS = {"timeout": "timeout_seconds", "memory_gb": "memory_gb"}  # of Cutters: of a config's decode section
 HEAVY = ("still_first", "still_last")  # in the video itself
 
 
@@ -79,6 +81,7 @@ def make_curated(
     seed: int = 0,
     shard_bytes: int = 256_000_000,
     options: Mapping[str, Any] | None = None,
+    limits: Mapping[str, Any] | None = None,
     why_null: Mapping[str, str] | None = None,
     workers: int | None = None,
     map_fn: MapFn | None = None,
@@ -87,8 +90,9 @@ def make_curated(
     """Select, cut and write. The same dataset, filters, seed and options give the same files.
 
     seed: the order of the clips is that of md5("seed:clip_id"). shard_bytes: about what a shard takes. options: of
-    `curate.extract.extract` (snap, size, fps, codec, crf, max_shift_seconds ...). workers: processes that cut.
-    map_fn: in their place, anything that turns jobs into results in the same order. Raises CuratedError,
+    `curate.extract.extract` (snap, size, fps, codec, crf, max_shift_seconds ...). limits: of a decode, as in the config: max_pixels of a picture,
+    timeout_seconds for a clip, memory_gb of a process; they say what can be cut and not what comes of it, so another
+    run may go on with other ones. workers: processes that cut. map_fn: in their place, anything that turns jobs into results in the same order. Raises CuratedError,
     SelectionError.
     """
     out = Path(out)
@@ -102,7 +106,7 @@ def make_curated(
         "seed": seed,
         "shard_bytes": shard_bytes,
         "options": {name: value for name, value in sorted((options or {}).items()) if value is not None},
-        "dataset": _digest([path.name for path in dataset.files("clips")]),
+        "dataset": _digest(dataset),
     }
     state = _state(out, request)
     if state == "done":
@@ -111,9 +115,11 @@ def make_curated(
     (partial / "data").mkdir(parents=True, exist_ok=True)
     if state == "new":
         write_json(partial / "request.json", request)
-    job_options = request["options"]
+    limits = {name: value for name, value in (limits or {}).items() if value is not None}
+    job_options = request["options"] | ({"max_pixels": limits["max_pixels"]} if "max_pixels" in limits else {})
+    child = {name: limits[key] for name, key in CHILD_LIMITS.items() if key in limits}
     with ExitStack() as stack:
-        cut = map_fn or stack.enter_context(Cutters(workers))
+        cut = map_fn or stack.enter_context(Cutters(workers, **child))
         rows = partial / "rows.parquet"
         if not rows.exists():
             _write_rows(dataset, selection, seed, rows)
@@ -271,8 +277,11 @@ def _worst(selection: Selection) -> str:
     return "; ".join(f"after {step.name} {step.remaining} remain" for step in selection.steps)
 
 
-def _digest(names: Sequence[str]) -> str:
-    return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()[:16]
+def _digest(dataset: Dataset) -> str:
+    """Of what decides its rows: the contents and stages that shards are named by, and how the stages were run."""
+    rows = [path.name for path in dataset.files("clips")]
+    made = {key: dataset.about.get(key) for key in ("stages", "models", "winnow")}
+    return hashlib.sha256(json.dumps([rows, made], sort_keys=True).encode()).hexdigest()[:16]
 
 
 __all__ = ["Curated", "CuratedError", "make_curated", "why_empty"]

@@ -40,11 +40,6 @@ def cut(job: Job) -> Result:
         return f"{job.path}: needs too much memory"
 
 
-def map_here(jobs: Iterable[Job]) -> Iterator[Result]:
-    """The jobs one after the other, in this process."""
-    return map(cut, jobs)
-
-
 class Cutters:
     """`workers` child processes. Call it with jobs: results come in the order of the jobs, a few are under way ahead.
 

@@ -24,9 +24,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curate.clip import Clip, Column, Unit, Video, path_to_text, text_to_path
+from pipelines.files import FOOTER, commit, write_json, write_parquet
+
+__all__ = [
+    "FORMAT", "Dataset", "DatasetError", "Shard", "Tables", "Writer", "commit", "read_about", "read_shards", "read_unit",
+    "sweep", "write_json",
+]  # fmt: skip
 
 FORMAT = 1
-FOOTER = b"winnow"
 
 CLIP_IDENTITY = (
     Column("clip_id", pa.string(), "video id and first frame"),
@@ -208,27 +213,38 @@ class Dataset:
         live = {shard.name for shard in self.newest.values()}
         return [self.root / table / f"part-{name}.parquet" for name in sorted(live)]
 
-    def _stale(self) -> list[tuple[str, str]]:
-        """(shard, unit) of rows that a later generation replaced, within shards of which other rows still count."""
+    def _stale(self) -> dict[str, list[str]]:
+        """Shards of which some rows still count, to their units that a later generation replaced."""
+        stale: dict[str, list[str]] = {}
         live = {shard.name for shard in self.newest.values()}
-        return [(s.name, u) for s in self.shards if s.name in live for u in s.units if self._owner(u) != s.name]
+        for shard in self.shards:
+            gone = [unit for unit in shard.units if self._owner(unit) != shard.name]
+            if gone and shard.name in live:
+                stale[shard.name] = gone
+        return stale
 
     def _owner(self, unit: str) -> str | None:
         return self.newest[unit].name if unit in self.newest else None
 
     def _sql(self, table: str) -> str:
+        """Whole shards as they are; of the others what no stale unit owns. Stale units are one text, as the parser takes
+        seconds for a list of thousands of literals."""
         files = self.files(table)
         if not files:
             raise DatasetError(f"{self.root}: the dataset has no committed shard yet: run `winnow annotate` on it")
-        listed = ", ".join(_quote(str(path)) for path in files)
         stale = self._stale()
-        if not stale:
-            return f"read_parquet([{listed}])"
-        gone = ", ".join(f"({_quote(f'part-{shard}.parquet')}, {_quote(unit)})" for shard, unit in stale)
-        return (
-            f"(SELECT * EXCLUDE (filename) FROM read_parquet([{listed}], filename=true) WHERE "
-            f"(parse_filename(filename), printf('%s-%04d', video_id, unit)) NOT IN ({gone}))"
-        )
+        mixed = {path for path in files if path.stem.removeprefix("part-") in stale}
+        parts = []
+        if whole := [path for path in files if path not in mixed]:
+            parts.append(f"SELECT * FROM read_parquet({_listed(whole)})")
+        if mixed:
+            gone = " ".join(f"part-{shard}/{unit}" for shard, units in stale.items() for unit in units)
+            parts.append(
+                f"SELECT * EXCLUDE (filename) FROM read_parquet({_listed(sorted(mixed))}, filename=true) WHERE "
+                "printf('%s/%s-%04d', parse_filename(filename, true), video_id, unit) "
+                f"NOT IN (SELECT unnest(string_split({_quote(gone)}, ' ')))"
+            )
+        return f"({' UNION ALL '.join(parts)})"
 
     @property
     def clips_sql(self) -> str:
@@ -240,11 +256,15 @@ class Dataset:
 
 
 def read_unit(root: Path, shard: str, unit: Unit, tables: Tables) -> Unit:
-    """The stored rows of one unit of a shard, ready for more stages."""
+    """The stored rows of one unit of a shard, ready for more stages. Rows lie in the order of their units, so that the
+    statistics of the small row groups leave one or two to read."""
+    (video,) = _rows_of(root / "videos" / f"part-{shard}.parquet", unit, tables.videos.names)
+    return tables.unit_of(video, _rows_of(root / "clips" / f"part-{shard}.parquet", unit, tables.clips.names))
+
+
+def _rows_of(path: Path, unit: Unit, columns: list[str]) -> list[dict[str, Any]]:
     wanted = [("video_id", "=", unit.video.video_id), ("unit", "=", unit.index)]
-    (video,) = pq.read_table(root / "videos" / f"part-{shard}.parquet", filters=wanted).to_pylist()
-    clips = pq.read_table(root / "clips" / f"part-{shard}.parquet", filters=wanted).to_pylist()
-    return tables.unit_of(video, clips)
+    return pq.read_table(path, columns=columns, filters=wanted, use_threads=False).to_pylist()
 
 
 class Writer:
@@ -299,40 +319,6 @@ class Writer:
         write_parquet(self.root / "clips" / f"part-{name}.parquet", self.tables.clips, clips, footer)
         videos = [self.tables.video_row(unit) for unit in units]
         write_parquet(self.root / "videos" / f"part-{name}.parquet", self.tables.videos, videos, footer)
-
-
-def write_parquet(path: Path, schema: pa.Schema, rows: list[dict[str, Any]], footer: dict[str, Any]) -> None:
-    """The file appears whole or not at all."""
-    schema = schema.with_metadata({FOOTER: json.dumps(footer).encode()})
-    table = pa.Table.from_pylist(rows, schema=schema)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(aside, "wb") as stream:
-            pq.write_table(table, stream, compression="zstd", row_group_size=1024)
-            stream.flush()
-            os.fsync(stream.fileno())
-        commit(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
-
-
-def commit(aside: Path, path: Path) -> None:
-    """Rename, and make the rename itself durable."""
-    os.replace(aside, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def write_json(path: Path, content: Any) -> None:
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(aside, "w", encoding="utf-8") as stream:
-        json.dump(content, stream, indent=1, ensure_ascii=False)
-        stream.flush()
-        os.fsync(stream.fileno())
-    commit(aside, path)
 
 
 def read_about(root: Path) -> dict[str, Any]:
@@ -397,6 +383,10 @@ def _rank(shard: Shard) -> tuple[int, int, str]:
 
 def _json(columns: dict[str, Any]) -> str | None:
     return json.dumps(columns, ensure_ascii=False, sort_keys=True, default=str) if columns else None
+
+
+def _listed(paths: list[Path]) -> str:
+    return f"[{', '.join(_quote(str(path)) for path in paths)}]"
 
 
 def _quote(text: str) -> str:

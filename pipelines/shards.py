@@ -15,9 +15,8 @@ import pyarrow.parquet as pq
 from curate.clip import Column, text_to_path
 from curate.extract import Extracted, Span
 from pipelines.cutting import Job, MapFn
-from pipelines.dataset import commit
+from pipelines.files import FOOTER, commit
 
-FOOTER = b"winnow"
 GROUP_BYTES, GROUP_ROWS = 16_000_000, 100  # a reader that streams holds one row group
 
 VIDEO = pa.struct([("bytes", pa.binary()), ("path", pa.string())])

@@ -5,13 +5,16 @@ from __future__ import annotations
 import csv
 import glob
 import json
+import math
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curate.clip import Video
@@ -55,6 +58,7 @@ VIDEO_SUFFIXES = frozenset(
 LIST_SUFFIXES = frozenset([".txt", ".jsonl", ".csv", ".parquet"])
 PATH_COLUMNS = ("path", "video_path", "video", "file", "filename", "file_name")
 CAPTION_COLUMNS = ("caption", "text")
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class SourceError(Exception):
@@ -119,7 +123,7 @@ def _of_folder(folder: Path, passed_over: Counter[str]) -> Iterator[Video]:
 def _of_list(path: Path) -> Iterator[Video]:
     try:
         rows = list(_rows(path))
-    except (ValueError, OSError, csv.Error) as error:
+    except (ValueError, OSError, RecursionError, csv.Error, pa.ArrowException) as error:
         raise SourceError(f"{path}: cannot be read as a {path.suffix} list: {error}") from None
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict):
@@ -130,13 +134,42 @@ def _of_list(path: Path) -> Iterator[Video]:
                 f"{path}: entry {number} names no video: one of the columns {', '.join(PATH_COLUMNS)} is needed (found {', '.join(map(str, row))})"
             )
         caption = next((name for name in CAPTION_COLUMNS if row.get(name)), None)
-        columns = {name: value for name, value in row.items() if name not in (key, caption) and value not in (None, "")}
         place = str(row[key])
+        if not _is_file_name(place):
+            raise SourceError(
+                f"{path}: entry {number}: {place!r} cannot be a file name: correct the entry or take it out"
+            )
+        columns = {name: plain(value) for name, value in row.items() if name not in (key, caption)}
         yield Video(
             _absolute(place if os.path.isabs(place) else os.path.join(path.parent, place)),
-            caption=str(row[caption]) if caption else None,
-            columns=columns,
+            caption=plain(str(row[caption])) if caption else None,
+            columns={plain(name): value for name, value in columns.items() if value not in (None, "")},
         )
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON, Parquet and MessagePack all can hold it: text without lone surrogates, integers of 64 bits (longer
+    ones as text), null for NaN and infinity; what JSON does not know, as text."""
+    if isinstance(value, str):
+        return LONE_SURROGATE.sub("\ufffd", value)
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int):
+        return value if -(2**63) <= value < 2**63 else str(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {plain(str(name)): plain(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(part) for part in value]
+    return plain(str(value))
+
+
+def _is_file_name(place: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(place)
+    except UnicodeEncodeError:
+        return False
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -146,7 +179,14 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
         yield from table.to_pylist()
     elif suffix == ".csv":
         with open(path, newline="", encoding="utf-8-sig") as stream:
-            yield from csv.DictReader(stream)
+            reader = csv.DictReader(stream)
+            for row in reader:
+                if None in row:
+                    raise SourceError(
+                        f"{path}: line {reader.line_num} has {len(row[None])} more fields than the header: "
+                        "put a field that has a comma in it in double quotes"
+                    )
+                yield row
     else:
         for line in path.read_text(encoding="utf-8-sig").split("\n"):
             if line.strip() and suffix == ".jsonl":

@@ -119,9 +119,6 @@ def test_too_much_lost_is_transcoded(closed):
     times = decode(closed)[1]
     cut = check(closed, extract(closed, span(times, 18, 40, shot=(13, 60)), max_shift_seconds=0.2), exact=False)
     assert (cut.how, cut.start_frame, cut.end_frame) == ("transcode", 18, 40) and "keyframe" in cut.why
-    cut = extract(closed, span(times, 14, 40, shot=(13, 60)), min_seconds=0.8)  # from 24 on are 0.64 s
-    assert cut.how == "transcode" and "shorter" in cut.why
-    assert extract(closed, span(times, 14, 40, shot=(13, 60)), min_seconds=0.6).how == "copy"
 
 
 def test_no_snap_is_the_very_frames(closed):
@@ -287,6 +284,14 @@ def test_damage_ends_in_what_the_record_says_or_an_error(closed, tmp_path):
         assert "\n" not in str(error)
     else:
         assert len(decode(cut.bytes)[0]) == cut.num_frames == 36
+
+
+def test_the_limit_on_pictures_is_the_callers(closed):
+    times = decode(closed)[1]
+    for snap, how in ((True, "copy"), (False, "transcode")):
+        assert extract(closed, span(times, 12, 30), snap=snap, max_pixels=2 * W * H).how == how
+        with pytest.raises(ExtractError, match=f"more than decode[.]max_pixels = {W * H - 1}"):
+            extract(closed, span(times, 12, 30), snap=snap, max_pixels=W * H - 1)
 
 
 def test_errors_are_plain(tmp_path):

@@ -188,6 +188,30 @@ def test_bad_column_is_one_line(clips, chosen, says):
     assert says in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("sql", "names"),
+    [
+        ("random() < 0.5", "random()"),
+        ("main.Random() < 0.5 -- half", "random()"),
+        ("clip_id IN (SELECT clip_id FROM clips WHERE uuid() > 'a')", "uuid()"),
+        ("make_date(2020, 1, 1) < current_date", "current_date"),
+        ("now() > TIMESTAMP '2020-01-01'", "now()"),
+        ("ago(INTERVAL 1 DAY) > TIMESTAMP '2020-01-01'", "ago()"),
+        ("age(TIMESTAMP '2020-01-01') > INTERVAL 1 DAY", "age()"),
+        ("clip_id IN (SELECT clip_id FROM clips USING SAMPLE 10%)", "SAMPLE"),
+    ],
+)
+def test_chance_and_the_clock_are_no_conditions(clips, sql, names):
+    with pytest.raises(SelectionError) as caught:
+        select(clips, [Filter("where", sql=sql)])
+    assert f": {names} would give another answer" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_steady_conditions_that_look_like_it(clips):
+    for sql in ("caption_merged NOT LIKE 'random()%'", "hash(clip_id) % 10 = 0", "num_frames > 9 -- now()"):
+        assert select(clips, [Filter("where", sql=sql)]).kept
+
+
 def test_empty_and_foreign_tables(tmp_path):
     pq.write_table(table().slice(0, 0), tmp_path / "empty.parquet")
     with pytest.raises(SelectionError, match="no clips"):

@@ -20,7 +20,7 @@ from curate.clip import Clip, Column, Unit, Video
 from curate.filters import Filter, SelectionError, parse_filters
 from pipelines import statistics
 from pipelines.curated import CuratedError, make_curated
-from pipelines.cutting import Cutters, map_here
+from pipelines.cutting import Cutters, cut
 from pipelines.dataset import FORMAT, Dataset, Tables, Writer, write_json
 
 TABLES = Tables(
@@ -106,6 +106,11 @@ def make_dataset(root, videos=4):
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
     return make_dataset(tmp_path_factory.mktemp("data") / "annotated")
+
+
+def map_here(jobs):
+    """The jobs one after the other, in this process."""
+    return map(cut, jobs)
 
 
 FILTERS = [Filter("drop_bottom", "motion_score", 25), Filter("drop_top", "text_area", 25)]
@@ -296,6 +301,33 @@ def test_a_child_that_dies_or_hangs_costs_one_clip(dataset):
         cutters.children[0].timeout = 1.5
         os.kill(cutters.children[0].pid, signal.SIGSTOP)
         assert "took longer than 1.5 s" in cutters.children[0].cut(jobs[1])
+
+
+def test_a_remade_dataset_is_another_one(tmp_path, no_pictures):
+    data = make_dataset(tmp_path / "annotated", videos=1)
+    out = tmp_path / "out"
+    make_curated(data, [], out, **SMALL)
+    about = data.about
+    for change in (
+        {"stages": {"motion": {"fps": 4.0}}},
+        {"models": {"text_area": {"kind": "rapidocr"}}},
+        {"winnow": "99.0"},
+    ):
+        write_json(data.root / "dataset.json", about | change)
+        with pytest.raises(CuratedError, match="the dataset has changed since"):
+            make_curated(Dataset(data.root), [], out, **SMALL)
+    write_json(data.root / "dataset.json", about)
+    assert make_curated(Dataset(data.root), [], out, **SMALL).already
+
+
+def test_the_limits_of_the_decode_are_those_of_the_cut(dataset, tmp_path, no_pictures):
+    with pytest.raises(CuratedError, match=r"more than decode\.max_pixels = 100"):
+        make_curated(dataset, FILTERS, tmp_path / "none", limits={"max_pixels": 100}, **SMALL)
+    limits = {"max_pixels": 128 * 48, "timeout_seconds": 30.0, "memory_gb": 2.0}
+    made = make_curated(dataset, FILTERS, tmp_path / "out", shard_bytes=20_000, limits=limits, workers=1)
+    assert made.clips == made.selection.kept
+    with pytest.raises(CuratedError, match=r"not one of .* clips could be cut"):
+        make_curated(dataset, FILTERS, tmp_path / "small", limits={"memory_gb": 0.001}, workers=1)
 
 
 def test_asked_for_forms(dataset, tmp_path, no_pictures):

@@ -1,10 +1,16 @@
+import datetime
 import json
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from curate.clip import Unit
+from curate.isolation import pack, unpack
+from pipelines.dataset import Tables
 from pipelines.sources import SourceError, find_videos
+
+TABLES = Tables(scores=(), facts=())
 
 
 @pytest.fixture
@@ -61,3 +67,34 @@ def test_errors_name_the_source_and_the_mend(folder):
     (folder / "empty").mkdir()
     with pytest.raises(SourceError, match="no videos in"):
         find_videos([str(folder / "empty")])
+
+
+def test_values_that_no_table_holds_cost_no_job(folder):
+    lines = [
+        r'{"path": "b.mp4", "caption": "bad \ud83d emoji", "note": ["\udc00"], "k\ud800": 1}',
+        '{"path": "a.MKV", "id": 123456789012345678901234567890, "near": 9223372036854775807, "score": NaN}',
+    ]
+    (folder / "l.jsonl").write_text("\n".join(lines))
+    day = datetime.datetime(2020, 1, 2, 3, 4, 5)
+    pq.write_table(pa.table({"path": ["deep/c.webm"], "day": [day], "data": [b"\xff"]}), folder / "l.parquet")
+    found = find_videos([str(folder / "l.jsonl"), str(folder / "l.parquet")])
+    first, second, third = found.videos
+    assert (first.caption, first.columns) == ("bad \ufffd emoji", {"note": ["\ufffd"], "k\ufffd": 1})
+    assert second.columns == {"id": "123456789012345678901234567890", "near": 2**63 - 1}
+    assert third.columns == {"day": "2020-01-02 03:04:05", "data": "b'\\xff'"}
+    for video in found.videos:  # the way into a decoding process, and into a table
+        assert unpack(pack(Unit(video).pack())) and TABLES.video_row(Unit(video))["source_columns"].encode()
+
+
+@pytest.mark.parametrize("name", [r"a\u0000.mp4", r"\ud83d.mp4"])
+def test_what_cannot_be_a_file_name_is_named(folder, name):
+    (folder / "l.jsonl").write_text('{"path": "b.mp4"}\n{"path": "' + name + '"}')
+    with pytest.raises(SourceError, match=r"l.jsonl: entry 2: '.*mp4' cannot be a file name") as caught:
+        find_videos([str(folder / "l.jsonl")])
+    assert str(caught.value).isprintable()
+
+
+def test_a_row_with_more_fields_than_the_header_is_named(folder):
+    (folder / "l.csv").write_text("path,caption\nb.mp4,a bee\na.MKV,a cat, asleep\n")
+    with pytest.raises(SourceError, match=r"l.csv: line 3 has 1 more fields than the header: .*double quotes"):
+        find_videos([str(folder / "l.csv")])

@@ -1,0 +1,48 @@
+"""Files that appear whole or not at all: written aside, flushed to the disk, renamed."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+FOOTER = b"winnow"
+GROUP_ROWS = 64  # one unit is read back at a time, and a row group is the least that can be read
+
+
+def write_parquet(path: Path, schema: pa.Schema, rows: list[dict[str, Any]], footer: dict[str, Any]) -> None:
+    """The file appears whole or not at all."""
+    schema = schema.with_metadata({FOOTER: json.dumps(footer).encode()})
+    table = pa.Table.from_pylist(rows, schema=schema)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(aside, "wb") as stream:
+            pq.write_table(table, stream, compression="zstd", row_group_size=GROUP_ROWS)
+            stream.flush()
+            os.fsync(stream.fileno())
+        commit(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def commit(aside: Path, path: Path) -> None:
+    """Rename, and make the rename itself durable."""
+    os.replace(aside, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write_json(path: Path, content: Any) -> None:
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with open(aside, "w", encoding="utf-8") as stream:
+        json.dump(content, stream, indent=1, ensure_ascii=False)
+        stream.flush()
+        os.fsync(stream.fileno())
+    commit(aside, path)
