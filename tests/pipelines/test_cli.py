@@ -130,6 +130,7 @@ def test_run(small_footage, tmp_path):
         (["selection={where: motion_score}"], "not a condition"),
         (["selection={where: speed > 1}"], "no column speed"),
         (["selection={where: \"(SELECT count(*) FROM read_csv('/etc/passwd')) > 0\"}"], "may not reach files"),
+        (["selection={where: random() < 0.5}"], "another answer each time"),
         (["selection={min: {aesthetic_score: 5}}"], "appearance.aesthetic"),
         (["selection={where: aesthetic_score > 5}"], "appearance.aesthetic"),
         (["appearance.nsfw=null"], "max nsfw_score=0.9: nsfw_score will be null for every clip"),
