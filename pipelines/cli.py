@@ -230,8 +230,8 @@ def models(
     raise typer.Exit(WITH_FAILURES if missing else DONE)
 
 
-def _annotate(sources, out, config, stages, place, retry_failed) -> int:
-    """How many videos failed."""
+def _annotate(sources, out, config, stages, place, retry_failed) -> bool:
+    """Whether failures are recorded."""
     from pipelines.annotate import annotate as job
     from pipelines.preflight import check_keys
     from pipelines.progress import Live, print_summary
@@ -240,7 +240,7 @@ def _annotate(sources, out, config, stages, place, retry_failed) -> int:
     with Live(err_console) as live:
         summary = job(sources, out, config, place=place, watcher=live, stages=stages, retry_failed=retry_failed)
     print_summary(out_console, summary, out)
-    return summary.failed + summary.failed_before
+    return summary.anything_failed
 
 
 def _select(dataset, out, config, filters, workers) -> int:
@@ -257,6 +257,7 @@ def _select(dataset, out, config, filters, workers) -> int:
             seed=config.export.seed,
             shard_bytes=config.export.shard_bytes,
             options=config.export.options,
+            limits=config.decode.model_dump(include={"max_pixels", "timeout_seconds", "memory_gb"}),
             workers=workers,
             progress=line.update,
         )

@@ -98,7 +98,7 @@ def print_summary(console: Console, summary: Summary, out: str) -> None:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(summary.passed_over.items()))
         rows.append(("not videos by name", kinds))
     if summary.clip_failures:
-        rows.append(("clips with a failed or skipped stage", f"{summary.clip_failures} (see `errors` in clips/)"))
+        rows.append(("clips with a failed stage", f"{summary.clip_failures} (see `errors` in clips/)"))
     rows.append(("failed", _failed(summary)))
     for name, value in rows:
         table.add_row(name, escape(value))
@@ -112,13 +112,9 @@ def print_summary(console: Console, summary: Summary, out: str) -> None:
 
 
 def _failed(summary: Summary) -> str:
-    """Videos with a failed unit, and the units where these are not the same number."""
-    videos = len({path for path, _ in summary.failures})
-    text = counted(videos, "video")
-    if summary.failed != videos:
-        text += f", {summary.failed} of their units"
+    text = counted(summary.failed, "video")
     if summary.failed_before:
-        text += f" (+ {counted(summary.failed_before, 'unit')} in earlier runs: --retry-failed tries them again)"
+        text += f" (+ {summary.failed_before} in earlier runs: --retry-failed tries them again)"
     return text
 
 

@@ -83,7 +83,7 @@ def test_annotate_records_failures_and_says_so(small_footage, tmp_path):
     code, output = winnow("annotate", small_footage / "text.mp4", "--out", tmp_path / "d", *PASS)
     assert code == 1 and "failed 1 video" in " ".join(output.split())
     code, output = winnow("annotate", small_footage / "text.mp4", "--out", tmp_path / "d", *PASS)
-    assert code == 1 and "1 unit in earlier runs: --retry-failed" in output
+    assert code == 1 and "+ 1 in earlier runs: --retry-failed" in output
 
 
 def test_select_and_stats(dataset, tmp_path):
