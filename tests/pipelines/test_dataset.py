@@ -2,7 +2,10 @@
 
 import json
 import os
+import subprocess
+import sys
 from itertools import chain
+from pathlib import Path
 
 import duckdb
 import pyarrow as pa
@@ -64,26 +67,30 @@ def test_what_is_written_is_read_back(root):
     assert [clip.start_frame for clip in back.clips] == [0, 10]
 
 
+def dying(root, step, before):
+    """In a process of its own: write everything, and die at the rename number `step`."""
+    real, calls = os.replace, iter(range(100))
+
+    def fatal(*args):
+        last = next(calls) == step
+        if last and before:
+            os._exit(9)
+        real(*args)
+        if last:
+            os._exit(9)
+
+    os.replace = fatal
+    write_all(Path(root))
+
+
 @pytest.mark.parametrize("before", [True, False], ids=["before the rename", "after the rename"])
 @pytest.mark.parametrize("step", range(6))
 def test_killed_at_any_commit_and_started_again(root, tmp_path_factory, step, before):
     """The writer of three shards makes six renames; it is killed around each of them in turn."""
-    pid = os.fork()
-    if pid == 0:
-        real, calls = os.replace, iter(range(100))
-
-        def fatal(*args):
-            last = next(calls) == step
-            if last and before:
-                os._exit(9)
-            real(*args)
-            if last:
-                os._exit(9)
-
-        os.replace = fatal
-        write_all(root)
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
+    # a process of its own: a fork of this one would have its locks and not its threads
+    code = "import sys; from tests.pipelines.test_dataset import dying; dying(sys.argv[1], int(sys.argv[2]), sys.argv[3] == 'True')"
+    command = [sys.executable, "-c", code, str(root), str(step), str(before)]
+    assert subprocess.run(command, cwd=Path(__file__).parents[2]).returncode == 9
     partial = Dataset(root)  # what is visible is whole: every unit of every shard has its clips
     assert all((root / "clips" / f"part-{shard.name}.parquet").exists() for shard in partial.shards)
     write_all(root)
