@@ -157,7 +157,7 @@ class Frame:
 
     @property
     def thumb(self) -> np.ndarray:
-        """[27, 48, 3] uint8 RGB, the picture squashed to that size: four rows behind each of its own, averaged."""
+        """[27, 48, 3] uint8 RGB, the picture squashed to that size: two or four rows behind each of its own, averaged."""
         if self._thumb is None:
             rows, columns = THUMB if self.turn % 2 == 0 else THUMB[::-1]
             if self._bits:
@@ -165,7 +165,9 @@ class Frame:
                 # as much as the picture itself. Luma is halved twice and chroma, where half as wide, once.
                 planes = self.planes()
                 widest = planes[0].shape[1]
-                parts = [strip(plane, rows, 2 if 3 * plane.shape[1] > 2 * widest else 1) for plane in planes]
+                # From about 900 lines on half as many rows do: its pixel is the mean of 80 luma samples then.
+                most = 2 if planes[0].shape[0] < 32 * rows else 1
+                parts = [strip(plane, rows, most if 3 * plane.shape[1] > 2 * widest else most - 1) for plane in planes]
                 width = parts[0].shape[1]
                 parts = [part if part.shape[1] == width else shrink(part, width, rows) for part in parts]
                 stack = cv2.resize(np.concatenate(parts), (columns, rows * len(parts)), interpolation=cv2.INTER_AREA)
