@@ -46,7 +46,7 @@ def test_a_killed_worker_costs_nothing(small_footage, tmp_path, watcher):
                         killed = True
                 except psutil.Error:
                     continue
-            time.sleep(0.02)
+            time.sleep(0.1)  # often enough: a unit takes a second; looking costs the workers their start
         assert killed
         assert process.wait(timeout=240) == 1  # the text file failed; the unit that was lost did not
     finally:
