@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import secrets
 
 from curate.models import Weights
@@ -66,6 +67,8 @@ class SmolLM:
         settings.ui = False
         settings.verbosity = -1
         self._server = xllamacpp.Server(settings)
+        # Its destructor joins a thread that may never end when little was asked of it: it lives as long as the process.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._server))
         self._start = prompt_start()
 
     def merge(self, frame: str, video: str) -> str:
