@@ -17,7 +17,7 @@ import pyarrow as pa
 from curate.clip import TOO_SHORT, Clip, Column
 from curate.frame import Picture
 
-__all__ = ["Stills", "decoded", "encoded"]
+__all__ = ["Stills", "encoded"]
 
 RAW_BYTES = 192 * 1024 * 1024  # of planes kept; beyond it pictures are kept as JPEG, a tenth of the size
 MOST = 4000  # pictures on the grid; beyond it every second is dropped and the grid is half as fine
@@ -150,11 +150,3 @@ def encoded(rgb: np.ndarray, quality: int = 90) -> bytes:
     if not done:
         raise ValueError(f"a picture of shape {rgb.shape} could not be encoded as JPEG")
     return buffer.tobytes()
-
-
-def decoded(jpeg: bytes) -> np.ndarray:
-    """[h, w, 3] uint8 RGB of a still."""
-    image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
-    if image is None:
-        raise ValueError("a still is not a JPEG")
-    return image[..., ::-1].copy()

@@ -8,7 +8,8 @@ import pytest
 from curate import stills as module
 from curate.clip import Clip
 from curate.frame import Picture
-from curate.stills import Stills, decoded
+from curate.pictures import decode
+from curate.stills import Stills
 
 
 @dataclass
@@ -39,7 +40,7 @@ def kept(count: int, jumps=(), **how) -> Stills:
 
 
 def levels(one: Clip) -> list[int]:
-    return [round(float(decoded(one.values[name]).mean())) for name in ("still_first", "still_middle", "still_last")]
+    return [round(float(decode(one.values[name]).mean())) for name in ("still_first", "still_middle", "still_last")]
 
 
 def test_between_hard_cuts_the_first_and_last_still_are_the_very_first_and_last_frame():
@@ -71,7 +72,7 @@ def test_a_clip_without_a_kept_frame_says_so_and_has_none():
 def test_the_captioner_gets_as_many_frames_as_it_asks_for_evenly_spaced():
     one = clip(0, 100)
     kept(100, captioner_frames=5).fill([one])
-    assert [round(float(decoded(f).mean())) for f in one.frames] == pytest.approx([0, 25, 50, 74, 99], abs=4)
+    assert [round(float(decode(f).mean())) for f in one.frames] == pytest.approx([0, 25, 50, 74, 99], abs=4)
 
 
 def test_a_film_of_flashes_and_a_long_one_stay_within_memory(monkeypatch):
@@ -91,4 +92,4 @@ def test_a_film_of_flashes_and_a_long_one_stay_within_memory(monkeypatch):
 def test_stills_are_jpeg_at_the_asked_size():
     one = clip(0, 20)
     kept(20).fill([one])
-    assert one.values["still_first"][:2] == b"\xff\xd8" and decoded(one.values["still_first"]).shape == (90, 160, 3)
+    assert one.values["still_first"][:2] == b"\xff\xd8" and decode(one.values["still_first"]).shape == (90, 160, 3)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from curate.clip import Unit, Video
-from curate.stills import decoded
+from curate.pictures import decode
 from curate.video import plan
 from curate.watch import CLIP_COLUMNS, VIDEO_COLUMNS, captioner_frames, sample_frames, watch
 from tests.bad_inputs import PASS, Expectation, make_bad_inputs, picture
@@ -53,7 +53,7 @@ def test_a_unit_comes_back_with_clips_scores_and_facts(film):
     assert unit.seconds["decode"] > 0
     for clip in unit.clips:
         assert set(clip.values) == {column.name for column in CLIP_COLUMNS} and not clip.errors
-        assert decoded(clip.values["still_first"]).shape == (180, 320, 3)
+        assert decode(clip.values["still_first"]).shape == (180, 320, 3)
     assert unit.clips[0].values["still_times"][2] == (CUT - 1) / 25
     assert unit.clips[1].values["still_times"][0] == CUT / 25
 
@@ -88,11 +88,11 @@ def test_frames_read_later_are_those_the_pass_saw(film):
     unit = passed(film)
     times = unit.clips[1].values["still_times"]
     for image, name in zip(sample_frames(unit, times, 360), ("still_first", "still_middle", "still_last"), strict=True):
-        still = decoded(unit.clips[1].values[name])
+        still = decode(unit.clips[1].values[name])
         assert image.shape == still.shape and np.abs(image.astype(int) - still.astype(int)).mean() < 4
     captioner_frames(unit, 4)
     assert [len(clip.frames) for clip in unit.clips] == [4, 4]
-    assert np.abs(decoded(unit.clips[1].frames[0]).astype(int) - sample_frames(unit, times[:1], 360)[0]).mean() < 4
+    assert np.abs(decode(unit.clips[1].frames[0]).astype(int) - sample_frames(unit, times[:1], 360)[0]).mean() < 4
 
 
 def test_an_unforeseen_error_in_an_observer_fails_the_unit_with_its_name(film):
