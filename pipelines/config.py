@@ -6,22 +6,14 @@ What is recorded in `dataset.json` is the resolved config, so it says what ran w
 
 from __future__ import annotations
 
-import difflib
 import re
-from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from curate.filters import Filter, SelectionError, parse_filters
-
-SHIPPED = Path(__file__).parent.parent / "configs"
-
-
-class ConfigError(Exception):
-    """One line: the file, the key, what is wrong, and the mend."""
+from pipelines.typed_yaml import ConfigError, find, override, read, validate
 
 
 class Section(BaseModel):
@@ -204,9 +196,6 @@ class Prefilter(Section):
     max: dict[str, float] = {}
 
 
-SECTIONS = (*Section.__subclasses__(), *HubModel.__subclasses__())
-KINDS = {get_args(section.model_fields["kind"].annotation)[0] for section in SECTIONS if "kind" in section.model_fields}
-
 # --- what is done with the scores
 
 
@@ -301,72 +290,13 @@ class Config(Section):
 # --- loading
 
 
-def find(name: str) -> Path:
-    """A config by file name, or by the name of a shipped one."""
-    for path in (Path(name), SHIPPED / f"{name}.yaml"):
-        if path.is_file():
-            return path
-    shipped = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.yaml")))
-    raise ConfigError(f"config {name}: no such file, and not one of the shipped configs ({shipped})")
-
-
 def load(name: str = "quickstart", overrides: tuple[str, ...] | list[str] = ()) -> Config:
-    """Read a config and apply `a.b=value` overrides (values are YAML). ConfigError names the key and the mend."""
-    path = find(name)
-    try:
-        tree = yaml.safe_load(path.read_text()) or {}
-    except (yaml.YAMLError, ValueError) as error:  # a ValueError: not UTF-8, or a date that is none
-        raise ConfigError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: a config is a mapping of keys, this is a {type(tree).__name__}")
-    for item in overrides:
-        override(tree, item)
-    return resolve(tree, str(path))
+    """A config by file name, or by the name of a shipped one. ConfigError names the key and the mend."""
+    return read(Config, find(name), overrides)
 
 
 def resolve(tree: dict, origin: str) -> Config:
-    try:
-        return Config.model_validate(tree)
-    except ValidationError as error:
-        raise ConfigError("; ".join(_complaint(origin, item) for item in error.errors())) from None
+    return validate(Config, tree, origin)
 
 
-def override(tree: dict, assignment: str) -> None:
-    """Apply one `a.b=value` to a tree of config keys; the value is YAML."""
-    key, equals, value = assignment.partition("=")
-    if not equals or not key:
-        raise ConfigError(f"--set {assignment}: expected KEY=VALUE, e.g. --set shots.min_seconds=1.5")
-    *parents, last = key.split(".")
-    for parent in parents:
-        tree = tree.setdefault(parent, {})
-        if not isinstance(tree, dict):
-            raise ConfigError(f"--set {assignment}: {parent} is not a section")
-    try:
-        tree[last] = yaml.safe_load(value)
-    except (yaml.YAMLError, ValueError) as error:
-        reason = " ".join(str(getattr(error, "problem", None) or error).split())
-        raise ConfigError(f"--set {assignment}: the value is not readable as YAML ({reason})") from None
-
-
-def _complaint(origin: str, item: dict) -> str:
-    where = [str(part) for part in item["loc"] if part not in KINDS]
-    key, kind = ".".join(where), item["type"]
-    if kind == "extra_forbidden":
-        close = difflib.get_close_matches(where[-1], _keys(where[:-1]), n=1)
-        return f"{origin}: unknown key {key}" + (f": did you mean {close[0]}?" if close else "")
-    if kind == "value_error":
-        return f"{origin}: {item['msg'].removeprefix('Value error, ')}"
-    got = "" if isinstance(item["input"], (dict, list)) else f" (got {item['input']!r})"
-    return f"{origin}: {key} {item['msg'].replace('Input should be', 'must be').replace('Field required', 'is required')}{got}"
-
-
-def _keys(parents: list[str]) -> list[str]:
-    """Names of the keys that are known under a section; through a union, those of the member that was meant."""
-    section: Any = Config
-    for parent in parents:
-        if not (isinstance(section, type) and issubclass(section, Section)):
-            return []
-        if parent in section.model_fields:
-            default = section.model_fields[parent].default
-            section = type(default)
-    return list(section.model_fields) if isinstance(section, type) and issubclass(section, Section) else []
+__all__ = ["Config", "ConfigError", "load", "override", "resolve", "size_of"]
