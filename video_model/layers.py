@@ -1,0 +1,116 @@
+"""Layers that spatial and temporal blocks share: tokens [rows, n, channels], channels always last in memory."""
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Tokens(NamedTuple):
+    """Text to attend to: `states` [R, L, D], and `bias` [R, 1, 1, L] (0 for a token, -inf for padding) or None."""
+
+    states: Tensor
+    bias: Tensor | None
+
+
+class Given(NamedTuple):
+    """What a block is told besides its input.
+
+    `frames` T; `emb` [B, E], time and vectors; `text` with B rows, or B*T when each frame has its own; `first` with B
+    rows, the text of the first frame, for temporal layers; `videos` [V], the rows that are videos (None: all of them),
+    and `video`, the same facts for those rows alone.
+    """
+
+    frames: int
+    emb: Tensor
+    text: Tokens | None = None
+    first: Tokens | None = None
+    videos: Tensor | None = None
+    video: "Given | None" = None
+
+
+class Linear(nn.Linear):
+    """A linear layer over the last dimension of [R, N, C] tokens."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias)
+
+
+class Attention(nn.Module):
+    """Multi-head attention [R, S, C] -> [R, S, C], to itself or to `context` channels of text."""
+
+    def __init__(self, channels: int, heads: int, context: int | None = None):
+        super().__init__()
+        self.heads = heads
+        self.q = Linear(channels, channels, bias=False)
+        self.k = Linear(context or channels, channels, bias=False)
+        self.v = Linear(context or channels, channels, bias=False)
+        self.out = Linear(channels, channels)
+
+    def within(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Self-attention over S of [R, S, P, C]; the P positions do not see each other. `bias` [H, S, S]."""
+        rows, length, positions, channels = x.shape
+        # Weights are packed head by head, so that (position, head) is one dimension of stride 3 d: no copy is needed
+        # to attend over time, whose stride is the largest.
+        packed = torch.stack([m.weight.view(self.heads, -1, channels) for m in (self.q, self.k, self.v)], 1)
+        qkv = linear(x.reshape(rows, length * positions, channels), packed.flatten(0, 2))
+        q, k, v = qkv.view(rows, length, positions * self.heads, 3, -1).transpose(1, 2).unbind(3)
+        if bias is not None:
+            bias = bias.to(q.dtype).repeat(positions, 1, 1)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)  # [R, P*H, S, d]
+        return self.out(mixed.transpose(1, 2).reshape(rows, length * positions, channels)).view_as(x)
+
+    def across(self, x: Tensor, text: Tokens) -> Tensor:
+        """Attention of [R, N, C] to text of R rows, or of fewer when each is shared by R / rows consecutive ones."""
+        rows, (samples, length, _) = x.shape[0], text.states.shape
+        q = self.q(x).view(samples, -1, self.heads, x.shape[-1] // self.heads)  # frames of a sample share its keys
+        k = self.k(text.states).view(samples, length, self.heads, -1)
+        v = self.v(text.states).view(samples, length, self.heads, -1)
+        bias = None if text.bias is None else text.bias.to(q.dtype)
+        mixed = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=bias)
+        return self.out(mixed.transpose(1, 2).reshape(rows, -1, x.shape[-1]))
+
+
+class FeedForward(nn.Module):
+    """Gated feed-forward layer (GEGLU), four times as wide inside."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.up = Linear(channels, 8 * channels)
+        self.down = Linear(4 * channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = self.up(x).chunk(2, dim=-1)
+        return self.down(value * F.gelu(gate))
+
+
+def embedding_mlp(width: int, hidden: int, out: int) -> nn.Sequential:
+    """The small network after a sinusoid: [.., width] -> [.., out]."""
+    return nn.Sequential(nn.Linear(width, hidden), nn.SiLU(), nn.Linear(hidden, out))
+
+
+def sinusoid(values: Tensor, width: int) -> Tensor:
+    """Cosines then sines of values [...] at `width / 2` frequencies from 1 down to 1/10000 rad per unit: [..., width]."""
+    half = width // 2
+    frequencies = torch.exp(torch.arange(half, device=values.device) * (-math.log(10_000) / half))
+    angles = values.float()[..., None] * frequencies
+    return torch.cat([angles.cos(), angles.sin()], -1)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x [R, N, C] times weight [O, C]: [R, N, O]."""
+    if x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+        return F.linear(x, weight, bias)
+    # In float32 a 1x1 convolution runs in oneDNN, up to twice as fast as the matrix product on processors for which
+    # MKL does not use its widest instructions.
+    y = F.conv2d(x.unsqueeze(2).permute(0, 3, 1, 2), weight[:, :, None, None], bias)
+    return y.permute(0, 2, 3, 1).reshape(*x.shape[:-1], -1)
+
+
+def zero(layer: nn.Module) -> nn.Module:
+    """The layer with all its parameters set to zero."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
