@@ -84,9 +84,9 @@ class SpaceTimeUNet(nn.Module):
         self.checkpointing = False
         self.stride = 2 ** (len(c.channels) - 1)
         self.emb_width = 4 * c.channels[0]
-        self.time = embedding_mlp(c.channels[0], self.emb_width, self.emb_width)
+        self.noise_embedding = embedding_mlp(c.channels[0], self.emb_width, self.emb_width)
         if c.vectors:
-            self.vectors = embedding_mlp(c.vector_width * len(c.vectors), self.emb_width, self.emb_width)
+            self.vector_embedding = embedding_mlp(c.vector_width * len(c.vectors), self.emb_width, self.emb_width)
         self.conv_in = nn.Conv2d(c.in_channels, c.channels[0], 3, padding=1)
         if c.concat_channels:  # a convolution of its own: appending channels cannot change the sums over the others
             self.concat_in = nn.Conv2d(c.concat_channels, c.channels[0], 3, padding=1, bias=False)
@@ -163,10 +163,10 @@ class SpaceTimeUNet(nn.Module):
 
     def _given(self, x: Tensor, c_noise: Tensor, cond: dict[str, Tensor]) -> Given:
         batch, frames = x.shape[:2]
-        dtype = self.time[0].weight.dtype
-        emb = self.time(sinusoid(c_noise, self.config.channels[0]).to(dtype))
+        dtype = self.noise_embedding[0].weight.dtype
+        emb = self.noise_embedding(sinusoid(c_noise, self.config.channels[0]).to(dtype))
         if self.config.vectors:
-            emb = emb + self.vectors(self._vectors(batch, cond).to(emb))
+            emb = emb + self.vector_embedding(self._vectors(batch, cond).to(emb))
         text = first = None
         if self.config.context_dim:
             text = cond.get("text", x.new_zeros(batch, 1, self.config.context_dim))
@@ -267,8 +267,8 @@ def inflate(image: SpaceTimeUNet, **changes) -> SpaceTimeUNet:
         )
     if "concat_in.weight" in missing:
         zero(network.concat_in)
-    if any(name.startswith("vectors.") for name in missing):
-        zero(network.vectors[2])
+    if any(name.startswith("vector_embedding.") for name in missing):
+        zero(network.vector_embedding[2])
     return network.to(image.conv_in.weight)
 
 
