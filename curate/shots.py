@@ -20,7 +20,7 @@ from scenedetect import FrameTimecode, SceneDetector
 from curate.clip import Clip
 from curate.transitions import Limits, Transition, Transitions
 
-__all__ = ["CascadeShots", "Change", "Shot", "TransNetShots", "Transition", "clips_of"]
+__all__ = ["CascadeShots", "Change", "Shot", "TransNetShots", "Transition", "WholeShot", "clips_of"]
 
 
 @dataclass(frozen=True)
@@ -150,6 +150,22 @@ class TransNetShots:
                 first = last = first + int(near.argmax())
             self.transitions.append(Transition(first, last, "cut" if first == last else "gradual"))
         return between(self.transitions, len(thumbs))
+
+
+class WholeShot:
+    """Observer: the file, or the unit of a long one, is one shot: for footage that is cut already. Nothing is looked at."""
+
+    jumped = False
+
+    def __init__(self, *, fps: float) -> None:
+        self.frames = 0
+        self.transitions: list[Transition] = []
+
+    def see(self, frame: Any) -> None:
+        self.frames += 1
+
+    def finish(self) -> list[Shot]:
+        return [Shot(0, self.frames)] if self.frames else []
 
 
 @lru_cache(maxsize=1)

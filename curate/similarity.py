@@ -20,7 +20,8 @@ CAPTIONS = ("frame", "video", "merged")
 class Similarity(Stage):
     """Fills similarity_frame, similarity_video and similarity_merged; null, and no error, where there is no caption.
 
-    embedder: the one that Appearance has; stills that it saw lately are not embedded again. Or a factory of one.
+    embedder: the one that Appearance has; stills that it saw lately are not embedded again. Or a factory of one; None
+    leaves the columns null.
     """
 
     name = "similarity"
@@ -35,8 +36,8 @@ class Similarity(Stage):
         for which in CAPTIONS
     )
 
-    def __init__(self, embedder: Embedder | Callable[[], Embedder]) -> None:
-        self.embedder: Embedder = loaded(embedder)
+    def __init__(self, embedder: Embedder | Callable[[], Embedder] | None) -> None:
+        self.embedder: Embedder | None = loaded(embedder)
 
     def process(self, clips: Sequence[Clip]) -> None:
         for batch in batches(clips):
@@ -47,7 +48,7 @@ class Similarity(Stage):
         for clip in clips:
             for which in CAPTIONS:
                 clip.values[f"similarity_{which}"] = None
-                if clip.values.get(f"caption_{which}"):
+                if self.embedder and clip.values.get(f"caption_{which}"):
                     wanted.append((clip, which))
         if not wanted:
             return

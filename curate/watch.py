@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from curate.clip import Column, Unit
 from curate.motion import FlowMotion
-from curate.shots import CascadeShots, clips_of
+from curate.shots import CascadeShots, TransNetShots, WholeShot, clips_of
 from curate.stills import Stills, encoded
 from curate.video import Decode, VideoError, frames, open_video, plan, video_frame
 
@@ -78,7 +78,7 @@ def watch(
 ) -> Unit:
     """Decode the unit once and fill its clips, facts, warnings and seconds.
 
-    shots: `detector` ("cascade" or "transnetv2"), `min_seconds`, `max_seconds`, and arguments of the detector.
+    shots: `detector` ("cascade", "transnetv2" or "whole"), `min_seconds`, `max_seconds`, and arguments of the detector.
     motion, stills: arguments of FlowMotion and Stills; None leaves their columns out. decode: arguments of `Decode`.
     """
     cv2.setNumThreads(1)
@@ -160,11 +160,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def detector_of(name: str) -> Any:
-    if name == "transnetv2":
-        from curate.shots import TransNetShots  # heavy
-
-        return TransNetShots
-    return CascadeShots
+    return {"cascade": CascadeShots, "transnetv2": TransNetShots, "whole": WholeShot}[name]
 
 
 def sample_frames(source: Unit | str, times: Sequence[float], size: int) -> list[np.ndarray]:

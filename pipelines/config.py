@@ -10,7 +10,7 @@ import re
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from curate.filters import Filter, SelectionError, parse_filters
 from pipelines.typed_yaml import ConfigError, find, override, read, validate
@@ -35,7 +35,9 @@ class Decode(Section):
 
 
 class Shots(Section):
-    detector: Literal["cascade", "transnetv2"] = "cascade"
+    detector: Literal["cascade", "transnetv2", "whole"] = Field(
+        "cascade", description="whole: a file is one shot, for footage that is cut already"
+    )
     min_seconds: float = Field(0.4, gt=0, description="shorter shots are not exported")
     max_seconds: float = Field(10.0, gt=0, description="longer shots are divided evenly")
 
@@ -265,7 +267,7 @@ class Config(Section):
     motion: Motion = Motion()
     stills: Stills = Stills()
     text: Text = EasyOcr()
-    embedder: Embedder = Conse()
+    embedder: Embedder | None = Field(Conse(), description="null: no embedding, and no similarity of captions")
     appearance: Appearance = Appearance()
     captions: Captions = Captions()
     prefilter: Prefilter = Prefilter()
@@ -281,6 +283,14 @@ class Config(Section):
         except SelectionError as error:
             raise ValueError(str(error)) from None
         return value
+
+    @model_validator(mode="after")
+    def _head(self) -> Config:
+        if self.appearance.aesthetic and not self.embedder:
+            raise ValueError(
+                "appearance.aesthetic: needs the embedder that it was trained on: give one, or set it to null"
+            )
+        return self
 
     @property
     def filters(self) -> list[Filter]:

@@ -22,16 +22,16 @@ import numpy as np
 __all__ = ["BACKGROUNDS", "COLOURS", "DIRECTIONS", "KINDS", "PACES", "SHAPES", "Scene", "make_world", "parse", "render"]
 
 SHAPES = {"circle": (0.28, 0.33), "square": (0.25, 0.30), "triangle": (0.32, 0.36)}  # extent, in widths of the picture
-COLOURS = {"red": (215, 45, 40), "green": (50, 165, 65), "blue": (45, 85, 215), "yellow": (240, 205, 50)}
+COLOURS = {"red": (225, 50, 45), "green": (45, 160, 60), "blue": (60, 110, 235), "yellow": (245, 205, 40)}
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}  # x to the right, y down
 PACES = {"slowly": (0.08, 0.11), "quickly": (0.25, 0.30)}  # widths of the picture a second
-# Faint colours, none near one of a shape.
+# Faint colours, none near one of a shape, neither in hue nor in lightness: flow is measured on grey pictures.
 BACKGROUNDS = {
-    "grey": (125, 125, 125),
-    "white": (214, 214, 212),
-    "black": (24, 24, 26),
-    "brown": (115, 82, 55),
-    "purple": (112, 78, 140),
+    "grey": (70, 70, 70),
+    "white": (236, 236, 234),
+    "black": (22, 22, 24),
+    "brown": (90, 58, 34),
+    "purple": (75, 45, 105),
 }
 KINDS = ("static", "text", "cut", "caption")  # of contamination
 

@@ -58,6 +58,12 @@ def test_a_unit_comes_back_with_clips_scores_and_facts(film):
     assert unit.clips[1].values["still_times"][0] == CUT / 25
 
 
+def test_footage_that_is_cut_already_stays_whole(film):
+    unit = passed(film, shots={"detector": "whole", "min_seconds": 0.4, "max_seconds": 10.0})
+    assert [(c.start_frame, c.end_frame, c.shot_end_time) for c in unit.clips] == [(0, 100, pytest.approx(4.0))]
+    assert unit.facts["transitions"] == [] and unit.clips[0].values["still_times"][2] == 99 / 25
+
+
 def test_facts_and_scores_fit_their_columns(film):
     import pyarrow as pa
 

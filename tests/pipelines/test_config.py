@@ -24,6 +24,12 @@ def test_shipped_configs_load():
     }
 
 
+def test_without_an_embedder_no_aesthetic_head(tmp_path):
+    message = complaint(tmp_path, "embedder: null\nappearance: {aesthetic: {kind: laion}}")
+    assert "appearance.aesthetic: needs the embedder" in message
+    assert load("quickstart", ["embedder=null"]).embedder is None
+
+
 def test_sizes():
     assert [size_of(text) for text in ("256MB", "1 GiB", "4096", "1.5kB")] == [256_000_000, 1 << 30, 4096, 1500]
     with pytest.raises(ConfigError, match="256MB"):
