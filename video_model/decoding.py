@@ -1,0 +1,126 @@
+"""Bytes of a clip or a picture to frames of a given size: resized to cover it, cropped around the centre.
+
+Imports nothing heavy: it runs in child processes that start often.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import av
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+MAX_PIXELS = 8192 * 4320
+
+
+class DecodeError(Exception):
+    """Bytes that cannot be used; the message is the plain reason."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """Frames wanted of a file. kind: "video" or "image". indices: ascending, counted in presentation order.
+    size: (height, width) px."""
+
+    kind: str
+    indices: tuple[int, ...]
+    size: tuple[int, int]
+    data: bytes = field(repr=False, default=b"")
+
+    def request(self) -> dict[str, Any]:
+        """All but the bytes, as plain JSON values."""
+        return {"kind": self.kind, "indices": self.indices, "size": self.size}
+
+    @classmethod
+    def of(cls, request: dict[str, Any], data: bytes) -> Job:
+        """The inverse of `request`."""
+        return cls(request["kind"], tuple(request["indices"]), tuple(request["size"]), data)
+
+
+def decode(job: Job) -> np.ndarray:
+    """The frames, [N, H, W, 3] uint8 RGB as displayed (rotation and sample aspect ratio applied). Raises DecodeError."""
+    if not job.data:
+        raise DecodeError("has no bytes")
+    if job.kind == "image":
+        return np.stack([_picture(job.data, job.size)] * len(job.indices))
+    return _frames(job.data, job.indices, job.size)
+
+
+def cover(height: int, width: int, size: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of a picture scaled, its proportions kept, until it just covers `size`."""
+    scale = max(size[0] / height, size[1] / width)
+    return max(size[0], round(height * scale)), max(size[1], round(width * scale))
+
+
+def _frames(data: bytes, indices: Sequence[int], size: tuple[int, int]) -> np.ndarray:
+    wanted, found = set(indices), {}
+    try:
+        # The empty whitelist: a playlist that poses as a clip cannot name other files.
+        options = {"protocol_whitelist": "none"}
+        with av.open(io.BytesIO(data), container_options=options, metadata_errors="replace") as container:
+            if not container.streams.video:
+                raise DecodeError("has no video stream")
+            stream = container.streams.video[0]
+            context = stream.codec_context
+            if context is None:
+                raise DecodeError("has a codec that FFmpeg cannot decode")
+            if context.width * context.height > MAX_PIXELS:
+                raise DecodeError(f"has pictures of {context.width} x {context.height}, more than {MAX_PIXELS} px")
+            context.thread_count = 1
+            context.options = {"max_pixels": str(MAX_PIXELS)}
+            ratio = stream.sample_aspect_ratio or context.sample_aspect_ratio
+            aspect = float(ratio) if ratio and 0.1 < ratio < 10 else 1.0
+            number = -1
+            for number, frame in enumerate(container.decode(stream)):
+                if number in wanted:
+                    if frame.is_corrupt:
+                        raise DecodeError(f"frame {number} is damaged")
+                    found[number] = _cropped(frame, aspect, size)
+                if number >= indices[-1]:
+                    break
+            else:
+                raise DecodeError(f"is cut short: has {number + 1} frames, and number {indices[-1]} is wanted")
+    except (av.FFmpegError, ValueError, UnicodeError) as error:
+        raise DecodeError(f"cannot be decoded ({getattr(error, 'strerror', None) or error})") from None
+    return np.stack([found[number] for number in indices])
+
+
+def _cropped(frame: av.VideoFrame, aspect: float, size: tuple[int, int]) -> np.ndarray:
+    turn = round(frame.rotation / 90) % 4  # quarter turns counter-clockwise from stored to displayed
+    target = size[::-1] if turn % 2 else size
+    height, width = cover(frame.height, max(1, round(frame.width * aspect)), target)
+    if height * width > MAX_PIXELS:
+        raise DecodeError(f"has a shape of {frame.width} x {frame.height} that cannot be resized to {size}")
+    how = "AREA" if height < frame.height else "BICUBIC"
+    picture = frame.reformat(width=width, height=height, format="rgb24", interpolation=how, threads=1).to_ndarray()
+    top, left = (height - target[0]) // 2, (width - target[1]) // 2
+    return np.rot90(picture[top : top + target[0], left : left + target[1]], turn)
+
+
+def _picture(data: bytes, size: tuple[int, int]) -> np.ndarray:
+    try:
+        with warnings.catch_warnings(), Image.open(io.BytesIO(data)) as source:
+            warnings.simplefilter("ignore")
+            if source.width * source.height > MAX_PIXELS:
+                raise DecodeError(f"has {source.width} x {source.height} px, more than {MAX_PIXELS}")
+            picture = ImageOps.exif_transpose(source)
+            if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+                picture = picture.convert("RGBA")
+                white = Image.new("RGBA", picture.size, "white")
+                picture = Image.alpha_composite(white, picture)
+            picture = picture.convert("RGB")
+            height, width = cover(picture.height, picture.width, size)
+            if height * width > MAX_PIXELS:
+                raise DecodeError(f"has a shape of {picture.width} x {picture.height} that cannot be resized to {size}")
+            picture = picture.resize((width, height), Image.Resampling.BICUBIC)  # antialiased where it reduces
+    except UnidentifiedImageError:
+        raise DecodeError("is not a picture that Pillow knows, or its header is damaged") from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DecodeError(f"cannot be decoded ({str(error).splitlines()[0] if str(error) else error!r})") from None
+    top, left = (height - size[0]) // 2, (width - size[1]) // 2
+    return np.asarray(picture)[top : top + size[0], left : left + size[1]]
