@@ -24,7 +24,9 @@ class OwnCodec(Section):
     kind: Literal["own"] = "own"
     factor: Literal[2, 4, 8, 16] = Field(8, description="pixels per latent side")
     channels: int = Field(16, ge=1)
-    width: int = Field(64, ge=8, description="channels of the residual networks")
+    widths: tuple[int, ...] = Field(
+        (48, 96), min_length=1, description="channels of the residual networks, fine to coarse"
+    )
     steps: int = Field(400, ge=0, description="training steps of the residual networks; 0: PCA alone")
     batch: int = Field(32, ge=1)
     frames: int = Field(2048, ge=16, description="frames that it is trained on")
@@ -73,9 +75,10 @@ class UNet(Section):
     head_dim: int = Field(32, ge=1)
     transformer_layers: int = Field(1, ge=1)
     groups: int = Field(32, ge=1, description="of group normalisation")
-    mixer: Literal["alpha", "zero_residual", "dirac", "relative_attention"] = Field(
-        "alpha", description="how temporal layers join: Stable Video Diffusion's alpha blend, or another"
+    conv_mixing: Literal["alpha", "residual", "dirac"] = Field(
+        "alpha", description="temporal convolutions: Stable Video Diffusion's alpha blend, or others of mixing.py"
     )
+    attention_mixing: Literal["alpha", "residual", "relative", "none"] = "alpha"
 
 
 class Edm(Section):
@@ -160,6 +163,7 @@ class Stage(Section):
     frames: list[int] = Field([1], min_length=1, description="duration buckets; 1: images")
     rates: list[float] | RateRange = Field([8.0], description="frames a second that windows are taken at")
     images: float = Field(0.0, ge=0, lt=1, description="share of the batches that are images, in a video stage")
+    image_batch: int | None = Field(None, ge=1, description="samples of these; unset: as `batch`")
     noise: Noise = Noise()
     train: Literal["all", "temporal", "time_embedding"] | list[str] = "all"
     steps: int = Field(ge=1)
@@ -179,7 +183,9 @@ class Stage(Section):
         if min(value) < 1:
             raise ValueError("stages.frames: must be 1 (images) or more")
         if 1 in value and len(value) > 1:
-            raise ValueError("stages.frames: 1 beside other lengths: use `images` for a share of images in a video stage")
+            raise ValueError(
+                "stages.frames: 1 beside other lengths: use `images` for a share of images in a video stage"
+            )
         return value
 
     @model_validator(mode="after")

@@ -1,0 +1,360 @@
+"""A whole training run: the codec, the latents, and the stages one after the other.
+
+    data -> index -> codec (trained once) -> latents and text states (cached) -> image -> video -> hq
+
+Each stage starts from the average of the one before. Everything is found again by `resume`: finished stages are passed
+over, an unfinished one goes on from its last good checkpoint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import nn
+
+from video_model import checkpoints
+from video_model.codec import Codec, CodecConfig, SmallCodec
+from video_model.codec_training import train_codec
+from video_model.config import Stage, TrainConfig
+from video_model.data import (
+    Batches,
+    DataError,
+    Index,
+    Live,
+    build_cache,
+    join,
+    open_index,
+    sample_frames,
+    sample_windows,
+)
+from video_model.generate import default_request, generate, write_video
+from video_model.held_out import held_out_batches, held_out_loss
+from video_model.journal import strip
+from video_model.run import (
+    Run,
+    RunError,
+    build_conditioner,
+    build_encoder,
+    build_parametrisation,
+    first_network,
+    inflated,
+    write_json,
+)
+from video_model.temporal_decoder import train_temporal_decoder
+from video_model.text import TextEncoder
+from video_model.train import Task, train_stage
+from video_model.workers import Worker, first_goes_ahead
+
+HELD_OUT_ROWS = 256  # of the loss that is followed
+
+
+class Watcher(Protocol):
+    """Told what happens; every method may do nothing."""
+
+    def phase(self, what: str, done: int, total: int) -> None: ...
+
+    def stage(self, name: str, first: int, steps: int, facts: dict[str, Any]) -> None: ...
+
+    def step(self, name: str, step: int, numbers: dict[str, float]) -> None: ...
+
+
+class Silent:
+    def phase(self, what: str, done: int, total: int) -> None: ...
+
+    def stage(self, name: str, first: int, steps: int, facts: dict[str, Any]) -> None: ...
+
+    def step(self, name: str, step: int, numbers: dict[str, float]) -> None: ...
+
+
+def train(
+    config: TrainConfig,
+    sources: Sequence[str],
+    out: str | Path,
+    *,
+    only: str | None = None,
+    resume: bool = False,
+    cache: str | Path | None = None,
+    worker: Worker | None = None,
+    watcher: Watcher | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Run:
+    """Run the config's stages on some sources (curated folders, image-text Parquet), or `only` one of them.
+
+    cache: folder of latents and codecs that runs share; default: `latents` beside `out`. Raises RunError, DataError,
+    CodecError, WeightsMissing, CheckpointError, NotFinite, Interrupted.
+    """
+    worker, watcher, out = worker or Worker.here(), watcher or Silent(), Path(out)
+    if only is not None and only not in config.stages:
+        raise RunError(f"--stage {only}: the config's stages are {', '.join(config.stages)}")
+    if worker.device.type == "cpu" and config.loop.threads:
+        torch.set_num_threads(config.loop.threads)
+    stores = Stores(config, sources)
+    with first_goes_ahead(worker):
+        run = Run.begin(out, config, resume) if worker.first else Run(out, config)
+        cache = Path(cache) if cache else out.parent / "latents"
+        encoder = build_encoder(config)
+        codec = _codec(run, stores, cache, watcher)
+    with ExitStack() as stack:
+        with first_goes_ahead(worker):
+            store = stores.open(codec, encoder, cache, watcher)
+            stack.callback(store.close)
+        if worker.first:
+            write_json(out / "data.json", stores.facts())
+        network: nn.Module | None = None
+        for name, stage in config.stages.items():
+            if only is None or name == only:
+                network = _start(run, name, codec, encoder)
+                _run_stage(run, name, stage, network, codec, encoder, stores, store, worker, watcher, stop)
+    return run
+
+
+class Stores:
+    """The data of all stages: their indices, split into clips to train on and clips held out, the same in all stages."""
+
+    def __init__(self, config: TrainConfig, sources: Sequence[str]) -> None:
+        self.config = config
+        self.sources = {
+            name: ([] if stage.only_sources else list(sources)) + stage.sources for name, stage in config.stages.items()
+        }
+        for name, found in self.sources.items():
+            if not found:
+                raise DataError(
+                    f"stage {name}: has no data: name a curated folder with --data, or stages.{name}.sources"
+                )
+        captions = config.data.captions
+        opened: dict[tuple[str, ...], Index] = {}
+        for found in self.sources.values():
+            opened.setdefault(tuple(found), open_index(found, captions=captions))
+        self.whole = join(*opened.values())
+        _, held_out = self.whole.split(config.data.held_out, config.seed)
+        apart = set(held_out.rows["video_id"].to_pylist())
+        self.parts: dict[str, tuple[Index, Index]] = {}
+        for name, stage in config.stages.items():
+            try:
+                index = opened[tuple(self.sources[name])]
+                index = open_index(self.sources[name], stage.where, captions) if stage.where else index
+            except DataError as error:
+                raise DataError(f"stage {name}: {error}") from None
+            away = np.array([video in apart for video in index.rows["video_id"].to_pylist()], bool)
+            if away.all():
+                raise DataError(
+                    f"stage {name}: all of its {len(index)} clips are held out for evaluation: loosen stages.{name}.where, "
+                    f"or lower data.held_out ({config.data.held_out:g})"
+                )
+            self.parts[name] = index.select(np.flatnonzero(~away)), index.select(np.flatnonzero(away))
+
+    @property
+    def training(self) -> Index:
+        """All clips that some stage trains on."""
+        return join(*(train for train, _ in self.parts.values()))
+
+    def open(self, codec: Codec, encoder: TextEncoder, cache: Path, watcher: Watcher) -> Any:
+        """Latents and text states of all that the stages need: cached, or made as they are asked for."""
+        data = self.config.data
+        rates = [rate for stage in self.config.stages.values() if stage.temporal for rate in _rates(stage)]
+        options = {
+            "rate": max(rates) if rates else None,
+            "max_frames": data.frames_per_clip,
+            "workers": data.workers,
+            "timeout": data.decode_seconds,
+        }
+        if not data.cache:
+            return Live(codec, encoder, **options)
+        sizes = list(dict.fromkeys(size for stage in self.config.stages.values() for size in stage.sizes))
+
+        def tell(what: str, done: int, total: int, skipped: int) -> None:
+            watcher.phase(f"latents of {what}" + (f", {skipped} skipped" if skipped else ""), done, total)
+
+        needed = join(*(part for parts in self.parts.values() for part in parts))
+        return build_cache(needed, codec, encoder, cache, sizes=sizes, dtype=data.cache_dtype, progress=tell, **options)
+
+    def batches(self, name: str, store: Any) -> Batches:
+        stage = self.config.stages[name]
+        try:
+            return Batches(
+                self.parts[name][0],
+                store,
+                frames=stage.frames,
+                sizes=stage.sizes,
+                rates=_as_rates(stage),
+                batch=stage.batch,
+                images=stage.images,
+                image_batch=stage.image_batch,
+                seed=_seed(self.config, name),
+                merge=self.config.data.small_buckets == "merge",
+            )
+        except DataError as error:
+            raise DataError(f"stage {name}: {error}") from None
+
+    def held_out(self, name: str, store: Any, rows: int = HELD_OUT_ROWS) -> list[Any]:
+        stage = self.config.stages[name]
+        index = self.parts[name][1]
+        if not len(index):
+            return []
+        options = {"frames": stage.frames, "sizes": stage.sizes, "rates": _as_rates(stage)}
+        return held_out_batches(index, store, rows, batch=stage.batch, seed=0, **options)
+
+    def facts(self) -> dict[str, Any]:
+        """What data.json says."""
+        motion = self.whole.motion[np.isfinite(self.whole.motion)]
+        quantiles = np.quantile(motion, (0.1, 0.5, 0.9)).tolist() if len(motion) else None
+        return {
+            "sources": self.sources,
+            "clips": {name: {"train": len(a), "held_out": len(b)} for name, (a, b) in self.parts.items()},
+            "motion_10_50_90": quantiles,
+        }
+
+
+def _start(run: Run, name: str, codec: Codec, encoder: TextEncoder) -> nn.Module:
+    """The network as a stage starts: the average of the stage before, inflated where time comes in."""
+    names = list(run.config.stages)
+    torch.manual_seed(run.config.seed)
+    before = names[names.index(name) - 1] if name != names[0] else None
+    if before is None:
+        return first_network(run.config, codec, encoder)
+    found = run.done(before)
+    if found is None:
+        raise RunError(f"{run.root}: stage {name} starts from stage {before}, which is not done: train that one first")
+    network = run.network(before, found, codec, encoder)
+    if run.config.stages[name].temporal and not network.config.temporal:
+        network = inflated(network, run.config)
+    return network.train()
+
+
+def _run_stage(run, name, stage, network, codec, encoder, stores, store, worker, watcher, stop) -> None:
+    config, folder = run.config, run.stage(name)
+    if run.done(name) and checkpoints.latest(folder / "checkpoints").step >= stage.steps:
+        return
+    batches = stores.batches(name, store)
+    start = checkpoints.latest(folder / "checkpoints")
+    conditioner = build_conditioner(config, stage.temporal)
+    held_out = stores.held_out(name, store)
+    watcher.stage(name, start.step if start else 0, stage.steps, batches.report)
+    if worker.first:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "data.json", batches.report)
+    request = default_request(config, name, _prompts(config, stores, name))
+
+    def draw(denoiser, step, journal) -> None:
+        videos = generate(denoiser, conditioner, codec, encoder, request)
+        if journal is None:
+            return
+        rows = np.concatenate([strip(video) for video in videos])
+        journal.picture(step, "samples", rows)
+        for i, video in enumerate(videos):
+            path = folder / "samples" / f"step-{step:08d}-{i}"
+            write_picture(path.with_suffix(".png"), strip(video))
+            if len(video) > 1:
+                write_video(path.with_suffix(".mp4"), video, request.fps or 8)
+        write_json(folder / "samples" / "prompts.json", list(request.prompts))
+
+    task = Task(
+        name=name,
+        stage=stage,
+        loop=config.loop,
+        seed=config.seed,
+        folder=folder,
+        board=run.root / "tensorboard",
+        network=network,
+        conditioner=conditioner,
+        parametrisation=build_parametrisation(config),
+        batches=batches,
+        worker=worker,
+        evaluate=(lambda denoiser: held_out_loss(denoiser, conditioner, stage.noise, held_out)) if held_out else None,
+        draw=draw if request.prompts else None,
+        draw_every=config.samples.every,
+        tell=lambda step, numbers: watcher.step(name, step, numbers),
+        stop=stop,
+    )
+    train_stage(task, start)
+
+
+def _codec(run: Run, stores: Stores, cache: Path, watcher: Watcher) -> Codec:
+    """The run's codec: the one in its folder, one that another run trained on the same data, or trained now."""
+    chosen, config = run.config.codec, run.config
+    if chosen.kind == "diffusers" or (run.root / "codec").exists():
+        return run.codec()
+    index = stores.training
+    size = max((size for stage in config.stages.values() for size in stage.sizes), key=lambda size: size[0] * size[1])
+    text = json.dumps([chosen.model_dump(), index.fingerprint, size, config.seed], sort_keys=True)
+    shared = cache / "codecs" / hashlib.sha256(text.encode()).hexdigest()[:16]
+    if not shared.exists():
+        workers = config.data.workers
+        watcher.phase("frames for the codec", 0, 1)
+        frames = torch.from_numpy(sample_frames(index, size, chosen.frames, config.seed, workers))
+        made = SmallCodec(
+            CodecConfig(factor=chosen.factor, channels=chosen.channels, widths=chosen.widths), config.seed
+        )
+        report: dict[str, Any] = {}
+        found = train_codec(
+            made, frames, chosen.steps, config.seed, batch=chosen.batch,
+            progress=lambda step, steps, loss: watcher.phase("codec", step, steps),
+        )  # fmt: skip
+        report["image"] = {"psnr_start": found.psnr_start, "psnr": found.psnr, "steps": found.steps}
+        if chosen.temporal_steps:
+            video = next((stage for stage in config.stages.values() if stage.temporal), None)
+            if video is None:
+                raise RunError("codec.temporal_steps: no stage has videos: set it to 0")
+            windows, *_ = sample_windows(
+                index,
+                size,
+                min(8, max(video.frames)),
+                _rates(video)[0],
+                max(16, chosen.frames // 8),
+                config.seed,
+                workers,
+            )
+            made, temporal = train_temporal_decoder(
+                made, torch.from_numpy(windows), chosen.temporal_steps, config.seed,
+                progress=lambda step, steps, loss: watcher.phase("temporal decoder", step, steps),
+            )  # fmt: skip
+            report["temporal"] = temporal.__dict__
+        aside = shared.with_name(f".{shared.name}")
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        made.save(aside)
+        write_json(aside / "report.json", report)
+        aside.rename(shared)
+    aside = run.root / ".codec"
+    shutil.rmtree(aside, ignore_errors=True)
+    shutil.copytree(shared, aside)
+    aside.rename(run.root / "codec")
+    return run.codec()
+
+
+def _prompts(config: TrainConfig, stores: Stores, name: str) -> list[str]:
+    """The config's, or captions of held-out clips (of the training ones, where none are held out)."""
+    if config.samples.prompts:
+        return list(config.samples.prompts)
+    train, held_out = stores.parts[name]
+    index = held_out if len(held_out) else train
+    captions = dict.fromkeys(index.caption(row, 0.0) for row in range(min(len(index), 64 * config.samples.count)))
+    return [caption for caption in captions if caption][: config.samples.count]
+
+
+def write_picture(path: Path, picture: np.ndarray) -> None:
+    """[H, W, 3] uint8 as PNG."""
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture).save(path)
+
+
+def _rates(stage: Stage) -> list[float]:
+    return stage.rates if isinstance(stage.rates, list) else [stage.rates.max, stage.rates.min]
+
+
+def _as_rates(stage: Stage) -> Any:
+    return stage.rates if isinstance(stage.rates, list) else stage.rates.model_dump()
+
+
+def _seed(config: TrainConfig, name: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"{config.seed}/{name}".encode()).digest()[:4], "little")
