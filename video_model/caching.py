@@ -194,7 +194,8 @@ class _Build:
         if not chunk.waiting:
             return
         found = encode(self.codec, np.stack([frames for _, frames in chunk.waiting])).numpy()
-        kept = found.astype(self.dtype)
+        with np.errstate(over="ignore"):
+            kept = found.astype(self.dtype)
         if not np.isfinite(kept).all():
             what = "are not finite" if not np.isfinite(found).all() else f"are too large for {np.dtype(self.dtype)}"
             raise DataError(f"latents of {chunk.waiting[0][0]} {what}; check the codec, or cache as float32")

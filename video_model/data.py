@@ -95,11 +95,10 @@ class Batches:
         self.plan = Plan(buckets, batch, seed, "clips")
         self.image_plan = Plan(image_buckets, self.image_batch, seed, "images")
         used = np.unique(np.concatenate([bucket.rows for bucket in (*buckets, *image_buckets)]))
-        silent = sum(not index.texts(int(row)) for row in used)
         self.report: dict[str, Any] = {
             "rows": len(index),
             "used": len(used),
-            "without a caption": silent,
+            "without a caption": int(index.silent[used].sum()),
             "skipped": dict(self._why_not.most_common()),
             "buckets": {str(bucket): len(bucket.rows) for bucket in buckets},
             "image buckets": {str(bucket): len(bucket.rows) for bucket in image_buckets},
@@ -267,4 +266,5 @@ __all__ = [
     "open_index",
     "sample_frames",
     "sample_windows",
+    "usable_sizes",
 ]

@@ -61,7 +61,7 @@ def open_index(
             raise DataError(f"{places}: where {' '.join(where.split())}: keeps none of {before} clips; loosen it")
         report["not in where"] = before - len(rows)
     rows = rows.select([*TYPES, *columns])
-    return Index(tuple(files), rows, chosen | {name: chosen.get(name, 1.0) for name in columns}, dict(+report))
+    return Index(tuple(files), rows, {name: chosen.get(name, 1.0) for name in columns}, dict(+report))
 
 
 class Index:
@@ -132,8 +132,17 @@ class Index:
 
     def texts(self, row: int) -> dict[str, str]:
         """The captions of a row that are not empty, by column."""
-        found = {name: self.rows[name][row].as_py() for name in self.captions if name in self.rows.column_names}
+        found = {name: self.rows[name][row].as_py() for name in self.captions}
         return {name: text for name, text in found.items() if text and text.strip()}
+
+    @cached_property
+    def silent(self) -> np.ndarray:
+        """[N] bool: has no caption at all."""
+        empty = np.ones(len(self), bool)
+        for name in self.captions:
+            shown = pc.utf8_length(pc.utf8_trim_whitespace(self.rows[name])).fill_null(0)
+            empty &= shown.to_numpy() == 0
+        return empty
 
     def caption(self, row: int, draw: float) -> str:
         """One of the row's captions, drawn with the given probabilities; "" where it has none. draw: in [0, 1).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -41,6 +42,7 @@ class Live:
         self.decoders = Decoders(workers, timeout=timeout, memory_gb=memory_gb)
         self._readers: dict[int, tuple[Index, Reader]] = {}
         self._texts: OrderedDict[str, torch.Tensor] = OrderedDict()
+        self._lock = threading.Lock()  # batches are made in a thread of their own
 
     def why_not(self, key: str, size: Size) -> str | None:
         """Nothing is known beforehand."""
@@ -51,7 +53,7 @@ class Live:
     ) -> list[torch.Tensor | str]:
         """[T, C, h, w] float32 of each (row, size, positions in its grid), or why there are none."""
         wanted = list(wanted)
-        _, reader = self._readers.setdefault(id(index), (index, Reader(index)))
+        reader = self._reader(index)
         jobs = (
             Job(index.files[index.file[row]].kind, tuple(clips.frames(row)[positions].tolist()), size, reader(row))
             for row, size, positions in wanted
@@ -63,13 +65,8 @@ class Live:
 
     def texts(self, texts: Sequence[str]) -> list[torch.Tensor]:
         """[L, D] float32 of each text."""
-        new = [text for text in dict.fromkeys(texts) if text not in self._texts]
-        if new:
-            self._texts.update(zip(new, encode_texts(self.encoder, new), strict=True))
-        found = [self._texts[text] for text in texts]
-        while len(self._texts) > KEEP_TEXTS:
-            self._texts.popitem(last=False)
-        return found
+        with self._lock:
+            return self._states(texts)
 
     def close(self) -> None:
         """End the decoding processes."""
@@ -80,3 +77,18 @@ class Live:
 
     def __exit__(self, *_: Any) -> None:
         self.close()
+
+    def _reader(self, index: Index) -> Reader:
+        with self._lock:
+            if id(index) not in self._readers:
+                self._readers[id(index)] = index, Reader(index)  # holds the index, so that its id is not given again
+            return self._readers[id(index)][1]
+
+    def _states(self, texts: Sequence[str]) -> list[torch.Tensor]:
+        new = [text for text in dict.fromkeys(texts) if text not in self._texts]
+        if new:
+            self._texts.update(zip(new, encode_texts(self.encoder, new), strict=True))
+        found = [self._texts[text] for text in texts]
+        while len(self._texts) > KEEP_TEXTS:
+            self._texts.popitem(last=False)
+        return found

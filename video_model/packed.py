@@ -21,7 +21,7 @@ TYPES = {"F16": np.float16, "F32": np.float32, "I64": np.int64, "U8": np.uint8}
 
 def write_shard(path: Path, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:
     """Write arrays and JSON values beside them. Raises DataError where the disk is full; nothing is left then."""
-    note = {name: json.dumps(value) for name, value in about.items()}
+    note = {"about": json.dumps(about)}  # one entry: safetensors writes several in any order
     write_whole(path, save({name: np.ascontiguousarray(a) for name, a in arrays.items()}, metadata=note))
 
 
@@ -58,7 +58,7 @@ def full_disk(folder: Path, needed: int) -> str:
 
 def read_about(path: Path) -> dict[str, Any]:
     """The JSON values of a shard, without its arrays."""
-    return {name: json.loads(value) for name, value in _header(path)[0].get("__metadata__", {}).items()}
+    return json.loads(_header(path)[0]["__metadata__"]["about"])
 
 
 def map_shard(path: Path) -> dict[str, np.ndarray]:

@@ -47,16 +47,13 @@ class DataFile:
 
 
 def find_files(paths: Sequence[str | Path]) -> list[DataFile]:
-    """The Parquet files of curated folders, folders of Parquet files and single files, in order. Raises DataError."""
+    """The Parquet files of curated folders, folders of Parquet files and single files, in order, each once.
+
+    Raises DataError."""
     if not paths:
         raise DataError("no training data: name a curated folder (winnow select DATASET --out CURATED makes one)")
-    found = [open_file(file) for path in paths for file in _files_of(Path(path))]
-    seen: dict[str, str] = {}
-    for file in found:
-        if file.path in seen:
-            raise DataError(f"{file.path}: named twice; name each source once")
-        seen[file.path] = file.path
-    return found
+    files = dict.fromkeys(os.path.abspath(file) for path in paths for file in _files_of(Path(path)))
+    return [open_file(Path(file)) for file in files]
 
 
 def open_file(path: Path) -> DataFile:

@@ -1,0 +1,320 @@
+"""The latent cache: what is in it, that it is built once, and what a kill, a bad clip or a full disk costs."""
+
+import errno
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.video_model.clips import LetterEncoder, PoolCodec, clip, clips, frame_numbers, mp4, write_clips, write_images
+from video_model.caching import build_cache
+from video_model.data import Batches
+from video_model.decoding import DecodeError, Job, decode
+from video_model.index import open_index
+from video_model.isolation import Decoders
+from video_model.sources import DataError
+
+SIZES = [(48, 64), (32, 32)]
+
+
+def build(index, folder, codec=None, encoder=None, **options):
+    options = {"sizes": SIZES, "rate": 8, "workers": 1} | options
+    return build_cache(index, codec or PoolCodec(), encoder or LetterEncoder(), folder, **options)
+
+
+def files(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(Path(folder).rglob("*")) if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """16 clips, of which one is no video, one is cut short and one has no bytes; and 5 pictures."""
+    root = tmp_path_factory.mktemp("cache")
+    rows = clips(16)
+    rows[3], rows[5], rows[9] = clip(3, data=b"no video"), clip(5, data=mp4(10)), clip(9, video=None)
+    rows[6] = clip(6, fps=25, frames=30)
+    write_clips(root / "c", rows)
+    write_images(root / "i.parquet", 5)
+    return root
+
+
+@pytest.fixture(scope="module")
+def index(data):
+    return open_index([data / "c", data / "i.parquet"])
+
+
+@pytest.fixture(scope="module")
+def built(index, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("built")
+    return folder, build(index, folder)
+
+
+def test_frames_are_those_of_the_clip(index, built):
+    _, cache = built
+    (latents,) = cache.latents(index, [(0, (48, 64), np.array([0, 7, 23]))])
+    assert latents.shape == (3, 3, 6, 8) and frame_numbers(latents).tolist() == [0, 7, 23]
+    (latents,) = cache.latents(index, [(6, (48, 64), np.arange(10))])  # 25 frames/s thinned to 8.3
+    assert frame_numbers(latents).tolist() == list(range(0, 30, 3))
+    row = index.is_image.nonzero()[0][4]
+    (latents,) = cache.latents(index, [(row, (32, 32), np.array([0]))])  # 40 x 40 px: the square size
+    assert latents.shape == (1, 3, 4, 4) and frame_numbers(latents).tolist() == [4]
+
+
+def test_texts_are_there(built):
+    states = built[1].texts(["caption_video of 4", "picture 2", ""])
+    assert [len(text) for text in states] == [3, 2, 0] and states[1][0].tolist() == [7, ord("p"), 0, 1]
+    with pytest.raises(DataError, match="no states of the caption 'never seen'"):
+        built[1].texts(["never seen"])
+
+
+def test_what_cannot_be_decoded_is_counted_with_its_reason(index, built):
+    folder, cache = built
+    told = {key: reason for (key, _), reason in cache.skipped.items()}
+    assert set(told) == {index.keys[row] for row in (3, 5, 9)}
+    assert told[index.keys[3]].startswith("cannot be decoded")
+    assert told[index.keys[5]] == "is cut short: has 10 frames, and number 23 is wanted"
+    assert told[index.keys[9]] == "has no bytes"
+    about = json.loads((folder / "skipped.json").read_text())
+    assert {row["clip_id"]: row["reason"] for row in about["clips"]} == told and sum(about["counts"].values()) == 3
+
+
+def test_nothing_is_encoded_twice(index, built):
+    folder, _ = built
+    before, codec, encoder = files(folder), PoolCodec(), LetterEncoder()
+    told = []
+    build(index, folder, codec, encoder, progress=lambda *at: told.append(at))
+    assert codec.frames == 0 and not encoder.seen and not told and files(folder) == before
+
+
+def test_a_part_of_it_is_shared(data, tmp_path):
+    codec, encoder = PoolCodec(), LetterEncoder()
+    few = open_index(data / "c", "motion_score < 3")
+    build(few, tmp_path, codec, encoder)
+    assert codec.frames == 3 * 24 and len(encoder.seen) == 10
+    more = open_index(data / "c", "motion_score IN (0, 1, 2, 4)")
+    cache = build(more, tmp_path, codec, encoder, sizes=SIZES[:1])
+    assert codec.frames == 4 * 24 and len(encoder.seen) == 13
+    assert [cache.why_not(key, (48, 64)) for key in more.keys] == [None] * 4
+    with pytest.raises(DataError, match=r"no latents of .* at 32x32; build the cache with the same index and sizes"):
+        cache.why_not(more.keys[0], (32, 32))
+
+
+def test_what_decides_the_latents_is_in_the_key(data, tmp_path):
+    index = open_index(data / "c", "motion_score < 1")
+    codec, encoder = PoolCodec(), LetterEncoder()
+    build(index, tmp_path, codec, encoder)
+    changes = [{"rate": 4}, {"max_frames": 5}, {"dtype": "float32"}, {"sizes": [(16, 16)]}]
+    for change, frames in zip(changes, (12, 5, 24, 24), strict=True):
+        before = codec.frames
+        build(index, tmp_path, codec, encoder, **change)
+        assert codec.frames - before == frames, change
+    other = PoolCodec()
+    other.fingerprint = "another"
+    build(index, tmp_path, other, encoder)
+    assert other.frames == 24 and len(encoder.seen) == 2 * 4  # the type is in the key of the texts too
+    encoder.fingerprint = "another"
+    build(index, tmp_path, codec, encoder)
+    assert len(encoder.seen) == 3 * 4
+
+
+def test_moved_data_are_the_same_data(data, tmp_path):
+    codec = PoolCodec()
+    index = open_index(data / "c", "motion_score < 2")
+    build(index, tmp_path / "cache", codec)
+    (tmp_path / "moved").symlink_to(data / "c")
+    build(open_index(tmp_path / "moved", "motion_score < 2"), tmp_path / "cache", codec)
+    assert codec.frames == 2 * 24
+
+
+def test_limits_take_the_middle(data, tmp_path):
+    index = open_index(data / "c", "motion_score = 0")
+    cache = build(index, tmp_path, max_frames=4)
+    assert frame_numbers(cache.latents(index, [(0, (48, 64), np.arange(4))])[0]).tolist() == [10, 11, 12, 13]
+
+
+def test_float32_on_request(data, tmp_path):
+    index = open_index(data / "c", "motion_score = 0")
+    cache = build(index, tmp_path, dtype="float32")
+    latents = cache.latents(index, [(0, (48, 64), np.array([3]))])[0].numpy()
+    np.testing.assert_allclose(latents, 15 / 127.5 - 1, atol=1e-6)
+    with pytest.raises(DataError, match="float8: is not one of float16, float32"):
+        build(index, tmp_path, dtype="float8")
+
+
+KILLED = """
+import os, signal, sys
+from tests.video_model.clips import LetterEncoder, PoolCodec
+from video_model.caching import build_cache
+from video_model.index import open_index
+
+class Dying(PoolCodec):
+    def encode(self, pixels):
+        if self.frames >= int(sys.argv[3]):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().encode(pixels)
+
+index = open_index([sys.argv[1] + "/c", sys.argv[1] + "/i.parquet"])
+build_cache(index, Dying(), LetterEncoder(), sys.argv[2], sizes=[(48, 64), (32, 32)], rate=8, workers=1,
+            shard_bytes=20_000)
+"""
+
+
+def test_killed_and_started_again_it_gives_the_same_files(data, index, tmp_path):
+    """A shard of 20 kB holds 2 clips of 24 frames of 288 bytes: it is killed after some were written."""
+    build(index, tmp_path / "whole", shard_bytes=20_000)
+    script = [sys.executable, "-c", textwrap.dedent(KILLED), str(data), str(tmp_path / "killed"), "150"]
+    ended = subprocess.run(script, capture_output=True, cwd=Path(__file__).parents[2])
+    assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
+    left = set(files(tmp_path / "killed"))
+    codec = PoolCodec()
+    build(index, tmp_path / "killed", codec, shard_bytes=20_000)
+    assert files(tmp_path / "killed") == files(tmp_path / "whole")
+    shards = {name for name in files(tmp_path / "whole") if name.startswith("latents") and "safetensors" in name}
+    assert 2 <= len(left & shards) < len(shards)
+    assert 0 < codec.frames < 12 * 24 + 10 + 5  # what was there was not made again
+
+
+def test_leftovers_of_a_kill_are_swept(data, tmp_path):
+    index = open_index(data / "c", "motion_score = 0")
+    home = tmp_path / "latents-0" / "x"
+    home.mkdir(parents=True)
+    (home / ".part.safetensors.tmp").write_bytes(b"half")
+    build(index, tmp_path)
+    assert not list(tmp_path.rglob(".*.tmp"))
+
+
+def full(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_is_one_clear_error(data, tmp_path, monkeypatch):
+    index = open_index(data / "c", "motion_score < 3")
+    codec = PoolCodec()
+    monkeypatch.setattr("video_model.packed.os.replace", full)
+    with pytest.raises(DataError, match=r"the disk is full \(0\.0 MB more are needed\); free some, or put the cache"):
+        build(index, tmp_path, codec)
+    assert not any(data for name, data in files(tmp_path).items() if name != ".lock")
+    monkeypatch.undo()
+    build(index, tmp_path, codec)
+    assert codec.frames == 3 * 24
+
+
+def test_too_little_room_is_said_before_the_work(data, tmp_path, monkeypatch):
+    index = open_index(data / "c", "motion_score < 3")
+    codec = PoolCodec()
+    monkeypatch.setattr("video_model.caching.shutil.disk_usage", lambda _: Usage)
+    with pytest.raises(DataError, match="the disk is full"):
+        build(index, tmp_path, codec)
+    assert codec.frames == 0
+
+
+class Usage:
+    free = 3 * 24 * 288 - 1
+
+
+def test_a_damaged_shard_says_which_one(data, tmp_path):
+    index = open_index(data / "c", "motion_score = 0")
+    build(index, tmp_path)
+    (shard,) = (path for path in tmp_path.rglob("*.safetensors") if path.parts[-3].startswith("latents"))
+    shard.write_bytes(shard.read_bytes()[:-10])
+    with pytest.raises(DataError, match=f"{shard.name}: is damaged .*; delete it, and it is made again"):
+        build(index, tmp_path)
+    shard.unlink()
+    assert build(index, tmp_path).why_not(index.keys[0], (48, 64)) is None
+
+
+def test_none_that_can_be_decoded(tmp_path):
+    write_clips(tmp_path / "c", [clip(i, data=b"no video") for i in range(3)], shards=1)
+    index = open_index(tmp_path / "c")
+    with pytest.raises(DataError, match=r"not one of 3 clips can be decoded; .*: cannot be decoded"):
+        build(index, tmp_path / "cache")
+
+
+def test_sizes_that_the_codec_cannot_encode(index, tmp_path):
+    with pytest.raises(DataError, match="size 50x64: height and width must be multiples of 8"):
+        build(index, tmp_path, sizes=[(50, 64)])
+
+
+def test_latents_that_overflow_are_an_error(data, tmp_path):
+    class Large(PoolCodec):
+        def encode(self, pixels):
+            return super().encode(pixels) * 1e6
+
+    index = open_index(data / "c", "motion_score = 0")
+    with pytest.raises(DataError, match="are too large for float16; check the codec, or cache as float32"):
+        build(index, tmp_path, Large())
+
+
+# --- decoding in children
+
+
+def test_a_crash_or_a_hang_costs_one_clip():
+    good = Job("video", (0, 5), (16, 16), mp4())
+    with Decoders(1, timeout=60) as decoders:
+        assert frame_numbers(next(decoders([good])).transpose(0, 3, 1, 2)).tolist() == [0, 5]
+        (child,) = decoders._children
+        os.kill(child.process.pid, signal.SIGSTOP)  # so that it is at work when it dies
+        threading.Timer(0.3, os.kill, [child.process.pid, signal.SIGKILL]).start()
+        results = decoders([good, good])
+        assert next(results) == "the decoder crashed (SIGKILL)"
+        assert next(results).shape == (2, 16, 16, 3)
+        os.kill(child.process.pid, signal.SIGSTOP)
+        child.timeout = 0.3
+        assert next(decoders([good])) == "took longer than 0.3 s to decode"
+
+
+def test_a_child_with_too_little_memory_says_so():
+    large = Job("video", tuple(range(24)), (2048, 2048), mp4())
+    with Decoders(1, memory_gb=0.15) as decoders:
+        (result,) = decoders([large])
+        assert isinstance(result, str) and ("memory" in result or "decod" in result)
+
+
+def test_children_end_with_their_owner():
+    with Decoders(2) as decoders:
+        list(decoders([Job("video", (0,), (16, 16), mp4())] * 4))
+        processes = [child.process for child in decoders._children if child.process]
+    assert processes and all(process.poll() is not None for process in processes)
+
+
+def test_covered_and_cropped_around_the_centre():
+    """A 64 x 48 clip to 16 x 16: 21 x 16, of which the middle; a still with a left and a right half."""
+    picture = np.zeros((40, 80, 3), np.uint8)
+    picture[:, 40:] = 200
+    sink = io.BytesIO()
+    Image.fromarray(picture).save(sink, "PNG")
+    frame = decode(Job("image", (0,), (40, 40), sink.getvalue()))[0]
+    assert (frame[:, :20] == 0).all() and (frame[:, 20:] == 200).all()
+    frame = decode(Job("image", (0,), (20, 10), sink.getvalue()))[0]  # antialiased: no level but at the edge
+    assert (frame[:, :3] == 0).all() and (frame[:, 7:] == 200).all()
+    assert decode(Job("video", (2,), (16, 16), mp4()))[0].shape == (16, 16, 3)
+
+
+@pytest.mark.parametrize(
+    ("job", "reason"),
+    [
+        (Job("video", (0,), (16, 16), b"#EXTM3U\n#EXTINF:1,\n/etc/passwd\n"), "cannot be decoded"),
+        (Job("video", (0,), (16, 16), mp4()[:2000]), "cannot be decoded|cut short"),
+        (Job("image", (0,), (16, 16), b"no picture"), "not a picture that Pillow knows"),
+        (Job("image", (0,), (16, 16), b""), "has no bytes"),
+    ],
+)
+def test_bytes_that_are_no_clip(job, reason):
+    with pytest.raises(DecodeError, match=reason):
+        decode(job)
+
+
+def test_batches_leave_out_what_the_cache_skipped(index, built):
+    batches = Batches(index, built[1], frames=[8], sizes=SIZES, rates=[8], batch=1, images=0.5)
+    assert batches.report["used"] == 13 + 5 and sum(batches.report["skipped"].values()) == 3
+    seen = {key for step in range(60) for key in batches.batch(step)["keys"]}
+    assert seen == set(index.keys) - {index.keys[row] for row in (3, 5, 9)}
