@@ -178,6 +178,10 @@ class SmallCodec(nn.Module):
         return self.reconstruct(latents * self.latent_std[:, None, None] + self.latent_mean[:, None, None], frames)
 
     @property
+    def device(self) -> torch.device:
+        return self.pca_mean.device
+
+    @property
     def fingerprint(self) -> str:
         return digest(self.state_dict(), self.config.model_dump_json())
 

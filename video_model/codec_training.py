@@ -51,7 +51,7 @@ def train_codec(
     codec.latent_mean.zero_()
     codec.latent_std.fill_(1)
     psnr_start = measured_psnr(codec, test)
-    device = codec.pca_mean.device
+    device = codec.device
     draw = torch.Generator().manual_seed(seed)
     parameters = [*codec.encoder.parameters(), *codec.decoder.parameters()]
     optimiser = torch.optim.AdamW(parameters, lr=learning_rate, betas=(0.9, 0.99), weight_decay=1e-4)
@@ -123,7 +123,7 @@ def measured_psnr(codec: SmallCodec, frames: Tensor) -> float:
     """Peak signal to noise of the round trip of uint8 [N, 3, H, W] as pixels in [-1, 1]: 10 log10(4 / MSE), dB."""
     error, count = 0.0, 0
     for part in frames.split(64):
-        pixels = to_float(part.to(codec.pca_mean.device))[None]
+        pixels = to_float(part.to(codec.device))[None]
         error += (codec.decode(codec.encode(pixels), images=True) - pixels).double().square().sum().item()
         count += pixels.numel()
     return float(10 * torch.log10(torch.tensor(4.0 * count / max(error, 1e-20 * count), dtype=torch.float64)))
