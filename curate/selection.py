@@ -149,7 +149,15 @@ class ScoreTable:
     """The scores that some filters need, in memory and locked: no file, network, Python object or setting can be
     reached."""
 
-    def __init__(self, clips: str, filters: Sequence[Filter]) -> None:
+    def __init__(
+        self,
+        clips: str,
+        filters: Sequence[Filter],
+        *,
+        columns: Sequence[str] | None = None,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
+        """columns: to hold, instead of those that the filters mention. settings: of DuckDB, e.g. memory_limit."""
         self.db = duckdb.connect(config={"autoinstall_known_extensions": False, "autoload_known_extensions": False})
         try:
             described = self.db.execute(f"DESCRIBE SELECT * FROM {clips}").fetchall()
@@ -159,10 +167,12 @@ class ScoreTable:
         for chosen in filters:
             if chosen.column:
                 self.check_column(chosen)
-        wanted = self._mentioned(filters)
-        columns = ", ".join(_load(name, self.types[name]) for name in wanted)
+        for name, value in (settings or {}).items():
+            self.db.execute(f"SET {name} = {_text(value)}").fetchall()
+        wanted = self._mentioned(filters) if columns is None else columns
+        loaded = ", ".join(_load(name, self.types[name]) for name in wanted)
         try:
-            self.db.execute(f"CREATE TABLE clips AS SELECT {columns} FROM {clips} ORDER BY clip_id").fetchall()
+            self.db.execute(f"CREATE TABLE clips AS SELECT {loaded} FROM {clips} ORDER BY clip_id").fetchall()
         except duckdb.Error as error:
             raise SelectionError(f"clips table cannot be read: {first_line(error)}") from error
         for setting in ("python_enable_replacements=false", "enable_external_access=false", "lock_configuration=true"):
@@ -200,7 +210,7 @@ class ScoreTable:
         chosen_columns = [duckdb.ColumnExpression("clip_id"), duckdb.ColumnExpression("_hours")]
         for i, (chosen, condition) in enumerate(zip(filters, conditions, strict=True)):
             if chosen.kind == "where":
-                self._check_where(chosen, why_null)
+                self.check_where(chosen, why_null)
             chosen_columns.append(duckdb.SQLExpression(condition).alias(f"filter_{i}"))
         relation.select(*chosen_columns).create("verdicts")
         verdicts = self.db.sql("SELECT * EXCLUDE (_hours) FROM verdicts ORDER BY clip_id").to_arrow_table()
@@ -219,7 +229,7 @@ class ScoreTable:
             raise SelectionError(f"{chosen.name}: {chosen.column} is null for every clip ({why}), or remove the filter")
         return float(at) if chosen.percentile else chosen.amount
 
-    def _check_where(self, chosen: Filter, why_null: Mapping[str, str]) -> None:
+    def check_where(self, chosen: Filter, why_null: Mapping[str, str]) -> None:
         """One boolean expression, that can be computed, and is not null throughout."""
         name = chosen.name if len(chosen.name) <= 90 else chosen.name[:87] + "..."
         try:

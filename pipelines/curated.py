@@ -30,6 +30,7 @@ import pyarrow.parquet as pq
 
 from curate.filters import Filter
 from curate.selection import Selection, select
+from pipelines import labels
 from pipelines.card import write_card
 from pipelines.cutting import Cutters, Job, MapFn, Result
 from pipelines.dataset import Dataset
@@ -96,7 +97,7 @@ def make_curated(
     SelectionError.
     """
     out = Path(out)
-    selection = select(dataset.clips_sql, filters, why_null=why_null or why_empty(dataset.config))
+    selection = select(dataset.labelled_sql, filters, why_null=why_null or why_empty(dataset.config))
     if not selection.kept:
         raise CuratedError(
             f"{out}: the selection keeps none of {selection.clips} clips: {_worst(selection)}; loosen it"
@@ -108,6 +109,8 @@ def make_curated(
         "options": {name: value for name, value in sorted((options or {}).items()) if value is not None},
         "dataset": _digest(dataset),
     }
+    if any("label" in f.sql.lower() for f in filters):  # the same words keep other clips once more of them are labelled
+        request["labels"] = labels.digest(dataset.root)
     state = _state(out, request)
     if state == "done":
         return _read(out, selection)
@@ -195,7 +198,11 @@ def _state(out: Path, request: dict[str, Any]) -> str:
         if not other:
             return state
         what = "another selection" if state == "done" else "another selection, not finished"
-        names = {"dataset": "the dataset has changed since", "shard_bytes": "shard size"}
+        names = {
+            "dataset": "the dataset has changed since",
+            "shard_bytes": "shard size",
+            "labels": "clips were labelled since",
+        }
         differs = ", ".join(names.get(key, key) for key in other)
         raise CuratedError(f"{out}: holds {what} (different: {differs}); choose another --out or delete it")
     if out.exists() and any(path.name != ".partial" for path in out.iterdir()):

@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 
 from curate.clip import Clip, Column, Unit, Video, path_to_text, text_to_path
 from pipelines.files import FOOTER, commit, write_json, write_parquet
+from pipelines.labels import labelled
 
 __all__ = [
     "FORMAT", "Dataset", "DatasetError", "Shard", "Tables", "Writer", "commit", "read_about", "read_shards", "read_unit",
@@ -226,7 +227,7 @@ class Dataset:
     def _owner(self, unit: str) -> str | None:
         return self.newest[unit].name if unit in self.newest else None
 
-    def _sql(self, table: str) -> str:
+    def _sql(self, table: str, places: bool = False) -> str:
         """Whole shards as they are; of the others what no stale unit owns. Stale units are one text, as the parser takes
         seconds for a list of thousands of literals."""
         files = self.files(table)
@@ -234,21 +235,31 @@ class Dataset:
             raise DatasetError(f"{self.root}: the dataset has no committed shard yet: run `winnow annotate` on it")
         stale = self._stale()
         mixed = {path for path in files if path.stem.removeprefix("part-") in stale}
+        options, hidden = (", filename=true, file_row_number=true", "") if places else ("", "EXCLUDE (filename)")
         parts = []
         if whole := [path for path in files if path not in mixed]:
-            parts.append(f"SELECT * FROM read_parquet({_listed(whole)})")
+            parts.append(f"SELECT * FROM read_parquet({_listed(whole)}{options})")
         if mixed:
             gone = " ".join(f"part-{shard}/{unit}" for shard, units in stale.items() for unit in units)
             parts.append(
-                f"SELECT * EXCLUDE (filename) FROM read_parquet({_listed(sorted(mixed))}, filename=true) WHERE "
+                f"SELECT * {hidden} FROM read_parquet({_listed(sorted(mixed))}{options or ', filename=true'}) WHERE "
                 "printf('%s/%s-%04d', parse_filename(filename, true), video_id, unit) "
                 f"NOT IN (SELECT unnest(string_split({_quote(gone)}, ' ')))"
             )
         return f"({' UNION ALL '.join(parts)})"
 
+    def placed_sql(self, table: str) -> str:
+        """A relation as `clips_sql` or `videos_sql`, with the columns filename and file_row_number: where a row lies."""
+        return self._sql(table, places=True)
+
     @property
     def clips_sql(self) -> str:
         return self._sql("clips")
+
+    @property
+    def labelled_sql(self) -> str:
+        """`clips_sql` with the columns label and label_note: what a person said in the inspector, null where nothing."""
+        return labelled(self.clips_sql, self.root)
 
     @property
     def videos_sql(self) -> str:

@@ -1,0 +1,142 @@
+"""What is inspected: an annotated or a curated dataset, as relations of its clips and its videos, and how to see that it
+grew."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from curate.filters import Filter, SelectionError, parse_filters
+from pipelines import labels
+from pipelines.curated import why_empty
+from pipelines.dataset import Dataset, DatasetError
+
+
+class SourceError(Exception):
+    """A folder that cannot be shown. One line: the folder, what is wrong, the mend."""
+
+
+@dataclass
+class Source:
+    """kind: "annotated" or "curated". clips, videos: DuckDB relations with filename and file_row_number; videos is ""
+    where there is none.
+
+    types: column of clips -> DuckDB's type. schema: with formula, unit, range and source of each column. filters: the
+    selection that was recorded with it. made: of a curated dataset, its selection.json. signature: changes when shards
+    or labels come or go.
+    """
+
+    root: Path
+    kind: str
+    clips: str
+    videos: str
+    schema: pa.Schema
+    types: dict[str, str]
+    config: dict[str, Any]
+    models: dict[str, Any]
+    filters: list[Filter]
+    why_null: dict[str, str]
+    signature: str
+    made: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def dataset(self) -> str:
+        """The annotated dataset that `winnow select` is run on."""
+        return str(self.root) if self.kind == "annotated" else str(self.made["dataset"]["path"])
+
+    def field(self, name: str) -> dict[str, str]:
+        """formula, unit, range and source of a column, "" where not said."""
+        notes = self.schema.field(name).metadata or {} if name in self.schema.names else {}
+        return {key: notes.get(key.encode(), b"").decode() for key in ("formula", "unit", "range", "source")}
+
+
+def open_source(root: str | Path) -> Source:
+    """Raises SourceError."""
+    root = Path(root).resolve()
+    if not root.is_dir():
+        raise SourceError(f"{root}: there is no such folder; name one that `winnow annotate`, `select` or `run` made")
+    seen = signature(root)
+    try:
+        if (root / "selection.json").exists():
+            return _curated(root, seen)
+        for inside in ("annotated", "curated"):
+            if not (root / "dataset.json").exists() and (root / inside / "dataset.json").exists():
+                raise SourceError(f"{root}: is no dataset itself; name {root / inside}, or {root / 'curated'}")
+        return _annotated(root, seen)
+    except (DatasetError, SelectionError) as error:
+        raise SourceError(str(error)) from None
+    except (duckdb.Error, pa.ArrowInvalid, OSError, KeyError, TypeError, ValueError) as error:
+        raise SourceError(
+            f"{root}: damaged ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}); "
+            "restore it, or make it again"
+        ) from None
+
+
+def signature(root: Path) -> str:
+    """Names of the committed files, and the size of the labels. Files still being written are not among them."""
+    parts = sorted(path.name for path in (root / "videos").glob("part-*.parquet"))
+    parts += sorted(path.name for path in (root / "data").glob("train-*.parquet"))
+    for name in ("dataset.json", "selection.json", labels.NAME):
+        try:
+            facts = (root / name).stat()
+            parts.append(f"{name} {facts.st_size} {facts.st_mtime_ns}")
+        except OSError:
+            pass
+    return "\n".join(parts)
+
+
+def _annotated(root: Path, seen: str) -> Source:
+    dataset = Dataset(root)
+    files = dataset.files("clips")
+    clips = dataset.placed_sql("clips")
+    try:
+        filters = parse_filters(dataset.config.get("selection"))
+    except SelectionError:
+        filters = []
+    return Source(
+        root=root,
+        kind="annotated",
+        clips=labels.labelled(clips, root),
+        videos=dataset.placed_sql("videos"),
+        schema=pq.read_schema(files[0]),
+        types=_types(clips),
+        config=dataset.config,
+        models=dataset.models,
+        filters=filters,
+        why_null=why_empty(dataset.config),
+        signature=seen,
+    )
+
+
+def _curated(root: Path, seen: str) -> Source:
+    made = json.loads((root / "selection.json").read_text(encoding="utf-8"))
+    files = sorted((root / "data").glob("train-*.parquet"))
+    if not files:
+        raise SourceError(f"{root}: holds no shards (data/train-*.parquet); make it again with `winnow select`")
+    listed = ", ".join("'" + str(path).replace("'", "''") + "'" for path in files)
+    clips = f"(SELECT * FROM read_parquet([{listed}], filename=true, file_row_number=true))"
+    return Source(
+        root=root,
+        kind="curated",
+        clips=labels.labelled(clips, root),
+        videos="",
+        schema=pq.read_schema(files[0]),
+        types=_types(clips),
+        config=made["dataset"]["config"],
+        models=made["dataset"].get("models") or {},
+        filters=[],
+        why_null=why_empty(made["dataset"]["config"]),
+        signature=seen,
+        made=made,
+    )
+
+
+def _types(clips: str) -> dict[str, str]:
+    rows = duckdb.connect().execute(f"DESCRIBE SELECT * FROM {clips}").fetchall()
+    return {row[0]: str(row[1]) for row in rows} | dict.fromkeys(labels.COLUMNS, "VARCHAR")

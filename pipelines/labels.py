@@ -1,0 +1,99 @@
+"""What a person said of clips: good, bad, a note. DATASET/labels.jsonl, one line for each time something was said.
+
+    {"clip_id": "...", "label": "good", "note": "sharp", "at": 1700000000.0}
+
+Lines are only ever appended, whole, under a lock; the last line on a clip counts, and one with a null label takes it back.
+A line that is not whole (a full disk, an editor) is passed over. In a `where` the columns are `label` and `label_note`,
+null for a clip of which nothing was said.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+NAME = "labels.jsonl"
+LABELS = ("good", "bad")
+COLUMNS = ("label", "label_note")
+MAX_NOTE = 2000
+
+
+class LabelError(Exception):
+    """A label that cannot be stored. One line."""
+
+
+@dataclass(frozen=True)
+class Label:
+    """label: "good", "bad" or None. note: free text or None."""
+
+    label: str | None
+    note: str | None
+
+
+def append(root: Path, clip_id: str, label: str | None, note: str | None) -> Label:
+    """Add a line and flush it to the disk; several processes may do so at once. Raises LabelError."""
+    if label is not None and label not in LABELS:
+        raise LabelError(f"label {label!r}: choose good or bad, or none to take it back")
+    note = _plain((note or "").strip()) or None
+    if note and len(note) > MAX_NOTE:
+        raise LabelError(f"note: {len(note)} characters; write at most {MAX_NOTE}")
+    line = json.dumps({"clip_id": clip_id, "label": label, "note": note, "at": round(time.time(), 3)})
+    file = os.open(root / NAME, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        size = os.fstat(file).st_size
+        torn = size > 0 and os.pread(file, 1, size - 1) != b"\n"
+        data = b"\n" * torn + line.encode() + b"\n"
+        if os.write(file, data) != len(data):
+            raise LabelError(f"{root / NAME}: the line could not be written whole: check the disk")
+        os.fsync(file)
+    except OSError as error:
+        raise LabelError(f"{root / NAME}: {error.strerror}: check the disk and the folder's rights") from None
+    finally:
+        os.close(file)
+    return Label(label, note)
+
+
+def read(root: Path) -> dict[str, Label]:
+    """Clip id -> what was said last, for the clips of which something still stands."""
+    try:
+        lines = (root / NAME).read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return {}
+    found: dict[str, Label] = {}
+    for line in lines:
+        try:
+            said = json.loads(line)
+            clip_id, label, note = said["clip_id"], said.get("label"), said.get("note")
+        except (ValueError, KeyError, TypeError, AttributeError):
+            continue
+        if isinstance(clip_id, str) and label in (None, *LABELS) and (note is None or isinstance(note, str)):
+            found[_plain(clip_id)] = Label(label, note and _plain(note))
+    return {clip_id: said for clip_id, said in found.items() if said.label or said.note}
+
+
+def digest(root: Path) -> str:
+    """Of all that stands."""
+    said = sorted((key, value.label, value.note) for key, value in read(root).items())
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
+
+
+def labelled(clips: str, root: Path) -> str:
+    """The relation `clips` with the columns of labels."""
+    said = read(root)
+    if not said:
+        return f"(SELECT *, NULL::VARCHAR AS label, NULL::VARCHAR AS label_note FROM {clips})"
+    rows = [{"clip_id": key, "label": value.label, "label_note": value.note} for key, value in said.items()]
+    text = json.dumps(rows).replace("'", "''")
+    kind = '[{"clip_id": "VARCHAR", "label": "VARCHAR", "label_note": "VARCHAR"}]'
+    return f"(SELECT * FROM {clips} LEFT JOIN (SELECT unnest(from_json('{text}', '{kind}'), max_depth := 2)) USING (clip_id))"
+
+
+def _plain(text: str) -> str:
+    """Valid Unicode: JSON can spell halves of characters, which no table holds."""
+    return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "")
