@@ -32,7 +32,7 @@ class Given(NamedTuple):
 
 
 class Linear(nn.Linear):
-    """A linear layer over the last dimension of [R, N, C] tokens."""
+    """A linear layer over the last dimension of many tokens, [..., C]."""
 
     def forward(self, x: Tensor) -> Tensor:
         return linear(x, self.weight, self.bias)
@@ -55,31 +55,31 @@ class Attention(nn.Module):
         # Weights are packed head by head, so that (position, head) is one dimension of stride 3 d: no copy is needed
         # to attend over time, whose stride is the largest.
         packed = torch.stack([m.weight.view(self.heads, -1, channels) for m in (self.q, self.k, self.v)], 1)
-        qkv = linear(x.reshape(rows, length * positions, channels), packed.flatten(0, 2))
+        qkv = linear(x, packed.flatten(0, 2))
         q, k, v = qkv.view(rows, length, positions * self.heads, 3, -1).transpose(1, 2).unbind(3)
         if bias is not None:
             bias = bias.to(q.dtype).repeat(positions, 1, 1)
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)  # [R, P*H, S, d]
-        return self.out(mixed.transpose(1, 2).reshape(rows, length * positions, channels)).view_as(x)
+        mixed = attend(q, k, v, bias)  # [R, P*H, S, d]
+        return self.out(mixed.transpose(1, 2).reshape(x.shape))
 
     def across(self, x: Tensor, text: Tokens) -> Tensor:
-        """Attention of [R, N, C] to text of R rows, or of fewer when each is shared by R / rows consecutive ones."""
-        rows, (samples, length, _) = x.shape[0], text.states.shape
+        """Attention of [R, ..., C] to text of R rows, or of fewer when each serves R / rows consecutive ones."""
+        samples, length, _ = text.states.shape
         q = self.q(x).view(samples, -1, self.heads, x.shape[-1] // self.heads)  # frames of a sample share its keys
         k = self.k(text.states).view(samples, length, self.heads, -1)
         v = self.v(text.states).view(samples, length, self.heads, -1)
         bias = None if text.bias is None else text.bias.to(q.dtype)
-        mixed = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=bias)
-        return self.out(mixed.transpose(1, 2).reshape(rows, -1, x.shape[-1]))
+        mixed = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), bias)
+        return self.out(mixed.transpose(1, 2).reshape(x.shape))
 
 
 class FeedForward(nn.Module):
-    """Gated feed-forward layer (GEGLU), four times as wide inside."""
+    """Gated feed-forward layer (GEGLU), `multiple` times as wide inside."""
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, multiple: int = 4):
         super().__init__()
-        self.up = Linear(channels, 8 * channels)
-        self.down = Linear(4 * channels, channels)
+        self.up = Linear(channels, 2 * multiple * channels)
+        self.down = Linear(multiple * channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         value, gate = self.up(x).chunk(2, dim=-1)
@@ -100,13 +100,39 @@ def sinusoid(values: Tensor, width: int) -> Tensor:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x [R, N, C] times weight [O, C]: [R, N, O]."""
-    if x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+    """x [..., C] times weight [O, C]: [..., O]."""
+    tokens = x.numel() // x.shape[-1]
+    if x.device.type != "cpu" or torch.is_autocast_enabled("cpu") or tokens < 1024 or tokens % 64:
         return F.linear(x, weight, bias)
     # In float32 a 1x1 convolution runs in oneDNN, up to twice as fast as the matrix product on processors for which
-    # MKL does not use its widest instructions.
-    y = F.conv2d(x.unsqueeze(2).permute(0, 3, 1, 2), weight[:, :, None, None], bias)
+    # MKL does not use its widest instructions. With 16 rows or more it does so on one thread too.
+    image = x.reshape(-1, 64, 1, x.shape[-1]).permute(0, 3, 1, 2)  # [tokens / 64, C, 64, 1], channels last
+    y = F.conv2d(image, weight[:, :, None, None], bias)
     return y.permute(0, 2, 3, 1).reshape(*x.shape[:-1], -1)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Scaled dot-product attention: q [R, H, S, d], k and v [R, H, L, d], bias added to the logits [R, H, S, L]."""
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and k.shape[-2] <= 256:
+        # The fused kernel's backward is five times as slow as the plain products on short sequences in bfloat16
+        logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+        return (logits if bias is None else logits + bias).softmax(-1).to(v.dtype) @ v
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+
+
+def group_norm(x: Tensor, norm: nn.GroupNorm) -> Tensor:
+    """`norm` of [R, C, h, w], channels last in memory."""
+    return norm(_for_norm(x, norm)).to(x.dtype)
+
+
+def norm_silu(x: Tensor, norm: nn.GroupNorm) -> Tensor:
+    """Group norm, then SiLU, of [R, C, h, w]."""
+    return F.silu(norm(_for_norm(x, norm))).to(x.dtype)
+
+
+def _for_norm(x: Tensor, norm: nn.GroupNorm) -> Tensor:
+    # On a CPU the bfloat16 kernel for channels that are last in memory is ten times as slow as the float32 one
+    return x.to(norm.weight.dtype) if x.device.type == "cpu" else x
 
 
 def zero(layer: nn.Module) -> nn.Module:

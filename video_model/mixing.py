@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from video_model.layers import Attention, FeedForward, Given, embedding_mlp, sinusoid, zero
+from video_model.layers import Attention, FeedForward, Given, embedding_mlp, norm_silu, sinusoid, zero
 
 ConvKind = Literal["alpha", "residual", "dirac", "none"]
 AttentionKind = Literal["alpha", "residual", "relative", "none"]
@@ -77,9 +77,9 @@ class AttentionMixer(Mixer):
     feed-forward. `alpha` as in ConvMixer; one embedding and one alpha serve all blocks.
     """
 
-    def __init__(self, channels: int, heads: int, context: int | None, depth: int, alpha: bool):
+    def __init__(self, channels: int, heads: int, context: int | None, depth: int, ff: int, alpha: bool):
         super().__init__()
-        self.blocks = nn.ModuleList(_TemporalBlock(channels, heads, context) for _ in range(depth))
+        self.blocks = nn.ModuleList(_TemporalBlock(channels, heads, context, ff) for _ in range(depth))
         self.position = embedding_mlp(channels, 4 * channels, channels)
         zero(self.position[2])
         self.mix_factor = nn.Parameter(torch.tensor([0.5])) if alpha else None
@@ -121,13 +121,13 @@ def conv_mixer(kind: ConvKind, channels: int, emb: int, groups: int, eps: float)
     return ConvMixer(channels, emb, groups, eps, alpha=kind == "alpha")
 
 
-def attention_mixer(kind: AttentionKind, channels: int, heads: int, context: int | None, depth: int) -> Mixer:
+def attention_mixer(kind: AttentionKind, channels: int, heads: int, context: int | None, depth: int, ff: int) -> Mixer:
     """The mixer that stands after each of the `depth` spatial attention blocks of a transformer."""
     if kind == "none":
         return Mixer()
     if kind == "relative":
         return RelativeMixer(channels, heads, depth)
-    return AttentionMixer(channels, heads, context, depth, alpha=kind == "alpha")
+    return AttentionMixer(channels, heads, context, depth, ff, alpha=kind == "alpha")
 
 
 class TimeConv(nn.Conv2d):
@@ -142,27 +142,27 @@ class TimeConv(nn.Conv2d):
 
 
 class _TemporalBlock(nn.Module):
-    def __init__(self, channels: int, heads: int, context: int | None):
+    def __init__(self, channels: int, heads: int, context: int | None, ff: int):
         super().__init__()
-        self.norm_in, self.ff_in = nn.LayerNorm(channels), FeedForward(channels)
+        self.norm_in, self.ff_in = nn.LayerNorm(channels), FeedForward(channels, ff)
         self.norm1, self.attention = nn.LayerNorm(channels), Attention(channels, heads)
         if context:
             self.norm2, self.text = nn.LayerNorm(channels), Attention(channels, heads, context)
             zero(self.text.out)
-        self.norm3, self.ff = nn.LayerNorm(channels), FeedForward(channels)
+        self.norm3, self.ff = nn.LayerNorm(channels), FeedForward(channels, ff)
         for last in (self.ff_in.down, self.attention.out, self.ff.down):
             zero(last)
 
     def forward(self, x: Tensor, given: Given) -> Tensor:  # [B, T, N, C]
-        x = x + self.ff_in(self.norm_in(x).flatten(1, 2)).view_as(x)
+        x = x + self.ff_in(self.norm_in(x))
         x = x + self.attention.within(self.norm1(x))
         if given.first is not None:
-            x = x + self.text.across(self.norm2(x).flatten(1, 2), given.first).view_as(x)
-        return x + self.ff(self.norm3(x).flatten(1, 2)).view_as(x)
+            x = x + self.text.across(self.norm2(x), given.first)
+        return x + self.ff(self.norm3(x))
 
 
 def _norm_silu(x: Tensor, norm: nn.GroupNorm) -> Tensor:
-    return F.silu(norm(x.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
+    return norm_silu(x.permute(0, 3, 1, 2), norm).permute(0, 2, 3, 1)  # over all frames of a clip
 
 
 def _distance_buckets(frames: int) -> Tensor:

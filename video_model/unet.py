@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from video_model.blocks import Down, ResBlock, Transformer, Up
-from video_model.layers import Given, Tokens, embedding_mlp, sinusoid, zero
+from video_model.layers import Given, Tokens, embedding_mlp, norm_silu, sinusoid, zero
 from video_model.mixing import AttentionKind, ConvKind, attention_mixer, conv_mixer
 
 
@@ -32,6 +32,7 @@ class UNetConfig(BaseModel):
     heads: tuple[int, ...] = (5, 10, 20, 20)
     transformer_layers: tuple[int, ...] = (1,)
     context_dim: int | None = 1024  # channels of text states; None: no text
+    ff_multiple: int = 4  # width of the feed-forward layers; public checkpoints have 4
     norm_groups: int = 32
     epsilon: Literal["sd", "svd"] = "svd"  # of residual blocks: 1e-5 everywhere, or as in the released video model
     vectors: tuple[str, ...] = ()  # names of the numbers a sample is conditioned on; "fps" is embedded as fps - 1
@@ -114,7 +115,7 @@ class SpaceTimeUNet(nn.Module):
                 stage.resize = Up(channels)
             self.up.append(stage)
         self.norm_out = nn.GroupNorm(c.norm_groups, width, 1e-5)
-        self.conv_out = nn.Conv2d(width, c.out_channels, 3, padding=1)
+        self.conv_out = zero(nn.Conv2d(width, c.out_channels, 3, padding=1))
         self.to(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor, c_noise: Tensor, cond: dict[str, Tensor] | None = None) -> Tensor:
@@ -141,7 +142,11 @@ class SpaceTimeUNet(nn.Module):
                 h = self._run(layer, torch.cat([h, skips.pop()], 1), given)
             if stage.resize is not None:
                 h = stage.resize(h)
-        return self.conv_out(F.silu(self.norm_out(h))).unflatten(0, (batch, frames))
+        return self.conv_out(norm_silu(h, self.norm_out)).unflatten(0, (batch, frames))
+
+    def temporal_names(self) -> list[str]:
+        """Names of the parameters of the temporal mixers."""
+        return [name for name, _ in self.named_parameters() if ".time." in name]
 
     def _layer(self, inputs: int, level: int, side: str, attention: bool | None = None) -> "Layer":
         c, channels, heads = self.config, self.config.channels[level], self.config.heads[level]
@@ -152,8 +157,8 @@ class SpaceTimeUNet(nn.Module):
         if c.attention[level] if attention is None else attention:
             depth = c.transformer_layers[level]
             kind = c.attention_mixing if c.temporal else "none"
-            mixer = attention_mixer(kind, channels, heads, c.context_dim, depth)
-            layer.attention = Transformer(channels, heads, c.context_dim, depth, c.norm_groups, mixer)
+            mixer = attention_mixer(kind, channels, heads, c.context_dim, depth, c.ff_multiple)
+            layer.attention = Transformer(channels, heads, c.context_dim, depth, c.norm_groups, c.ff_multiple, mixer)
         return layer
 
     def _run(self, layer: "Layer", h: Tensor, given: Given) -> Tensor:
@@ -258,13 +263,14 @@ def inflate(image: SpaceTimeUNet, **changes) -> SpaceTimeUNet:
     `changes` are fields of the new config: mixing kinds, `concat_channels`, `vectors`. What is new starts without effect.
     """
     config = UNetConfig(**{**image.config.model_dump(), "temporal": True, **changes})
-    network = SpaceTimeUNet(config)
-    kept = image.state_dict()
-    missing, unexpected = network.load_state_dict(kept, strict=False)
-    if unexpected:
-        raise ValueError(
-            f"the video network has no place for {unexpected[0]} of the image network: keep its vectors, context_dim and levels"
-        )
+    network, kept = SpaceTimeUNet(config), image.state_dict()
+    places = network.state_dict()
+    for name, tensor in kept.items():
+        if name not in places or places[name].shape != tensor.shape:
+            raise ValueError(
+                f"inflating cannot change {name} {list(tensor.shape)} of the image network: {changes} must not"
+            )
+    missing, _ = network.load_state_dict(kept, strict=False)
     if "concat_in.weight" in missing:
         zero(network.concat_in)
     if any(name.startswith("vector_embedding.") for name in missing):

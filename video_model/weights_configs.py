@@ -102,7 +102,11 @@ def config_to_diffusers(config: UNetConfig, frames: int) -> dict[str, Any]:
     """The config.json that makes diffusers build this network."""
     kind = VIDEO if config.temporal else IMAGE
     suffix = "SpatioTemporal" if config.temporal else "2D"
-    wanted = {"context_dim": config.context_dim is not None, "middle_attention": config.middle_attention}
+    wanted = {
+        "context_dim": config.context_dim is not None,
+        "middle_attention": config.middle_attention,
+        "ff_multiple": config.ff_multiple == 4,
+    }
     mend = "train a network of the default"
     if config.temporal:
         wanted["norm_groups"] = config.norm_groups == 32
