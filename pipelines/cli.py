@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import logging
-import os
-import sys
-import traceback
 from importlib.metadata import version
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.text import Text
+
+from pipelines import training_cli
+from pipelines.commands import DONE, WITH_FAILURES, err_console, errors, out_console
 
 app = typer.Typer(
     name="winnow",
@@ -24,11 +22,6 @@ app = typer.Typer(
     "(the shards that a selection kept).  Exit codes: 0 done, 1 done with failures recorded, 2 could not start or go on, "
     "3 a defect of Winnow.",
 )
-out_console = Console()
-err_console = Console(stderr=True)
-
-DONE, WITH_FAILURES, COULD_NOT_START, DEFECT, INTERRUPTED = 0, 1, 2, 3, 130
-
 Sources = Annotated[
     list[str],
     typer.Argument(
@@ -67,7 +60,7 @@ def run(
     winnow run videos/ --out out
     winnow run videos/ --out out --config svd --address auto
     """
-    with _errors():
+    with errors():
         from pipelines.preflight import check_run
 
         resolved = _config(config, set_)
@@ -111,7 +104,7 @@ def annotate(
       winnow annotate list.jsonl --out dataset --stages shots,motion,text
       winnow annotate --out dataset            (fills in the stages that are missing)
     """
-    with _errors():
+    with errors():
         resolved = _config(config, set_)
         chosen = None if stages is None else _stages(stages)
         place = _place(resolved, executor, workers, address)
@@ -167,7 +160,7 @@ def select(
       winnow select dataset --out curated --drop-bottom motion_score=25% --drop-top text_area=25%
       winnow select dataset --out curated --where "num_frames >= 48 AND source_columns->>'licence' = 'cc'" --dry-run
     """
-    with _errors():
+    with errors():
         from curate.filters import filters_from_options, parse_filters
 
         resolved = _recorded_config(dataset, set_) if config is None else _config(config, set_)
@@ -191,7 +184,7 @@ def stats(
     ],
 ) -> None:
     """Say what is in a dataset: funnel, score quantiles, failures by reason, seconds by stage."""
-    with _errors():
+    with errors():
         from pathlib import Path
 
         from pipelines import statistics
@@ -210,7 +203,7 @@ def models(
     set_: Overrides = [],  # noqa: B006
 ) -> None:
     """List the weights that a config needs, where they were found, and how to get what is missing."""
-    with _errors():
+    with errors():
         from rich.table import Table
 
         from pipelines.curation import STAGES, weights
@@ -328,56 +321,6 @@ def _place(config, executor: str | None, workers: int | None, address: str | Non
     return Place(chosen, workers or run.workers, address or run.address)
 
 
-class _errors:
-    """Every error that a person can mend becomes one line and exit code 2; an interruption says how to go on.
-
-    What remains is a defect of Winnow: its traceback is shown, and the exit code is 3.
-    """
-
-    def __enter__(self) -> None:
-        for name in ("HF_HUB_DISABLE_TELEMETRY", "HF_HUB_DISABLE_PROGRESS_BARS"):
-            os.environ.setdefault(name, "1")
-        logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-
-    def __exit__(self, kind, error, _trace) -> None:
-        if kind is None or issubclass(kind, (typer.Exit, SystemExit, BrokenPipeError)):
-            return
-        if issubclass(kind, KeyboardInterrupt):
-            err_console.print("interrupted: what was committed stays; the same command goes on from there")
-            raise typer.Exit(INTERRUPTED) from None
-        if kind.__module__.startswith(("pipelines.", "curate.")):
-            _stop(str(error))
-        if reason := _mendable(error):
-            _stop(reason)
-        traceback.print_exception(error)
-        err_console.print(
-            Text("winnow: this is a defect of Winnow: please report it with the lines above", style="red")
-        )
-        raise typer.Exit(DEFECT) from None
-
-
-def _mendable(error: BaseException) -> str | None:
-    """What to say of errors of disks and damaged files, which come from anywhere; None for others."""
-    import duckdb
-    from pyarrow import ArrowInvalid
-
-    if isinstance(error, OSError):
-        if error.filename is None:
-            return f"{error}: check the disk, the folders named and their rights"
-        name = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename
-        return f"{name}: {error.strerror}: check that it exists and may be read or written, or choose another place"
-    if isinstance(error, (duckdb.Error, ArrowInvalid)):
-        from curate.selection import first_line
-
-        return f"{first_line(error)}: a file of the dataset may be damaged: restore it, or delete the shard and annotate again"
-    return None
-
-
-def _stop(message: str) -> None:
-    err_console.print(Text("winnow: " + " ".join(message.split()), style="red"), soft_wrap=True)
-    raise typer.Exit(COULD_NOT_START)
-
-
 def _version(wanted: bool) -> None:
     if wanted:
         out_console.print(f"winnow {version('winnow')}", highlight=False)
@@ -391,6 +334,9 @@ def _root(
     ] = False,
 ) -> None:
     pass
+
+
+training_cli.register(app)
 
 
 def main() -> None:

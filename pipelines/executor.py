@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import socket
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,16 +19,13 @@ import pyarrow as pa
 
 from curate.clip import Unit
 from curate.models import MissingWeights
+from pipelines.cluster import ExecutorError, RaySession, worker_environment
 from pipelines.config import Config, resolve
 from pipelines.curation import Step, build, pools_of, roles
 from pipelines.models import Shelf
 
 WORKER_MEMORY = 2.5e9  # bytes of one worker with the embedded pack and a decode, to choose how many fit
 BLOCKS = 4096  # Ray blocks at most: a unit each, until there are more units than that
-
-
-class ExecutorError(Exception):
-    """The job cannot run at all: what is missing, and the mend."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +42,7 @@ def run(units: Sequence[Unit], config: Config, stages: Sequence[str], place: Pla
     if place.executor == "inline":
         yield from _inline(units, config, stages)
         return
-    with _ray(place.address):
+    with RaySession(place.address, "use --executor inline"):
         left = {unit.id: unit for unit in units}
         for attempt in range(2):
             for unit in _over_ray(list(left.values()), config, stages, place):
@@ -158,7 +152,7 @@ def _over_ray(units: list[Unit], config: Config, stages: Sequence[str], place: P
         make = {
             "max_restarts": 4,
             "max_task_retries": 0,
-            "runtime_env": {"env_vars": _worker_environment(config.execution.threads)},
+            "runtime_env": {"env_vars": worker_environment(config.execution.threads)},
         }
         data = _map(
             data,
@@ -193,12 +187,6 @@ def _fitting(cpus: float, place: Place) -> int:
     return max(1, min(int(cpus), int(psutil.virtual_memory().available / WORKER_MEMORY)))
 
 
-def _worker_environment(threads: int) -> dict[str, str]:
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-    passed = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HOME", "XDG_CACHE_HOME")
-    return dict.fromkeys(names, str(threads)) | {name: os.environ[name] for name in passed if name in os.environ}
-
-
 def limit_threads(threads: int) -> None:
     """Give the libraries that are loaded so many threads: every worker has its own core, more would only take turns."""
     import cv2
@@ -206,62 +194,6 @@ def limit_threads(threads: int) -> None:
     cv2.setNumThreads(threads)
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(threads)
-
-
-class _ray:
-    """Ray for the length of a job: joined at an address, or started here and shut down after."""
-
-    def __init__(self, address: str | None) -> None:
-        self.address = address
-
-    def __enter__(self) -> None:
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # a lost worker is for `run` to notice and tell
-        warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
-        import ray
-
-        self.started = not ray.is_initialized()
-        if self.started:
-            try:
-                _knock(self.address)
-                options = {"logging_level": logging.ERROR, "log_to_driver": False}
-                with _quiet():
-                    if self.address:
-                        ray.init(address=self.address, **options)
-                    else:
-                        ray.init(include_dashboard=False, **options)
-            except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-                reason = " ".join(str(error).split())[:200]
-                raise ExecutorError(
-                    f"Ray at {self.address or 'this machine'} cannot be reached ({reason}): start it with `ray start --head`, or use --executor inline"
-                ) from None
-
-    def __exit__(self, *_: object) -> None:
-        import ray
-
-        if self.started:
-            ray.shutdown()
-
-
-def _knock(address: str | None) -> None:
-    """Raise OSError at once where nobody listens at host:port; Ray itself would wait for minutes."""
-    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
-    if colon and port.isdigit():
-        socket.create_connection((host, int(port)), timeout=10).close()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Standard error of native code goes nowhere meanwhile: Ray tells its log level there. Exceptions come through."""
-    kept = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
 
 
 def _table(units: Sequence[Unit], refused: str | None = None) -> pa.Table:

@@ -58,7 +58,7 @@ def generate(
     count, (height, width) = len(request.prompts), request.size
     stride = codec.factor * getattr(denoiser.network, "stride", 1)
     if height % stride or width % stride:
-        raise ValueError(f"size {height}x{width}: height and width must be multiples of {stride} for this run")
+        raise RunError(f"size {height}x{width}: height and width must be multiples of {stride} for this run")
     device = next(denoiser.network.parameters()).device
     shape = (request.frames, codec.channels, height // codec.factor, width // codec.factor)
     states, mask = encoder.encode(list(request.prompts))

@@ -37,7 +37,7 @@ class NotFinite(Exception):
     """A loss or gradient that is no number. One line: the step, the clips, where the batch is kept, the mend."""
 
 
-class Interrupted(Exception):
+class Interrupted(KeyboardInterrupt):
     """Asked to stop; everything up to this step is in a checkpoint."""
 
 

@@ -1,0 +1,77 @@
+"""Ray for the length of a job, without its noise, and one clear error where it cannot be reached."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class ExecutorError(Exception):
+    """The job cannot run at all: what is missing, and the mend."""
+
+
+class RaySession:
+    """Ray for the length of a job: joined at an address, or started here and shut down after."""
+
+    def __init__(self, address: str | None, instead: str) -> None:
+        """address: of a cluster, or None: this machine. instead: what to do without Ray, for the error."""
+        self.address, self.instead = address, instead
+
+    def __enter__(self) -> None:
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # a lost worker is for the job to notice and tell
+        warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
+        import ray
+
+        self.started = not ray.is_initialized()
+        if self.started:
+            try:
+                _knock(self.address)
+                options = {"logging_level": logging.ERROR, "log_to_driver": False}
+                with _quiet():
+                    if self.address:
+                        ray.init(address=self.address, **options)
+                    else:
+                        ray.init(include_dashboard=False, **options)
+            except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+                reason = " ".join(str(error).split())[:200]
+                raise ExecutorError(
+                    f"Ray at {self.address or 'this machine'} cannot be reached ({reason}): start it with `ray start --head`, or {self.instead}"
+                ) from None
+
+    def __exit__(self, *_: object) -> None:
+        import ray
+
+        if self.started:
+            ray.shutdown()
+
+
+def _knock(address: str | None) -> None:
+    """Raise OSError at once where nobody listens at host:port; Ray itself would wait for minutes."""
+    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=10).close()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Standard error of native code goes nowhere meanwhile: Ray tells its log level there. Exceptions come through."""
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def worker_environment(threads: int) -> dict[str, str]:
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    passed = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HOME", "XDG_CACHE_HOME")
+    return dict.fromkeys(names, str(threads)) | {name: os.environ[name] for name in passed if name in os.environ}

@@ -1,0 +1,188 @@
+"""A training run in this process, or on Ray Train: several workers and nodes that share a file system."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipelines.cluster import RaySession, worker_environment
+from pipelines.typed_yaml import SHIPPED, find, read
+from video_model.config import TrainConfig
+
+ATTEMPTS = 3  # how often a run is gone on with after a worker was lost
+
+
+class TrainingError(Exception):
+    """A run that ended on a worker: its reason."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What `winnow train` was asked for."""
+
+    config: TrainConfig
+    sources: tuple[str, ...]
+    out: Path
+    stage: str | None = None
+    resume: bool = False
+    cache: str | None = None
+
+
+def load_config(name: str, overrides: Sequence[str]) -> TrainConfig:
+    """A training config by file name, or by the name of one in configs/train."""
+    return read(TrainConfig, find(name, SHIPPED / "train"), list(overrides))
+
+
+def train_here(job: Job, watcher: Any = None) -> None:
+    """All stages in this process. Interrupted, it finishes its step, saves, and raises video_model.train.Interrupted."""
+    from video_model.stages import train
+
+    with _asked_to_stop() as asked:
+        train(
+            job.config, job.sources, job.out, only=job.stage, resume=job.resume, cache=job.cache, watcher=watcher,
+            stop=asked.is_set,
+        )  # fmt: skip
+
+
+def train_on_ray(job: Job, workers: int, address: str | None, watcher: Any = None) -> None:
+    """`workers` processes with Ray Train, each with a share of every batch; on GPUs where the cluster has them.
+
+    RUN and the data must be under the same paths on every node. A worker that is lost costs the steps since the last
+    checkpoint. Raises TrainingError, ExecutorError, and what is wrong with the config, the run or the data at once.
+    """
+    from video_model.run import Run
+    from video_model.stages import Stores
+
+    Stores(job.config, job.sources)
+    Run.begin(job.out, job.config, job.resume)
+    with RaySession(address, "leave --workers and --address out"):
+        import ray
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchTrainer
+
+        logging.getLogger("ray.train").setLevel(logging.ERROR)
+        have = ray.cluster_resources()
+        gpus = have.get("GPU", 0) >= workers
+        cpus = have.get("CPU", 1.0)
+        threads = job.config.loop.threads or max(1, int(cpus // workers))
+        share = min(float(threads), 0.9 * cpus / workers)
+        trainer = TorchTrainer(
+            _work,
+            train_loop_config={
+                "config": job.config.model_dump_json(),
+                "sources": [str(Path(source).absolute()) for source in job.sources],
+                "out": str(job.out.absolute()),
+                "stage": job.stage,
+                "cache": str(Path(job.cache).absolute()) if job.cache else None,
+                "threads": threads,
+            },
+            scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpus, resources_per_worker={"CPU": share} | ({"GPU": 1} if gpus else {})),
+            run_config=RunConfig(
+                name="train", storage_path=str(job.out.absolute() / "ray"), failure_config=FailureConfig(max_failures=ATTEMPTS),
+                worker_runtime_env={"env_vars": worker_environment(threads)},
+            ),
+        )  # fmt: skip
+        with _followed(job, watcher):
+            try:
+                trainer.fit()
+            except Exception as error:  # Ray wraps what a worker raised in several errors of its own
+                raise TrainingError(_reason(error)) from None
+
+
+def _work(options: dict[str, Any]) -> None:
+    """One worker. The run was begun by the driver, so it always goes on; so does a worker that is started again."""
+    import ray.train
+    import torch
+
+    from video_model.stages import train
+    from video_model.workers import Worker
+
+    torch.set_num_threads(options["threads"])
+    context = ray.train.get_context()
+    os.environ["LOCAL_RANK"] = str(context.get_local_rank())
+    train(
+        TrainConfig.model_validate_json(options["config"]),
+        options["sources"],
+        options["out"],
+        only=options["stage"],
+        resume=True,
+        cache=options["cache"],
+        worker=Worker.here(),
+    )
+
+
+def _reason(error: BaseException) -> str:
+    """What a worker raised, out of the errors that Ray wraps it in: the last line that says something."""
+    inner: BaseException | None = error
+    while inner is not None:
+        for cause in (getattr(inner, "cause", None), *getattr(inner, "worker_failures", {}).values()):
+            if isinstance(cause, BaseException) and cause is not inner:
+                inner = cause
+                break
+        else:
+            break
+    lines = [line.strip() for line in str(inner).splitlines() if line.strip()]
+    text = lines[-1] if lines else type(error).__name__
+    name, colon, rest = text.partition(": ")
+    return rest if colon and name.startswith("video_model.") else text
+
+
+@contextmanager
+def _followed(job: Job, watcher: Any) -> Iterator[None]:
+    """The watcher is told of the lines that the first worker adds to the logs of the stages."""
+    if watcher is None:
+        yield
+        return
+    from video_model.journal import read_log
+
+    ended = threading.Event()
+    seen: dict[str, int] = {}
+
+    def look() -> None:
+        for name, stage in job.config.stages.items():
+            lines = [line for line in read_log(job.out / "stages" / name / "log.jsonl") if "loss" in line]
+            for line in lines[seen.get(name, 0) :]:
+                if name not in seen:
+                    watcher.stage(name, int(line["step"]), stage.steps, {})
+                watcher.step(name, int(line["step"]), line)
+                seen[name] = seen.get(name, 0) + 1
+
+    def follow() -> None:
+        while not ended.wait(1.0):
+            look()
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        look()
+
+
+@contextmanager
+def _asked_to_stop() -> Iterator[threading.Event]:
+    """Set at the first interruption or request to end; the second interruption ends at once."""
+    asked = threading.Event()
+
+    def ask(number: int, frame: Any) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+        print("stopping after this step; once more to stop at once", file=sys.stderr)
+
+    before = {name: signal.signal(name, ask) for name in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)
