@@ -85,8 +85,8 @@ def check_rates(rates: Rates) -> None:
 def draw_window(count: int, length: int, options: Mapping[int, float], rng: np.random.Generator) -> tuple[int, int]:
     """(start, stride) of `length` frames out of `count`: a stride among those that fit, by probability; start uniform."""
     fitting = {s: p for s, p in options.items() if (length - 1) * s < count}
-    weights = np.array(list(fitting.values()))
-    stride = int(rng.choice(list(fitting), p=weights / weights.sum())) if weights.sum() > 0 else min(fitting)
+    ends = np.cumsum(list(fitting.values()))
+    stride = list(fitting)[int(np.searchsorted(ends / ends[-1], rng.random(), side="right"))]
     return int(rng.integers(count - (length - 1) * stride)), stride
 
 

@@ -36,7 +36,7 @@ from video_model.sources import DataError
 Progress = Callable[[str, int, int, int], None]  # "texts" or "clips", done, in all, skipped
 
 TEXT_BATCH, TEXT_SHARD = 32, 4096  # captions
-ENCODE_FRAMES = 32  # at once
+ENCODE_FRAMES, ENCODE_PIXELS = 32, 32 * 256 * 256  # at most, at once
 
 
 def build_cache(
@@ -69,8 +69,9 @@ def build_cache(
         raise DataError(f"cache dtype {dtype}: is not one of {', '.join(DTYPES)}")
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
-        for leftover in folder.rglob(".*.tmp"):
-            leftover.unlink(missing_ok=True)
+        for pattern in (".*.tmp", "latents-*/**/.*.tmp", "texts-*/.*.tmp"):
+            for leftover in folder.glob(pattern):
+                leftover.unlink(missing_ok=True)
         _build_texts(index, encoder, texts_folder(folder, encoder, dtype), dtype, progress)
         clips = grid(index.num_frames, index.fps, rate, max_frames)
         homes = [latents_folder(folder, codec, size, rate, max_frames, dtype) for size in sizes]
@@ -98,11 +99,19 @@ def check_sizes(sizes: Sequence[Size], codec: Codec) -> None:
 
 
 def encode(codec: Codec, frames: np.ndarray) -> torch.Tensor:
-    """Latents [B, T, C, h, w] float32 on the CPU, of [B, T, H, W, 3] uint8."""
-    pixels = torch.from_numpy(frames).movedim(-1, -3).to(getattr(codec, "device", "cpu")).float() / 127.5 - 1
+    """Latents [B, T, C, h, w] float32 on the CPU, of [B, T, H, W, 3] uint8; a few frames at a time."""
+    device, parts = getattr(codec, "device", "cpu"), []
+    at_once = max(1, at_most(frames.shape[2:4]) // len(frames))
     with torch.no_grad():
-        parts = [codec.encode(part) for part in pixels.split(ENCODE_FRAMES, 1)]
-    return torch.cat(parts, 1).float().cpu()
+        for first in range(0, frames.shape[1], at_once):
+            part = torch.from_numpy(frames[:, first : first + at_once]).to(device)
+            parts.append(codec.encode(part.movedim(-1, -3).float() / 127.5 - 1).float().cpu())
+    return torch.cat(parts, 1)
+
+
+def at_most(size: Size) -> int:
+    """How many frames of a size are encoded at once."""
+    return max(1, min(ENCODE_FRAMES, ENCODE_PIXELS // (size[0] * size[1])))
 
 
 @dataclass
@@ -181,7 +190,9 @@ class _Build:
             self.skipped += 1
         else:
             waits = chunk.waiting
-            if waits and (len(waits[0][1]) != len(result) or len(waits) * len(result) + len(result) > ENCODE_FRAMES):
+            if waits and (
+                len(waits[0][1]) != len(result) or (len(waits) + 1) * len(result) > at_most(result.shape[1:3])
+            ):
                 self._encode(chunk)
             chunk.waiting.append((key, result))
         if not chunk.left:

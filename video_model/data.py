@@ -50,8 +50,9 @@ class Batches:
     the longest that it holds. sizes: (height, width) px; each clip goes to the nearest proportions. rates: frame rates
     to choose from, or {"min": ..., "max": ...}. batch: rows over all ranks. images: the share of steps that are of
     single frames (T = 1), of pictures and of random frames of clips. image_batch: rows of these, default `batch`.
-    merge: buckets with fewer clips than a batch are merged into the nearest; otherwise such a bucket is an error.
-    Raises DataError.
+    merge: a bucket with fewer clips than a batch joins the next shorter at its size, or is left out and counted where
+    there is none; otherwise it is an error. (For sizes: `usable_sizes(train.shape, sizes, batch)`, given to the cache
+    and to all batches of a stage alike.) Raises DataError.
 
     report: clips that are used, and how many are not by reason. A step is either of clips or of single frames.
     """
@@ -86,8 +87,6 @@ class Batches:
             )
         self.images = 1.0 if self.frames == [1] else images
         self.clips = grid(index.num_frames, index.fps, store.rate, store.max_frames)
-        if merge:
-            self.sizes = usable_sizes(index.shape, self.sizes, min(batch, self.image_batch))
         self._why_not: Counter[str] = Counter()
         rows, stills = self._sort()
         buckets = self._buckets(rows, batch, merge) if self.images < 1 else []

@@ -55,7 +55,7 @@ class Decoders:
         try:
             for job in jobs:
                 ahead.append(self._threads.submit(self._one, job))
-                if len(ahead) >= 3 * self.workers:
+                if len(ahead) > 2 * self.workers:
                     yield ahead.popleft().result()
             while ahead:
                 yield ahead.popleft().result()

@@ -9,8 +9,10 @@ import subprocess
 import sys
 import textwrap
 import threading
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -276,7 +278,7 @@ def test_a_child_with_too_little_memory_says_so():
     large = Job("video", tuple(range(24)), (2048, 2048), mp4())
     with Decoders(1, memory_gb=0.15) as decoders:
         (result,) = decoders([large])
-        assert isinstance(result, str) and ("memory" in result or "decod" in result)
+        assert isinstance(result, str) and "memory" in result
 
 
 def test_children_end_with_their_owner():
@@ -297,6 +299,32 @@ def test_covered_and_cropped_around_the_centre():
     frame = decode(Job("image", (0,), (20, 10), sink.getvalue()))[0]  # antialiased: no level but at the edge
     assert (frame[:, :3] == 0).all() and (frame[:, 7:] == 200).all()
     assert decode(Job("video", (2,), (16, 16), mp4()))[0].shape == (16, 16, 3)
+
+
+def test_as_displayed():
+    """Stored 64 x 32, right half bright: a quarter turn counter-clockwise puts that on top; pixels twice as wide
+    as high make a picture of 128 x 32."""
+    picture = np.zeros((32, 64, 3), np.uint8)
+    picture[:, 32:] = 200
+
+    def written(**facts):
+        sink = io.BytesIO()
+        with av.open(sink, "w", format="mp4") as out:
+            stream = out.add_stream("libx264", rate=8, options={"qp": "0"})
+            stream.width, stream.height, stream.pix_fmt = 64, 32, "yuv444p"
+            if "rotation" in facts:
+                stream.set_display_rotation(facts["rotation"])
+            stream.codec_context.sample_aspect_ratio = Fraction(facts.get("aspect", 1))
+            for packet in (*stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")), *stream.encode(None)):
+                out.mux(packet)
+        return sink.getvalue()
+
+    (turned,) = decode(Job("video", (0,), (64, 32), written(rotation=90)))
+    assert (turned[:32] > 190).all() and (turned[32:] < 10).all()
+    (wide,) = decode(Job("video", (0,), (32, 32), written(aspect=2)))  # the middle quarter of the width
+    assert (wide[:, :14] < 10).all() and (wide[:, 18:] > 190).all()
+    (whole,) = decode(Job("video", (0,), (32, 128), written(aspect=2)))
+    assert (whole[:, :60] < 10).all() and (whole[:, 68:] > 190).all()
 
 
 @pytest.mark.parametrize(
