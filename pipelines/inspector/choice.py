@@ -159,7 +159,7 @@ def axis_of(values: np.ndarray) -> Axis | None:
     if low == high:
         low, high = least, most
     whole = bool((there == np.floor(there)).all())
-    bins = BINS
+    bins = int(np.clip(2 * np.sqrt(len(there)), 16, BINS))
     if whole and high - low < BINS:
         low, high = np.floor(low) - 0.5, np.ceil(high) + 0.5
         bins = int(high - low)

@@ -29,13 +29,12 @@ export async function open(id) {
       h("h2", {}, h("span", { class: clip.kept ? "verdict kept" : "verdict dropped" }, clip.kept ? "kept" : "dropped"), h("code", {}, clip.id)),
       h("span", { class: "spacer" }),
       h("span", { class: "labels" }, ["good", "bad"].map((name) => h("button", { class: clip.label === name ? `${name} on` : name, data: { label: name }, title: `${name} (${name[0]})`, onclick: () => label(current.label === name ? null : name, note.value) }, name)), note),
-      h("button", { title: "close (Esc)", onclick: () => dialog.close() }, "×"),
+      h("button", { title: "close (Esc)", autofocus: true, onclick: () => dialog.close() }, "×"),
     ),
     h("div", { class: "body" }, h("div", { class: "left" }, player(clip), stills(clip), captions(clip), errors(clip)), h("div", { class: "right" }, verdicts(clip), scores(clip), facts(clip))),
     strip,
   );
   if (!dialog.open) dialog.showModal();
-  dialog.scrollTop = 0;
   try {
     const film = await post("/api/film", { filters: asked(), clip: id });
     if (current === clip) strip.replaceChildren(...filmStrip(film, clip));
@@ -124,8 +123,8 @@ function scores(clip) {
     h(
       "tr",
       { class: score.value === null ? "null" : "" },
-      h("th", {}, score.name, h("small", {}, score.formula, score.source ? ` — ${score.source}` : "")),
-      h("td", { class: "number" }, short(score.value), h("small", {}, score.unit)),
+      h("th", {}, score.name, score.unit ? h("i", {}, score.unit) : null, h("small", {}, [score.formula, score.range && `range ${score.range}`, score.source].filter(Boolean).join(" · "))),
+      h("td", { class: "number" }, short(score.value)),
       h("td", { class: "spread" }, spread(score)),
       h("td", { class: "number" }, score.standing === null ? "" : percent(score.standing)),
     ),

@@ -4,7 +4,7 @@ import { clock, count, footage, h, percent, plural, short } from "./dom.js";
 import { active, changed, remember, state, stepOf, tell, wish } from "./state.js";
 
 export function sign(filter, step) {
-  if (filter.kind === "where") return filter.sql.replace(/end_time - start_time/gi, "length (s)");
+  if (filter.kind === "where") return filter.sql.replace(/^end_time - start_time (>=|<=) /i, (_, sign) => `length ${sign === ">=" ? "≥" : "≤"} `);
   const high = filter.kind === "min" || filter.kind === "drop_bottom";
   const at = step && step.threshold !== null ? step.threshold : filter.amount;
   return `${filter.column} ${high ? "≥" : "≤"} ${filter.kind.startsWith("drop") && !step ? "?" : short(at)}`;

@@ -24,7 +24,7 @@ export async function take() {
   dialog.replaceChildren(
     head(dialog, "Take away"),
     h("p", {}, `${plural(state.view.clips, "clip")}, ${footage(state.view.hours)}, of ${plural(state.about.clips, "clip")}.`, left.length ? ` Left out, as they cannot be applied: ${left.map((f) => sign(f)).join("; ")}.` : ""),
-    h("h3", {}, "As a command", h("span", { class: "spacer" }), h("button", { id: "copy-command", onclick: () => copy(made.command) }, "Copy")),
+    h("h3", {}, "As a command", h("span", { class: "spacer" }), h("button", { id: "copy-command", autofocus: true, onclick: () => copy(made.command) }, "Copy")),
     h("pre", { id: "command" }, made.command),
     h("h3", {}, "As YAML, for a config", h("span", { class: "spacer" }), h("button", { onclick: () => copy(made.yaml) }, "Copy")),
     h("pre", { id: "yaml" }, made.yaml),
