@@ -14,15 +14,15 @@ class Journal:
     """FOLDER/log.jsonl and TensorBoard files under `board`; only the first worker has one. Values are plain numbers."""
 
     def __init__(self, folder: Path, board: Path, step: int, wandb: dict[str, Any] | None = None) -> None:
-        """step: the one that the run goes on from; lines at or after it, of a run that was killed, are dropped."""
+        """step: the one after which the run goes on; lines after it, of a run that was killed, are dropped."""
         from torch.utils.tensorboard import SummaryWriter
 
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "log.jsonl"
-        kept = [line for line in read_log(path) if line["step"] < step]
+        kept = [line for line in read_log(path) if line["step"] <= step]
         path.write_text("".join(json.dumps(line) + "\n" for line in kept))
         self._lines = open(path, "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
-        self._board = SummaryWriter(str(board / folder.name), purge_step=step)
+        self._board = SummaryWriter(str(board / folder.name), purge_step=step + 1)
         self._wandb = _wandb(wandb, folder.name) if wandb else None
 
     def numbers(self, step: int, values: dict[str, float]) -> None:

@@ -31,7 +31,7 @@ def choose_trained(network: nn.Module, train: str | list[str]) -> list[str]:
         mixers = [f"{name}." for name, module in network.named_modules() if isinstance(module, Mixer)]
         chosen = {name for name in names if name.startswith(tuple(mixers))}
     else:
-        patterns = ["time.*"] if train == "time_embedding" else list(train)
+        patterns = ["noise_embedding.*"] if train == "time_embedding" else list(train)
         chosen = {name for name in names for pattern in patterns if fnmatch.fnmatchcase(name, pattern)}
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name in chosen)

@@ -78,11 +78,12 @@ def spread(network: nn.Module, worker: Worker, strategy: str) -> nn.Module:
     if worker.world == 1:
         return network
     if strategy == "fsdp":
+        network.to(memory_format=torch.contiguous_format)  # fully_shard takes no other
         for block in network.modules():
             if isinstance(block, Layer):
                 fully_shard(block)
         return fully_shard(network)
-    return DistributedDataParallel(network, broadcast_buffers=False, gradient_as_bucket_view=True)
+    return DistributedDataParallel(network, gradient_as_bucket_view=True)
 
 
 def gradients_stay_here(network: nn.Module) -> object:

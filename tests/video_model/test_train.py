@@ -1,0 +1,206 @@
+"""The loop: resumed it is the same run, spread over workers or parts it is the same step, and what goes wrong is told."""
+
+import json
+import os
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from safetensors.torch import load_file
+from torch import distributed as dist
+
+from tests.video_model.training import RandomBatches, gradients, network, task
+from video_model import checkpoints
+from video_model.checkpoints import CheckpointError
+from video_model.config import Stage
+from video_model.journal import read_log
+from video_model.optimisation import Average, NothingToTrain, choose_trained, learning_rate
+from video_model.train import Interrupted, NotFinite, train_stage
+from video_model.workers import Worker
+
+
+def at(folder, step):
+    """The checkpoint of a step."""
+    return checkpoints.Checkpoint(folder / f"step-{step:08d}", step, {})
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.mark.parametrize("killed_after", [1, 3])
+def test_gone_on_with_after_any_step_it_is_the_same_run_to_the_bit(tmp_path, killed_after):
+    whole = train_stage(task(tmp_path / "whole"))
+    asked = iter([False] * (killed_after - 1) + [True] * 9)
+    begun = task(tmp_path / "parts")
+    begun.stop = lambda: next(asked)
+    with pytest.raises(Interrupted, match=f"stopped after step {killed_after} of stage video"):
+        train_stage(begun)
+    found = checkpoints.latest(begun.folder / "checkpoints")
+    assert found.step == killed_after and not found.facts["done"]
+    resumed = train_stage(task(tmp_path / "parts", net=network(seed=9)), found)  # other weights: all come from the file
+    assert resumed.step == 4 and resumed.facts["done"]
+    for part in ("network", "ema", "optimizer"):
+        assert same(whole.tensors(part), resumed.tensors(part)), part
+    losses = [
+        [line["loss"] for line in read_log(tmp_path / name / "stages/video/log.jsonl")] for name in ("whole", "parts")
+    ]
+    assert losses[0] == losses[1] and len(losses[0]) == 4
+
+
+def test_a_step_in_parts_is_the_step_as_a_whole_and_is_clipped_once(tmp_path):
+    free = [train_stage(task(tmp_path / f"{n}", steps=1, accumulate=n)) for n in (1, 4)]
+    clipped = [train_stage(task(tmp_path / f"clip-{n}", steps=1, accumulate=n, clip=0.01)) for n in (1, 4)]
+    for one, other in (free, clipped):
+        one, other = gradients(one), gradients(other)
+        assert all(torch.allclose(one[key], other[key], atol=1e-6) for key in one)
+    norm = torch.cat([value.flatten() for value in gradients(clipped[1]).values()]).norm()
+    assert float(norm) == pytest.approx(0.01, rel=1e-3)
+
+
+def _work(rank, folder, port):
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    try:
+        for strategy in ("ddp", "fsdp"):
+            made = task(f"{folder}/{strategy}", worker=Worker(rank, 2), steps=2, loop={"strategy": strategy})
+            train_stage(made)
+            made = task(
+                f"{folder}/{strategy}", worker=Worker(rank, 2), steps=3, loop={"strategy": strategy}, net=network(3)
+            )
+            train_stage(made, checkpoints.latest(made.folder / "checkpoints"))
+    finally:
+        dist.destroy_process_group()
+
+
+def test_two_workers_with_half_the_batch_each_take_the_same_steps(tmp_path):
+    train_stage(task(tmp_path / "one", steps=3))
+    mp.spawn(_work, (str(tmp_path), 29_500 + os.getpid() % 1000), nprocs=2)
+    for strategy in ("ddp", "fsdp"):
+        for step in (1, 3):
+            one, two = (at(tmp_path / name / "stages/video/checkpoints", step) for name in ("one", strategy))
+            if step == 1:
+                one, two = gradients(one), gradients(two)
+                assert max(float((one[key] - two[key]).abs().max()) for key in one) < 1e-5, strategy
+            else:  # gone on with by other processes, from what two of them had saved
+                one, two = one.tensors("ema"), two.tensors("ema")
+                assert max(float((one[key] - two[key]).abs().max()) for key in one) < 1e-3, strategy
+
+
+def test_checkpointed_activations_take_the_same_step(tmp_path):
+    one = gradients(train_stage(task(tmp_path / "plain", steps=1)))
+    other = gradients(train_stage(task(tmp_path / "again", steps=1, loop={"checkpointing": True})))
+    assert all(torch.allclose(one[key], other[key], atol=1e-6) for key in one)
+
+
+def test_mixed_precision_is_near_the_whole_one(tmp_path):
+    for precision in ("float32", "bfloat16"):
+        train_stage(task(tmp_path / precision, loop={"precision": precision}))
+    full, mixed = (
+        [line["loss"] for line in read_log(tmp_path / name / "stages/video/log.jsonl")]
+        for name in ("float32", "bfloat16")
+    )
+    assert mixed != full and mixed == pytest.approx(full, rel=0.02)
+
+
+def test_a_batch_that_is_not_finite_stops_the_run_and_is_kept(tmp_path):
+    with pytest.raises(NotFinite, match=r"step 2: .* first for clip-2-5; .*--resume"):
+        train_stage(task(tmp_path, batches=RandomBatches(bad=(2, 5))))
+    folder = tmp_path / "stages" / "video"
+    kept = json.loads((folder / "not-finite-step-2-worker-0.json").read_text())
+    assert (
+        kept["rows"][5]["clip_id"] == "clip-2-5"
+        and kept["rows"][5]["loss"] == "nan"
+        and kept["rows"][4]["loss"] != "nan"
+    )
+    assert load_file(folder / "not-finite-step-2-worker-0.safetensors")["latents"][5].isnan().any()
+    assert checkpoints.latest(folder / "checkpoints").step == 2  # the weights before it are whole
+    assert all(
+        value.isfinite().all() for value in checkpoints.latest(folder / "checkpoints").tensors("network").values()
+    )
+
+
+def test_only_temporal_layers_are_trained_where_a_stage_says_so(tmp_path):
+    before = {name: value.clone() for name, value in network().named_parameters()}
+    spatial = set(network(temporal=False).state_dict())
+    after = train_stage(task(tmp_path, train="temporal")).tensors("network")
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and not changed & spatial
+    assert all("mixer" in name or ".time." in name for name in changed)
+
+
+def test_which_parameters_are_trained():
+    made = network()
+    assert all(name.startswith("noise_embedding.") for name in choose_trained(made, "time_embedding"))
+    assert sum(parameter.requires_grad for parameter in made.parameters()) == len(
+        choose_trained(made, "time_embedding")
+    )
+    assert set(choose_trained(made, ["conv_*"])) == {
+        "conv_in.weight",
+        "conv_in.bias",
+        "conv_out.weight",
+        "conv_out.bias",
+    }
+    with pytest.raises(NothingToTrain, match=r"train: \['nose'\] matches no parameter; there are for example noise_embedding"):
+        choose_trained(made, ["nose"])
+
+
+def test_learning_rate():
+    stage = Stage(steps=100, lr=1.0, warmup=10, decay="cosine")
+    assert [learning_rate(stage, step) for step in (0, 4, 9)] == pytest.approx([0.1, 0.5, 1.0])
+    assert learning_rate(stage, 55) == pytest.approx(0.01 + 0.99 / 2)
+    assert learning_rate(stage, 100) == pytest.approx(0.01)
+    assert learning_rate(stage.model_copy(update={"decay": "none"}), 90) == 1.0
+
+
+def test_the_average_forgets_its_start():
+    made, copy = torch.nn.Linear(1, 1, bias=False), torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.constant_(copy.weight, 0.0)
+    average, expected = Average(made, copy, decay=0.5), 0.0
+    for step in range(20):
+        torch.nn.init.constant_(made.weight, float(step))
+        average.update(step)
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * step
+    assert float(copy.weight.detach()) == pytest.approx(expected)
+
+
+# --- checkpoints
+
+
+def save(folder, step, keep=9):
+    return checkpoints.save(folder, step, {"network": {"w": torch.full((3,), float(step))}}, {"done": False}, keep)
+
+
+def test_the_last_good_checkpoint_is_found(tmp_path):
+    for step in (1, 2, 3):
+        save(tmp_path, step)
+    (tmp_path / ".step-00000009").mkdir()  # was being written
+    file = tmp_path / "step-00000003" / "network.safetensors"
+    file.write_bytes(file.read_bytes()[:-5])
+    (tmp_path / "step-00000004").mkdir()
+    found = checkpoints.latest(tmp_path)
+    assert found.step == 2 and found.tensors("network")["w"].tolist() == [2, 2, 2]
+    assert save(tmp_path, 3).tensors("network")["w"].tolist() == [3, 3, 3]  # takes the damaged one's place
+    assert checkpoints.latest(tmp_path / "none") is None
+
+
+def test_old_checkpoints_go(tmp_path):
+    for step in range(1, 6):
+        save(tmp_path, step, keep=1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000004", "step-00000005"]
+
+
+def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
+    save(tmp_path, 1)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoints, "save_file", full)
+    with pytest.raises(
+        CheckpointError, match=r"step 2 cannot be written: the disk is full; free some space, then go on with --resume"
+    ):
+        save(tmp_path, 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]

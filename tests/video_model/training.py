@@ -1,0 +1,93 @@
+"""A training task in small: random latents whose batches are a function of the step, on a network of 32 channels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from video_model.conditioning import Conditioner, FirstFrameSlot, TextSlot, VectorSlot
+from video_model.config import Loop, Stage
+from video_model.denoiser import EDM
+from video_model.train import Task
+from video_model.unet import SpaceTimeUNet, UNetConfig, inflate
+from video_model.workers import Worker
+
+CHANNELS, WIDTH, FRAMES = 2, 16, 3
+
+
+class RandomBatches:
+    """Rows that are a function of (step, row). bad: (step, row) of a row that is not a number."""
+
+    def __init__(self, batch: int = 8, bad: tuple[int, int] | None = None) -> None:
+        self.size, self.bad = batch, bad
+
+    def iterate(self, first, last, rank=0, world=1):
+        each = self.size // world
+        for step in range(first, last):
+            rows = [self.row(step, i) for i in range(rank * each, (rank + 1) * each)]
+            batch = {key: torch.stack([row[key] for row in rows]) for key in rows[0]}
+            yield batch | {"keys": [f"clip-{step}-{rank * each + i}" for i in range(each)], "captions": ["a"] * each}
+
+    def row(self, step, i):
+        draw = torch.Generator().manual_seed(1000 * step + i)
+        latents = torch.randn(FRAMES, CHANNELS, 4, 4, generator=draw)
+        if self.bad == (step, i):
+            latents[0, 0, 0, 0] = torch.nan
+        return {
+            "latents": latents,
+            "text": torch.randn(5, 8, generator=draw),
+            "text_mask": torch.ones(5, dtype=torch.bool),
+            "fps": torch.tensor(8.0),
+            "motion": torch.tensor(float(i)),
+            "images": torch.tensor(i % 4 == 3),
+        }
+
+
+def network(seed: int = 0, temporal: bool = True) -> SpaceTimeUNet:
+    torch.manual_seed(seed)
+    image = SpaceTimeUNet(
+        UNetConfig(
+            in_channels=CHANNELS, out_channels=CHANNELS, channels=(WIDTH,), layers=(1,), attention=(True,), heads=(2,),
+            context_dim=8, norm_groups=4,
+        )
+    )  # fmt: skip
+    if not temporal:
+        return image
+    made = inflate(image, vectors=("fps", "motion", "augment"), concat_channels=CHANNELS + 1)
+    for parameter in made.parameters():  # zeros would hide what does not reach them
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.05)
+    return made
+
+
+def task(folder: Path, *, batches=None, worker=None, net=None, loop=None, **stage) -> Task:
+    options = {"frames": [FRAMES], "steps": 4, "batch": 8, "lr": 1e-2, "warmup": 2, "clip": 1e9, "ema": 0.9}
+    slots = [
+        TextSlot(0.3),
+        FirstFrameSlot(0.5),
+        VectorSlot("fps", 0.2),
+        VectorSlot("motion", 0.2),
+        VectorSlot("augment", 0),
+    ]
+    return Task(
+        name="video",
+        stage=Stage(**options | stage),
+        loop=Loop(**{"save_every": 1, "log_every": 1, "keep": 100} | (loop or {})),
+        seed=0,
+        folder=Path(folder) / "stages" / "video",
+        board=Path(folder) / "tensorboard",
+        network=net or network(),
+        conditioner=Conditioner(slots),
+        parametrisation=EDM(),
+        batches=batches or RandomBatches(),
+        worker=worker or Worker(),
+    )
+
+
+def gradients(checkpoint, beta: float = 0.9) -> dict[str, torch.Tensor]:
+    """Of the only step that was taken: AdamW's first moment is (1 - beta) times it."""
+    found = checkpoint.tensors("optimizer")
+    return {
+        key.removesuffix(".exp_avg"): value / (1 - beta) for key, value in found.items() if key.endswith(".exp_avg")
+    }
