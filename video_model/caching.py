@@ -7,9 +7,11 @@ import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +29,7 @@ from video_model.cache import (
     write_skipped,
 )
 from video_model.decoding import Job
-from video_model.index import Index
+from video_model.index import Index, join
 from video_model.isolation import Decoders
 from video_model.packed import full_disk, map_shard, read_about, write_shard
 from video_model.reading import stream
@@ -40,12 +42,18 @@ ENCODE_FRAMES, ENCODE_PIXELS = 32, 32 * 256 * 256  # at most, at once
 
 
 def build_cache(
-    index: Index,
+    index: Index, codec: Codec, encoder: Encoder, folder: str | Path, *, sizes: Sequence[Size], **options: Any
+) -> Cache:
+    """Encode what is missing of one index at some sizes, and open the cache; see `cache_for`."""
+    return cache_for([(index, sizes)], codec, encoder, folder, **options)
+
+
+def cache_for(
+    needs: Sequence[tuple[Index, Sequence[Size]]],
     codec: Codec,
     encoder: Encoder,
     folder: str | Path,
     *,
-    sizes: Sequence[Size],
     rate: float | None = None,
     max_frames: int | None = 128,
     dtype: str = "float16",
@@ -55,18 +63,20 @@ def build_cache(
     shard_bytes: int = 64_000_000,
     progress: Progress | None = None,
 ) -> Cache:
-    """Encode what is missing, and open the cache.
+    """Encode what is missing of all that some stages need, and open the cache that they share.
 
-    sizes: (height, width) px; each clip is encoded at the one with the nearest proportions. rate: the highest frame
-    rate that any stage wants; clips are thinned to it (None: every frame). max_frames: most frames of a clip, from its
-    middle. timeout, memory_gb: of decoding one clip; a clip that cannot be decoded is skipped and counted. Raises
-    DataError: a full disk, or not one clip that can be decoded.
+    needs: for each stage its clips, and its sizes (height, width) in px, of which each clip takes the one with the
+    nearest proportions. rate: the highest frame rate that any stage wants; clips are thinned to it (None: every
+    frame). max_frames: most frames of a clip, from its middle. timeout, memory_gb: of decoding one clip; a clip that
+    cannot be decoded is skipped and counted. Raises DataError: a full disk, or not one clip that can be decoded.
     """
     folder = Path(folder)
-    sizes = [tuple(size) for size in sizes]
-    check_sizes(sizes, codec)
+    for _, sizes in needs:
+        check_sizes(sizes, codec)
     if dtype not in DTYPES:
         raise DataError(f"cache dtype {dtype}: is not one of {', '.join(DTYPES)}")
+    index = join(*(part for part, _ in needs)) if len(needs) > 1 else needs[0][0]
+    wanted = _wanted(index, needs)
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
         for pattern in (".*.tmp", "latents-*/**/.*.tmp", "texts-*/.*.tmp"):
@@ -74,12 +84,12 @@ def build_cache(
                 leftover.unlink(missing_ok=True)
         _build_texts(index, encoder, texts_folder(folder, encoder, dtype), dtype, progress)
         clips = grid(index.num_frames, index.fps, rate, max_frames)
-        homes = [latents_folder(folder, codec, size, rate, max_frames, dtype) for size in sizes]
-        build = _Build(index, clips, codec, homes, sizes, dtype, shard_bytes, progress)
+        homes = {size: latents_folder(folder, codec, size, rate, max_frames, dtype) for size in wanted}
+        build = _Build(index, clips, codec, wanted, homes, dtype, shard_bytes, progress)
         if build.missing:
             with Decoders(workers, timeout=timeout, memory_gb=memory_gb) as decoders:
                 build.run(decoders)
-        cache = Cache(folder, index, codec, encoder, sizes, rate, max_frames, dtype)
+        cache = Cache(folder, index, codec, encoder, list(wanted), rate, max_frames, dtype)
         ours = set(index.keys)
         skipped = {place: reason for place, reason in cache.skipped.items() if place[0] in ours}
         write_skipped(folder, skipped)
@@ -87,6 +97,19 @@ def build_cache(
         (key, _), reason = next(iter(skipped.items()))
         raise DataError(f"not one of {len(index)} clips can be decoded; {key}: {reason}; make the shards again")
     return cache
+
+
+def _wanted(index: Index, needs: Sequence[tuple[Index, Sequence[Size]]]) -> dict[Size, np.ndarray]:
+    """Size -> the rows of the joined index that are wanted at it, in the order of the files."""
+    row_of = {key: row for row, key in enumerate(index.keys)}
+    found: dict[Size, set[int]] = {}
+    for part, sizes in needs:
+        which = nearest_size(part.shape, sizes)
+        for i, size in enumerate(sizes):
+            rows = found.setdefault(tuple(size), set())
+            rows.update(row_of[part.keys[row]] for row in np.flatnonzero(which == i))
+    ordered = {size: np.array(sorted(rows), np.int64) for size, rows in found.items()}
+    return {size: rows[np.lexsort((index.position[rows], index.file[rows]))] for size, rows in ordered.items()}
 
 
 def check_sizes(sizes: Sequence[Size], codec: Codec) -> None:
@@ -116,10 +139,10 @@ def at_most(size: Size) -> int:
 
 @dataclass
 class _Chunk:
-    """A shard in the making: the rows that go into it, and what came of those that were decoded."""
+    """A shard in the making. left: clips that are to come."""
 
     path: Path
-    rows: list[int]
+    size: Size
     left: int
     latents: list[np.ndarray] = field(default_factory=list)
     places: dict[str, list[int]] = field(default_factory=dict)
@@ -129,75 +152,74 @@ class _Chunk:
 
 
 class _Build:
+    """What is missing, and how it is divided into shards."""
+
     def __init__(
         self,
         index: Index,
         clips: Grid,
         codec: Codec,
-        homes: Sequence[Path],
-        sizes: Sequence[Size],
+        wanted: Mapping[Size, np.ndarray],
+        homes: Mapping[Size, Path],
         dtype: str,
         shard_bytes: int,
         progress: Progress | None,
     ) -> None:
-        self.index, self.clips, self.codec, self.sizes, self.progress = index, clips, codec, sizes, progress
-        self.dtype, self.folder = DTYPES[dtype], homes[0].parent
-        self.size_of = nearest_size(index.shape, sizes)
-        self.chunks: dict[int, _Chunk] = {}  # row -> the shard it goes into
-        self.places: list[dict[int, int]] = [{} for _ in index.files]  # position in the file -> row
-        self.done = self.skipped = 0
-        needed = 0
-        for which, (home, size) in enumerate(zip(homes, sizes, strict=True)):
+        self.index, self.clips, self.codec, self.progress = index, clips, codec, progress
+        self.dtype = DTYPES[dtype]
+        # For each file: position -> (row, the shards that it goes into).
+        self.places: list[dict[int, tuple[int, list[_Chunk]]]] = [{} for _ in index.files]
+        self.done = self.skipped = self.missing = needed = 0
+        for size, rows in wanted.items():
             frame_bytes = codec.channels * (size[0] // codec.factor) * (size[1] // codec.factor)
             frame_bytes *= np.dtype(self.dtype).itemsize
+            starts = np.searchsorted(index.file[rows], np.arange(len(index.files) + 1))
             for number, file in enumerate(index.files):
-                rows = np.flatnonzero((self.size_of == which) & (index.file == number))
-                have = {key for path in shards_in(home / file.identity) for key in _tried(read_about(path))}
-                rows = [int(row) for row in rows if index.keys[row] not in have]
-                rows.sort(key=lambda row: int(index.position[row]))
-                weights = [int(clips.count[row]) * frame_bytes for row in rows]
+                home = homes[size] / file.identity
+                have = {key for path in shards_in(home) for key in _tried(read_about(path))}
+                new = [int(row) for row in rows[starts[number] : starts[number + 1]] if index.keys[row] not in have]
+                weights = [int(clips.count[row]) * frame_bytes for row in new]
                 needed += sum(weights)
-                for part in _cut(rows, weights, shard_bytes):
+                self.missing += len(new)
+                for part in _cut(new, weights, shard_bytes):
                     names = "\n".join(index.keys[row] for row in part)
                     name = hashlib.sha256(names.encode()).hexdigest()[:16]
-                    chunk = _Chunk(home / file.identity / f"{name}.safetensors", part, len(part))
-                    self.chunks.update(dict.fromkeys(part, chunk))
-                    self.places[number].update((int(index.position[row]), row) for row in part)
-        self.missing = len(self.chunks)
-        if needed > shutil.disk_usage(self.folder).free:
-            raise DataError(full_disk(self.folder, needed))
+                    chunk = _Chunk(home / f"{name}.safetensors", size, len(part))
+                    for row in part:
+                        self.places[number].setdefault(int(index.position[row]), (row, []))[1].append(chunk)
+        free = shutil.disk_usage(next(iter(homes.values())).parent).free
+        if needed > free:
+            raise DataError(full_disk(next(iter(homes.values())).parent, needed))
 
     def run(self, decoders: Decoders) -> None:
-        ahead: list[int] = []
+        ahead: deque[tuple[int, _Chunk]] = deque()
 
         def jobs() -> Iterator[Job]:
-            for file, rows in zip(self.index.files, self.places, strict=True):
-                for position, data in stream(file, rows):
-                    row = rows[position]
-                    ahead.append(row)
+            for file, places in zip(self.index.files, self.places, strict=True):
+                for position, data in stream(file, places):
+                    row, chunks = places[position]
                     frames = tuple(self.clips.frames(row).tolist())
-                    yield Job(file.kind, frames, self.sizes[self.size_of[row]], data)
+                    for chunk in chunks:
+                        ahead.append((row, chunk))
+                        yield Job(file.kind, frames, chunk.size, data)
 
         for result in decoders(jobs()):
-            self._take(ahead.pop(0), result)
+            self._take(*ahead.popleft(), result)
 
-    def _take(self, row: int, result: np.ndarray | str) -> None:
-        chunk, key = self.chunks[row], self.index.keys[row]
+    def _take(self, row: int, chunk: _Chunk, result: np.ndarray | str) -> None:
+        key, waits = self.index.keys[row], chunk.waiting
         chunk.left -= 1
         self.done += 1
         if isinstance(result, str):
             chunk.skipped[key] = result
             self.skipped += 1
         else:
-            waits = chunk.waiting
-            if waits and (
-                len(waits[0][1]) != len(result) or (len(waits) + 1) * len(result) > at_most(result.shape[1:3])
-            ):
+            if waits and (len(waits[0][1]) != len(result) or (len(waits) + 1) * len(result) > at_most(chunk.size)):
                 self._encode(chunk)
-            chunk.waiting.append((key, result))
+            waits.append((key, result))
         if not chunk.left:
             self._encode(chunk)
-            self._write(chunk, self.sizes[self.size_of[row]])
+            self._write(chunk)
         if self.progress:
             self.progress("clips", self.done, self.missing, self.skipped)
 
@@ -216,8 +238,8 @@ class _Build:
             chunk.frames += len(latents)
         chunk.waiting.clear()
 
-    def _write(self, chunk: _Chunk, size: Size) -> None:
-        shape = (0, self.codec.channels, size[0] // self.codec.factor, size[1] // self.codec.factor)
+    def _write(self, chunk: _Chunk) -> None:
+        shape = (0, self.codec.channels, chunk.size[0] // self.codec.factor, chunk.size[1] // self.codec.factor)
         latents = np.concatenate(chunk.latents) if chunk.latents else np.empty(shape, self.dtype)
         write_shard(chunk.path, {"latents": latents}, {"clips": chunk.places, "skipped": chunk.skipped})
         chunk.latents.clear()
@@ -280,4 +302,4 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-__all__ = ["build_cache", "check_sizes", "encode", "encode_texts"]
+__all__ = ["build_cache", "cache_for", "check_sizes", "encode", "encode_texts"]

@@ -36,7 +36,7 @@ from video_model.buckets import (
     usable_sizes,
 )
 from video_model.cache import Cache, pad
-from video_model.caching import build_cache
+from video_model.caching import build_cache, cache_for
 from video_model.excerpts import sample_frames, sample_windows
 from video_model.index import Index, join, open_index
 from video_model.live import Live
@@ -261,6 +261,7 @@ __all__ = [
     "Index",
     "Live",
     "build_cache",
+    "cache_for",
     "join",
     "open_index",
     "sample_frames",

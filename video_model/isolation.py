@@ -129,6 +129,7 @@ class _Child:
                 [sys.executable, "-c", BOOT, json.dumps(sys.path), str(theirs.fileno()), str(self.memory_gb)],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
                 env={**{name: "1" for name in ONE_THREAD}, **os.environ},
                 start_new_session=True,  # an interrupt from the keyboard is for us to handle
             )

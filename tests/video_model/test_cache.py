@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from tests.video_model.clips import LetterEncoder, PoolCodec, clip, clips, frame_numbers, mp4, write_clips, write_images
-from video_model.caching import build_cache
+from video_model.caching import build_cache, cache_for
 from video_model.data import Batches
 from video_model.decoding import DecodeError, Job, decode
 from video_model.index import open_index
@@ -110,6 +110,18 @@ def test_a_part_of_it_is_shared(data, tmp_path):
         cache.why_not(more.keys[0], (32, 32))
 
 
+def test_stages_share_a_cache_of_what_each_needs(data, tmp_path):
+    small, large = open_index(data / "c", "motion_score < 3"), open_index(data / "c", "motion_score IN (2, 4)")
+    codec = PoolCodec()
+    needs = [(small, [(24, 32)]), (large, [(48, 64), (64, 48)]), (large, [(24, 32)])]
+    cache = cache_for(needs, codec, LetterEncoder(), tmp_path, workers=1)
+    assert codec.frames == (3 + 2 + 1) * 24  # three and one more at the small size, two at the large one
+    for index, sizes in ((small, [(24, 32)]), (large, [(48, 64), (64, 48)]), (large, [(24, 32)])):
+        batch = Batches(index, cache, frames=[24], sizes=sizes, rates=[8], batch=len(index)).batch(0)
+        assert (frame_numbers(batch["latents"]) == np.arange(24)).all() and set(batch["keys"]) == set(index.keys)
+        assert batch["latents"].shape[-2:] == (sizes[0][0] // 8, sizes[0][1] // 8)
+
+
 def test_what_decides_the_latents_is_in_the_key(data, tmp_path):
     index = open_index(data / "c", "motion_score < 1")
     codec, encoder = PoolCodec(), LetterEncoder()
@@ -155,7 +167,7 @@ def test_float32_on_request(data, tmp_path):
 KILLED = """
 import os, signal, sys
 from tests.video_model.clips import LetterEncoder, PoolCodec
-from video_model.caching import build_cache
+from video_model.caching import build_cache, cache_for
 from video_model.index import open_index
 
 class Dying(PoolCodec):

@@ -18,7 +18,16 @@ from tests.video_model.clips import (
     write_clips,
     write_images,
 )
-from video_model.data import Batches, DataError, Live, build_cache, open_index, sample_frames, sample_windows
+from video_model.data import (
+    Batches,
+    DataError,
+    Live,
+    build_cache,
+    open_index,
+    sample_frames,
+    sample_windows,
+    usable_sizes,
+)
 
 SIZE = (48, 64)
 
@@ -223,6 +232,16 @@ def test_buckets_of_lengths_and_proportions(tmp_path):
     merged = Batches(index, cached(index, tmp_path / "one", small), batch=5, merge=True, **options | {"sizes": small})
     assert merged.report["buckets"] == {"16 frames at 48x64": 8}
     assert merged.report["skipped"] == {"bucket of 8 frames at 48x64 has 4 clips, fewer than a batch of 5": 4}
+
+
+def test_sizes_with_too_few_clips_join_the_nearest(tmp_path):
+    rows = [*clips(6), clip(6, height=64, width=48)]
+    index = made(tmp_path / "c", rows)
+    sizes = usable_sizes(index.shape, [(48, 64), (64, 48)], 2)
+    assert sizes == [(48, 64)]
+    store = cached(index, tmp_path / "cache", sizes)
+    found = Batches(index, store, frames=[8], sizes=sizes, rates=[8], batch=7, merge=True)
+    assert set(found.batch(0)["keys"]) == set(index.keys)
 
 
 def test_rates_above_the_caches_are_refused(world):
