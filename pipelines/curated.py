@@ -148,6 +148,9 @@ def why_empty(config: Mapping[str, Any]) -> dict[str, str]:
     for column, section, key in MODELS:
         if section in config and (config[section] or {}).get(key) is None:
             missing[column] = f"no model for it ran: {pack}; annotate with a config that has {section}.{key}"
+    if "embedder" in config and config["embedder"] is None:
+        embedded = ["image_embedding", *(column for column, _, _ in MODELS if column.startswith("similarity_"))]
+        missing |= dict.fromkeys(embedded, f"no model for it ran: {pack}; annotate with a config that has an embedder")
     return missing
 
 
