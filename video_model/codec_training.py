@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -55,7 +56,7 @@ def train_codec(
     draw = torch.Generator().manual_seed(seed)
     parameters = [*codec.encoder.parameters(), *codec.decoder.parameters()]
     optimiser = torch.optim.AdamW(parameters, lr=learning_rate, betas=(0.9, 0.99), weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, learning_rate, max(steps, 2), pct_start=0.05)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: warm_then_cosine(step, steps))
     codec.train()
     for step in range(steps):
         chosen = torch.randint(len(train), (batch,), generator=draw)
@@ -95,6 +96,11 @@ def split(codec: SmallCodec, frames: Tensor, held_out: Tensor | None) -> tuple[T
     if len(frames) - tenth < 1:
         raise CodecError("frames: one frame cannot be trained on and held out; give two, or held_out")
     return frames[:-tenth], frames[-tenth:]
+
+
+def warm_then_cosine(step: int, steps: int) -> float:
+    """Share of the learning rate at a step from 0: rises over the first twentieth, then falls to 0 as a cosine."""
+    return min(1.0, (step + 1) / max(1, steps // 20)) * 0.5 * (1 + math.cos(math.pi * step / max(1, steps)))
 
 
 @torch.no_grad()
