@@ -22,10 +22,10 @@ from PIL import Image
 from pipelines.inspector import taking
 from pipelines.inspector.choice import Choice
 from pipelines.inspector.media import Media
-from pipelines.inspector.session import Session, strip
+from pipelines.inspector.session import SLOTS, Session, strip
 from pipelines.statistics import clock, short
 
-WIDTH, HEIGHT, SLOTS = 480, 84, 7
+WIDTH, HEIGHT = 480, 84
 KEPT_STILLS, DROPPED_STILLS, SEED = 18, 6, 1
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
@@ -146,7 +146,7 @@ class _Report:
 
     def _histogram(self, score: dict[str, Any]) -> str:
         name, low, high = score["name"], score["low"], score["high"]
-        kept = self.loaded.chooser.histogram(name, self.choice.kept)
+        kept = self.loaded.chooser.histogram(name, self.choice)
         most = max(score["counts"]) ** 0.5
         lines = []
         for verdict in self.choice.verdicts:
@@ -164,7 +164,7 @@ class _Report:
             f"<article><h3>{escape(name)} <i>{escape(notes)}</i></h3>"
             f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" preserveAspectRatio="none" role="img" aria-label="histogram of {escape(name, quote=True)}">'
             f'<path class="dropped" d="{outline(score["counts"], most)}"/><path class="kept" d="{outline(kept, most)}"/>{"".join(lines)}</svg>'
-            f'<p class="axis"><span>{short(low)}</span><span>{short(high)}</span></p><div class="strip">{stills}</div>'
+            f'<p class="axis"><span>{short(max(low, score["min"]))}</span><span>{short(min(high, score["max"]))}</span></p><div class="strip">{stills}</div>'
             f'<p class="formula">{escape(score["formula"])}</p></article>'
         )
 

@@ -48,13 +48,14 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Choice:
-    """kept: bool [N]. remaining: (clips, hours) left after each filter, in order."""
+    """kept: bool [N]; places: int64 [clips], where it is true. remaining: (clips, hours) left after each filter, in order."""
 
     verdicts: tuple[Verdict, ...]
     kept: np.ndarray
     remaining: tuple[tuple[int, float], ...]
     clips: int
     hours: float
+    places: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -92,9 +93,9 @@ class Chooser:
                     kept &= verdict.passed
                     left = int(np.count_nonzero(kept)), self._hours(kept)
                 remaining.append(left)
-            choice = Choice(verdicts, kept, tuple(remaining), *left)
+            choice = Choice(verdicts, kept, tuple(remaining), *left, np.flatnonzero(kept))
             self._choices[key] = choice
-            while len(self._choices) > 8:
+            while len(self._choices) > 4:
                 self._choices.popitem(last=False)
             return choice
 
@@ -115,9 +116,10 @@ class Chooser:
                 del self._verdicts[chosen]
             self._choices.clear()
 
-    def histogram(self, name: str, mask: np.ndarray) -> list[int]:
+    def histogram(self, name: str, choice: Choice) -> list[int]:
+        """Kept clips by bin."""
         axis = self.axes[name]
-        return np.bincount(axis.codes[mask], minlength=256)[: len(axis.counts)].tolist()
+        return np.bincount(axis.codes[choice.places], minlength=256)[: len(axis.counts)].tolist()
 
     def _verdict(self, chosen: Filter) -> Verdict:
         threshold = None
@@ -138,7 +140,7 @@ class Chooser:
         return Verdict(chosen, threshold, passed, null, nulls, failing, self.total_hours - self._hours(passed))
 
     def _hours(self, mask: np.ndarray) -> float:
-        return float(np.bincount(mask.view(np.uint8), weights=self.columns.hours, minlength=2)[1])
+        return float((self.columns.hours * mask.view(np.uint8)).sum())
 
 
 def axis_of(values: np.ndarray) -> Axis | None:

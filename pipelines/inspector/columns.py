@@ -8,6 +8,7 @@ of `curate.selection`, with its locks: no file, network or setting can be reache
 from __future__ import annotations
 
 import bisect
+import math
 import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,7 +35,7 @@ MEMORY, QUERY_SECONDS = "1200MB", 30.0
 class Columns:
     """values: column -> float32 or float64 [N], NaN where null; ids: [N] sorted texts; seconds: float64 [N], lengths.
 
-    file, row: where a clip's row lies, in `files` and within that file.
+    file, row: where a clip's row lies, in `files` and within that file. shown: the caption that a tile has. labels: by index.
     """
 
     def __init__(self, source: Source) -> None:
@@ -59,6 +60,12 @@ class Columns:
             if NUMERIC.match(source.types[name]) and name not in NOT_SCORES:
                 self.values[name] = self._numbers(name)
         self._sorted: dict[str, np.ndarray] = {}
+        shown = next(
+            (name for name in ("caption_merged", "caption_frame", "source_caption") if name in self.held), None
+        )
+        self.shown: pa.StringArray | None = self._arrow(shown).combine_chunks() if shown else None
+        said = "SELECT rowid, label, label_note FROM clips WHERE label IS NOT NULL OR label_note IS NOT NULL"
+        self.labels = {row[0]: labels.Label(*row[1:]) for row in self.query(said)}
 
     def place(self, clip_id: str) -> int:
         """Its index. KeyError for an unknown id."""
@@ -69,12 +76,9 @@ class Columns:
 
     def order(self, name: str) -> np.ndarray:
         """[K] int32: indices of the clips that have the score, lowest first, ties in order of id."""
-        with self.lock:
-            if name not in self._sorted:
-                values = self.values[name]
-                order = np.argsort(values, kind="stable").astype(np.int32)
-                self._sorted[name] = order[: np.count_nonzero(~np.isnan(values))]
-            return self._sorted[name]
+        if name not in self._sorted:
+            self._sorted[name] = ordered(self.values[name])
+        return self._sorted[name]
 
     def threshold(self, chosen: Filter) -> float:
         """Of a filter on a column, in its own units: the number that select resolves it to. Raises SelectionError."""
@@ -82,7 +86,15 @@ class Columns:
             raise SelectionError(f"{chosen.name}: the length of clips is filtered by where end_time - start_time >= 1")
         with self.lock:
             self.table.check_column(chosen)
-            return float(self.table.threshold(chosen, self.source.why_null))
+            if not chosen.percentile or not len(order := self.order(chosen.column)):
+                return float(self.table.threshold(chosen, self.source.why_null))
+            # The two neighbours are enough to let DuckDB interpolate as it does over all of them, in a thousandth of the time.
+            share = chosen.amount / 100 if chosen.kind == "drop_bottom" else 1 - chosen.amount / 100
+            place = (len(order) - 1) * share
+            low, high = (float(self.values[chosen.column][order[at]]) for at in (math.floor(place), math.ceil(place)))
+            kind = self.source.types[chosen.column]
+            sql = f"SELECT quantile_cont(x::{kind}, {place - math.floor(place)!r}) FROM (VALUES (?::DOUBLE), (?::DOUBLE)) t(x)"
+            return float(self.table.db.execute(sql, [low, high]).fetchall()[0][0])
 
     def where(self, chosen: Filter) -> tuple[np.ndarray, np.ndarray]:
         """(passed, null), bool [N] each, of a `where`. Raises SelectionError."""
@@ -115,6 +127,7 @@ class Columns:
 
     def set_label(self, place: int, said: labels.Label) -> None:
         with self.lock:
+            self.labels[int(place)] = said
             self.table.db.execute(
                 "UPDATE clips SET label = ?, label_note = ? WHERE rowid = ?", [said.label, said.note, int(place)]
             ).fetchall()
@@ -188,6 +201,20 @@ def passing(values: np.ndarray, sign: str, threshold: float) -> np.ndarray:
         if sign == "<=" and float(at) > threshold:
             at = np.nextafter(at, np.float32(-np.inf))
     return values >= at if sign == ">=" else values <= at
+
+
+def ordered(values: np.ndarray) -> np.ndarray:
+    """[K] int32: indices of the values that are not NaN, lowest first, ties in order of index."""
+    there = int(np.count_nonzero(~np.isnan(values)))
+    if values.dtype != np.float32:
+        return np.argsort(values, kind="stable").astype(np.int32)[:there]
+    # A float's bits, flipped where it is negative, sort as the float does; with the index below them one fast sort of
+    # whole numbers does it, five times faster than a stable sort of floats.
+    bits = np.where(np.isnan(values), np.float32(np.nan), values + np.float32(0)).view(np.uint32)
+    bits = np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31))
+    keys = (bits.astype(np.uint64) << np.uint64(32)) | np.arange(len(values), dtype=np.uint64)
+    keys.sort()
+    return (keys[:there] & np.uint64(0xFFFFFFFF)).astype(np.int32)
 
 
 def _light(kind: str) -> bool:

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from pipelines.inspector.choice import Choice
 from pipelines.inspector.columns import SECONDS, Columns
-from pipelines.inspector.grid import group_column, number
+from pipelines.inspector.grid import badges, group_column, number
 from pipelines.inspector.media import STILLS, Media
 
 LENGTH_NOTES = {"formula": "end_time - start_time", "unit": "s", "range": "0..", "source": ""}
@@ -62,11 +62,7 @@ def one_clip(columns: Columns, media: Media, choice: Choice, place: int) -> dict
         "errors": sorted(dict(errors).items()),
         "stills": [which for which in STILLS if f"still_{which}" in source.schema.names],
         "kept": bool(choice.kept[place]),
-        "badges": [
-            [i, bool(v.null[place])]
-            for i, v in enumerate(choice.verdicts)
-            if v.passed is not None and not v.passed[place]
-        ],
+        "badges": badges(choice, place),
         "label": row.get("label"),
         "note": row.get("label_note"),
         "group": [group, plain(row[group])] if group and row[group] is not None else None,
@@ -88,7 +84,7 @@ def film(columns: Columns, choice: Choice, video_id: str) -> dict[str, Any]:
             "end": end,
             "shot": [shot_start, shot_end],
             "kept": bool(choice.kept[place]),
-            "badges": [i for i, v in enumerate(choice.verdicts) if v.passed is not None and not v.passed[place]],
+            "badges": [index for index, _ in badges(choice, place)],
             "motion": number(motion[place]) if motion is not None else None,
         }
         for place, clip_id, start, end, shot_start, shot_end in rows

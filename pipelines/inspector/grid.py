@@ -65,7 +65,7 @@ class Grid:
             mask = mask & found
         likeness = self.likeness(page.find) if page.find.like or page.find.sentence else None
         order, values = self._order(page, likeness)
-        chosen = order[mask[order]]
+        chosen = np.flatnonzero(mask) if order is None else order[np.flatnonzero(mask[order])]
         if page.descending and page.sort not in ("random", "like"):
             chosen = chosen[::-1]
         there = int(np.count_nonzero(mask))
@@ -74,29 +74,23 @@ class Grid:
         return {"total": len(chosen), "rows": self.rows(places, choice, values), "note": note}
 
     def rows(self, places: Sequence[int], choice: Choice, values: np.ndarray | None = None) -> list[dict[str, Any]]:
-        """What a tile shows. badges: [index of a filter that drops the clip, whether by a null]."""
+        """What a tile shows."""
         if not len(places):
             return []
-        caption = next(
-            (name for name in ("caption_merged", "caption_frame", "source_caption") if name in self.columns.held), None
-        )
-        facts = self.columns.rows(places, ["clip_id", "label", "label_note", *([caption] if caption else [])])
-        rows = []
-        for place, fact in zip(places, facts, strict=True):
+        rows, columns = [], self.columns
+        for place in (int(place) for place in places):
+            said = columns.labels.get(place)
+            caption = columns.shown[place].as_py() if columns.shown is not None else None
             rows.append(
                 {
-                    "id": fact["clip_id"],
-                    "seconds": float(self.columns.seconds[place]),
+                    "id": columns.ids[place].as_py(),
+                    "seconds": float(columns.seconds[place]),
                     "kept": bool(choice.kept[place]),
-                    "badges": [
-                        [i, bool(v.null[place])]
-                        for i, v in enumerate(choice.verdicts)
-                        if v.passed is not None and not v.passed[place]
-                    ],
+                    "badges": badges(choice, place),
                     "value": number(values[place]) if values is not None else None,
-                    "label": fact["label"],
-                    "note": fact["label_note"],
-                    "caption": (fact[caption] or "")[:300] if caption else "",
+                    "label": said.label if said else None,
+                    "note": said.note if said else None,
+                    "caption": (caption or "")[:300],
                 }
             )
         return rows
@@ -159,7 +153,8 @@ class Grid:
             self._found = key, mask
         return mask
 
-    def _order(self, page: Page, likeness: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
+    def _order(self, page: Page, likeness: np.ndarray | None) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """(indices in order, None for all as they lie; the values that they are sorted by)."""
         if likeness is not None and page.sort in ("like", "id"):
             order = np.argsort(-likeness, kind="stable")
             return order[: np.count_nonzero(~np.isnan(likeness))], likeness
@@ -172,7 +167,14 @@ class Grid:
             return self.columns.order(page.sort), self.columns.values[page.sort]
         if page.sort not in ("id", "like"):
             raise SelectionError(f"sort: no score {page.sort}; choose from id, random, {SECONDS} or a score's name")
-        return np.arange(self.columns.count, dtype=np.int32), None
+        return None, None
+
+
+def badges(choice: Choice, place: int) -> list[tuple[int, bool]]:
+    """(index, whether its score is null) of the filters that drop a clip."""
+    return [
+        (i, bool(v.null[place])) for i, v in enumerate(choice.verdicts) if v.passed is not None and not v.passed[place]
+    ]
 
 
 def group_column(names: Sequence[str]) -> str | None:

@@ -157,6 +157,10 @@ class ClipCache:
             raise MediaError(made)
         return made.bytes
 
+    def warm(self) -> None:
+        """Start the child process, with a job that it refuses."""
+        list(self.cutters([Job("", os.devnull, Span(0, 1, 0.0, 1.0, 0.0, 1.0))]))
+
     def close(self) -> None:
         self.cutters.__exit__()
 

@@ -21,11 +21,11 @@ from pipelines.inspector.film import film, one_clip
 from pipelines.inspector.grid import Page
 from pipelines.inspector.guard import Guard
 from pipelines.inspector.media import STILLS, MediaError
-from pipelines.inspector.session import Loaded, Session, strip
+from pipelines.inspector.session import SLOTS, Loaded, Session, strip
 from pipelines.labels import LabelError
 
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
-MAX_FILTERS, SLOTS = 40, 7
+MAX_FILTERS = 40
 
 
 class Asked(BaseModel):
@@ -153,7 +153,7 @@ def make_app(session: Session, *, hosts: set[str], token: str | None = None) -> 
                 "hours": choice.hours,
                 "funnel": described(choice),
                 "histograms": {
-                    name: loaded.chooser.histogram(name, choice.kept)
+                    name: loaded.chooser.histogram(name, choice)
                     for name in asked.histograms
                     if name in loaded.chooser.axes
                 },

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,14 @@ from pipelines import labels
 from pipelines.inspector.choice import Chooser
 from pipelines.inspector.columns import SECONDS, Columns
 from pipelines.inspector.film import LENGTH_NOTES
-from pipelines.inspector.grid import Grid
+from pipelines.inspector.grid import Grid, Page
 from pipelines.inspector.likeness import Encoder, Likeness
 from pipelines.inspector.media import ClipCache, Media
 from pipelines.inspector.overview import overview
 from pipelines.inspector.source import Source, SourceError, open_source, signature
 from pipelines.inspector.taking import Taker
 
+SLOTS = 7  # stills along a histogram
 log = logging.getLogger(__name__)
 
 
@@ -54,7 +56,10 @@ class Session:
             for last in (False, True):  # a writer that replaces shards while they are read: once more
                 self.seen = signature(self.root)
                 try:
-                    self.loaded, self.state, self.wrong = self._read(), "ready", ""
+                    loaded = self._read()
+                    warm(loaded)
+                    self.loaded, self.state, self.wrong = loaded, "ready", ""
+                    threading.Thread(target=self._later, args=(loaded,), daemon=True).start()
                     return
                 except SourceError as error:
                     self.loaded, self.state, self.wrong = None, "wrong", str(error)
@@ -87,6 +92,13 @@ class Session:
         self.clips.close()
         self.encoder.close()
 
+    def _later(self, loaded: Loaded) -> None:
+        """What a person may ask for next: a cutter that is up, and the other scores in order."""
+        time.sleep(2)  # the first page comes first
+        self.clips.warm()
+        for name in list(loaded.chooser.axes) if loaded.chooser else ():
+            loaded.columns.order(name)
+
     def _read(self) -> Loaded:
         source = open_source(self.root)
         try:
@@ -99,6 +111,20 @@ class Session:
         likeness = Likeness(columns, self.encoder)
         about = start(source, columns, chooser, likeness)
         return Loaded(source, about, columns, chooser, Grid(chooser, likeness), Media(columns, self.clips))
+
+
+def warm(loaded: Loaded) -> None:
+    """Answer what the first page will ask, so that it need not wait."""
+    if loaded.columns is None:
+        return
+    choice = loaded.chooser.choose(loaded.source.filters)
+    asked = [v.column for v in choice.verdicts if v.column in loaded.chooser.axes]
+    clips = [row["id"] for row in loaded.grid.page(choice, Page())["rows"][:30]]
+    for name in list(dict.fromkeys([*asked, *loaded.chooser.axes]))[:4]:
+        loaded.chooser.histogram(name, choice)
+        clips += [clip for clip in strip(loaded.columns, loaded.chooser, name, SLOTS) if clip]
+    for clip in clips:
+        loaded.media.still(loaded.columns.place(clip), "middle")
 
 
 def start(

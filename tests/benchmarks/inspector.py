@@ -237,7 +237,7 @@ def drag(page, name: str, steps: int = 30) -> list[float]:
     for step in range(1, steps + 1):
         before = page.evaluate("times.length")
         page.mouse.move(x + 3 * step, y)
-        page.wait_for_function("before => times.length > before + 1", arg=before, polling=5, timeout=20_000)
+        page.wait_for_function("before => times.length > before", arg=before, polling=5, timeout=20_000)
     page.mouse.up()
     return page.evaluate("times").copy()
 

@@ -64,7 +64,7 @@ function empty(about) {
 listen((what) => {
   if (!state.view) return;
   if (what !== "histograms" && what !== "near") {
-    $("#headline").replaceChildren(...headline());
+    if (what === "view") $("#headline").replaceChildren(...headline());
     // Keep the control that has the focus: rows are made anew when a filter comes, goes or is answered.
     const next = JSON.stringify([state.filters, state.view.funnel, state.page.only]);
     if (next !== shape) $("#account").replaceChildren(funnel());

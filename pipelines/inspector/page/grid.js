@@ -26,7 +26,8 @@ export function draw() {
   if (!found) return;
   const first = state.page.offset === 0;
   rows = first ? found.rows : [...rows, ...found.rows];
-  const tiles = found.rows.map(tile);
+  const known = first && body.className === "tiles" ? new Map([...body.children].map((element) => [element.dataset.id, element])) : new Map();
+  const tiles = found.rows.map((row) => (known.has(row.id) ? update(known.get(row.id), row) : tile(row)));
   body.className = "tiles";
   if (first) body.replaceChildren(...tiles);
   else body.append(...tiles);
@@ -184,24 +185,35 @@ async function around() {
 }
 
 function tile(row) {
+  const picture = h("div", { class: "picture" }, h("img", { src: still(row.id), alt: "", loading: "lazy", onerror: (event) => event.target.classList.add("none") }));
+  const parts = { seconds: h("span", { class: "seconds" }), value: h("span", { class: "value" }), mark: h("span", { class: "mark" }) };
+  picture.append(...Object.values(parts));
+  const element = h(
+    "button",
+    { role: "listitem", data: { id: row.id }, onclick: () => open(row.id), onpointerenter: () => rest(element), onpointerleave: () => quiet(element) },
+    picture,
+    h("span", { class: "badges" }),
+  );
+  element.parts = parts;
+  return update(element, row);
+}
+
+// What of a tile may change while its picture stays.
+function update(element, row) {
   const badges = row.badges.map(([index, isNull]) => {
     const filter = active()[index];
     if (!filter) return null;
     return h("span", { class: "badge", title: sign(filter, stepOf(filter)) }, isNull ? `${filter.column || "where"} null` : sign(filter, stepOf(filter)));
   });
-  const picture = h("div", { class: "picture" }, h("img", { src: still(row.id), alt: "", loading: "lazy", onerror: (event) => event.target.classList.add("none") }));
-  picture.append(h("span", { class: "seconds" }, `${row.seconds.toFixed(1)} s`));
-  const by = state.near !== null ? null : state.page.sort;
-  if (row.value !== null && (state.near !== null || !["id", "random"].includes(by))) picture.append(h("span", { class: "value" }, short(row.value)));
-  const mark = h("span", { class: "mark" });
-  picture.append(mark);
-  const element = h(
-    "button",
-    { class: row.kept ? "tile kept" : "tile dropped", role: "listitem", title: row.caption, data: { id: row.id }, onclick: () => open(row.id), onpointerenter: () => rest(element), onpointerleave: () => quiet(element) },
-    picture,
-    h("span", { class: "badges" }, badges.length ? badges : h("span", { class: "caption" }, row.caption)),
-  );
+  const { seconds, value } = element.parts;
   element.row = row;
+  element.className = row.kept ? "tile kept" : "tile dropped";
+  element.title = row.caption;
+  seconds.textContent = `${row.seconds.toFixed(1)} s`;
+  const sorted = state.near !== null || !["id", "random"].includes(state.page.sort);
+  value.textContent = row.value !== null && sorted ? short(row.value) : "";
+  value.hidden = !value.textContent;
+  element.lastChild.replaceChildren(...(badges.length ? badges.filter(Boolean) : [h("span", { class: "caption" }, row.caption)]));
   paint(element);
   return element;
 }

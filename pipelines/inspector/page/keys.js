@@ -49,7 +49,7 @@ const PLAIN = {
 export function help() {
   sheet.replaceChildren(
     h("header", {}, h("h2", {}, "Keyboard"), h("span", { class: "spacer" }), h("button", { title: "close (Esc)", onclick: () => sheet.close() }, "×")),
-    h("table", {}, KEYS.map(([keys, what]) => h("tr", {}, h("td", {}, keys.split(" ").length > 3 ? h("span", {}, keys) : keys.split(" ").map((key) => h("kbd", {}, key))), h("td", {}, what)))),
+    h("table", {}, KEYS.map(([keys, what]) => h("tr", {}, h("td", {}, keys.split(" ").length > 3 || keys.startsWith("on ") ? h("span", {}, keys) : keys.split(" ").map((key) => h("kbd", {}, key))), h("td", {}, what)))),
   );
   if (!sheet.open) sheet.showModal();
 }

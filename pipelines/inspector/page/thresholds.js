@@ -58,8 +58,7 @@ function seen(entries) {
       card.stills();
     } else state.visible.delete(card.score.name);
   }
-  if (state.view && [...state.visible].some((name) => !(name in state.stamps))) wish();
-  else if (state.view) wish();
+  if (state.view) wish();
 }
 
 export function columnOf(filter) {
@@ -92,7 +91,7 @@ class Card {
       { class: "histogram", data: { score: score.name } },
       h("h3", { title: [score.formula, score.range && `range ${score.range}`, score.source].filter(Boolean).join("\n") }, score.name, h("i", {}, note)),
       this.chart,
-      h("div", { class: "axis" }, h("span", {}, beyond(score.min < score.low, "≤", short(score.whole ? Math.ceil(score.low) : score.low))), h("span", {}, beyond(score.max > score.high, "≥", short(score.whole ? Math.floor(score.high) : score.high)))),
+      h("div", { class: "axis" }, h("span", {}, beyond(score.min < score.low, "≤", short(Math.max(score.low, score.min)))), h("span", {}, beyond(score.max > score.high, "≥", short(Math.min(score.high, score.max))))),
       this.strip,
     );
   }
