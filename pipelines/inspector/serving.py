@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import socket
 import threading
 import webbrowser
@@ -45,7 +47,12 @@ def serve(
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, timeout_graceful_shutdown=1, server_header=False
     )
-    uvicorn.Server(config).run(sockets=[listener])
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn hands on the interrupt that ended it
+        uvicorn.Server(config).run(sockets=[listener])
+    if (
+        session.state == "loading"
+    ):  # interrupted while a thread reads: nothing is being written, and it cannot be asked to stop
+        os._exit(0)
 
 
 def listen(host: str, port: int) -> socket.socket:

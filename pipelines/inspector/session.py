@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +45,8 @@ class Session:
         self.lock = threading.Lock()
         self.loaded: Loaded | None = None
         self.state, self.wrong, self.seen = "loading", "", ""
+        self._closing = threading.Event()
+        self._later: threading.Thread | None = None
 
     def load(self) -> None:
         """Read the dataset, where it is not what was read last."""
@@ -59,7 +60,8 @@ class Session:
                     loaded = self._read()
                     warm(loaded)
                     self.loaded, self.state, self.wrong = loaded, "ready", ""
-                    threading.Thread(target=self._later, args=(loaded,), daemon=True).start()
+                    self._later = threading.Thread(target=self._prepare, args=(loaded,), daemon=True)
+                    self._later.start()
                     return
                 except SourceError as error:
                     self.loaded, self.state, self.wrong = None, "wrong", str(error)
@@ -89,14 +91,20 @@ class Session:
         return said
 
     def close(self) -> None:
+        self._closing.set()
+        if self._later:
+            self._later.join(30)
         self.clips.close()
         self.encoder.close()
 
-    def _later(self, loaded: Loaded) -> None:
+    def _prepare(self, loaded: Loaded) -> None:
         """What a person may ask for next: a cutter that is up, and the other scores in order."""
-        time.sleep(2)  # the first page comes first
+        if self._closing.wait(1.5):  # the first page comes first
+            return
         self.clips.warm()
         for name in list(loaded.chooser.axes) if loaded.chooser else ():
+            if self._closing.is_set():
+                return
             loaded.columns.order(name)
 
     def _read(self) -> Loaded:

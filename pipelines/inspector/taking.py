@@ -87,7 +87,7 @@ class Taker:
         if out.resolve() == Path(source.root).resolve() or out.is_symlink():
             raise SelectionError(f"{out}: choose another name")
         with self.lock:
-            if self.process and self.process.poll() is None:
+            if self.state["state"] == "running":
                 raise SelectionError("a selection is being written already: wait for it, or stop it")
             request = {"dataset": source.dataset, "out": str(out), "filters": [_packed(f) for f in filters]}
             self.process = subprocess.Popen(

@@ -306,7 +306,10 @@ class Handle {
     const { filter } = this;
     const now = filter ? (filter.kind === "where" ? LENGTH.exec(filter.sql)[2] : filter.amount) : "";
     const input = h("input", { class: "typed", value: now, "aria-label": "threshold", size: 7 });
+    let ended = false; // removing it blurs it too
     const end = (store) => {
+      if (ended) return;
+      ended = true;
       const value = Number(input.value.trim().replace(/%$/, ""));
       input.remove();
       if (!store || input.value.trim() === "" || !Number.isFinite(value)) return;
@@ -322,7 +325,7 @@ class Handle {
       if (event.key === "Enter") end(true);
       if (event.key === "Escape") end(false);
     });
-    input.addEventListener("blur", () => input.isConnected && end(true));
+    input.addEventListener("blur", () => end(true));
     this.element.append(input);
     input.focus();
     input.select();
