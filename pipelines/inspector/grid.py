@@ -53,6 +53,11 @@ class Grid:
         self._random: tuple[int, np.ndarray] | None = None
         self._found: tuple[str, np.ndarray] | None = None
 
+    def prepare(self, page: Page) -> None:
+        """What takes long and needs no lock: embeddings are read, a text encoder is loaded. Raises as `page` does."""
+        if page.find.like or page.find.sentence:
+            self.likeness(page.find)
+
     def page(self, choice: Choice, page: Page) -> dict[str, Any]:
         """{total, rows, note}. Raises SelectionError, KeyError for an unknown id."""
         mask = {"kept": choice.kept, "dropped": ~choice.kept}.get(page.show)

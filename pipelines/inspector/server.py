@@ -146,6 +146,14 @@ def make_app(session: Session, *, hosts: set[str], token: str | None = None) -> 
     @app.post("/api/view")
     def view(asked: View) -> dict[str, Any]:
         loaded = now()
+        wrong = None
+        try:
+            if asked.page is not None:
+                loaded.grid.prepare(asked.page)
+        except SelectionError as error:
+            wrong = str(error)
+        except KeyError:
+            raise HTTPException(404, "no such clip") from None
         with loaded.columns.lock:
             choice = chosen(loaded, asked)
             made: dict[str, Any] = {
@@ -158,14 +166,12 @@ def make_app(session: Session, *, hosts: set[str], token: str | None = None) -> 
                     if name in loaded.chooser.axes
                 },
             }
-            if asked.page is not None:
+            if asked.page is not None and wrong is None:
                 try:
                     made["grid"] = loaded.grid.page(choice, asked.page)
                 except SelectionError as error:
-                    made["grid"] = {"total": 0, "rows": [], "note": "", "error": str(error)}
-                except KeyError:
-                    raise HTTPException(404, "no such clip") from None
-        return made
+                    wrong = str(error)
+        return made | ({"grid": {"total": 0, "rows": [], "note": "", "error": wrong}} if wrong else {})
 
     @app.post("/api/near")
     def near(asked: Near) -> dict[str, Any]:

@@ -11,6 +11,7 @@ export const state = {
   visible: new Set(), // scores whose histogram is in sight
   kept: {}, // score -> counts of kept clips, as of `stamps`
   stamps: {},
+  busy: false, // an answer is to come
   near: null, // index of a filter whose threshold is looked at from both sides
 };
 
@@ -68,7 +69,7 @@ export function wish({ grid = false } = {}) {
 }
 
 async function run() {
-  running = true;
+  running = state.busy = true;
   while (waiting) {
     const wanted = waiting;
     waiting = null;
@@ -89,7 +90,7 @@ async function run() {
       toast(error.message, true);
     }
   }
-  running = false;
+  running = state.busy = false;
 }
 
 export function restore() {

@@ -63,6 +63,20 @@ def settled(page, wanted):
     page.wait_for_function("n => document.querySelector('#clips-kept')?.dataset.count === String(n)", arg=wanted)
 
 
+def answered(page):
+    """All that was asked of the server has been drawn."""
+    until(page, "import('/page/state.js').then((m) => !m.state.busy)")
+
+
+def until(page, promise):
+    """Until what the promise gives is true."""
+    for _ in range(1500):
+        if page.evaluate(promise):
+            return
+        page.wait_for_timeout(20)
+    raise AssertionError(f"never true: {promise}")
+
+
 def sql(root, condition):
     return (
         duckdb.connect().execute(f"SELECT count(*) FROM {Dataset(root).clips_sql} WHERE {condition}").fetchall()[0][0]
@@ -116,14 +130,14 @@ def test_dragging_a_handle(page, place):
     settled(page, 20)
     drag(page, "motion_score", "low", 0.45)
     page.wait_for_function("() => document.querySelector('#clips-kept').dataset.count !== '20'")
-    page.wait_for_load_state("networkidle")
+    answered(page)
     (one,) = filters(page)
     assert one["kind"] == "min" and one["column"] == "motion_score" and 3 < one["amount"] < 6
     assert count(page) == sql(folder / "annotated", where([one])) == page.locator(".tile").count()
     assert "motion_score ≥" in page.locator("#funnel").inner_text()
     bins = page.locator('.histogram[data-score="motion_score"] path.kept').get_attribute("d")
     drag(page, "text_area", "high", 0.6)
-    page.wait_for_load_state("networkidle")
+    answered(page)
     both = filters(page)
     settled(page, sql(folder / "annotated", where(both)))
     assert (
@@ -134,15 +148,15 @@ def test_dragging_a_handle(page, place):
     settled(page, sql(folder / "annotated", where([one])))
     grip(page, "motion_score", "low").focus()
     page.keyboard.press("ArrowRight")
-    page.wait_for_load_state("networkidle")
+    answered(page)
     moved = filters(page)
     assert moved[0]["amount"] > one["amount"] and count(page) == sql(folder / "annotated", where(moved))
     page.keyboard.press("%")
-    page.wait_for_function("() => import('/page/state.js').then((m) => m.asked()[0].kind === 'drop_bottom')")
+    until(page, "import('/page/state.js').then((m) => m.asked()[0].kind === 'drop_bottom')")
     page.locator("#funnel h2").click()
     page.keyboard.press("u")
     page.keyboard.press("u")
-    page.wait_for_load_state("networkidle")
+    answered(page)
     assert filters(page) == [one]
 
 
@@ -194,7 +208,7 @@ def test_finding(page):
         page.select_option("#find-mode", mode)
         page.fill("#find", text)
         page.keyboard.press("Enter")
-        page.wait_for_load_state("networkidle")
+        answered(page)
 
     page.locator("#funnel").get_by_role("button", name="clear").click()
     settled(page, 20)
@@ -216,7 +230,7 @@ def test_finding(page):
 def test_the_command_is_what_the_page_shows(page, place, tmp_path):
     folder, _ = place
     drag(page, "motion_score", "low", 0.55)
-    page.wait_for_load_state("networkidle")
+    answered(page)
     shown = sorted(element.get_attribute("data-id") for element in page.locator(".tile").all())
     page.keyboard.press("t")
     page.wait_for_selector("#command")
