@@ -154,7 +154,7 @@ class Grid:
         if not parts:
             return None
         mask = np.logical_and.reduce(parts)
-        if not find.label:
+        if not find.label and "label" not in find.where.lower():
             self._found = key, mask
         return mask
 

@@ -20,6 +20,7 @@ from pipelines.inspector.overview import overview
 from pipelines.inspector.source import Source, SourceError, open_source, signature
 from pipelines.inspector.taking import Taker
 
+LARGE = 400_000  # clips
 SLOTS = 7  # stills along a histogram
 log = logging.getLogger(__name__)
 
@@ -54,6 +55,8 @@ class Session:
             now = signature(self.root)
             if self.state != "loading" and now == self.seen:
                 return
+            if self.loaded and self.loaded.columns and self.loaded.columns.count > LARGE:
+                self.loaded, self.state = None, "loading"  # two of them would be too much memory
             for last in (False, True):  # a writer that replaces shards while they are read: once more
                 self.seen = signature(self.root)
                 try:

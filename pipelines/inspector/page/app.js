@@ -1,6 +1,7 @@
 // The page: read what there is, draw it, and follow the dataset while a job writes to it.
 
 import { $, get, h, toast } from "./dom.js";
+import { open } from "./clip.js";
 import * as grid from "./grid.js";
 import { help, listenToKeys, theme } from "./keys.js";
 import { facts, funnel, headline } from "./overview.js";
@@ -17,7 +18,9 @@ let shape = "";
 
 async function load() {
   let about = await get("/api/start");
-  while (about.state === "loading") {
+  for (let waited = 0; about.state === "loading"; waited += 0.15) {
+    const message = $("#main > .message");
+    if (message && waited > 1) message.textContent = `Reading the clips … ${Math.round(waited)} s`;
     await wait(150);
     about = await get("/api/start");
   }
@@ -43,7 +46,7 @@ function head() {
     h("span", { class: "brand", title: about.path }, h("b", {}, "winnow"), h("span", { id: "name" }, about.name)),
     h("span", { id: "headline" }),
     h("span", { class: "spacer" }),
-    h("button", { id: "news", hidden: true, onclick: load }, "New clips · refresh"),
+    h("button", { id: "news", hidden: true, onclick: load }, "The dataset has changed · refresh"),
     h("button", { id: "labels-button", title: "labels and filters (l)", onclick: agreement }, "Labels"),
     h("button", { id: "take-button", class: "primary", title: "command, YAML, run (t)", onclick: take }, "Take away"),
     h("button", { title: "light or dark (m)", "aria-label": "light or dark", onclick: theme }, "◐"),
@@ -62,6 +65,7 @@ function empty(about) {
 }
 
 listen((what) => {
+  if (what.open) return open(what.open);
   if (!state.view) return;
   if (what !== "histograms" && what !== "near") {
     if (what === "view") $("#headline").replaceChildren(...headline());

@@ -2,7 +2,7 @@
 
 import { $, clock, count, h, percent, plural, post, s, short, still, toast, video } from "./dom.js";
 import { ask, like, repaint, shown } from "./grid.js";
-import { sign } from "./overview.js";
+import { unmet } from "./overview.js";
 import { active, asked, changed, state, stepOf } from "./state.js";
 
 const dialog = $("#clip");
@@ -107,7 +107,7 @@ const errors = (clip) =>
 function verdicts(clip) {
   const lines = clip.badges.map(([index, isNull]) => {
     const filter = active()[index];
-    return filter && h("span", { class: "badge" }, isNull ? `${filter.column || "where"} is null` : `not ${sign(filter, stepOf(filter))}`);
+    return filter && h("span", { class: "badge" }, unmet(filter, stepOf(filter), isNull));
   });
   return h(
     "p",
@@ -170,7 +170,7 @@ function filmStrip(film, clip) {
   const lines = [
     ["stills", h("div", { class: "frames" }, pictures)],
     ["shots", h("div", { class: "lane shots" }, shots.map(([start, end]) => h("span", { style: span(start, end), title: `shot ${start.toFixed(2)} to ${end.toFixed(2)} s` })), film.transitions.map((gap) => h("i", { class: gap.end > gap.start ? "gradual" : "cut", style: span(gap.start, gap.end), title: `${gap.kind || "cut"} ${gap.start.toFixed(2)} s` })))],
-    ["clips", h("div", { class: "lane clips" }, film.clips.map((c) => h("button", { class: `${c.kept ? "kept" : "dropped"}${c.id === clip.id ? " here" : ""}`, style: span(c.start, c.end), tabindex: "-1", title: `${c.start.toFixed(2)} to ${c.end.toFixed(2)} s, ${c.kept ? "kept" : `dropped by ${c.badges.map((i) => active()[i] && sign(active()[i], stepOf(active()[i]))).join(", ")}`}`, onclick: () => open(c.id) })))],
+    ["clips", h("div", { class: "lane clips" }, film.clips.map((c) => h("button", { class: `${c.kept ? "kept" : "dropped"}${c.id === clip.id ? " here" : ""}`, style: span(c.start, c.end), tabindex: "-1", title: `${c.start.toFixed(2)} to ${c.end.toFixed(2)} s, ${c.kept ? "kept" : `dropped: ${c.badges.map((i) => active()[i] && unmet(active()[i], stepOf(active()[i]))).join(", ")}`}`, onclick: () => open(c.id) })))],
     [film.flow.values.length ? "flow" : "motion of clips", h("div", { class: "lane flow", title: `up to ${short(top)} percent of the shorter side per second` }, s("svg", { viewBox: "0 0 1000 40", preserveAspectRatio: "none" }, s("polyline", { points })))],
   ];
   const ticks = [0, 0.25, 0.5, 0.75, 1].map((share) => h("span", { style: { left: `${100 * share}%` } }, clock(film.start + share * length)));

@@ -2,7 +2,7 @@
 
 import { count, h, plural, post, short, still, toast, video } from "./dom.js";
 import { open } from "./clip.js";
-import { sign } from "./overview.js";
+import { sign, unmet } from "./overview.js";
 import { active, asked, changed, remember, state, stepOf, tell, wish } from "./state.js";
 
 const box = h("section", { id: "grid", "aria-label": "Clips" });
@@ -203,7 +203,8 @@ function update(element, row) {
   const badges = row.badges.map(([index, isNull]) => {
     const filter = active()[index];
     if (!filter) return null;
-    return h("span", { class: "badge", title: sign(filter, stepOf(filter)) }, isNull ? `${filter.column || "where"} null` : sign(filter, stepOf(filter)));
+    const text = unmet(filter, stepOf(filter), isNull);
+    return h("span", { class: "badge", title: text }, text);
   });
   const { seconds, value } = element.parts;
   element.row = row;

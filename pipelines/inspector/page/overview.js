@@ -10,6 +10,14 @@ export function sign(filter, step) {
   return `${filter.column} ${high ? "≥" : "≤"} ${filter.kind.startsWith("drop") && !step ? "?" : short(at)}`;
 }
 
+// What is true of a clip that a filter drops.
+export function unmet(filter, step, isNull) {
+  if (isNull) return `${filter.column || "where"} is null`;
+  const text = sign(filter, step);
+  if (filter.kind === "where" && !text.startsWith("length ")) return `not (${text})`;
+  return text.replace(" ≥ ", " < ").replace(" ≤ ", " > ");
+}
+
 export function headline() {
   const { about, view } = state;
   if (!view) return [];
@@ -126,7 +134,7 @@ function bars(rows, size, name, value, kind) {
   return rows.map((row) =>
     h(
       "li",
-      { class: kind, title: row.path || row.reason || "" },
+      { class: row.clip ? `${kind} link` : kind, title: row.path || row.reason || "", onclick: row.clip && (() => tell({ open: row.clip })) },
       h("span", { class: "fill", style: { width: `${(100 * size(row)) / most}%` } }),
       h("span", { class: "name" }, name(row)),
       h("span", { class: "value" }, value(row)),

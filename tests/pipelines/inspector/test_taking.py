@@ -81,10 +81,6 @@ def test_run_from_the_page(place):
     for name in ("../out", "a/b", "", ".hidden", "annotated", "x" * 65, "-o", "a\n"):
         server.post("/api/select", {"filters": FILTERS, "name": name}, status=422)
     assert (sorted(os.listdir(folder)), sorted(os.listdir(folder.parent))) == before
-    server.post("/api/select", {"filters": [{"kind": "min", "column": "motion_score", "amount": 99}], "name": "none"})
-    while (now := server.get("/api/select"))["state"] == "running":
-        time.sleep(0.1)
-    assert now["state"] == "failed" and "keeps none of 20 clips" in now["error"]
 
 
 def test_a_curated_dataset_and_its_command(place):
@@ -116,3 +112,16 @@ def test_numbers_read_back_as_they_were():
     assert parse_filters(yaml.safe_load(taking.as_yaml([part, chosen]))["selection"]) == [part, chosen]
     assert taking.arguments("d", "o", [])[-2:] == ["--preset", "none"]
     assert yaml.safe_load(taking.as_yaml([])) == {"selection": "none"}
+
+
+def test_labels_in_the_command(place):
+    folder, server = place
+    for clip in (data.clip_id(1, 2), data.clip_id(3, 0)):
+        server.post("/api/label", {"clip": clip, "label": "good"})
+    made = server.post("/api/take", {"filters": [{"kind": "where", "sql": "label = 'good'"}], "name": "labelled"})
+    run(made["command"])
+    assert ids(folder / "labelled") == [data.clip_id(1, 2), data.clip_id(3, 0)]
+    server.post("/api/label", {"clip": data.clip_id(3, 0), "label": None})
+    words = shlex.split(made["command"])[1:]
+    again = CliRunner().invoke(app, words)
+    assert again.exit_code == 2  # the same words keep other clips now: refused, not mixed
