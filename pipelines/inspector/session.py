@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from curate.filters import SelectionError
 from pipelines import labels
-from pipelines.inspector.choice import Chooser
+from pipelines.inspector.choice import Chooser, plain
 from pipelines.inspector.columns import SECONDS, Columns
 from pipelines.inspector.film import LENGTH_NOTES
 from pipelines.inspector.grid import Grid, Page
@@ -142,8 +144,6 @@ def start(
     source: Source, columns: Columns | None, chooser: Chooser | None, likeness: Likeness | None
 ) -> dict[str, Any]:
     """What the page needs once."""
-    from pipelines.inspector.choice import plain
-
     about: dict[str, Any] = {
         "name": source.root.name
         if source.root.name not in ("annotated", "curated")
@@ -193,8 +193,6 @@ def start(
 def strip(columns: Columns, chooser: Chooser, name: str, slots: int) -> list[str | None]:
     """Ids of clips that stand for evenly spaced places along a histogram: the one closest to each middle, None where none
     lies near."""
-    import numpy as np
-
     axis, order, values = chooser.axes[name], columns.order(name), columns.values[name]
     ordered, width = values[order].astype(np.float64), (axis.high - axis.low) / slots
     found: list[str | None] = []

@@ -347,3 +347,16 @@ def test_the_policy_holds(browser, place):
     )
     assert blocked == ["connect-src", "script-src-elem", "style-src-attr"] and page.title() != "1"
     page.close()
+
+
+def test_a_token_opens_the_page_once_and_for_all(browser, place, tmp_path):
+    with serving(place[0] / "annotated", tmp_path, token="the-token") as server:
+        context = browser.new_context()
+        page = context.new_page()
+        assert page.goto(server.address).status == 401
+        page.goto(f"{server.address}?token=the-token")
+        page.wait_for_selector(".tile")
+        assert page.url.partition("#")[0] == server.address  # the token does not stay in the address
+        page.reload()
+        page.wait_for_selector(".tile")
+        context.close()
