@@ -174,7 +174,7 @@ class SpaceTimeUNet(nn.Module):
             emb = emb + self.vector_embedding(self._vectors(batch, cond).to(emb))
         text = first = None
         if self.config.context_dim:
-            text = cond.get("text", x.new_zeros(batch, 1, self.config.context_dim))
+            text = cond.get("text", x.new_zeros(batch, 1, self.config.context_dim)).to(dtype)
             mask = cond.get("text_mask")
             first = _tokens(
                 text if text.ndim == 3 else text[:, 0], mask if mask is None or mask.ndim == 2 else mask[:, 0]

@@ -149,28 +149,30 @@ def _filled(
     config: UNetConfig, tensors: dict[str, Tensor], name_of: Callable[[str, UNetConfig], str], source: Path
 ) -> SpaceTimeUNet:
     """A network of this config, with the tensors in it; every tensor has a place and every place a tensor."""
-    network = SpaceTimeUNet(config)
+    with torch.device("meta"):  # shapes alone: the tensors are in memory once, those of the checkpoint
+        network = SpaceTimeUNet(config)
     unused, ours = set(tensors), {}
-    if config.concat_channels and "conv_in.weight" not in ours:
+    if config.concat_channels:
         whole = name_of("conv_in.weight", config)
         _expect(tensors, whole, (config.channels[0], config.in_channels + config.concat_channels, 3, 3), source)
-        own, appended = tensors.pop(whole).split([config.in_channels, config.concat_channels], 1)
-        ours = {"conv_in.weight": own, "concat_in.weight": appended}
+        own, appended = tensors[whole].float().split([config.in_channels, config.concat_channels], 1)
+        ours = {"conv_in.weight": own.clone(), "concat_in.weight": appended.clone()}
         unused.discard(whole)
     for name, place in network.state_dict().items():
         if name in ours:
             continue
         public = name_of(name, config)
         _expect(tensors, public, _squeezed(place.shape), source)
-        ours[name] = tensors[public].reshape(place.shape)
+        # A copy, for the original may be the mapped file, which somebody may write anew
+        ours[name] = tensors[public].to(torch.float32, copy=True).reshape(place.shape)
         unused.discard(public)
     if unused:
         raise WeightsError(
             f"{source}: {len(unused)} tensors have no place in the network that the config describes, the first is "
             f"{min(unused)} {list(tensors[min(unused)].shape)}: is config.json that of another checkpoint?"
         )
-    network.load_state_dict(ours)
-    return network
+    network.load_state_dict(ours, assign=True)
+    return network.to(memory_format=torch.channels_last)
 
 
 def _expect(tensors: dict[str, Tensor], name: str, shape: tuple[int, ...], source: Path) -> None:

@@ -49,53 +49,11 @@ class WeightsError(ValueError):
 
 
 def config_from_diffusers(settings: dict[str, Any], source: Path) -> UNetConfig:
-    """Our config for a config.json of diffusers."""
-    kind = settings.get("_class_name")
-    if kind not in (IMAGE, VIDEO):
-        raise WeightsError(f"{source}: config.json is that of a {kind}: give a {IMAGE} or a {VIDEO}")
-    temporal = kind == VIDEO
-    if not temporal:
-        for name, value in _FIXED.items():
-            if settings.get(name, value) != value:
-                raise WeightsError(
-                    f"{source}: {name} is {settings[name]!r}, and only {value!r} is known here: use another checkpoint"
-                )
-    down = settings["down_block_types"]
-    attention = tuple(name.startswith("CrossAttn") for name in down)
-    if tuple(name.startswith("CrossAttn") for name in settings["up_block_types"]) != attention[::-1]:
-        raise WeightsError(f"{source}: up_block_types must mirror down_block_types {down}: use another checkpoint")
-    context = settings["cross_attention_dim"]
-    if isinstance(context, (list, tuple)):
-        if len(set(context)) > 1:
-            raise WeightsError(f"{source}: cross_attention_dim {context} differs by level, and only one is known here")
-        context = context[0]
-    # In image UNets attention_head_dim is, by a misnomer that was kept, the number of heads
-    heads = settings.get("num_attention_heads") if temporal else settings.get("attention_head_dim", 8)
-    inputs, out = settings["in_channels"], settings["out_channels"]
-    vectors: tuple[str, ...] = ()
-    if temporal:
-        count = settings["projection_class_embeddings_input_dim"] // settings["addition_time_embed_dim"]
-        vectors = PUBLIC_VECTORS if count == 3 else tuple(f"vector{i}" for i in range(count))
+    """Our config for a config.json of diffusers. Raises WeightsError where that describes a network not known here."""
     try:
-        return UNetConfig(
-            in_channels=min(inputs, out),
-            out_channels=out,
-            concat_channels=max(inputs - out, 0),
-            channels=settings["block_out_channels"],
-            layers=settings.get("layers_per_block", 2),
-            attention=attention,
-            heads=heads,
-            transformer_layers=settings.get("transformer_layers_per_block", 1),
-            context_dim=context,
-            norm_groups=settings.get("norm_num_groups", 32),
-            epsilon="svd" if temporal else "sd",
-            vectors=vectors,
-            vector_width=settings.get("addition_time_embed_dim") or 256,
-            temporal=temporal,
-            linear_projection=temporal or settings.get("use_linear_projection", False),
-        )
-    except ValidationError as error:
-        raise WeightsError(f"{source}: config.json does not describe a network known here: {error}") from error
+        return _config_from_diffusers(settings, source)
+    except KeyError as error:
+        raise WeightsError(f"{source}: config.json does not say {error}: get the checkpoint again") from error
 
 
 def config_to_diffusers(config: UNetConfig, frames: int) -> dict[str, Any]:
@@ -197,6 +155,55 @@ def config_from_tensors(tensors: dict[str, Tensor], heads: int | tuple[int, ...]
         temporal=temporal,
         linear_projection=tensors["middle_block.1.proj_in.weight"].ndim == 2,
     )
+
+
+def _config_from_diffusers(settings: dict[str, Any], source: Path) -> UNetConfig:
+    kind = settings.get("_class_name")
+    if kind not in (IMAGE, VIDEO):
+        raise WeightsError(f"{source}: config.json is that of a {kind}: give a {IMAGE} or a {VIDEO}")
+    temporal = kind == VIDEO
+    if not temporal:
+        for name, value in _FIXED.items():
+            if settings.get(name, value) != value:
+                raise WeightsError(
+                    f"{source}: {name} is {settings[name]!r}, and only {value!r} is known here: use another checkpoint"
+                )
+    down = settings["down_block_types"]
+    attention = tuple(name.startswith("CrossAttn") for name in down)
+    if tuple(name.startswith("CrossAttn") for name in settings["up_block_types"]) != attention[::-1]:
+        raise WeightsError(f"{source}: up_block_types must mirror down_block_types {down}: use another checkpoint")
+    context = settings["cross_attention_dim"]
+    if isinstance(context, (list, tuple)):
+        if len(set(context)) > 1:
+            raise WeightsError(f"{source}: cross_attention_dim {context} differs by level, and only one is known here")
+        context = context[0]
+    # In image UNets attention_head_dim is, by a misnomer that was kept, the number of heads
+    heads = settings.get("num_attention_heads") if temporal else settings.get("attention_head_dim", 8)
+    inputs, out = settings["in_channels"], settings["out_channels"]
+    vectors: tuple[str, ...] = ()
+    if temporal:
+        count = settings["projection_class_embeddings_input_dim"] // settings["addition_time_embed_dim"]
+        vectors = PUBLIC_VECTORS if count == 3 else tuple(f"vector{i}" for i in range(count))
+    try:
+        return UNetConfig(
+            in_channels=min(inputs, out),
+            out_channels=out,
+            concat_channels=max(inputs - out, 0),
+            channels=settings["block_out_channels"],
+            layers=settings.get("layers_per_block", 2),
+            attention=attention,
+            heads=heads,
+            transformer_layers=settings.get("transformer_layers_per_block", 1),
+            context_dim=context,
+            norm_groups=settings.get("norm_num_groups", 32),
+            epsilon="svd" if temporal else "sd",
+            vectors=vectors,
+            vector_width=settings.get("addition_time_embed_dim") or 256,
+            temporal=temporal,
+            linear_projection=temporal or settings.get("use_linear_projection", False),
+        )
+    except ValidationError as error:
+        raise WeightsError(f"{source}: config.json does not describe a network known here: {error}") from error
 
 
 def _is_input(name: str) -> bool:

@@ -86,8 +86,7 @@ def test_text_by_frame_equals_the_frames_as_images():
     )
     by_frame = {"text": text, "text_mask": mask}
     torch.testing.assert_close(image(x, c_noise, by_frame), apart.view_as(x), **CLOSE)
-    # In a video network rows of images do the same, and the text of a later frame reaches a video's other frames not
-    # through the temporal attention to text, which reads the first frame's, but through the frames
+    # and so do rows of images in a video network
     video.load_state_dict(image.state_dict(), strict=False)
     images = {**by_frame, "images": torch.tensor([True, True])}
     torch.testing.assert_close(video(x, c_noise, images), apart.view_as(x), **CLOSE)

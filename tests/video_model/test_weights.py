@@ -217,6 +217,15 @@ def test_sharded_half_precision_and_pipeline_folders(tmp_path):
     assert torch.equal(network.conv_out.weight, half["conv_out.weight"].float())
 
 
+def test_a_network_can_be_written_over_the_file_it_came_from(tmp_path):
+    _video().save_pretrained(tmp_path)
+    network = import_unet(tmp_path)
+    with torch.no_grad():
+        network.conv_out.bias += 1
+    export_unet(network, tmp_path)
+    _same_tensors(import_unet(tmp_path), network)
+
+
 def _saved(tmp_path, model=None):
     (model or _video()).save_pretrained(tmp_path)
     return load_file(tmp_path / NAME), json.loads((tmp_path / "config.json").read_text())
@@ -230,8 +239,8 @@ def _written(tmp_path, tensors, settings):
 def test_checkpoints_that_do_not_fit_name_the_tensor_and_the_shapes(tmp_path):
     tensors, settings = _saved(tmp_path)
 
-    def error(tensors=tensors, **changes):
-        _written(tmp_path, tensors, {**settings, **changes})
+    def error(tensors=tensors, without=None, **changes):
+        _written(tmp_path, tensors, {name: v for name, v in {**settings, **changes}.items() if name != without})
         with pytest.raises(WeightsError) as caught:
             import_unet(tmp_path)
         return str(caught.value)
@@ -244,6 +253,7 @@ def test_checkpoints_that_do_not_fit_name_the_tensor_and_the_shapes(tmp_path):
     assert "1 tensors have no place" in error({**tensors, "adapter.weight": torch.zeros(2, 3)})
     assert "adapter.weight [2, 3]" in error({**tensors, "adapter.weight": torch.zeros(2, 3)})
     assert "UNet3DConditionModel" in error(_class_name="UNet3DConditionModel")
+    assert "config.json does not say 'out_channels'" in error(without="out_channels")
     assert "up_block_types" in error(up_block_types=settings["up_block_types"][::-1])
 
 
