@@ -127,10 +127,6 @@ def make_app(session: Session, *, hosts: set[str], token: str | None = None) -> 
             raise HTTPException(404, "no such page")
         return Response(pages[name], media_type=TYPES[Path(name).suffix], headers={"cache-control": "no-cache"})
 
-    @app.get("/favicon.ico")
-    def icon() -> Response:
-        return Response(status_code=204)
-
     @app.get("/api/start")
     def start() -> dict[str, Any]:
         if session.changed:

@@ -133,9 +133,11 @@ def warm(loaded: Loaded) -> None:
     choice = loaded.chooser.choose(loaded.source.filters)
     asked = [v.column for v in choice.verdicts if v.column in loaded.chooser.axes]
     clips = [row["id"] for row in loaded.grid.page(choice, Page())["rows"][:30]]
-    for name in list(dict.fromkeys([*asked, *loaded.chooser.axes]))[:4]:
+    for name in list(dict.fromkeys([*asked, *loaded.chooser.axes]))[: max(4, len(asked))]:
         loaded.chooser.histogram(name, choice)
-        clips += [clip for clip in strip(loaded.columns, loaded.chooser, name, SLOTS) if clip]
+        along = strip(loaded.columns, loaded.chooser, name, SLOTS)
+        loaded.about.setdefault("strips", {})[name] = along
+        clips += [clip for clip in along if clip]
     for clip in clips:
         loaded.media.still(loaded.columns.place(clip), "middle")
 

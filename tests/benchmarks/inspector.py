@@ -65,7 +65,7 @@ WORDS = [
 SHOWN = """() => document.querySelectorAll('.tile').length > 0 && [...document.images].every((image) => {
   const box = image.getBoundingClientRect();
   const inSight = box.bottom > 0 && box.top < innerHeight && box.width > 0;
-  return !inSight || (image.complete && image.naturalWidth > 0);
+  return !inSight || (image.src && image.complete && image.naturalWidth > 0);
 }) && [...document.querySelectorAll('.histogram')].filter((card) => card.getBoundingClientRect().top < innerHeight)
   .every((card) => card.querySelector('path.kept').hasAttribute('d') && card.querySelector('.strip').childElementCount)"""
 WATCH = """() => {

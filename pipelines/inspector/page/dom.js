@@ -64,6 +64,24 @@ export async function post(path, body = {}) {
 export const still = (clip, which = "middle") => `/api/still?${new URLSearchParams({ clip, which })}`;
 export const video = (clip) => `/api/video?${new URLSearchParams({ clip })}`;
 
+const nearby = new IntersectionObserver(
+  (entries) => {
+    for (const { isIntersecting, target } of entries) {
+      if (!isIntersecting) continue;
+      target.src = target.dataset.src;
+      nearby.unobserve(target);
+    }
+  },
+  { rootMargin: "160px" },
+);
+
+// A still that is fetched when it comes into sight; the browser's own lazy loading begins screens away.
+export function picture(clip) {
+  const image = h("img", { alt: "", data: { src: still(clip) }, onerror: (event) => event.target.classList.add("none") });
+  nearby.observe(image);
+  return image;
+}
+
 let fading;
 export function toast(text, bad = false) {
   const box = $("#toast");

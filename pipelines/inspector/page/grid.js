@@ -1,6 +1,6 @@
 // The clips: kept or dropped, sorted, found, around a threshold; a tile plays when the mouse rests on it.
 
-import { count, h, plural, post, short, still, toast, video } from "./dom.js";
+import { count, h, picture, plural, post, short, toast, video } from "./dom.js";
 import { open } from "./clip.js";
 import { sign, unmet } from "./overview.js";
 import { active, asked, changed, remember, state, stepOf, tell, wish } from "./state.js";
@@ -185,13 +185,13 @@ async function around() {
 }
 
 function tile(row) {
-  const picture = h("div", { class: "picture" }, h("img", { src: still(row.id), alt: "", loading: "lazy", onerror: (event) => event.target.classList.add("none") }));
+  const frame = h("div", { class: "picture" }, picture(row.id));
   const parts = { seconds: h("span", { class: "seconds" }), value: h("span", { class: "value" }), mark: h("span", { class: "mark" }) };
-  picture.append(...Object.values(parts));
+  frame.append(...Object.values(parts));
   const element = h(
     "button",
     { role: "listitem", data: { id: row.id }, onclick: () => open(row.id), onpointerenter: () => rest(element), onpointerleave: () => quiet(element) },
-    picture,
+    frame,
     h("span", { class: "badges" }),
   );
   element.parts = parts;

@@ -1,6 +1,6 @@
 // A histogram per score, kept and dropped, with a handle at either end. A handle that rests at the edge is no filter yet.
 
-import { count, get, h, plural, s, short, still } from "./dom.js";
+import { count, get, h, picture, plural, s, short } from "./dom.js";
 import { open } from "./clip.js";
 import { remove } from "./overview.js";
 import { changed, remember, state, stepOf, wish } from "./state.js";
@@ -23,6 +23,7 @@ export function thresholds() {
     watcher.observe(card.element);
     return card.element;
   });
+  for (const score of scores.slice(0, 3)) state.visible.add(score.name); // in sight at once: no need to wait to be told
   const nothing = state.about.nothing.map((row) => h("li", {}, h("b", {}, row.name), ` ${row.why}`));
   return h(
     "section",
@@ -129,10 +130,10 @@ class Card {
   async stills() {
     if (this.asked) return;
     this.asked = true;
-    const { clips } = await get("/api/strip", { column: this.score.name });
+    const clips = state.about.strips?.[this.score.name] || (await get("/api/strip", { column: this.score.name })).clips;
     this.strip.replaceChildren(
       ...clips.map((clip) =>
-        clip ? h("button", { title: "open this clip", onclick: () => open(clip) }, h("img", { src: still(clip), alt: "", loading: "lazy" })) : h("span", {}),
+        clip ? h("button", { title: "open this clip", onclick: () => open(clip) }, picture(clip)) : h("span", {}),
       ),
     );
   }
