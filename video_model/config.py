@@ -11,6 +11,9 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
+PUBLIC_FACTOR = 8  # pixels per latent side of every public VAE in use
+
+
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -249,7 +252,8 @@ class TrainConfig(Section):
                 raise ValueError(f"stages.{name}: an image stage cannot come after a video stage")
             seen = stage.temporal
             for height, width in stage.sizes:
-                step = self.codec.factor * 2 ** (len(self.network.channels) - 1) if self.codec.kind == "own" else 8
+                factor = self.codec.factor if self.codec.kind == "own" else PUBLIC_FACTOR
+                step = factor * 2 ** (len(self.network.channels) - 1)
                 if height % step or width % step:
                     raise ValueError(f"stages.{name}.sizes: {height} x {width} must be multiples of {step}")
         return self

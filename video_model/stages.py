@@ -13,6 +13,7 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,11 +30,12 @@ from video_model.data import (
     DataError,
     Index,
     Live,
-    build_cache,
+    cache_for,
     join,
     open_index,
     sample_frames,
     sample_windows,
+    usable_sizes,
 )
 from video_model.generate import default_request, generate, write_video
 from video_model.held_out import held_out_batches, held_out_loss
@@ -97,6 +99,9 @@ def train(
     if worker.device.type == "cpu" and config.loop.threads:
         torch.set_num_threads(config.loop.threads)
     stores = Stores(config, sources)
+    chosen = [name for name in config.stages if only is None or name == only]
+    for name in chosen:  # what cannot make batches is said now, not when its stage comes
+        stores.batches(name, Unread(*stores.thinning))
     with first_goes_ahead(worker):
         run = Run.begin(out, config, resume) if worker.first else Run(out, config)
         cache = Path(cache) if cache else out.parent / "latents"
@@ -108,12 +113,22 @@ def train(
             stack.callback(store.close)
         if worker.first:
             write_json(out / "data.json", stores.facts())
-        network: nn.Module | None = None
-        for name, stage in config.stages.items():
-            if only is None or name == only:
-                network = _start(run, name, codec, encoder)
-                _run_stage(run, name, stage, network, codec, encoder, stores, store, worker, watcher, stop)
+        batches = {name: stores.batches(name, store) for name in chosen}
+        for name, found in batches.items():
+            network = _start(run, name, codec, encoder)
+            _run_stage(run, name, network, codec, encoder, stores, store, found, worker, watcher, stop)
     return run
+
+
+@dataclass(frozen=True)
+class Unread:
+    """A store of which nothing is read: enough to plan batches."""
+
+    rate: float | None
+    max_frames: int
+
+    def why_not(self, key: str, size: tuple[int, int]) -> None:
+        return None
 
 
 class Stores:
@@ -159,22 +174,29 @@ class Stores:
     def open(self, codec: Codec, encoder: TextEncoder, cache: Path, watcher: Watcher) -> Any:
         """Latents and text states of all that the stages need: cached, or made as they are asked for."""
         data = self.config.data
-        rates = [rate for stage in self.config.stages.values() if stage.temporal for rate in _rates(stage)]
-        options = {
-            "rate": max(rates) if rates else None,
-            "max_frames": data.frames_per_clip,
-            "workers": data.workers,
-            "timeout": data.decode_seconds,
-        }
+        rate, most = self.thinning
+        options = {"rate": rate, "max_frames": most, "workers": data.workers, "timeout": data.decode_seconds}
         if not data.cache:
             return Live(codec, encoder, **options)
-        sizes = list(dict.fromkeys(size for stage in self.config.stages.values() for size in stage.sizes))
 
         def tell(what: str, done: int, total: int, skipped: int) -> None:
             watcher.phase(f"latents of {what}" + (f", {skipped} skipped" if skipped else ""), done, total)
 
-        needed = join(*(part for parts in self.parts.values() for part in parts))
-        return build_cache(needed, codec, encoder, cache, sizes=sizes, dtype=data.cache_dtype, progress=tell, **options)
+        needs = [(part, self.sizes(name)) for name, parts in self.parts.items() for part in parts if len(part)]
+        return cache_for(needs, codec, encoder, cache, dtype=data.cache_dtype, progress=tell, **options)
+
+    @property
+    def thinning(self) -> tuple[float | None, int]:
+        """The highest frame rate that a stage wants, and the most frames of a clip."""
+        rates = [rate for stage in self.config.stages.values() if stage.temporal for rate in _rates(stage)]
+        return (max(rates) if rates else None), self.config.data.frames_per_clip
+
+    def sizes(self, name: str) -> list[tuple[int, int]]:
+        """A stage's sizes; without those of too few clips, where the config merges small buckets."""
+        stage = self.config.stages[name]
+        if self.config.data.small_buckets == "error":
+            return stage.sizes
+        return usable_sizes(self.parts[name][0].shape, stage.sizes, min(stage.batch, stage.image_batch or stage.batch))
 
     def batches(self, name: str, store: Any) -> Batches:
         stage = self.config.stages[name]
@@ -183,8 +205,8 @@ class Stores:
                 self.parts[name][0],
                 store,
                 frames=stage.frames,
-                sizes=stage.sizes,
-                rates=_as_rates(stage),
+                sizes=self.sizes(name),
+                rates=as_rates(stage),
                 batch=stage.batch,
                 images=stage.images,
                 image_batch=stage.image_batch,
@@ -199,7 +221,7 @@ class Stores:
         index = self.parts[name][1]
         if not len(index):
             return []
-        options = {"frames": stage.frames, "sizes": stage.sizes, "rates": _as_rates(stage)}
+        options = {"frames": stage.frames, "sizes": self.sizes(name), "rates": as_rates(stage)}
         return held_out_batches(index, store, rows, batch=stage.batch, seed=0, **options)
 
     def facts(self) -> dict[str, Any]:
@@ -229,11 +251,10 @@ def _start(run: Run, name: str, codec: Codec, encoder: TextEncoder) -> nn.Module
     return network.train()
 
 
-def _run_stage(run, name, stage, network, codec, encoder, stores, store, worker, watcher, stop) -> None:
-    config, folder = run.config, run.stage(name)
+def _run_stage(run, name, network, codec, encoder, stores, store, batches, worker, watcher, stop) -> None:
+    config, folder, stage = run.config, run.stage(name), run.config.stages[name]
     if run.done(name) and checkpoints.latest(folder / "checkpoints").step >= stage.steps:
         return
-    batches = stores.batches(name, store)
     start = checkpoints.latest(folder / "checkpoints")
     conditioner = build_conditioner(config, stage.temporal)
     held_out = stores.held_out(name, store)
@@ -352,7 +373,8 @@ def _rates(stage: Stage) -> list[float]:
     return stage.rates if isinstance(stage.rates, list) else [stage.rates.max, stage.rates.min]
 
 
-def _as_rates(stage: Stage) -> Any:
+def as_rates(stage: Stage) -> Any:
+    """A stage's rates as `Batches` takes them."""
     return stage.rates if isinstance(stage.rates, list) else stage.rates.model_dump()
 
 

@@ -1,0 +1,167 @@
+"""A whole run in small: codec, latents, three stages, samples, evaluation; and what cannot be, said in one line."""
+
+import json
+
+import pytest
+import torch
+
+from tests.video_model.clips import clips, write_clips
+from video_model import checkpoints
+from video_model.config import TrainConfig
+from video_model.data import DataError
+from video_model.evaluate import evaluate
+from video_model.generate import Sampler
+from video_model.journal import read_log
+from video_model.run import Run, RunError
+from video_model.stages import Stores, _start, train
+from video_model.train import Interrupted
+
+STAGE = {"sizes": [[32, 32]], "batch": 4, "lr": 1e-3, "warmup": 1, "ema": 0.5}
+
+
+def config(**changes) -> TrainConfig:
+    tree = {
+        "codec": {"kind": "own", "channels": 2, "steps": 0, "frames": 32},
+        "network": {"channels": [16], "layers": 1, "head_dim": 8, "groups": 4},
+        "data": {"held_out": 0.3},
+        "stages": {
+            "image": STAGE | {"frames": [1], "steps": 3},
+            "video": STAGE | {"frames": [4], "rates": [4, 8], "images": 0.3, "steps": 3},
+            "hq": STAGE | {"frames": [4], "where": "motion_score <> 5", "steps": 2},
+        },
+        "samples": {"count": 2, "steps": 2, "frames": 4},
+        "loop": {"log_every": 1, "save_every": 1, "keep": 9},
+    }
+    return TrainConfig.model_validate(tree | changes)
+
+
+@pytest.fixture(scope="module")
+def curated(tmp_path_factory):
+    return write_clips(tmp_path_factory.mktemp("data") / "curated", clips(24))
+
+
+@pytest.fixture(scope="module")
+def run(curated, tmp_path_factory):
+    return train(config(), [str(curated)], tmp_path_factory.mktemp("run") / "run")
+
+
+def average(run, name):
+    return checkpoints.latest(run.stage(name) / "checkpoints").tensors("ema")
+
+
+def test_three_stages_are_trained_each_from_the_average_of_the_last(run):
+    for name, steps in (("image", 3), ("video", 3), ("hq", 2)):
+        assert run.done(name).step == steps
+        log = read_log(run.stage(name) / "log.jsonl")
+        assert [line["step"] for line in log if "loss" in line] == list(range(1, steps + 1))
+        assert sum("held_out_loss" in line for line in log) == 1
+        assert len(list((run.stage(name) / "samples").glob("*.png"))) == 2
+    assert len(list((run.stage("hq") / "samples").glob("*.mp4"))) == 2
+    codec, encoder = run.codec(), Sampler(run.root).encoder
+    started, image = _start(run, "video", codec, encoder), average(run, "image")
+    kept = started.state_dict()
+    assert all(torch.equal(kept[name], value) for name, value in image.items()) and len(kept) > len(image)
+    kept = _start(run, "hq", codec, encoder).state_dict()
+    assert all(torch.equal(kept[name], value) for name, value in average(run, "video").items())
+
+
+def test_a_video_stage_starts_as_the_image_network(run):
+    sampler = Sampler(run.root, "image")
+    inflated = _start(run, "video", sampler.codec, sampler.encoder)
+    x, noise, text = torch.randn(2, 4, 2, 4, 4), torch.randn(2), torch.randn(2, 5, 384)
+    frames = [sampler.denoiser.network(x[:, t : t + 1], noise, {"text": text}) for t in range(4)]
+    assert torch.equal(inflated(x, noise, {"text": text}), torch.cat(frames, 1))
+
+
+def test_finished_stages_are_passed_over_and_more_steps_can_be_asked_for(run, curated):
+    before = average(run, "hq")
+    train(config(), [str(curated)], run.root, resume=True)
+    assert all(torch.equal(value, before[key]) for key, value in average(run, "hq").items())
+    with pytest.raises(RunError, match="is not empty: go on with --resume"):
+        train(config(), [str(curated)], run.root)
+    with pytest.raises(RunError, match=r"begun with another config \(different: seed\)"):
+        train(config(seed=1), [str(curated)], run.root, resume=True)
+
+
+def test_stopped_anywhere_and_gone_on_with_it_is_the_same_run(run, curated, tmp_path):
+    """Asked to stop after every step: codec, latents, stages and what starts from them come from the disk each time."""
+    for _ in range(20):
+        try:
+            train(config(), [str(curated)], tmp_path / "run", resume=True, stop=lambda: True)
+            break
+        except Interrupted:
+            continue
+    else:
+        raise AssertionError("never done")
+    for name in ("image", "video", "hq"):
+        one, other = average(run, name), average(Run.open(tmp_path / "run"), name)
+        assert all(torch.equal(one[key], other[key]) for key in one), name
+
+
+def test_runs_share_their_latents(run, curated):
+    before = {path: path.stat().st_mtime_ns for path in (run.root.parent / "latents").rglob("*.safetensors")}
+    train(config(seed=0, loop={"log_every": 2}), [str(curated)], run.root.parent / "other", only="image")
+    assert {path: path.stat().st_mtime_ns for path in (run.root.parent / "latents").rglob("*.safetensors")} == before
+    with pytest.raises(RunError, match="stage hq starts from stage video, which is not done"):
+        train(config(seed=0, loop={"log_every": 2}), [str(curated)], run.root.parent / "other", only="hq", resume=True)
+
+
+def test_samples_depend_on_their_seed_and_prompt_alone(run):
+    sampler = Sampler(run.root)
+    one = sampler(sampler.request(["a", "a", "b"], seed=3))
+    assert one.shape == (3, 4, 3, 32, 32) and not torch.equal(one[0], one[1])
+    alone = sampler(sampler.request(["a"], seed=4))  # the second of those above
+    assert torch.allclose(alone[0], one[1], atol=1e-4)
+    first = torch.full((3, 32, 32), 0.5)
+    assert not torch.allclose(sampler(sampler.request(["a"], seed=4, first=first)), alone, atol=1e-3)
+    with pytest.raises(RunError, match="size 36x32: height and width must be multiples of 8"):
+        sampler(sampler.request(["a"], size=(36, 32)))
+    with pytest.raises(RunError, match="stage image is an image stage: --frames must be 1"):
+        Sampler(run.root, "image").request(["a"], frames=4)
+    with pytest.raises(RunError, match="--stage tv: this run's stages are image, video, hq"):
+        Sampler(run.root, "tv")
+
+
+def test_evaluation_uses_unseen_clips_and_says_what_real_ones_score(run, curated, tmp_path):
+    found = evaluate(run.root, count=4, steps=1, out=tmp_path)
+    stores = Stores(run.config, [str(curated)])
+    assert f"{len(stores.parts['hq'][1])} unseen clips" in found["title"]
+    names = " ".join(found["metrics"])
+    for word in ("loss at sigma 0.05", "Frechet video distance, EfficientNet", "caption similarity", "flicker", "PSNR"):
+        assert word in names
+    assert json.loads((tmp_path / "metrics.json").read_text())["metrics"].keys() == found["metrics"].keys()
+    assert (tmp_path / "contact.png").exists()
+    (loss,) = (row["value"] for name, row in found["metrics"].items() if name.startswith("loss at sigma 20 "))
+    assert 0.2 < loss < 5  # 1 is what a network gets that says nothing
+    other = write_clips(tmp_path / "other", clips(30))  # 12 of its 15 videos are those of the run
+    seen = set(stores.training.rows["video_id"].to_pylist())
+    found = evaluate(run.root, [str(other)], count=4, steps=1, out=tmp_path)
+    fresh = [row for row in clips(30) if row["video_id"] not in seen]
+    assert f"{len(fresh)} unseen clips" in found["title"]
+
+
+def test_what_cannot_be_is_said_before_anything_is_made(curated, tmp_path):
+    def reason(changed, sources=(str(curated),), **options):
+        with pytest.raises((DataError, RunError)) as caught:
+            train(changed, list(sources), tmp_path / "none", **options)
+        assert "\n" not in str(caught.value) and not (tmp_path / "none" / "stages").exists()
+        return str(caught.value)
+
+    stages = config().model_dump()["stages"]
+    assert "stage image: has no data: name a curated folder with --data" in reason(config(), [])
+    strict = stages | {"hq": stages["hq"] | {"where": "motion_score > 1e9"}}
+    assert "stage hq" in reason(config(stages=strict)) and "keeps none of 24 clips" in reason(config(stages=strict))
+    long = stages | {"video": stages["video"] | {"frames": [400]}}
+    assert "too short for 400 frames" in reason(config(stages=long))
+    assert "--stage tv: the config's stages are image, video, hq" in reason(config(), only="tv")
+
+
+def test_a_checkpoint_of_another_network_is_refused(run, tmp_path):
+    changed = config(network={"channels": [32], "layers": 1, "head_dim": 8, "groups": 4})
+    (run.root / "config.json").rename(tmp_path / "kept.json")
+    try:
+        (run.root / "config.json").write_text(changed.model_dump_json())
+        with pytest.raises(RunError, match="is not of this config's network"):
+            Sampler(run.root)
+    finally:
+        (tmp_path / "kept.json").rename(run.root / "config.json")
