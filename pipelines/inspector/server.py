@@ -118,11 +118,11 @@ def make_app(session: Session, *, hosts: set[str], token: str | None = None) -> 
         return JSONResponse({"error": f"{where}: {first['msg']}"}, 422)
 
     @app.get("/")
-    def page() -> Response:
+    async def page() -> Response:
         return Response(pages["index.html"], media_type="text/html", headers={"cache-control": "no-store"})
 
     @app.get("/page/{name}")
-    def asset(name: str) -> Response:
+    async def asset(name: str) -> Response:
         if name not in pages:
             raise HTTPException(404, "no such page")
         return Response(pages[name], media_type=TYPES[Path(name).suffix], headers={"cache-control": "no-cache"})

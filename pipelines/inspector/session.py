@@ -104,7 +104,7 @@ class Session:
 
     def _prepare(self, loaded: Loaded) -> None:
         """What a person may ask for next: a cutter that is up, and the other scores in order."""
-        if self._closing.wait(1.5):  # the first page comes first
+        if self._closing.wait(4.0):  # the first page comes first
             return
         self.clips.warm()
         for name in list(loaded.chooser.axes) if loaded.chooser else ():

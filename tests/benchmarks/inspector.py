@@ -198,13 +198,14 @@ def measure(root: Path, console: Console) -> Table:
         process = psutil.Process(server.pid)
         idle = process.memory_info().rss
         with sync_playwright() as playwright, launched(playwright) as browser:
-            firsts = []
+            firsts, work = [], []
             for _ in range(5):
                 page = browser.new_page(viewport={"width": 1440, "height": 900})
-                start = time.perf_counter()
+                start, spent = time.perf_counter(), cpu(process)
                 page.goto(address, wait_until="commit")
                 page.wait_for_function(SHOWN, polling="raf")
                 firsts.append(time.perf_counter() - start)
+                work.append([after - before for before, after in zip(spent, cpu(process), strict=True)])
                 if len(firsts) < 5:
                     page.close()
             rows = {f"drag {name}": drag(page, name) for name in ("motion_score", "text_area", "technical_quality")}
@@ -216,6 +217,8 @@ def measure(root: Path, console: Console) -> Table:
     table.add_row("server reads the dataset, once", f"{reading:.1f} s", "")
     table.add_row("first page, the first time", f"{firsts[0]:.2f} s", "")
     table.add_row("first page, again (4 times)", f"{np.median(firsts[1:]):.2f} s", f"{max(firsts[1:]):.2f} s")
+    server_work, browser_work = np.median(work, 0)
+    table.add_row("CPU time of server and browser for it", f"{server_work:.2f} + {browser_work:.2f} s", "")
     for name, times in rows.items():
         table.add_row(name, f"{np.median(times):.0f} ms", f"{np.quantile(times, 0.95):.0f} ms")
     every = np.concatenate(list(rows.values()))
@@ -223,6 +226,18 @@ def measure(root: Path, console: Console) -> Table:
     table.add_row("memory of the server, after reading", f"{idle / 1e9:.2f} GB", "")
     table.add_row("memory of the server, after dragging", f"{peak / 1e9:.2f} GB", "")
     return table
+
+
+def cpu(server: psutil.Process) -> tuple[float, float]:
+    """CPU seconds so far: of the server, and of this process's other children, the browser."""
+    spent = {"server": 0.0, "browser": 0.0}
+    for process in psutil.Process().children(recursive=True):
+        try:
+            times = process.cpu_times()
+        except psutil.Error:
+            continue
+        spent["server" if process.pid == server.pid else "browser"] += times.user + times.system
+    return spent["server"], spent["browser"]
 
 
 def drag(page, name: str, steps: int = 30) -> list[float]:
