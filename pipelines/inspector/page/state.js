@@ -6,7 +6,7 @@ import { post, toast } from "./dom.js";
 export const state = {
   about: null,
   filters: [], // {kind, column, amount, sql, off}
-  page: { show: "kept", only: null, sort: "id", descending: false, seed: 1, offset: 0, limit: 60, find: {} },
+  page: { show: "kept", only: null, sort: "id", descending: false, seed: 1, offset: 0, limit: 48, find: {} },
   view: null,
   visible: new Set(), // scores whose histogram is in sight
   kept: {}, // score -> counts of kept clips, as of `stamps`
