@@ -10,6 +10,7 @@ from rich.text import Text
 
 from pipelines import training_cli
 from pipelines.commands import DONE, WITH_FAILURES, err_console, errors, out_console
+from pipelines.inspector import commands as inspector
 
 app = typer.Typer(
     name="winnow",
@@ -32,7 +33,7 @@ Sources = Annotated[
 ConfigName = Annotated[
     str,
     typer.Option(
-        "--config", "-c", help="a YAML file, or a shipped config: quickstart (offline), svd (the paper's models)"
+        "--config", "-c", help="a YAML file, or a shipped config: quickstart (offline), svd (the paper's models), world"
     ),
 ]
 Overrides = Annotated[
@@ -265,7 +266,7 @@ def _funnel(dataset, filters) -> None:
     from pipelines.statistics import funnel_table
 
     data = Dataset(dataset)
-    chosen = choose(data.clips_sql, filters, why_null=why_empty(data.config))
+    chosen = choose(data.labelled_sql, filters, why_null=why_empty(data.config))
     out_console.print(funnel_table(chosen.to_dict()["funnel"], (chosen.clips, chosen.hours)))
 
 
@@ -337,6 +338,7 @@ def _root(
 
 
 training_cli.register(app)
+inspector.register(app)
 
 
 def main() -> None:

@@ -17,6 +17,10 @@ err_console = Console(stderr=True)
 DONE, WITH_FAILURES, COULD_NOT_START, DEFECT, INTERRUPTED = 0, 1, 2, 3, 130
 
 
+class CommandError(Exception):
+    """Options that do not go together. One line with the mend."""
+
+
 class errors:
     """Every error that a person can mend becomes one line and exit code 2; an interruption says how to go on.
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.commands import DONE, err_console, errors, out_console
+from pipelines.commands import DONE, CommandError, err_console, errors, out_console
 
 Overrides = Annotated[
     list[str], typer.Option("--set", metavar="KEY=VALUE", help="override a key, e.g. --set stages.video.steps=200")
@@ -158,16 +158,32 @@ def import_(
 def export(
     run: RunFolder,
     out: Annotated[Path, typer.Option("--out", "-o", help="folder to make: unet/ in diffusers' layout")],
+    vae: Annotated[Path | None, typer.Option(help="AutoencoderKLTemporalDecoder: a whole pipeline is made")] = None,
+    image_encoder: Annotated[Path | None, typer.Option(help="CLIPVisionModelWithProjection, of that pipeline")] = None,
+    feature_extractor: Annotated[Path | None, typer.Option(help="CLIPImageProcessor, of that pipeline")] = None,
     stage: StageName = None,
 ) -> None:
-    """Write a run's network (its average) as a diffusers UNet that diffusers loads."""
+    """Write a run's network (its average) as a diffusers UNet; with its companions' folders, as an image-to-video pipeline.
+
+    winnow weights export out/model --out unet
+    winnow weights export run --out pipeline --vae svd/vae --image-encoder svd/image_encoder --feature-extractor svd/feature_extractor
+    """
     from video_model.generate import Sampler
-    from video_model.weights import export_unet
+    from video_model.weights import export_pipeline, export_unet
 
     with errors():
         loaded = Sampler(run, stage)
-        export_unet(loaded.denoiser.network, out / "unet")
-        out_console.print(
-            f"stage {loaded.name}, step {loaded.checkpoint.step}: written: {out / 'unet'}", soft_wrap=True
-        )
+        companions = (vae, image_encoder, feature_extractor)
+        if any(companions) and not all(companions):
+            raise CommandError(
+                "--vae, --image-encoder and --feature-extractor: a pipeline needs all three; a UNet, none"
+            )
+        if all(companions):
+            frames = max(loaded.stage.frames)
+            written = export_pipeline(
+                loaded.denoiser.network, out, vae, image_encoder, feature_extractor, frames=frames
+            )
+        else:
+            written = export_unet(loaded.denoiser.network, out / "unet")
+        out_console.print(f"stage {loaded.name}, step {loaded.checkpoint.step}: written: {written}", soft_wrap=True)
     raise typer.Exit(DONE)

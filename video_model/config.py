@@ -10,7 +10,6 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-
 PUBLIC_FACTOR = 8  # pixels per latent side of every public VAE in use
 
 
@@ -78,6 +77,12 @@ class UNet(Section):
     head_dim: int = Field(32, ge=1)
     transformer_layers: int = Field(1, ge=1)
     groups: int = Field(32, ge=1, description="of group normalisation")
+    epsilon: Literal["sd", "svd"] = Field(
+        "svd", description="of norms in residual blocks, as the checkpoint in `start` has it"
+    )
+    linear_projection: bool = Field(
+        True, description="around transformers; false: 1x1 convolutions, as Stable Diffusion 1.x"
+    )
     conv_mixing: Literal["alpha", "residual", "dirac"] = Field(
         "alpha", description="temporal convolutions: Stable Video Diffusion's alpha blend, or others of mixing.py"
     )
@@ -111,6 +116,9 @@ class FirstFrame(Section):
     dropout: float = Field(0.5, ge=0, le=1)
     noise_mean: float = Field(-3.0, description="ln(sigma) of the noise on it ~ N(mean, std^2), as in the paper")
     noise_std: float = Field(0.5, ge=0)
+    mask: bool = Field(
+        True, description="the channel; false: as in the released model, which diffusers' pipeline wants"
+    )
 
 
 class Conditioning(Section):

@@ -132,6 +132,8 @@ def build_network(config: TrainConfig, codec: Codec, encoder: TextEncoder, tempo
         heads=tuple(max(1, channels // chosen.head_dim) for channels in chosen.channels),
         transformer_layers=(chosen.transformer_layers,),
         norm_groups=chosen.groups,
+        epsilon=chosen.epsilon,
+        linear_projection=chosen.linear_projection,
         context_dim=encoder.dim,
     )
     network = SpaceTimeUNet(image)
@@ -145,7 +147,7 @@ def inflated(image: SpaceTimeUNet, config: TrainConfig) -> SpaceTimeUNet:
         image,
         conv_mixing=chosen.conv_mixing,
         attention_mixing=chosen.attention_mixing,
-        concat_channels=image.config.in_channels + 1 if first else 0,
+        concat_channels=image.config.in_channels + first.mask if first else 0,
         vectors=vector_names(config),
     )
 
@@ -156,13 +158,14 @@ def first_network(config: TrainConfig, codec: Codec, encoder: TextEncoder) -> Sp
     if config.start is None:
         return build_network(config, codec, encoder, stage.temporal)
     network = import_unet(config.start)
-    found, wanted = network.config, build_network(config, codec, encoder, False).config
-    for name in ("in_channels", "channels", "context_dim"):
-        if getattr(found, name) != getattr(wanted, name):
-            raise RunError(
-                f"{config.start}: its {name} is {getattr(found, name)}, the config's network, codec and text encoder make it "
-                f"{getattr(wanted, name)}: change the config to fit the checkpoint"
-            )
+    found, wanted = network.config, build_network(config, codec, encoder, network.config.temporal).config
+    differ = [name for name in type(found).model_fields if getattr(found, name) != getattr(wanted, name)]
+    if differ or found.temporal > stage.temporal:
+        said = "; ".join(f"{name}: {getattr(found, name)} there, {getattr(wanted, name)} here" for name in differ)
+        raise RunError(
+            f"{config.start}: is not a network of this config ({said or 'a video network, for an image stage'}): change "
+            "network, codec, text or conditioning of the config to fit the checkpoint"
+        )
     return inflated(network, config) if stage.temporal and not found.temporal else network
 
 
@@ -177,7 +180,11 @@ def build_conditioner(config: TrainConfig, temporal: bool) -> Conditioner:
     slots: list[Any] = [TextSlot(dropout=config.conditioning.text)]
     if temporal:
         if first := config.conditioning.first_frame:
-            slots.append(FirstFrameSlot(dropout=first.dropout, noise_mean=first.noise_mean, noise_std=first.noise_std))
+            slots.append(
+                FirstFrameSlot(
+                    dropout=first.dropout, noise_mean=first.noise_mean, noise_std=first.noise_std, mask=first.mask
+                )
+            )
         for name in vector_names(config):  # "augment" is left out with the frame that it speaks of
             slots.append(VectorSlot(name, dropout=getattr(config.conditioning, name, 0.0)))
     return Conditioner(slots)

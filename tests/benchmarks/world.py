@@ -147,6 +147,7 @@ def training_config(name: str, share: float, threads: int) -> TrainConfig:
     ]
     for stage, chosen in read(TrainConfig, path, changes).stages.items():
         changes.append(f"stages.{stage}.steps={max(1, round(chosen.steps * share))}")
+        changes.append(f"stages.{stage}.where=null")  # a condition would curate the raw arm too
     return read(TrainConfig, path, changes)
 
 

@@ -15,13 +15,14 @@ from video_model.journal import read_log
 from video_model.run import Run, RunError
 from video_model.stages import Stores, _start, train
 from video_model.train import Interrupted
+from video_model.weights import export_unet
 
 STAGE = {"sizes": [[32, 32]], "batch": 4, "lr": 1e-3, "warmup": 1, "ema": 0.5}
 
 
 def config(**changes) -> TrainConfig:
     tree = {
-        "codec": {"kind": "own", "channels": 2, "steps": 0, "frames": 32},
+        "codec": {"kind": "own", "channels": 2, "steps": 0, "frames": 32, "temporal_steps": 1},
         "network": {"channels": [16], "layers": 1, "head_dim": 8, "groups": 4},
         "data": {"held_out": 0.3},
         "stages": {
@@ -71,6 +72,19 @@ def test_a_video_stage_starts_as_the_image_network(run):
     x, noise, text = torch.randn(2, 4, 2, 4, 4), torch.randn(2), torch.randn(2, 5, 384)
     frames = [sampler.denoiser.network(x[:, t : t + 1], noise, {"text": text}) for t in range(4)]
     assert torch.equal(inflated(x, noise, {"text": text}), torch.cat(frames, 1))
+
+
+def test_a_run_starts_from_public_weights_that_fit_and_from_no_others(run, curated, tmp_path):
+    sampler = Sampler(run.root, "image")
+    folder = export_unet(sampler.denoiser.network, tmp_path / "unet")
+    begun = Run(tmp_path / "run", config(start=str(folder)))
+    kept = _start(begun, "image", sampler.codec, sampler.encoder).state_dict()
+    assert all(torch.equal(value, kept[name]) for name, value in average(run, "image").items())
+    begun = Run(tmp_path / "run", config(start=str(folder), network={"channels": [32], "head_dim": 8, "layers": 1}))
+    with pytest.raises(
+        RunError, match=r"is not a network of this config \(channels: \(16,\) there, \(32,\) here; .*to fit"
+    ):
+        _start(begun, "image", sampler.codec, sampler.encoder)
 
 
 def test_finished_stages_are_passed_over_and_more_steps_can_be_asked_for(run, curated):

@@ -1,0 +1,74 @@
+"""What a run trained on the world has learned, stage by stage: the share of drawn videos that show what they were asked for.
+
+    python -m video_model.world out/world/videos --clips 1200
+    winnow annotate out/world/videos/list.jsonl --out out/world/annotated --config world
+    winnow select out/world/annotated --out out/world/curated
+    winnow train tiny --data out/world/curated --out out/world/model --set "data.captions={source_caption: 1.0}"
+    python -m tests.benchmarks.learned out/world/model [--prompts 128] [--guidance 1.5]
+
+Every word of a prompt is measured in the drawn video (video_model.world_reader); what cannot be read counts as wrong.
+The last row is what the reader finds in real clips of the world after the run's codec: the most that could be reached.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from tests.benchmarks.world import prompts_of, real_clips
+from video_model.data import open_index
+from video_model.generate import Sampler, write_video
+from video_model.journal import read_log
+from video_model.world_reader import read, score
+
+MEASURES = ("colour", "shape", "direction", "speed", "background")
+AT_ONCE = 32
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--prompts", type=int, default=128)
+    parser.add_argument("--guidance", type=float, default=None, help="default: the run's")
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    prompts = prompts_of(options.prompts)
+    table = Table(title=f"{options.prompts} prompts", title_justify="left")
+    for heading in ("stage", "steps", "minutes", *MEASURES, "held-out loss"):
+        table.add_column(heading, justify="left" if heading == "stage" else "right")
+    guidance = None if options.guidance is None else (options.guidance, options.guidance)
+    for name, stage in Sampler(options.run).config.stages.items():
+        sampler = Sampler(options.run, name)
+        readings = []
+        for first in range(0, len(prompts), AT_ONCE):
+            request = sampler.request(prompts[first : first + AT_ONCE], seed=1000 + first, guidance=guidance)
+            videos = sampler(request)
+            readings += [read(video, request.fps or 8.0) for video in videos]
+            for i, video in enumerate(videos if stage.temporal and first == 0 else []):
+                write_video(options.run / "learned" / name / f"{i}.mp4", video, request.fps or 8.0)
+        found = score(readings, prompts)
+        log = read_log(sampler.run.stage(name) / "log.jsonl")
+        seconds = [line["step_seconds"] for line in log if "step_seconds" in line]
+        losses = [line["held_out_loss"] for line in log if "held_out_loss" in line]
+        table.add_row(
+            name,
+            str(sampler.checkpoint.step),
+            f"{sum(seconds) / max(len(seconds), 1) * sampler.checkpoint.step / 60:.1f}",
+            *(f"{found[key]:.1%}" if stage.temporal or key not in ("direction", "speed") else "" for key in MEASURES),
+            f"{losses[0]:.3f} to {losses[-1]:.3f}" if losses else "",
+        )
+    sources = sampler.run.facts["sources"][name]
+    real = real_clips(options.run, open_index(sources, captions={"source_caption": 1.0}))
+    table.add_section()
+    table.add_row("real clips", "", "", *(f"{real[key]:.1%}" for key in MEASURES), "")
+    console = Console(width=120)
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()
