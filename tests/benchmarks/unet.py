@@ -6,8 +6,8 @@ Both have the same parameters, to the number, and the same weights; a step is a 
 square, in float32 and under bfloat16 autocast. Steps alternate between the two in one process; a cell is the median in
 CPU seconds of the process, which other work on the machine disturbs least, and the ratio is that of the medians.
 
-Memory is the peak resident size of a child process during one step, less what it held before the step (the weights and
-the libraries): activations, gradients and work space. `kept` counts the bytes that autograd keeps from the forward pass.
+Memory is the peak resident size of a child process during one float32 step of four times the batch, less what it held
+before the step (the weights and the libraries): activations, work space, and gradients, which checkpointing cannot spare. `kept` counts the bytes that autograd keeps from the forward pass.
 """
 
 from __future__ import annotations
@@ -63,9 +63,10 @@ def networks(case: str) -> tuple[SpaceTimeUNet, torch.nn.Module]:
     return ours, public
 
 
-def calls(case: str):
-    """Functions that run ours and diffusers' on the same random inputs."""
+def calls(case: str, times: int = 1):
+    """Functions that run ours and diffusers' on the same random inputs, `times` the batch."""
     _, _, _, side, frames, batch, tokens, context = CASES[case]
+    batch *= times
     x, concat = torch.randn(2, batch, frames, 4, side, side)
     c_noise, text, vectors = torch.randn(batch), torch.randn(batch, tokens, context), torch.rand(batch, 3) * 8
     cond = {"text": text, "concat": concat, "vectors": vectors}
@@ -121,7 +122,7 @@ def kept_bytes(network: torch.nn.Module, call) -> int:
 def memory(case: str, which: str, checkpointing: bool) -> None:
     """Prints MB at the peak of a step over MB before it, and MB kept; the work of a child process."""
     ours, public = networks(case)
-    network, call = (ours, calls(case)[0]) if which == "ours" else (public, calls(case)[1])
+    network, call = (ours, calls(case, 4)[0]) if which == "ours" else (public, calls(case, 4)[1])
     if checkpointing:
         if which == "ours":
             network.checkpointing = True
@@ -148,7 +149,7 @@ def measured(case: str, which: str, checkpointing: bool, threads: int) -> tuple[
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5, help="0: memory alone")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--case", nargs="*", choices=CASES, default=list(CASES))
     parser.add_argument("--memory", choices=["ours", "diffusers"], help=argparse.SUPPRESS)
@@ -162,7 +163,7 @@ def main() -> None:
     console = Console(width=130)
     table = Table("case", "precision", "ours, CPU s", "diffusers, CPU s", "ratio", title="A training step")
     for case in arguments.case:
-        for half in (False, True):
+        for half in (False, True) if arguments.rounds else ():
             ours, public = times(case, half, arguments.rounds)
             row = (f"{ours:.3f}", f"{public:.3f}", f"{ours / public:.2f}")
             table.add_row(case, "bfloat16" if half else "float32", *row)
