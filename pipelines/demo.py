@@ -117,7 +117,7 @@ def main() -> int:
         aside.rename(footage)
     model, video = folder / "model", folder / "video.mp4"
     for arguments in (
-        ["run", footage, "--out", run],
+        ["run", footage, "--out", run, "--set", "text.size=480"],
         ["train", "demo", "--data", run / "curated", "--out", model, *(["--resume"] if model.exists() else [])],
         ["sample", model, "--prompt", PROMPT, "--scale", "4", "--out", video],
     ):
@@ -127,7 +127,7 @@ def main() -> int:
             return code
     print(
         f"\nDone in {time.perf_counter() - began:.0f} s. One file failed on purpose: it is no video, and is recorded as such.\n"
-        "The model was trained for a minute on a dozen clips: all three stages ran, colours came out, little more."
+        "The model saw a dozen clips for a minute: all three stages ran, and what it draws is noise in their colours."
     )
     for what, where in (
         ("the kept and dropped clips, as a picture", run / "curated" / "plots" / "overview.png"),

@@ -77,6 +77,9 @@ class UNet(Section):
     head_dim: int = Field(32, ge=1)
     transformer_layers: int = Field(1, ge=1)
     groups: int = Field(32, ge=1, description="of group normalisation")
+    pooled_text: bool = Field(
+        False, description="tell every residual block the mean of the text states too; learns sooner, maps onto no checkpoint"
+    )
     epsilon: Literal["sd", "svd"] = Field(
         "svd", description="of norms in residual blocks, as the checkpoint in `start` has it"
     )

@@ -132,6 +132,7 @@ def build_network(config: TrainConfig, codec: Codec, encoder: TextEncoder, tempo
         heads=tuple(max(1, channels // chosen.head_dim) for channels in chosen.channels),
         transformer_layers=(chosen.transformer_layers,),
         norm_groups=chosen.groups,
+        pooled_text=chosen.pooled_text,
         epsilon=chosen.epsilon,
         linear_projection=chosen.linear_projection,
         context_dim=encoder.dim,

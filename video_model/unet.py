@@ -33,6 +33,7 @@ class UNetConfig(BaseModel):
     transformer_layers: tuple[int, ...] = (1,)
     context_dim: int | None = 1024  # channels of text states; None: no text
     ff_multiple: int = 4  # width of the feed-forward layers; public checkpoints have 4
+    pooled_text: bool = False  # the mean of the text states is told to every residual block too; no public network has it
     norm_groups: int = 32
     epsilon: Literal["sd", "svd"] = "svd"  # of residual blocks: 1e-5 everywhere, or as in the released video model
     vectors: tuple[str, ...] = ()  # names of the numbers a sample is conditioned on; "fps" is embedded as fps - 1
@@ -86,6 +87,10 @@ class SpaceTimeUNet(nn.Module):
         self.stride = 2 ** (len(c.channels) - 1)
         self.emb_width = 4 * c.channels[0]
         self.noise_embedding = embedding_mlp(c.channels[0], self.emb_width, self.emb_width)
+        if c.pooled_text and c.context_dim:
+            self.text_embedding = nn.Sequential(
+                nn.LayerNorm(c.context_dim), *embedding_mlp(c.context_dim, self.emb_width, self.emb_width)
+            )
         if c.vectors:
             self.vector_embedding = embedding_mlp(c.vector_width * len(c.vectors), self.emb_width, self.emb_width)
         self.conv_in = nn.Conv2d(c.in_channels, c.channels[0], 3, padding=1)
@@ -176,9 +181,10 @@ class SpaceTimeUNet(nn.Module):
         if self.config.context_dim:
             text = cond.get("text", x.new_zeros(batch, 1, self.config.context_dim)).to(dtype)
             mask = cond.get("text_mask")
-            first = _tokens(
-                text if text.ndim == 3 else text[:, 0], mask if mask is None or mask.ndim == 2 else mask[:, 0]
-            )
+            states, known = text if text.ndim == 3 else text[:, 0], mask if mask is None or mask.ndim == 2 else mask[:, 0]
+            if self.config.pooled_text:
+                emb = emb + self.text_embedding(_mean(states, known))
+            first = _tokens(states, known)
             per_frame = text.ndim == 4
             text = _tokens(text.flatten(0, 1), mask if mask is None else mask.flatten(0, 1)) if per_frame else first
         given = Given(frames, F.silu(emb), text, first)
@@ -280,6 +286,13 @@ def inflate(image: SpaceTimeUNet, **changes) -> SpaceTimeUNet:
 
 def _flat(x: Tensor) -> Tensor:
     return x.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+
+
+def _mean(states: Tensor, mask: Tensor | None) -> Tensor:
+    """[B, L, D] -> [B, D], over the tokens."""
+    if mask is None:
+        return states.mean(1)
+    return (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
 
 
 def _tokens(states: Tensor, mask: Tensor | None) -> Tokens:

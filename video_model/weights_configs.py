@@ -64,6 +64,7 @@ def config_to_diffusers(config: UNetConfig, frames: int) -> dict[str, Any]:
         "context_dim": config.context_dim is not None,
         "middle_attention": config.middle_attention,
         "ff_multiple": config.ff_multiple == 4,
+        "pooled_text": not config.pooled_text,
     }
     mend = "train a network of the default"
     if config.temporal:

@@ -83,7 +83,8 @@ def spread(network: nn.Module, worker: Worker, strategy: str) -> nn.Module:
             if isinstance(block, Layer):
                 fully_shard(block)
         return fully_shard(network)
-    return DistributedDataParallel(network, gradient_as_bucket_view=True)
+    # a batch of images leaves the temporal layers without gradients, one without first frames their convolution
+    return DistributedDataParallel(network, gradient_as_bucket_view=True, find_unused_parameters=True)
 
 
 def gradients_stay_here(network: nn.Module) -> object:

@@ -23,7 +23,7 @@ STAGE = {"sizes": [[32, 32]], "batch": 4, "lr": 1e-3, "warmup": 1, "ema": 0.5}
 def config(**changes) -> TrainConfig:
     tree = {
         "codec": {"kind": "own", "channels": 2, "steps": 0, "frames": 32, "temporal_steps": 1},
-        "network": {"channels": [16], "layers": 1, "head_dim": 8, "groups": 4},
+        "network": {"channels": [16], "layers": 1, "head_dim": 8, "groups": 4, "epsilon": "sd"},
         "data": {"held_out": 0.3},
         "stages": {
             "image": STAGE | {"frames": [1], "steps": 3},
@@ -80,7 +80,10 @@ def test_a_run_starts_from_public_weights_that_fit_and_from_no_others(run, curat
     begun = Run(tmp_path / "run", config(start=str(folder)))
     kept = _start(begun, "image", sampler.codec, sampler.encoder).state_dict()
     assert all(torch.equal(value, kept[name]) for name, value in average(run, "image").items())
-    begun = Run(tmp_path / "run", config(start=str(folder), network={"channels": [32], "head_dim": 8, "layers": 1}))
+    begun = Run(
+        tmp_path / "run",
+        config(start=str(folder), network={"channels": [32], "head_dim": 8, "layers": 1, "groups": 4, "epsilon": "sd"}),
+    )
     with pytest.raises(
         RunError, match=r"is not a network of this config \(channels: \(16,\) there, \(32,\) here; .*to fit"
     ):
