@@ -18,6 +18,10 @@ from pipelines.typed_yaml import SHIPPED, find, read
 from video_model.config import TrainConfig
 
 ATTEMPTS = 3  # how often a run is gone on with after a worker was lost
+PATIENCE = (
+    30 * 24 * 3600
+)  # seconds that workers wait for each other: the first one makes the codec and the latents alone
+FAILURE = "failure.txt"  # in RUN: what a worker raised that would come again
 
 
 class TrainingError(Exception):
@@ -61,12 +65,16 @@ def train_on_ray(job: Job, workers: int, address: str | None, watcher: Any = Non
     from video_model.run import Run
     from video_model.stages import Stores
 
-    Stores(job.config, job.sources)
-    Run.begin(job.out, job.config, job.resume)
+    if job.stage is not None and job.stage not in job.config.stages:
+        raise TrainingError(f"--stage {job.stage}: the config's stages are {', '.join(job.config.stages)}")
+    stores = Stores(job.config, job.sources)
+    stores.compare(Run.begin(job.out, job.config, job.resume))
+    failure = job.out / FAILURE
+    failure.unlink(missing_ok=True)
     with RaySession(address, "leave --workers and --address out"):
         import ray
         from ray.train import FailureConfig, RunConfig, ScalingConfig
-        from ray.train.torch import TorchTrainer
+        from ray.train.torch import TorchConfig, TorchTrainer
 
         logging.getLogger("ray.train").setLevel(logging.ERROR)
         have = ray.cluster_resources()
@@ -76,6 +84,7 @@ def train_on_ray(job: Job, workers: int, address: str | None, watcher: Any = Non
         share = min(float(threads), 0.9 * cpus / workers)
         trainer = TorchTrainer(
             _work,
+            torch_config=TorchConfig(timeout_s=PATIENCE),
             train_loop_config={
                 "config": job.config.model_dump_json(),
                 "sources": [str(Path(source).absolute()) for source in job.sources],
@@ -94,7 +103,9 @@ def train_on_ray(job: Job, workers: int, address: str | None, watcher: Any = Non
             try:
                 trainer.fit()
             except Exception as error:  # Ray wraps what a worker raised in several errors of its own
-                raise TrainingError(_reason(error)) from None
+                raise TrainingError(failure.read_text() if failure.exists() else _reason(error)) from None
+        if failure.exists():
+            raise TrainingError(failure.read_text())
 
 
 def _work(options: dict[str, Any]) -> None:
@@ -105,18 +116,26 @@ def _work(options: dict[str, Any]) -> None:
     from video_model.stages import train
     from video_model.workers import Worker
 
+    failure = Path(options["out"]) / FAILURE
+    if failure.exists():  # started again, for what would come again: end, and let the driver tell
+        return
     torch.set_num_threads(options["threads"])
     context = ray.train.get_context()
     os.environ["LOCAL_RANK"] = str(context.get_local_rank())
-    train(
-        TrainConfig.model_validate_json(options["config"]),
-        options["sources"],
-        options["out"],
-        only=options["stage"],
-        resume=True,
-        cache=options["cache"],
-        worker=Worker.here(),
-    )
+    try:
+        train(
+            TrainConfig.model_validate_json(options["config"]),
+            options["sources"],
+            options["out"],
+            only=options["stage"],
+            resume=True,
+            cache=options["cache"],
+            worker=Worker.here(),
+        )
+    except Exception as error:
+        if type(error).__module__.startswith("video_model."):
+            failure.write_text(str(error))
+        raise
 
 
 def _reason(error: BaseException) -> str:
@@ -149,11 +168,13 @@ def _followed(job: Job, watcher: Any) -> Iterator[None]:
     def look() -> None:
         for name, stage in job.config.stages.items():
             lines = [line for line in read_log(job.out / "stages" / name / "log.jsonl") if "loss" in line]
-            for line in lines[seen.get(name, 0) :]:
+            for line in lines:
+                step = int(line["step"])
                 if name not in seen:
-                    watcher.stage(name, int(line["step"]), stage.steps, {})
-                watcher.step(name, int(line["step"]), line)
-                seen[name] = seen.get(name, 0) + 1
+                    watcher.stage(name, 0, stage.steps, {})
+                if step > seen.get(name, 0):
+                    watcher.step(name, step, line)
+                    seen[name] = step
 
     def follow() -> None:
         while not ended.wait(1.0):

@@ -6,7 +6,7 @@ config, so it says what ran without the file.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -53,7 +53,7 @@ class OpenClipText(Section):
 
     kind: Literal["open_clip"] = "open_clip"
     model: str = "ViT-H-14"
-    file: str | None = Field(None, description="safetensors of the weights")
+    file: str = Field(description="safetensors of the weights")
 
 
 class T5(Section):
@@ -78,7 +78,8 @@ class UNet(Section):
     transformer_layers: int = Field(1, ge=1)
     groups: int = Field(32, ge=1, description="of group normalisation")
     pooled_text: bool = Field(
-        False, description="tell every residual block the mean of the text states too; learns sooner, maps onto no checkpoint"
+        False,
+        description="tell every residual block the mean of the text states too; learns sooner, maps onto no checkpoint",
     )
     epsilon: Literal["sd", "svd"] = Field(
         "svd", description="of norms in residual blocks, as the checkpoint in `start` has it"
@@ -211,6 +212,16 @@ class Stage(Section):
     @property
     def temporal(self) -> bool:
         return max(self.frames) > 1
+
+
+def rates_of(stage: Stage) -> list[float]:
+    """The frame rates of a stage, or the ends of their range, highest first."""
+    return stage.rates if isinstance(stage.rates, list) else [stage.rates.max, stage.rates.min]
+
+
+def as_rates(stage: Stage) -> Any:
+    """A stage's rates as `Batches` takes them."""
+    return stage.rates if isinstance(stage.rates, list) else stage.rates.model_dump()
 
 
 class Samples(Section):

@@ -66,12 +66,10 @@ def generate(
     for name, value in (("fps", request.fps), ("motion", request.motion)):
         batch[name] = torch.full((count,), torch.nan if value is None else float(value))
     if request.first is not None:
-        first = codec.encode(request.first[None, None].float())
-        batch["first_frame"] = first[:, 0].expand(count, -1, -1, -1)
+        first = codec.encode(request.first[None, None].float().to(getattr(codec, "device", "cpu")))
+        batch["first_frame"] = first[:, 0].cpu().expand(count, -1, -1, -1)
     cond = conditioner(batch, torch.Generator().manual_seed(request.seed), train=False)
     cond = {key: value.to(device) for key, value in cond.items()}
-    prompted = any(prompt.strip() for prompt in request.prompts)  # else there is only the first frame to be guided by
-    kept = tuple(slot.name for slot in conditioner.slots if slot.name != "text") if prompted else ()
     scale: Tensor | float = request.guidance[0]
     if request.frames > 1:
         scale = rising(*request.guidance, request.frames)
@@ -82,9 +80,21 @@ def generate(
         else karras(request.steps, request.sigma_min, request.sigma_max)
     )
     noise = [torch.randn(shape, generator=torch.Generator().manual_seed(request.seed + i)) for i in range(count)]
-    denoise = guided(denoiser, cond, conditioner.null(cond, keep=kept), scale)
+    denoise = guided(denoiser, cond, _null(conditioner, cond, request), scale)
     x = SAMPLERS[request.sampler](denoise, torch.stack(noise).to(device) * sigmas[0], sigmas, watch=watch)
-    return codec.decode(x.float().cpu()).clamp(-1, 1)
+    return codec.decode(x.float().to(getattr(codec, "device", "cpu"))).clamp(-1, 1).cpu()
+
+
+def _null(conditioner: Conditioner, cond: dict[str, Tensor], request: Request) -> dict[str, Tensor] | None:
+    """What guidance leads away from: no text; no first frame either, where there is no prompt. None: no guidance."""
+    if set(request.guidance) == {1.0}:
+        return None
+    prompted = any(prompt.strip() for prompt in request.prompts)
+    led_by = {"text"} if prompted else {"text", "first_frame"}
+    dropped = {slot.name for slot in conditioner.slots if slot.name in led_by and slot.dropout > 0}
+    if not dropped:  # training never left it out: the network does not know how to do without it
+        return None
+    return conditioner.null(cond, keep=tuple(slot.name for slot in conditioner.slots if slot.name not in dropped))
 
 
 class Sampler:

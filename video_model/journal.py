@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from torch import Tensor
 
 
@@ -74,3 +75,9 @@ def strip(video: Tensor, most: int = 8) -> np.ndarray:
 def to_uint8(video: Tensor) -> np.ndarray:
     """[T, 3, H, W] in [-1, 1] -> [T, H, W, 3] uint8."""
     return ((video.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+
+
+def write_picture(path: Path, picture: np.ndarray) -> None:
+    """[H, W, 3] uint8 as PNG."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture).save(path)

@@ -14,14 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from pydantic import ValidationError
 from torch import nn
 
 from video_model import checkpoints
 from video_model.checkpoints import Checkpoint
-from video_model.codec import Codec, SmallCodec
+from video_model.codec import Codec, CodecConfig, SmallCodec
 from video_model.conditioning import Conditioner, FirstFrameSlot, TextSlot, VectorSlot
 from video_model.config import TrainConfig
 from video_model.denoiser import Parametrisation, parametrisation
+from video_model.optimisation import choose_trained
 from video_model.public_vae import DiffusersCodec
 from video_model.text import MiniLMStates, OpenClipText, T5States, TextEncoder
 from video_model.unet import SpaceTimeUNet, UNetConfig, inflate
@@ -29,7 +32,16 @@ from video_model.weights import import_unet
 from video_model.workers import load_whole
 
 # What may differ when a run is gone on with: nothing of it changes what a step computes.
-FREE = ("loop.save_every", "loop.keep", "loop.log_every", "loop.evaluate_every", "loop.wandb", "loop.threads", "samples", "data.workers")  # fmt: skip
+FREE = (
+    "loop.save_every",
+    "loop.keep",
+    "loop.log_every",
+    "loop.evaluate_every",
+    "loop.wandb",
+    "samples",
+    "data.workers",
+)
+MENDABLE = ("lr", "clip", "warmup")  # of a stage that is not done: what helps against a loss that is not finite
 
 
 class RunError(Exception):
@@ -53,7 +65,7 @@ class Run:
             if not (root / "config.json").exists():
                 raise RunError(f"{root}: is not a run: choose another --out")
             made = cls.open(root).config
-            if other := _differences(made, config):
+            if other := cls(root, made).differences(config):
                 raise RunError(
                     f"{root}: was begun with another config (different: {', '.join(other)}): choose another --out"
                 )
@@ -70,6 +82,18 @@ class Run:
             raise RunError(f"{root}: is not a run of winnow train: it has no config.json") from None
         except ValueError as error:
             raise RunError(f"{root}/config.json: does not fit this version: {str(error).splitlines()[0]}") from None
+
+    def differences(self, other: TrainConfig) -> list[str]:
+        """Keys whose values differ and matter. The last stage may get more steps, where its rate does not decay."""
+        a, b = _flat(self.config.model_dump(mode="json")), _flat(other.model_dump(mode="json"))
+        changed = {key for key in a.keys() | b.keys() if a.get(key) != b.get(key) and not key.startswith(FREE)}
+        for name, stage in other.stages.items():
+            if self.done(name) is None:
+                changed -= {f"stages.{name}.{key}" for key in MENDABLE}
+            key = f"stages.{name}.steps"
+            if name == [*other.stages][-1] and stage.decay == "none" and b.get(key, 0) > a.get(key, 0):
+                changed.discard(key)
+        return sorted(changed)
 
     def stage(self, name: str) -> Path:
         return self.root / "stages" / name
@@ -117,26 +141,29 @@ def build_encoder(config: TrainConfig) -> TextEncoder:
     chosen = config.text
     if chosen.kind == "minilm":
         return MiniLMStates()
-    return T5States(chosen.folder) if chosen.kind == "t5" else OpenClipText(chosen.model, chosen.file)
+    return T5States(chosen.folder) if chosen.kind == "t5" else OpenClipText(chosen.file, chosen.model)
 
 
 def build_network(config: TrainConfig, codec: Codec, encoder: TextEncoder, temporal: bool) -> SpaceTimeUNet:
-    """A fresh network of the config's shape; a temporal one is an inflated image network."""
+    """A fresh network of the config's shape; a temporal one is an inflated image network. Raises RunError."""
     chosen = config.network
-    image = UNetConfig(
-        in_channels=codec.channels,
-        out_channels=codec.channels,
-        channels=chosen.channels,
-        layers=(chosen.layers,),
-        attention=chosen.attention or (True,),
-        heads=tuple(max(1, channels // chosen.head_dim) for channels in chosen.channels),
-        transformer_layers=(chosen.transformer_layers,),
-        norm_groups=chosen.groups,
-        pooled_text=chosen.pooled_text,
-        epsilon=chosen.epsilon,
-        linear_projection=chosen.linear_projection,
-        context_dim=encoder.dim,
-    )
+    try:
+        image = UNetConfig(
+            in_channels=codec.channels,
+            out_channels=codec.channels,
+            channels=chosen.channels,
+            layers=(chosen.layers,),
+            attention=chosen.attention or (True,),
+            heads=tuple(max(1, channels // chosen.head_dim) for channels in chosen.channels),
+            transformer_layers=(chosen.transformer_layers,),
+            norm_groups=chosen.groups,
+            pooled_text=chosen.pooled_text,
+            epsilon=chosen.epsilon,
+            linear_projection=chosen.linear_projection,
+            context_dim=encoder.dim,
+        )
+    except ValidationError as error:
+        raise RunError(f"network: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
     network = SpaceTimeUNet(image)
     return inflated(network, config) if temporal else network
 
@@ -176,6 +203,29 @@ def vector_names(config: TrainConfig) -> tuple[str, ...]:
     return tuple(name for name, wanted in names.items() if wanted)
 
 
+def check_network(config: TrainConfig, encoder: TextEncoder) -> None:
+    """Raise RunError or NothingToTrain for a network that cannot be built, or a stage that would train nothing of it.
+
+    Takes no memory and no time, and so is asked before anything else is made. For the codec that is trained in the run;
+    a public one says its channels when it is loaded.
+    """
+    if config.codec.kind != "own":
+        return
+    codec = codec_config(config)
+    with torch.device("meta"):
+        for stage in config.stages.values():
+            choose_trained(build_network(config, codec, encoder, stage.temporal), stage.train)
+
+
+def codec_config(config: TrainConfig) -> CodecConfig:
+    """Of the codec that is trained in the run. Raises RunError."""
+    chosen = config.codec
+    try:
+        return CodecConfig(factor=chosen.factor, channels=chosen.channels, widths=chosen.widths)
+    except ValidationError as error:
+        raise RunError(f"codec: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
+
+
 def build_conditioner(config: TrainConfig, temporal: bool) -> Conditioner:
     """The slots of a stage: an image network is told the text only."""
     slots: list[Any] = [TextSlot(dropout=config.conditioning.text)]
@@ -203,13 +253,6 @@ def write_json(path: Path, content: Any) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     os.replace(aside, path)
-
-
-def _differences(one: TrainConfig, other: TrainConfig) -> list[str]:
-    """Keys whose values differ and matter. Steps of a stage may grow."""
-    a, b = _flat(one.model_dump(mode="json")), _flat(other.model_dump(mode="json"))
-    keys = [key for key in a.keys() | b.keys() if a.get(key) != b.get(key)]
-    return sorted(key for key in keys if not key.startswith(FREE))
 
 
 def _flat(tree: Any, path: str = "") -> dict[str, Any]:

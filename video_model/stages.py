@@ -9,22 +9,19 @@ over, an unfinished one goes on from its last good checkpoint.
 from __future__ import annotations
 
 import hashlib
-import json
-import shutil
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from video_model import checkpoints
-from video_model.codec import Codec, CodecConfig, SmallCodec
-from video_model.codec_training import train_codec
-from video_model.config import Stage, TrainConfig
+from video_model.codec import Codec
+from video_model.config import TrainConfig, as_rates, rates_of
 from video_model.data import (
     Batches,
     DataError,
@@ -33,47 +30,29 @@ from video_model.data import (
     cache_for,
     join,
     open_index,
-    sample_frames,
-    sample_windows,
     usable_sizes,
 )
 from video_model.generate import default_request, generate, write_video
 from video_model.held_out import held_out_batches, held_out_loss
-from video_model.journal import strip
+from video_model.journal import strip, write_picture
 from video_model.run import (
     Run,
     RunError,
     build_conditioner,
     build_encoder,
     build_parametrisation,
+    check_network,
     first_network,
     inflated,
     write_json,
 )
-from video_model.temporal_decoder import train_temporal_decoder
+from video_model.run_codec import codec_of
 from video_model.text import TextEncoder
 from video_model.train import Task, train_stage
+from video_model.watching import Silent, Watcher
 from video_model.workers import Worker, first_goes_ahead
 
 HELD_OUT_ROWS = 256  # of the loss that is followed
-
-
-class Watcher(Protocol):
-    """Told what happens; every method may do nothing."""
-
-    def phase(self, what: str, done: int, total: int) -> None: ...
-
-    def stage(self, name: str, first: int, steps: int, facts: dict[str, Any]) -> None: ...
-
-    def step(self, name: str, step: int, numbers: dict[str, float]) -> None: ...
-
-
-class Silent:
-    def phase(self, what: str, done: int, total: int) -> None: ...
-
-    def stage(self, name: str, first: int, steps: int, facts: dict[str, Any]) -> None: ...
-
-    def step(self, name: str, step: int, numbers: dict[str, float]) -> None: ...
 
 
 def train(
@@ -102,11 +81,16 @@ def train(
     chosen = [name for name in config.stages if only is None or name == only]
     for name in chosen:  # what cannot make batches is said now, not when its stage comes
         stores.batches(name, Unread(*stores.thinning))
+    encoder = build_encoder(config)
+    check_network(config, encoder)
     with first_goes_ahead(worker):
         run = Run.begin(out, config, resume) if worker.first else Run(out, config)
+        if worker.first:
+            stores.compare(run)
         cache = Path(cache) if cache else out.parent / "latents"
-        encoder = build_encoder(config)
-        codec = _codec(run, stores, cache, watcher)
+        codec = codec_of(run, stores.training, cache, watcher)
+        if isinstance(codec, nn.Module):
+            codec.to(worker.device)
     with ExitStack() as stack:
         with first_goes_ahead(worker):
             store = stores.open(codec, encoder, cache, watcher)
@@ -137,7 +121,10 @@ class Stores:
     def __init__(self, config: TrainConfig, sources: Sequence[str]) -> None:
         self.config = config
         self.sources = {
-            name: ([] if stage.only_sources else list(sources)) + stage.sources for name, stage in config.stages.items()
+            name: [
+                str(Path(source).absolute()) for source in ([] if stage.only_sources else [*sources]) + stage.sources
+            ]
+            for name, stage in config.stages.items()
         }
         for name, found in self.sources.items():
             if not found:
@@ -188,7 +175,7 @@ class Stores:
     @property
     def thinning(self) -> tuple[float | None, int]:
         """The highest frame rate that a stage wants, and the most frames of a clip."""
-        rates = [rate for stage in self.config.stages.values() if stage.temporal for rate in _rates(stage)]
+        rates = [rate for stage in self.config.stages.values() if stage.temporal for rate in rates_of(stage)]
         return (max(rates) if rates else None), self.config.data.frames_per_clip
 
     def sizes(self, name: str) -> list[tuple[int, int]]:
@@ -224,12 +211,20 @@ class Stores:
         options = {"frames": stage.frames, "sizes": self.sizes(name), "rates": as_rates(stage)}
         return held_out_batches(index, store, rows, batch=stage.batch, seed=0, **options)
 
+    def compare(self, run: Run) -> None:
+        """Raise RunError where the run was begun on other clips: it would not be the same run."""
+        before = run.facts.get("fingerprints", {})
+        for name, (now, _) in self.parts.items():
+            if before.get(name, now.fingerprint) != now.fingerprint:
+                raise RunError(f"{run.root}: stage {name} was begun on other clips than these: choose another --out")
+
     def facts(self) -> dict[str, Any]:
         """What data.json says."""
         motion = self.whole.motion[np.isfinite(self.whole.motion)]
         quantiles = np.quantile(motion, (0.1, 0.5, 0.9)).tolist() if len(motion) else None
         return {
             "sources": self.sources,
+            "fingerprints": {name: train.fingerprint for name, (train, _) in self.parts.items()},
             "clips": {name: {"train": len(a), "held_out": len(b)} for name, (a, b) in self.parts.items()},
             "motion_10_50_90": quantiles,
         }
@@ -264,6 +259,14 @@ def _run_stage(run, name, network, codec, encoder, stores, store, batches, worke
         write_json(folder / "data.json", batches.report)
     request = default_request(config, name, _prompts(config, stores, name))
 
+    told = dict(batches.report)
+
+    def tell(step: int, numbers: dict[str, float]) -> None:
+        if worker.first and batches.report["substituted"] != told["substituted"]:
+            told.update(batches.report)
+            write_json(folder / "data.json", batches.report)
+        watcher.step(name, step, numbers)
+
     def draw(denoiser, step, journal) -> None:
         videos = generate(denoiser, conditioner, codec, encoder, request)
         if journal is None:
@@ -292,63 +295,10 @@ def _run_stage(run, name, network, codec, encoder, stores, store, batches, worke
         evaluate=(lambda denoiser: held_out_loss(denoiser, conditioner, stage.noise, held_out)) if held_out else None,
         draw=draw if request.prompts else None,
         draw_every=config.samples.every,
-        tell=lambda step, numbers: watcher.step(name, step, numbers),
+        tell=tell,
         stop=stop,
     )
     train_stage(task, start)
-
-
-def _codec(run: Run, stores: Stores, cache: Path, watcher: Watcher) -> Codec:
-    """The run's codec: the one in its folder, one that another run trained on the same data, or trained now."""
-    chosen, config = run.config.codec, run.config
-    if chosen.kind == "diffusers" or (run.root / "codec").exists():
-        return run.codec()
-    index = stores.training
-    size = max((size for stage in config.stages.values() for size in stage.sizes), key=lambda size: size[0] * size[1])
-    text = json.dumps([chosen.model_dump(), index.fingerprint, size, config.seed], sort_keys=True)
-    shared = cache / "codecs" / hashlib.sha256(text.encode()).hexdigest()[:16]
-    if not shared.exists():
-        workers = config.data.workers
-        watcher.phase("frames for the codec", 0, 1)
-        frames = torch.from_numpy(sample_frames(index, size, chosen.frames, config.seed, workers))
-        made = SmallCodec(
-            CodecConfig(factor=chosen.factor, channels=chosen.channels, widths=chosen.widths), config.seed
-        )
-        report: dict[str, Any] = {}
-        found = train_codec(
-            made, frames, chosen.steps, config.seed, batch=chosen.batch,
-            progress=lambda step, steps, loss: watcher.phase("codec", step, steps),
-        )  # fmt: skip
-        report["image"] = {"psnr_start": found.psnr_start, "psnr": found.psnr, "steps": found.steps}
-        if chosen.temporal_steps:
-            video = next((stage for stage in config.stages.values() if stage.temporal), None)
-            if video is None:
-                raise RunError("codec.temporal_steps: no stage has videos: set it to 0")
-            windows, *_ = sample_windows(
-                index,
-                size,
-                min(8, max(video.frames)),
-                _rates(video)[0],
-                max(16, chosen.frames // 8),
-                config.seed,
-                workers,
-            )
-            made, temporal = train_temporal_decoder(
-                made, torch.from_numpy(windows), chosen.temporal_steps, config.seed,
-                progress=lambda step, steps, loss: watcher.phase("temporal decoder", step, steps),
-            )  # fmt: skip
-            report["temporal"] = temporal.__dict__
-        aside = shared.with_name(f".{shared.name}")
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-        made.save(aside)
-        write_json(aside / "report.json", report)
-        aside.rename(shared)
-    aside = run.root / ".codec"
-    shutil.rmtree(aside, ignore_errors=True)
-    shutil.copytree(shared, aside)
-    aside.rename(run.root / "codec")
-    return run.codec()
 
 
 def _prompts(config: TrainConfig, stores: Stores, name: str) -> list[str]:
@@ -359,23 +309,6 @@ def _prompts(config: TrainConfig, stores: Stores, name: str) -> list[str]:
     index = held_out if len(held_out) else train
     captions = dict.fromkeys(index.caption(row, 0.0) for row in range(min(len(index), 64 * config.samples.count)))
     return [caption for caption in captions if caption][: config.samples.count]
-
-
-def write_picture(path: Path, picture: np.ndarray) -> None:
-    """[H, W, 3] uint8 as PNG."""
-    from PIL import Image
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture).save(path)
-
-
-def _rates(stage: Stage) -> list[float]:
-    return stage.rates if isinstance(stage.rates, list) else [stage.rates.max, stage.rates.min]
-
-
-def as_rates(stage: Stage) -> Any:
-    """A stage's rates as `Batches` takes them."""
-    return stage.rates if isinstance(stage.rates, list) else stage.rates.model_dump()
 
 
 def _seed(config: TrainConfig, name: str) -> int:

@@ -1,6 +1,7 @@
 """A whole run in small: codec, latents, three stages, samples, evaluation; and what cannot be, said in one line."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -12,8 +13,10 @@ from video_model.data import DataError
 from video_model.evaluate import evaluate
 from video_model.generate import Sampler
 from video_model.journal import read_log
-from video_model.run import Run, RunError
+from video_model.optimisation import NothingToTrain
+from video_model.run import Run, RunError, build_conditioner, build_encoder
 from video_model.stages import Stores, _start, train
+from video_model.text import WeightsMissing
 from video_model.train import Interrupted
 from video_model.weights import export_unet
 
@@ -90,7 +93,7 @@ def test_a_run_starts_from_public_weights_that_fit_and_from_no_others(run, curat
         _start(begun, "image", sampler.codec, sampler.encoder)
 
 
-def test_finished_stages_are_passed_over_and_more_steps_can_be_asked_for(run, curated):
+def test_finished_stages_are_passed_over_and_more_steps_can_be_asked_for(run, curated, tmp_path):
     before = average(run, "hq")
     train(config(), [str(curated)], run.root, resume=True)
     assert all(torch.equal(value, before[key]) for key, value in average(run, "hq").items())
@@ -98,6 +101,21 @@ def test_finished_stages_are_passed_over_and_more_steps_can_be_asked_for(run, cu
         train(config(), [str(curated)], run.root)
     with pytest.raises(RunError, match=r"begun with another config \(different: seed\)"):
         train(config(seed=1), [str(curated)], run.root, resume=True)
+    stages = config().model_dump()["stages"]
+    grown = config(stages=stages | {"hq": stages["hq"] | {"steps": 3}})
+    assert run.differences(grown) == []
+    assert run.differences(config(stages=stages | {"video": stages["video"] | {"steps": 9}})) == ["stages.video.steps"]
+    assert run.differences(config(stages=stages | {"hq": stages["hq"] | {"lr": 1e-9}})) == [
+        "stages.hq.lr"
+    ]  # it is done
+    begun = Run(tmp_path / "not begun", config())
+    assert begun.differences(config(stages=stages | {"hq": stages["hq"] | {"lr": 1e-9, "clip": 2}})) == []
+    copied = Run(shutil.copytree(run.root, tmp_path / "run"), run.config)
+    train(grown, [str(curated)], copied.root, resume=True, cache=run.root.parent / "latents")
+    assert copied.done("hq").step == 3
+    fewer = write_clips(tmp_path / "fewer", clips(20))
+    with pytest.raises(RunError, match="stage image was begun on other clips than these: choose another --out"):
+        train(grown, [str(fewer)], copied.root, resume=True)
 
 
 def test_stopped_anywhere_and_gone_on_with_it_is_the_same_run(run, curated, tmp_path):
@@ -171,6 +189,37 @@ def test_what_cannot_be_is_said_before_anything_is_made(curated, tmp_path):
     long = stages | {"video": stages["video"] | {"frames": [400]}}
     assert "too short for 400 frames" in reason(config(stages=long))
     assert "--stage tv: the config's stages are image, video, hq" in reason(config(), only="tv")
+
+
+def test_a_network_that_cannot_be_is_said_before_the_codec_is_trained(curated, tmp_path):
+    for changes, reason in (
+        ({"network": {"channels": [48]}}, "network: .*channels.* 48 must be divisible by norm_groups 32"),
+        ({"codec": {"kind": "own", "factor": 2, "channels": 16}}, "codec: channels must be at most"),
+    ):
+        with pytest.raises(RunError, match=reason):
+            train(config(**changes), [str(curated)], tmp_path / "run")
+    stages = config().model_dump()["stages"]
+    with pytest.raises(NothingToTrain, match="nose"):
+        train(config(stages=stages | {"hq": stages["hq"] | {"train": ["nose"]}}), [str(curated)], tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_encoders_are_built_as_their_config_says(tmp_path):
+    def built(**text):
+        return build_encoder(config(text=text))
+
+    assert built(kind="minilm").dim == 384
+    with pytest.raises(WeightsMissing, match=r"w\.safetensors"):
+        built(kind="open_clip", model="ViT-B-32", file=str(tmp_path / "w.safetensors")).encode(["a"])
+    with pytest.raises(WeightsMissing, match="nowhere"):
+        built(kind="t5", folder=str(tmp_path / "nowhere")).encode(["a"])
+
+
+def test_a_run_that_never_leaves_the_text_out_draws_without_guidance(run):
+    sampler = Sampler(run.root)
+    always = config(conditioning={"text": 0.0, "first_frame": None})
+    sampler.conditioner = build_conditioner(always, True)
+    assert sampler(sampler.request(["a"], guidance=(3.0, 3.0))).isfinite().all()
 
 
 def test_a_checkpoint_of_another_network_is_refused(run, tmp_path):

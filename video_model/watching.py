@@ -1,0 +1,23 @@
+"""Who is told what happens in a long run."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+
+class Watcher(Protocol):
+    """Told what happens; every method may do nothing."""
+
+    def phase(self, what: str, done: int, total: int) -> None: ...
+
+    def stage(self, name: str, first: int, steps: int, facts: dict[str, Any]) -> None: ...
+
+    def step(self, name: str, step: int, numbers: dict[str, float]) -> None: ...
+
+
+class Silent:
+    def phase(self, what: str, done: int, total: int) -> None: ...
+
+    def stage(self, name: str, first: int, steps: int, facts: dict[str, Any]) -> None: ...
+
+    def step(self, name: str, step: int, numbers: dict[str, float]) -> None: ...
