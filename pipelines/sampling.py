@@ -60,11 +60,20 @@ def draw(run: Path, wish: Wish, watcher: Any) -> list[Path]:
         frames = np.repeat(np.repeat(to_uint8(video), wish.scale, 1), wish.scale, 2)
         path.parent.mkdir(parents=True, exist_ok=True)
         if still:
-            cv2.imwrite(str(path), frames[0, :, :, ::-1])
+            write_still(path, frames[0])
         else:
             write_frames(path, frames, request.fps or 8.0)
         written.append(path)
     return written
+
+
+def write_still(path: Path, frame: np.ndarray) -> None:
+    """[H, W, 3] uint8 as PNG. Raises SamplingError, OSError."""
+    encoded, data = cv2.imencode(".png", frame[:, :, ::-1])
+    if not encoded:
+        height, width = frame.shape[:2]
+        raise SamplingError(f"{path}: {height}x{width} px cannot be written as PNG: lower --scale or --size")
+    path.write_bytes(data)
 
 
 def guidance(text: str | None) -> tuple[float, float] | None:

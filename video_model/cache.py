@@ -1,6 +1,6 @@
 """The latent cache: frames of every clip encoded once, and the text states of every caption.
 
-    CACHE/latents-<key>/about.json              what the key stands for: codec, size, rate, limit, type
+    CACHE/latents-<key>/about.json              what the key stands for: encoder, size, rate, limit, type
     CACHE/latents-<key>/<data file>/<id>.safetensors  latents of some clips; its header names them, and those skipped
     CACHE/texts-<key>/<id>.safetensors          states of some captions
     CACHE/skipped.json                          the clips of the last build that could not be decoded, and why
@@ -30,7 +30,10 @@ DTYPES = {"float16": np.float16, "float32": np.float32}
 
 
 class Codec(Protocol):
-    """What makes latents [B, T, C, h, w] of pixels [B, T, 3, H, W] in [-1, 1], each frame for itself."""
+    """What makes latents [B, T, C, h, w] of pixels [B, T, 3, H, W] in [-1, 1], each frame for itself.
+
+    Latents are known by its `encoder_fingerprint` if it has one, which a fine-tuned decoder leaves as it is.
+    """
 
     factor: int
     channels: int
@@ -132,7 +135,8 @@ def latents_folder(
     folder: Path, codec: Codec, size: Size, rate: float | None, max_frames: int | None, dtype: str
 ) -> Path:
     """Where latents of a codec at a size lie; what decides it is written beside them."""
-    about = {"codec": codec.fingerprint, "size": list(size), "rate": rate, "max_frames": max_frames, "dtype": dtype}
+    encoder = codec.encoder_fingerprint if hasattr(codec, "encoder_fingerprint") else codec.fingerprint
+    about = {"codec": encoder, "size": list(size), "rate": rate, "max_frames": max_frames, "dtype": dtype}
     return _home(folder, "latents", about)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,17 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from video_model import metrics
-from video_model.config import Noise
+from video_model.conditioning import Conditioner
+from video_model.config import Noise, as_rates
 from video_model.data import DataError, Index, Live, join, open_index, sample_windows
+from video_model.denoiser import Denoiser
 from video_model.features import I3DFeatures
 from video_model.generate import Sampler
-from video_model.held_out import held_out_batches, held_out_loss
-from video_model.journal import strip
+from video_model.held_out import held_out_batches, held_out_loss, loss_of_nothing
+from video_model.journal import strip, write_picture
 from video_model.run import write_json
-from video_model.stages import Silent, Stores, Watcher, as_rates, write_picture
+from video_model.stages import Stores
+from video_model.watching import Silent, Watcher
 
 SIGMAS = (0.05, 0.2, 0.5, 1.0, 2.0, 5.0, 20.0)
 LOSS_ROWS = 64
@@ -57,11 +61,7 @@ def evaluate(
         batches = held_out_batches(index, store, LOSS_ROWS, batch=16, seed=seed, **options)
         if not batches:
             raise DataError(f"{root}: none of {len(index)} unseen clips can be used: give more with --data")
-        for i, sigma in enumerate(SIGMAS):
-            watcher.phase("loss by noise level", i, len(SIGMAS))
-            level = Noise(mean=float(np.log(sigma)), std=1e-6)
-            loss = held_out_loss(sampler.denoiser, sampler.conditioner, level, batches)["held_out_loss"]
-            found[f"loss at sigma {sigma:g} (1: knows nothing)"] = {"value": loss, "real": None}
+        found |= losses(sampler.denoiser, sampler.conditioner, batches, watcher)
     if chosen.temporal:
         found |= _videos(sampler, index, count, steps, seed, i3d, folder, watcher)
     title = f"{root}, stage {sampler.name}, step {sampler.checkpoint.step}, {len(index)} unseen clips"
@@ -87,6 +87,20 @@ def unseen(sampler: Sampler, data: list[str]) -> Index:
             "data.held_out above 0"
         )
     return held_out
+
+
+def losses(
+    denoiser: Denoiser, conditioner: Conditioner, batches: Sequence[Mapping[str, Any]], watcher: Watcher
+) -> dict[str, dict[str, float | None]]:
+    """The loss at each of SIGMAS; the name says beside it what a network has that knows nothing."""
+    found: dict[str, dict[str, float | None]] = {}
+    for i, sigma in enumerate(SIGMAS):
+        watcher.phase("loss by noise level", i, len(SIGMAS))
+        level = Noise(mean=math.log(sigma), std=1e-6)
+        loss = held_out_loss(denoiser, conditioner, level, batches)["held_out_loss"]
+        nothing = loss_of_nothing(denoiser.parametrisation, sigma)
+        found[f"loss at sigma {sigma:g} (knowing nothing: {nothing:.3g})"] = {"value": loss, "real": None}
+    return found
 
 
 def draw(sampler: Sampler, captions: Sequence[str], watcher: Watcher, **options: Any) -> Tensor:

@@ -8,23 +8,37 @@ from typing import Any
 
 import torch
 
+from video_model.cache import pad
 from video_model.conditioning import Conditioner
 from video_model.config import Noise
-from video_model.data import Batches, DataError, Index
-from video_model.denoiser import Denoiser
+from video_model.data import Batches, Cache, DataError, Index, Live
+from video_model.denoiser import Denoiser, Parametrisation
 from video_model.train import draws, moved
 
 LEVELS = (-2.0, -0.5, 1.0)  # ln(sigma): bounds of the noise levels that the loss is told apart by
 
 
-def held_out_batches(index: Index, store: Any, rows: int, **options: Any) -> list[Mapping[str, Any]]:
-    """About `rows` rows of held-out clips, one window each; [] where none can be used. options: of `Batches`."""
-    size = min(options.pop("batch"), max(1, len(index)))
+def held_out_batches(
+    index: Index, store: Cache | Live, rows: int, *, batch: int, **options: Any
+) -> list[Mapping[str, Any]]:
+    """`rows` windows of held-out clips, in batches of one shape and at most `batch` rows; options: of `Batches`.
+
+    All clips that can be used come before one comes again. [] where none can be used.
+    """
     try:
-        batches = Batches(index, store, batch=size, images=0.0, merge=True, **options)
+        single = Batches(index, store, batch=1, images=0.0, merge=True, **options)  # no bucket is too small for one
     except DataError:
         return []
-    return [batches.batch(step) for step in range(-(-rows // size))]
+    alike: dict[tuple[int, ...], list[Mapping[str, Any]]] = {}
+    for step in range(rows):
+        try:
+            row = single.batch(step)
+        except DataError:
+            if isinstance(store, Cache):  # which knows beforehand what cannot be decoded: this is something else
+                raise
+            continue
+        alike.setdefault(row["latents"].shape, []).append(row)
+    return [_joined(part[i : i + batch]) for part in alike.values() for i in range(0, len(part), batch)]
 
 
 @torch.no_grad()
@@ -47,6 +61,24 @@ def held_out_loss(
             name = f"held_out_loss/sigma_{_sigma(low)}_{_sigma(high)}"
             numbers[name] = float(loss[inside].mean())
     return numbers
+
+
+def loss_of_nothing(parametrisation: Parametrisation, sigma: float) -> float:
+    """The loss of a network that says 0, on data of mean 0 and variance 1: the mean square of what it should say."""
+    skip, out, *_ = parametrisation.scales(torch.tensor([sigma]))
+    return float(((1 - skip) ** 2 + (skip * sigma) ** 2) / out**2)  # the target is (x0 - skip (x0 + sigma noise)) / out
+
+
+def _joined(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Batches of one row as one batch; their texts are padded anew."""
+    made: dict[str, Any] = {
+        "keys": [key for row in rows for key in row["keys"]],
+        "captions": [caption for row in rows for caption in row["captions"]],
+    }
+    made["text"], made["text_mask"] = pad([row["text"][0][row["text_mask"][0]] for row in rows])
+    for name in ("latents", "fps", "motion", "images"):
+        made[name] = torch.cat([row[name] for row in rows])
+    return made
 
 
 def _sigma(log: float) -> str:

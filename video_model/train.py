@@ -75,7 +75,8 @@ class Task:
 def train_stage(task: Task, start: Checkpoint | None = None) -> Checkpoint:
     """Train until `stage.steps`; the last checkpoint, whose fact `done` is true, holds the stage's result as `ema`.
 
-    Raises NotFinite, Interrupted, CheckpointError, DataError.
+    It is saved before it is evaluated and drawn from, so that what fails then, or is killed, costs no step: gone on with,
+    the stage is done. Raises NotFinite, Interrupted, CheckpointError, DataError.
     """
     stage, loop, worker = task.stage, task.loop, task.worker
     network = task.network.to(worker.device)
@@ -131,7 +132,7 @@ def train_stage(task: Task, start: Checkpoint | None = None) -> Checkpoint:
                 losses.append(loss.detach())
                 sigmas.append(given[2])
                 with nullcontext() if last else gradients_stay_here(called):
-                    (loss.mean() / len(parts)).backward()
+                    (loss.sum() / len(batch["latents"])).backward()  # parts may differ by a row
             loss, sigma = torch.cat(losses), torch.cat(sigmas)
             norm = whole(nn.utils.clip_grad_norm_(parameters, stage.clip))
             if worker.any(not bool(torch.isfinite(loss).all() & torch.isfinite(norm))):
@@ -151,15 +152,16 @@ def train_stage(task: Task, start: Checkpoint | None = None) -> Checkpoint:
                 if journal:
                     journal.numbers(done, numbers)
                 task.tell(done, numbers)
+            stopping = worker.any(task.stop())
+            if done % loop.save_every == 0 or done == stage.steps or stopping:
+                saved = save(done, done == stage.steps) or saved
+            # After saving: whatever fails here, for want of memory or disk, costs no step
             if everyone and task.evaluate and _due(done, loop.evaluate_every, stage.steps):
                 numbers = task.evaluate(judged)
                 if journal:
                     journal.numbers(done, numbers)
             if everyone and task.draw and _due(done, task.draw_every, stage.steps):
                 task.draw(judged, done, journal)
-            stopping = worker.any(task.stop())
-            if done % loop.save_every == 0 or done == stage.steps or stopping:
-                saved = save(done, done == stage.steps) or saved
             if stopping and done < stage.steps:
                 raise Interrupted(
                     f"stopped after step {done} of stage {task.name}, which is saved: go on with --resume"
@@ -199,7 +201,7 @@ def moved(given: tuple[Tensor, Tensor, Tensor, dict[str, Tensor]], device: torch
 
 
 def _parts(batch: Batch, parts: int) -> Iterator[tuple[int, Batch]]:
-    """Equal slices of a batch, each with the row that it begins at."""
+    """Slices of a batch, each with the row that it begins at; the last may be shorter."""
     rows = len(batch["latents"])
     size = -(-rows // parts)
     for first in range(0, rows, size):
@@ -241,7 +243,8 @@ def _not_finite(task: Task, step: int, batch: Batch, sigma: Tensor, loss: Tensor
     save_file(tensors, path.with_suffix(".safetensors"))
     return NotFinite(
         f"stage {task.name}, step {step}: the loss or its gradient is not finite, first for {', '.join(named[:4])}; the "
-        f"batch is kept in {path}.json and .safetensors; look at these clips, or lower the learning rate, and --resume"
+        f"batch is kept in {path}.json and .safetensors; look at these clips, or lower the learning rate: --resume --set "
+        f"stages.{task.name}.lr={task.stage.lr / 2:g}"
     )
 
 

@@ -15,10 +15,13 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from tests.video_model.clips import LetterEncoder, PoolCodec, clip, clips, frame_numbers, mp4, write_clips, write_images
+from video_model.cache import latents_folder
 from video_model.caching import build_cache, cache_for
+from video_model.codec import CodecConfig, SmallCodec
 from video_model.data import Batches
 from video_model.decoding import DecodeError, Job, decode
 from video_model.index import open_index
@@ -138,6 +141,33 @@ def test_what_decides_the_latents_is_in_the_key(data, tmp_path):
     encoder.fingerprint = "another"
     build(index, tmp_path, codec, encoder)
     assert len(encoder.seen) == 3 * 4
+
+
+def test_a_decoder_that_is_tuned_keeps_the_latents(data, tmp_path):
+    index = open_index(data / "c", "motion_score < 1")
+    codec = PoolCodec()
+    codec.encoder_fingerprint = "pool-8's encoder"
+    build(index, tmp_path, codec)
+    codec.fingerprint = "another decoder"
+    build(index, tmp_path, codec)
+    assert codec.frames == 24
+    codec.encoder_fingerprint = "another encoder"
+    build(index, tmp_path, codec)
+    assert codec.frames == 2 * 24
+
+
+def test_latents_of_our_codec_outlive_its_decoder(tmp_path):
+    pixels = torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    codec = SmallCodec(CodecConfig(factor=4, channels=4, widths=(8,))).fit(pixels)
+
+    def home():
+        return latents_folder(tmp_path, codec, (16, 16), 8, None, "float16")
+
+    before = home()
+    torch.nn.init.constant_(next(codec.decoder.parameters()), 0.1)
+    assert home() == before
+    torch.nn.init.constant_(next(codec.encoder.parameters()), 0.1)
+    assert home() != before
 
 
 def test_moved_data_are_the_same_data(data, tmp_path):

@@ -58,6 +58,54 @@ def test_a_step_in_parts_is_the_step_as_a_whole_and_is_clipped_once(tmp_path):
     assert float(norm) == pytest.approx(0.01, rel=1e-3)
 
 
+def test_parts_of_unlike_sizes_count_by_their_rows(tmp_path):
+    """Ten rows in four parts are 3, 3, 3 and 1; of single frames too, whose batch no config makes a multiple."""
+    for name, batches in {
+        "clips": RandomBatches(10),
+        "stills": RandomBatches(stills=[0], image_batch=10),
+    }.items():
+        one, other = (
+            gradients(train_stage(task(tmp_path / f"{name}-{n}", steps=1, accumulate=n, batches=batches)))
+            for n in (1, 4)
+        )
+        assert one.keys() == other.keys() and all(torch.allclose(one[key], other[key], atol=1e-6) for key in one), name
+
+
+@pytest.mark.parametrize("failing", ["evaluate", "draw"])
+def test_a_failure_while_drawing_costs_no_step(tmp_path, failing):
+    """Of save_every 3 the checkpoint at 4 is the last step's; the whole run is the same as one that did not fail."""
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    begun = task(tmp_path, loop={"save_every": 3})
+    setattr(begun, failing, full)
+    begun.draw_every = 99
+    with pytest.raises(OSError, match="No space left"):
+        train_stage(begun)
+    found = checkpoints.latest(begun.folder / "checkpoints")
+    assert found.step == 4 and found.facts["done"]
+    again = train_stage(task(tmp_path, loop={"save_every": 3}), found)
+    assert again.step == 4 and again.facts["done"] and again.path == found.path
+    whole = train_stage(task(tmp_path / "whole"))
+    assert all(same(whole.tensors(part), again.tensors(part)) for part in ("network", "ema", "optimizer"))
+    log = read_log(begun.folder / "log.jsonl")
+    assert [line["step"] for line in log] == [1, 2, 3, 4]
+
+
+def test_each_step_is_saved_before_it_is_drawn_from(tmp_path):
+    made, steps = task(tmp_path), []
+    made.draw_every = 2
+    made.draw = lambda denoiser, step, journal: steps.append(
+        (step, checkpoints.latest(made.folder / "checkpoints").step)
+    )
+    train_stage(made)
+    assert steps == [(2, 2), (4, 4)]
+
+
+STILLS = {"batches": RandomBatches(stills=[1]), "lr": 1e-8, "accumulate": 2}  # weights stay: only gradients differ
+
+
 def _work(rank, folder, port):
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
@@ -70,22 +118,46 @@ def _work(rank, folder, port):
                 f"{folder}/{strategy}", worker=Worker(rank, 2), steps=3, loop={"strategy": strategy}, net=network(3)
             )
             train_stage(made, checkpoints.latest(made.folder / "checkpoints"))
+            made = task(
+                f"{folder}/{strategy}-stills", worker=Worker(rank, 2), steps=3, loop={"strategy": strategy}, **STILLS
+            )
+            train_stage(made)
     finally:
         dist.destroy_process_group()
 
 
-def test_two_workers_with_half_the_batch_each_take_the_same_steps(tmp_path):
-    train_stage(task(tmp_path / "one", steps=3))
-    mp.spawn(_work, (str(tmp_path), 29_500 + os.getpid() % 1000), nprocs=2)
-    for strategy in ("ddp", "fsdp"):
-        for step in (1, 3):
-            one, two = (at(tmp_path / name / "stages/video/checkpoints", step) for name in ("one", strategy))
-            if step == 1:
-                one, two = gradients(one), gradients(two)
-                assert max(float((one[key] - two[key]).abs().max()) for key in one) < 1e-5, strategy
-            else:  # gone on with by other processes, from what two of them had saved
-                one, two = one.tensors("ema"), two.tensors("ema")
-                assert max(float((one[key] - two[key]).abs().max()) for key in one) < 1e-3, strategy
+@pytest.fixture(scope="module")
+def spread(tmp_path_factory):
+    """What one worker made of the steps, and two of them, with each strategy."""
+    folder = tmp_path_factory.mktemp("spread")
+    train_stage(task(folder / "one", steps=3))
+    train_stage(task(folder / "one-stills", steps=3, **STILLS))
+    mp.spawn(_work, (str(folder), 29_500 + os.getpid() % 1000), nprocs=2)
+    return lambda name, step: at(folder / name / "stages/video/checkpoints", step)
+
+
+def furthest(one, other):
+    assert one.keys() == other.keys()
+    return max(float((one[key] - other[key]).abs().max()) for key in one)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_workers_with_half_the_batch_each_take_the_same_steps(spread, strategy):
+    assert furthest(gradients(spread("one", 1)), gradients(spread(strategy, 1))) < 1e-5
+    one, two = (spread(name, 3).tensors("ema") for name in ("one", strategy))
+    assert furthest(one, two) < 1e-3  # gone on with by other processes, from what two of them had saved
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_workers_may_get_a_step_of_images_alone(spread, strategy):
+    """It gives temporal layers no gradient, which is not a gradient of 0: their moments stay as they are."""
+    for step in (1, 2, 3):
+        one, two = (
+            gradients(spread(name, step), spread(name, step - 1) if step > 1 else None)
+            for name in ("one-stills", f"{strategy}-stills")
+        )
+        temporal = [name for name in one if ".time." in name]
+        assert bool(temporal) == (step != 2) and furthest(one, two) < 1e-5, step
 
 
 def test_checkpointed_activations_take_the_same_step(tmp_path):
@@ -105,7 +177,7 @@ def test_mixed_precision_is_near_the_whole_one(tmp_path):
 
 
 def test_a_batch_that_is_not_finite_stops_the_run_and_is_kept(tmp_path):
-    with pytest.raises(NotFinite, match=r"step 2: .* first for clip-2-5; .*--resume"):
+    with pytest.raises(NotFinite, match=r"step 2: .* first for clip-2-5; .*: --resume --set stages.video.lr=0.005$"):
         train_stage(task(tmp_path, batches=RandomBatches(bad=(2, 5))))
     folder = tmp_path / "stages" / "video"
     kept = json.loads((folder / "not-finite-step-2-worker-0.json").read_text())
@@ -142,7 +214,9 @@ def test_which_parameters_are_trained():
         "conv_out.weight",
         "conv_out.bias",
     }
-    with pytest.raises(NothingToTrain, match=r"train: \['nose'\] matches no parameter; there are for example noise_embedding"):
+    with pytest.raises(
+        NothingToTrain, match=r"train: \['nose'\] matches no parameter; there are for example noise_embedding"
+    ):
         choose_trained(made, ["nose"])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -17,30 +18,41 @@ CHANNELS, WIDTH, FRAMES = 2, 16, 3
 
 
 class RandomBatches:
-    """Rows that are a function of (step, row). bad: (step, row) of a row that is not a number."""
+    """Rows that are a function of (step, row). bad: (step, row) of a row that is not a number.
 
-    def __init__(self, batch: int = 8, bad: tuple[int, int] | None = None) -> None:
-        self.size, self.bad = batch, bad
+    stills: steps of single frames alone, `image_batch` rows of them, between steps of clips alone, as real batches are;
+    None: every fourth row of each step is of independent images.
+    """
+
+    def __init__(
+        self,
+        batch: int = 8,
+        bad: tuple[int, int] | None = None,
+        stills: Collection[int] | None = None,
+        image_batch: int | None = None,
+    ) -> None:
+        self.size, self.bad, self.stills, self.image_batch = batch, bad, stills, image_batch or batch
 
     def iterate(self, first, last, rank=0, world=1):
-        each = self.size // world
         for step in range(first, last):
+            each = (self.image_batch if step in (self.stills or ()) else self.size) // world
             rows = [self.row(step, i) for i in range(rank * each, (rank + 1) * each)]
             batch = {key: torch.stack([row[key] for row in rows]) for key in rows[0]}
             yield batch | {"keys": [f"clip-{step}-{rank * each + i}" for i in range(each)], "captions": ["a"] * each}
 
     def row(self, step, i):
         draw = torch.Generator().manual_seed(1000 * step + i)
-        latents = torch.randn(FRAMES, CHANNELS, 4, 4, generator=draw)
+        still = step in (self.stills or ())
+        latents = torch.randn(1 if still else FRAMES, CHANNELS, 4, 4, generator=draw)
         if self.bad == (step, i):
             latents[0, 0, 0, 0] = torch.nan
         return {
             "latents": latents,
             "text": torch.randn(5, 8, generator=draw),
             "text_mask": torch.ones(5, dtype=torch.bool),
-            "fps": torch.tensor(8.0),
-            "motion": torch.tensor(float(i)),
-            "images": torch.tensor(i % 4 == 3),
+            "fps": torch.tensor(0.0 if still else 8.0),
+            "motion": torch.tensor(torch.nan if still else float(i)),
+            "images": torch.tensor(i % 4 == 3 if self.stills is None else still),
         }
 
 
@@ -85,9 +97,12 @@ def task(folder: Path, *, batches=None, worker=None, net=None, loop=None, **stag
     )
 
 
-def gradients(checkpoint, beta: float = 0.9) -> dict[str, torch.Tensor]:
-    """Of the only step that was taken: AdamW's first moment is (1 - beta) times it."""
-    found = checkpoint.tensors("optimizer")
-    return {
-        key.removesuffix(".exp_avg"): value / (1 - beta) for key, value in found.items() if key.endswith(".exp_avg")
-    }
+def gradients(checkpoint, before=None, beta: float = 0.9) -> dict[str, torch.Tensor]:
+    """Of its last step, from AdamW's first moment: beta times that of the checkpoint before, + (1 - beta) times it.
+
+    before: None where it is the only step. A parameter that had no gradient is not among them.
+    """
+    found, old = checkpoint.tensors("optimizer"), before.tensors("optimizer") if before else {}
+    names = [key.removesuffix(".step") for key in found if key.endswith(".step") and found[key] > old.get(key, 0)]
+    moments = {name: (found[f"{name}.exp_avg"], old.get(f"{name}.exp_avg", torch.zeros(()))) for name in names}
+    return {name: (new - beta * was) / (1 - beta) for name, (new, was) in moments.items()}
