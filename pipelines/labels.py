@@ -43,8 +43,9 @@ def append(root: Path, clip_id: str, label: str | None, note: str | None) -> Lab
     if note and len(note) > MAX_NOTE:
         raise LabelError(f"note: {len(note)} characters; write at most {MAX_NOTE}")
     line = json.dumps({"clip_id": clip_id, "label": label, "note": note, "at": round(time.time(), 3)})
-    file = os.open(root / NAME, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    file = None
     try:
+        file = os.open(root / NAME, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
         fcntl.flock(file, fcntl.LOCK_EX)
         size = os.fstat(file).st_size
         torn = size > 0 and os.pread(file, 1, size - 1) != b"\n"
@@ -55,7 +56,8 @@ def append(root: Path, clip_id: str, label: str | None, note: str | None) -> Lab
     except OSError as error:
         raise LabelError(f"{root / NAME}: {error.strerror}: check the disk and the folder's rights") from None
     finally:
-        os.close(file)
+        if file is not None:
+            os.close(file)
     return Label(label, note)
 
 

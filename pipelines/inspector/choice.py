@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from curate.filters import Filter, SelectionError
-from pipelines.inspector.columns import LENGTH, SECONDS, Columns, passing
+from pipelines.inspector.columns import LENGTH, SECONDS, Columns, TooLong, passing
 
 BINS, NO_BIN = 96, 255
 MASKS = 48  # filters remembered, a byte a clip each
@@ -22,7 +22,8 @@ MASKS = 48  # filters remembered, a byte a clip each
 
 @dataclass(frozen=True)
 class Verdict:
-    """One filter over all clips. passed, null: bool [N]. hours: what it drops alone. error: why it cannot be applied."""
+    """One filter over all clips. passed, null: bool [N]. hours: what it drops alone. error: why it cannot be applied;
+    passing: another time it may be."""
 
     filter: Filter
     threshold: float | None = None
@@ -32,6 +33,7 @@ class Verdict:
     failing: int = 0
     hours: float = 0.0
     error: str | None = None
+    passing: bool = False
 
     @property
     def column(self) -> str | None:
@@ -94,6 +96,8 @@ class Chooser:
                     left = int(np.count_nonzero(kept)), self._hours(kept)
                 remaining.append(left)
             choice = Choice(verdicts, kept, tuple(remaining), *left, np.flatnonzero(kept))
+            if any(verdict.passing for verdict in verdicts):
+                return choice
             self._choices[key] = choice
             while len(self._choices) > 4:
                 self._choices.popitem(last=False)
@@ -104,6 +108,8 @@ class Chooser:
             self._verdicts.move_to_end(chosen)
             return self._verdicts[chosen]
         made = self._verdict(chosen)
+        if made.passing:
+            return made
         self._verdicts[chosen] = made
         while len(self._verdicts) > MASKS:
             self._verdicts.popitem(last=False)
@@ -134,7 +140,7 @@ class Chooser:
                 passed, null = passing(values, ">=" if chosen.kind in ("min", "drop_bottom") else "<=", threshold), None
                 null = np.isnan(values)
         except SelectionError as error:
-            return Verdict(chosen, error=str(error))
+            return Verdict(chosen, error=str(error), passing=isinstance(error, TooLong))
         nulls = int(np.count_nonzero(null))
         failing = self.columns.count - int(np.count_nonzero(passed)) - nulls
         return Verdict(chosen, threshold, passed, null, nulls, failing, self.total_hours - self._hours(passed))

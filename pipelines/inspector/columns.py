@@ -8,10 +8,11 @@ of `curate.selection`, with its locks: no file, network or setting can be reache
 from __future__ import annotations
 
 import bisect
+import json
 import math
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -21,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from curate.filters import Filter, SelectionError
-from curate.selection import NUMERIC, ScoreTable, first_line, quoted
+from curate.selection import BASE_COLUMNS, NUMERIC, ScoreTable, first_line, quoted
 from pipelines import labels
 from pipelines.inspector.source import Source
 from pipelines.plots import NOT_SCORES
@@ -29,7 +30,13 @@ from pipelines.plots import NOT_SCORES
 PLACES = ("filename", "file_row_number")
 SECONDS = "seconds"  # a clip's length: shown and filtered as a score, though the table has only its start and end
 LENGTH = re.compile(r"\s*end_time\s*-\s*start_time\s*(>=|<=)\s*(\d+\.?\d*|\.\d+)\s*$", re.IGNORECASE)
-MEMORY, QUERY_SECONDS = "1200MB", 30.0
+SETTINGS = {"memory_limit": "1200MB", "threads": "2", "temp_directory": ""}
+QUERY_SECONDS, INSIST_SECONDS = 30.0, 0.05
+NAMING = ("column_names", "using_columns", "exclude_list")  # in DuckDB's tree of a statement
+
+
+class TooLong(SelectionError):
+    """A question that took longer than QUERY_SECONDS. Asked again, when the machine is less busy, it may be answered."""
 
 
 class Columns:
@@ -42,8 +49,7 @@ class Columns:
         self.source = source
         self.lock = threading.RLock()
         held = [name for name, kind in source.types.items() if _light(kind)]
-        settings = {"memory_limit": MEMORY, "threads": "2", "temp_directory": ""}
-        self.table = ScoreTable(source.clips, (), columns=held, settings=settings)
+        self.table = ScoreTable(source.clips, (), columns=held, settings=SETTINGS)
         self.held = [name for name in held if name not in PLACES]
         self.count = int(self.table.clips)
         self.files, self.file = self._files()
@@ -97,14 +103,24 @@ class Columns:
             return float(self.table.db.execute(sql, [low, high]).fetchall()[0][0])
 
     def where(self, chosen: Filter) -> tuple[np.ndarray, np.ndarray]:
-        """(passed, null), bool [N] each, of a `where`. Raises SelectionError."""
+        """(passed, null), bool [N] each, of a `where`. Raises SelectionError: also where it asks for the bytes of media."""
         if length := LENGTH.match(chosen.sql):
             values = self.values[SECONDS]
             return passing(values, length[1], float(length[2])), np.isnan(values)
-        mentioned = chosen.sql.lower()
-        if any(name.lower() in mentioned for name in self.source.types if name not in self.held and name not in PLACES):
-            return self._verdict(ScoreTable(self.source.clips, [chosen]), chosen)
-        return self._verdict(self.table, chosen)
+        named = identifiers(chosen.sql)
+        named = [name for name in self.source.types if name.lower() in named and name not in PLACES]
+        if media := [name for name in named if "BLOB" in self.source.types[name]]:
+            raise SelectionError(
+                f"{chosen.name}: {', '.join(media)}: the bytes of stills and clips are not loaded here; use other columns"
+            )
+        if set(named) <= set(self.held):
+            with self._patience(chosen.name):
+                return self._verdict(self.table, chosen)
+        table = _Wide.__new__(_Wide)  # before it is filled, so that filling it can be interrupted
+        with self._patience(chosen.name, table.interrupt):
+            wanted = [name for name in self.source.types if name in BASE_COLUMNS or name in named]
+            table.__init__(self.source.clips, (), columns=wanted, settings=SETTINGS)
+            return self._verdict(table, chosen)
 
     def matching(self, condition: str, parameters: Sequence[Any] = ()) -> np.ndarray:
         """bool [N] of a condition of ours, with parameters for what a person wrote."""
@@ -144,16 +160,9 @@ class Columns:
         ]
 
     def _verdict(self, table: ScoreTable, chosen: Filter) -> tuple[np.ndarray, np.ndarray]:
-        with self._patience(chosen.name, table):
-            table.check_where(chosen, self.source.why_null)
-            try:
-                found = (
-                    table.db.table("clips")
-                    .select(duckdb.ColumnExpression("rowid"), duckdb.SQLExpression(chosen.sql).alias("verdict"))
-                    .to_arrow_table()
-                )
-            except duckdb.Error as error:
-                raise SelectionError(f"{chosen.name}: {first_line(error)}") from error
+        table.check_where(chosen, self.source.why_null)
+        rowid, condition = duckdb.ColumnExpression("rowid"), duckdb.SQLExpression(chosen.sql).alias("verdict")
+        found = table.db.table("clips").select(rowid, condition).to_arrow_table()
         places, verdict = found["rowid"].to_numpy(), found["verdict"].combine_chunks()
         passed, null = np.zeros(self.count, bool), np.zeros(self.count, bool)
         passed[places] = verdict.fill_null(False).to_numpy(zero_copy_only=False)
@@ -161,22 +170,30 @@ class Columns:
         return passed, null
 
     @contextmanager
-    def _patience(self, what: str, table: ScoreTable | None = None) -> Iterator[None]:
-        """The lock; and a query that takes too long is interrupted."""
+    def _patience(self, what: str, interrupt: Callable[[], None] | None = None) -> Iterator[None]:
+        """The lock; and what takes too long is interrupted: then TooLong is raised."""
+        done, late = threading.Event(), threading.Event()
+
+        def watch() -> None:
+            if not done.wait(QUERY_SECONDS):
+                late.set()
+                while not done.wait(INSIST_SECONDS):  # again, as the time can be up between two statements
+                    (interrupt or self.table.db.interrupt)()
+
         with self.lock:
-            timer = threading.Timer(QUERY_SECONDS, (table or self.table).db.interrupt)
-            timer.daemon = True
-            timer.start()
+            watcher = threading.Thread(target=watch, daemon=True)
+            watcher.start()
             try:
                 yield
-            except (duckdb.InterruptException, SelectionError) as error:
-                if isinstance(error, SelectionError) and "nterrupt" not in str(error):
+            except (duckdb.Error, SelectionError) as error:
+                if late.is_set():
+                    raise TooLong(f"{what}: takes longer than {QUERY_SECONDS:g} s: ask for less") from None
+                if isinstance(error, SelectionError):
                     raise
-                raise SelectionError(f"{what}: takes longer than {QUERY_SECONDS:g} s: ask for less") from None
-            except duckdb.Error as error:
                 raise SelectionError(f"{what}: {first_line(error)}") from error
             finally:
-                timer.cancel()
+                done.set()
+                watcher.join()
 
     def _files(self) -> tuple[list[str], np.ndarray]:
         named = self._arrow("filename").combine_chunks().dictionary_encode()
@@ -190,6 +207,22 @@ class Columns:
         if dtype is None and values.dtype.kind in "iu":
             dtype = np.float32 if not len(values) or np.abs(values).max() < 1 << 24 else np.float64
         return np.ascontiguousarray(values, dtype)
+
+
+def identifiers(sql: str) -> set[str]:
+    """Names that a condition uses as columns, in lower case. Empty for what does not parse: running it says why."""
+    with duckdb.connect() as db:
+        (tree,) = db.execute("SELECT json_serialize_sql(?::VARCHAR)", [f"SELECT (\n{sql}\n) FROM clips"]).fetchone()
+    found: set[str] = set()
+    rest: list[Any] = [json.loads(tree)]
+    while rest:
+        part = rest.pop()
+        if isinstance(part, dict):
+            found.update(name.lower() for key in NAMING for name in part.get(key) or () if isinstance(name, str))
+            rest += part.values()
+        elif isinstance(part, list):
+            rest += part
+    return found
 
 
 def passing(values: np.ndarray, sign: str, threshold: float) -> np.ndarray:
@@ -219,6 +252,16 @@ def ordered(values: np.ndarray) -> np.ndarray:
 
 def _light(kind: str) -> bool:
     return "BLOB" not in kind and not re.search(r"(FLOAT|DOUBLE)\[", kind)
+
+
+class _Wide(ScoreTable):
+    """A table for one condition, with a column that is not held, such as embeddings."""
+
+    db: duckdb.DuckDBPyConnection | None = None
+
+    def interrupt(self) -> None:
+        if self.db is not None:
+            self.db.interrupt()
 
 
 class _Texts(Mapping):

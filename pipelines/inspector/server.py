@@ -220,26 +220,33 @@ def make_app(session: Session, *, hosts: set[str], token: str | None = None) -> 
         loaded = now()
         return agreement(loaded.columns, chosen(loaded, asked))
 
-    def taken(loaded: Loaded, asked: Take) -> list[Filter]:
-        verdicts = [v for v in chosen(loaded, asked).verdicts if v.error is None]
-        return taking.asked_of(loaded.source, [v.filter for v in verdicts], [v.threshold for v in verdicts])
+    def taken(loaded: Loaded, asked: Take) -> tuple[list[Filter], list[str]]:
+        """The filters for `winnow select`, and why others cannot be applied."""
+        verdicts = chosen(loaded, asked).verdicts
+        sound = [v for v in verdicts if v.error is None]
+        filters = taking.asked_of(loaded.source, [v.filter for v in sound], [v.threshold for v in sound])
+        return filters, [v.error for v in verdicts if v.error is not None]
 
     @app.post("/api/take")
     def take(asked: Take) -> dict[str, Any]:
         loaded = now()
-        filters = taken(loaded, asked)
+        filters, wrong = taken(loaded, asked)
         out = str(loaded.source.root.parent / asked.name)
         page_order = [f for f in asked.parsed() if f in filters] if loaded.source.kind == "annotated" else filters
         return {
-            "command": taking.command(loaded.source.dataset, out, filters),
-            "yaml": taking.as_yaml(page_order),
+            "command": taking.command(loaded.source.dataset, out, filters, len(wrong)),
+            "yaml": taking.as_yaml(page_order, len(wrong)),
+            "left_out": wrong,
             "out": out,
         }
 
     @app.post("/api/select")
     def select(asked: Take) -> dict[str, Any]:
         loaded = now()
-        return session.taker.start(loaded.source, asked.name, taken(loaded, asked))
+        filters, wrong = taken(loaded, asked)
+        if wrong:
+            raise SelectionError(f"not written, as a filter cannot be applied: {wrong[0]}: mend it, or turn it off")
+        return session.taker.start(loaded.source, asked.name, filters)
 
     @app.get("/api/select")
     def selecting() -> dict[str, Any]:

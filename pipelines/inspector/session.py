@@ -49,7 +49,7 @@ class Session:
         self.loaded: Loaded | None = None
         self.state, self.wrong, self.seen = "loading", "", ""
         self._closing = threading.Event()
-        self._later: threading.Thread | None = None
+        self._later: list[threading.Thread] = []
 
     def load(self) -> None:
         """Read the dataset, where it is not what was read last."""
@@ -65,8 +65,9 @@ class Session:
                     loaded = self._read()
                     warm(loaded)
                     self.loaded, self.state, self.wrong = loaded, "ready", ""
-                    self._later = threading.Thread(target=self._prepare, args=(loaded,), daemon=True)
-                    self._later.start()
+                    self._later = [thread for thread in self._later if thread.is_alive()]
+                    self._later.append(threading.Thread(target=self._prepare, args=(loaded,), daemon=True))
+                    self._later[-1].start()
                     return
                 except SourceError as error:
                     self.loaded, self.state, self.wrong = None, "wrong", str(error)
@@ -88,7 +89,7 @@ class Session:
         """Store it, and let the selection see it."""
         now = self.loaded
         unchanged = not self.changed
-        said = labels.append(now.source.root, now.columns.ids[place].as_py(), label, note)
+        said = labels.append(now.source.labels_root, now.columns.ids[place].as_py(), label, note)
         now.columns.set_label(place, said)
         now.chooser.forget("label")
         if unchanged:
@@ -97,8 +98,8 @@ class Session:
 
     def close(self) -> None:
         self._closing.set()
-        if self._later:
-            self._later.join(30)
+        for thread in self._later:  # one for each time that the dataset was read
+            thread.join(30)
         self.clips.close()
         self.encoder.close()
 

@@ -4,6 +4,7 @@ grew."""
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ class Source:
 
     types: column of clips -> DuckDB's type. schema: with formula, unit, range and source of each column. filters: the
     selection that was recorded with it. made: of a curated dataset, its selection.json. signature: changes when shards
-    or labels come or go.
+    or labels come or go. labels_root: the folder of labels.jsonl, see `labels_root`; root where not said.
     """
 
     root: Path
@@ -44,11 +45,23 @@ class Source:
     why_null: dict[str, str]
     signature: str
     made: dict[str, Any] = field(default_factory=dict)
+    labels_root: Path | None = None
+
+    def __post_init__(self) -> None:
+        self.labels_root = self.labels_root or self.root
 
     @property
     def dataset(self) -> str:
-        """The annotated dataset that `winnow select` is run on."""
-        return str(self.root) if self.kind == "annotated" else str(self.made["dataset"]["path"])
+        """The annotated dataset that `winnow select` is run on; of a curated one, as recorded where it is not there."""
+        if self.kind == "annotated":
+            return str(self.root)
+        recorded = Path(self.made["dataset"]["path"])
+        return str(recorded.resolve() if (recorded / "dataset.json").is_file() else recorded)
+
+    @property
+    def labels_are_selects(self) -> bool:
+        """Whether `winnow select` sees the labels that are given here."""
+        return self.kind == "annotated" or self.labels_root != self.root
 
     def field(self, name: str) -> dict[str, str]:
         """formula, unit, range and source of a column, "" where not said."""
@@ -79,16 +92,29 @@ def open_source(root: str | Path) -> Source:
 
 
 def signature(root: Path) -> str:
-    """Names of the committed files, and the size of the labels. Files still being written are not among them."""
+    """Names of the committed files, and place and size of the labels. Files still being written are not among them."""
     parts = sorted(path.name for path in (root / "videos").glob("part-*.parquet"))
     parts += sorted(path.name for path in (root / "data").glob("train-*.parquet"))
-    for name in ("dataset.json", "selection.json", labels.NAME):
+    for path in (root / "dataset.json", root / "selection.json", labels_root(root) / labels.NAME):
         try:
-            facts = (root / name).stat()
-            parts.append(f"{name} {facts.st_size} {facts.st_mtime_ns}")
+            facts = path.stat()
+            parts.append(f"{path} {facts.st_size} {facts.st_mtime_ns}")
         except OSError:
             pass
     return "\n".join(parts)
+
+
+def labels_root(root: Path) -> Path:
+    """Where labels of a dataset are kept: those of a curated one beside the annotated one that it was made of, where
+    `winnow select` looks for them. In itself where that is gone or cannot be written, or where it has labels already."""
+    try:
+        recorded = json.loads((root / "selection.json").read_bytes())["dataset"]["path"]
+        annotated = Path(recorded).resolve()
+        path = annotated / labels.NAME
+        known = (annotated / "dataset.json").is_file() and os.access(path if path.exists() else annotated, os.W_OK)
+        return annotated if known and not labels.read(root) else root
+    except (OSError, ValueError, KeyError, TypeError):
+        return root
 
 
 def _annotated(root: Path, seen: str) -> Source:
@@ -121,10 +147,11 @@ def _curated(root: Path, seen: str) -> Source:
         raise SourceError(f"{root}: holds no shards (data/train-*.parquet); make it again with `winnow select`")
     listed = ", ".join("'" + str(path).replace("'", "''") + "'" for path in files)
     clips = f"(SELECT * FROM read_parquet([{listed}], filename=true, file_row_number=true))"
+    said = labels_root(root)
     return Source(
         root=root,
         kind="curated",
-        clips=labels.labelled(clips, root),
+        clips=labels.labelled(clips, said),
         videos="",
         schema=pq.read_schema(files[0]),
         types=_types(clips),
@@ -134,6 +161,7 @@ def _curated(root: Path, seen: str) -> Source:
         why_null=why_empty(made["dataset"]["config"]),
         signature=seen,
         made=made,
+        labels_root=said,
     )
 
 

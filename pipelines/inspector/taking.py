@@ -19,6 +19,8 @@ from typing import Any
 import yaml
 
 from curate.filters import COLUMN_KINDS, Filter, SelectionError, parse_filters
+from pipelines import labels
+from pipelines.inspector.columns import identifiers
 from pipelines.inspector.source import Source
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -28,9 +30,13 @@ def asked_of(source: Source, filters: Sequence[Filter], thresholds: Sequence[flo
     """The filters as `winnow select` takes them, in the order of its options.
 
     Of a curated dataset: its own selection, and the page's filters with their percentiles resolved, as percentiles of a part
-    are not those of the whole.
+    are not those of the whole. Raises SelectionError for a filter on labels that select would not find.
     """
     filters = list(filters)
+    if not source.labels_are_selects:
+        for chosen in filters:
+            if chosen.kind == "where" and identifiers(chosen.sql).intersection(labels.COLUMNS):
+                raise SelectionError(_not_selects(source, chosen))
     if source.kind == "curated":
         kinds = {"drop_bottom": "min", "drop_top": "max"}
         filters = [
@@ -52,17 +58,19 @@ def arguments(dataset: str, out: str, filters: Sequence[Filter]) -> list[str]:
     return words if filters else [*words, "--preset", "none"]
 
 
-def command(dataset: str, out: str, filters: Sequence[Filter]) -> str:
-    return shlex.join(arguments(dataset, out, filters))
+def command(dataset: str, out: str, filters: Sequence[Filter], left_out: int = 0) -> str:
+    """left_out: filters that cannot be applied; a comment above says how many, and no more, as a shell may run it."""
+    return _mark(left_out) + shlex.join(arguments(dataset, out, filters))
 
 
-def as_yaml(filters: Sequence[Filter]) -> str:
+def as_yaml(filters: Sequence[Filter], left_out: int = 0) -> str:
     """The `selection` of a config, in the page's order."""
     steps = [
         {"where": f.sql} if f.kind == "where" else {f.kind: {f.column: amount(f) if f.percentile else f.amount}}
         for f in filters
     ]
-    return yaml.safe_dump({"selection": steps or "none"}, sort_keys=False, allow_unicode=True, width=1000)
+    text = yaml.safe_dump({"selection": steps or "none"}, sort_keys=False, allow_unicode=True, width=1000)
+    return _mark(left_out) + text
 
 
 def amount(chosen: Filter) -> str:
@@ -126,6 +134,20 @@ class Taker:
                     "state": "failed",
                     "error": f"ended unexpectedly (exit code {process.returncode})",
                 }
+
+
+def _mark(left_out: int) -> str:
+    if not left_out:
+        return ""
+    return f"# without {left_out} filter{'s' if left_out > 1 else ''} of the page that cannot be applied\n"
+
+
+def _not_selects(source: Source, chosen: Filter) -> str:
+    """Why a filter on labels cannot be taken away."""
+    said = f"{chosen.name}: `winnow select` does not see the labels in {source.root / labels.NAME}"
+    if (Path(source.dataset) / "dataset.json").is_file() and os.access(source.dataset, os.W_OK):
+        return f"{said}: append that file to {Path(source.dataset) / labels.NAME} and remove it, or turn the filter off"
+    return f"{said}, as {source.dataset} is not there or cannot be written: put it back, or turn the filter off"
 
 
 def _packed(chosen: Filter) -> dict[str, Any]:

@@ -17,13 +17,15 @@ export async function take() {
   try {
     made = await post("/api/take", { filters: asked(), name });
   } catch (error) {
-    return toast(error.message, true);
+    if (dialog.open) return toast(error.message, true);
+    dialog.replaceChildren(head(dialog, "Take away"), h("p", { class: "wrong" }, error.message));
+    return dialog.showModal();
   }
-  const left = active().filter((f) => stepOf(f)?.error);
   const progress = h("div", { id: "progress" });
   dialog.replaceChildren(
     head(dialog, "Take away"),
-    h("p", {}, `${plural(state.view.clips, "clip")}, ${footage(state.view.hours)}, of ${plural(state.about.clips, "clip")}.`, left.length ? ` Left out, as they cannot be applied: ${left.map((f) => sign(f)).join("; ")}.` : ""),
+    h("p", {}, `${plural(state.view.clips, "clip")}, ${footage(state.view.hours)}, of ${plural(state.about.clips, "clip")}.`),
+    made.left_out.length ? h("p", { class: "wrong" }, `Without ${plural(made.left_out.length, "filter")} that cannot be applied: ${made.left_out.join("; ")}`) : "",
     h("h3", {}, "As a command", h("span", { class: "spacer" }), h("button", { id: "copy-command", autofocus: true, onclick: () => copy(made.command) }, "Copy")),
     h("pre", { id: "command" }, made.command),
     h("h3", {}, "As YAML, for a config", h("span", { class: "spacer" }), h("button", { onclick: () => copy(made.yaml) }, "Copy")),
@@ -80,8 +82,8 @@ export async function agreement() {
     found.all
       ? h("table", { id: "agreement" }, heads("filter"), h("tr", { class: "all" }, h("td", {}, "the whole selection"), cells(found.all), h("td")), rows)
       : h("p", { class: "hint" }, "Nothing is labelled yet: g and b label the clip under the mouse or the one that is open. Labels are kept in labels.jsonl in the dataset, and --where \"label = 'good'\" selects by them."),
-    best.length ? h("h3", {}, "The threshold on each score that agrees best (highest F1)") : null,
-    best.length ? h("table", {}, heads("threshold"), best) : null,
+    best.length ? h("h3", {}, "The threshold on each score that agrees best (highest F1)") : "",
+    best.length ? h("table", {}, heads("threshold"), best) : "",
   );
   if (!labels.open) labels.showModal();
 }

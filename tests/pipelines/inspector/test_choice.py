@@ -6,11 +6,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from curate.filters import Filter
-from curate.selection import select
+from curate.filters import Filter, SelectionError
+from curate.selection import ScoreTable, select
 from pipelines import labels
 from pipelines.inspector.choice import Chooser, axis_of
-from pipelines.inspector.columns import Columns, ordered, passing
+from pipelines.inspector.columns import Columns, TooLong, identifiers, ordered, passing
 from pipelines.inspector.grid import Find, Grid, Page
 from pipelines.inspector.source import Source
 
@@ -39,7 +39,10 @@ def table(seed=0):
             "fps": pa.array(rng.choice([23.976, 25.0, 29.97], N)),
             "aesthetic_score": pa.nulls(N, pa.float64()),
             "caption_merged": [f"A dog {i % 7}" for i in range(N)],
+            "caption_video": ["a video of a dog"] * N,
+            "image_embedding": pa.array(list(rng.normal(size=(N, 2))), pa.list_(pa.float32(), 2)),
             "still_middle": [b"x"] * N,
+            "video": pa.array([{"bytes": b"x", "path": None}] * N),
         }
     )
 
@@ -65,7 +68,7 @@ FILTERS = [
     Filter("max", "fps", 29.97),
     Filter("where", sql="end_time - start_time >= 1.5"),
     Filter("where", sql="row_number() OVER (PARTITION BY video_id ORDER BY motion_score DESC) <= 40"),
-    Filter("where", sql="octet_length(still_middle) = 1"),
+    Filter("where", sql="image_embedding[1] > 0.5 OR Image_Embedding[2] < motion_score"),
     Filter("min", "motion_score", 0.1),
 ]
 
@@ -105,6 +108,74 @@ def test_what_cannot_be_applied_says_so_and_is_left_out(chooser):
         "null for every clip" in errors[0] and "did you mean motion_score" in errors[1] and "not a number" in errors[2]
     )
     assert errors[3] is None and choice.clips == chooser.choose([FILTERS[4]]).clips
+
+
+ASKS_FOR_BYTES = [
+    "octet_length(still_middle) = 1", "video IS NOT NULL", "clips.video.bytes IS NOT NULL", '"Video" IS NULL',
+    "(SELECT count(*) FROM clips a JOIN clips b USING (video)) > 1",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("sql", ASKS_FOR_BYTES)
+def test_bytes_of_media_are_never_loaded(chooser, monkeypatch, sql):
+    loaded = loading(monkeypatch)
+    with pytest.raises(SelectionError, match=r"(video|still_middle): the bytes of stills and clips are not loaded"):
+        chooser.columns.where(Filter("where", sql=sql))
+    assert not loaded
+
+
+def loading(monkeypatch):
+    """The columns and settings of every table that is made from now on."""
+    loaded, make = [], ScoreTable.__init__
+
+    def noted(table, clips, filters, **options):
+        make(table, clips, filters, **options)
+        held = table.db.execute("SELECT column_name FROM (DESCRIBE clips)").fetchall()
+        limit = table.db.execute("SELECT current_setting('memory_limit')").fetchall()[0][0]
+        loaded.append(({name for (name,) in held}, limit))
+
+    monkeypatch.setattr(ScoreTable, "__init__", noted)
+    return loaded
+
+
+def test_a_condition_loads_the_columns_that_it_names(chooser, monkeypatch):
+    loaded = loading(monkeypatch)
+    for sql in ("caption_video LIKE '%dog%'", "video_id <> 'video'", "caption_merged <> 'still_middle' -- video"):
+        assert chooser.columns.where(Filter("where", sql=sql))[0].all()
+    assert not loaded  # all of that is held
+    chooser.columns.where(Filter("where", sql="image_embedding[1] > 0 AND caption_video LIKE '%video%'"))
+    ((held, limit),) = loaded
+    assert held == {"clip_id", "start_time", "end_time", "_hours", "caption_video", "image_embedding"}
+    assert limit == chooser.columns.table.db.execute("SELECT current_setting('memory_limit')").fetchall()[0][0]
+
+
+def test_loading_columns_is_stopped_too(chooser, monkeypatch):
+    monkeypatch.setattr("pipelines.inspector.columns.QUERY_SECONDS", 0.2)
+    source = chooser.columns.source
+    endless = "range(1000000) a, range(1000000) b WHERE a.range * b.range % 7 = 9"
+    monkeypatch.setattr(source, "clips", f"(SELECT c.* FROM {source.clips} c, {endless})")
+    with pytest.raises(TooLong, match=r"takes longer than 0\.2 s"):
+        chooser.columns.where(Filter("where", sql="image_embedding[1] > 0"))
+
+
+def test_a_timeout_is_not_remembered(chooser, monkeypatch):
+    slow, answer = Filter("where", sql="num_frames > 7"), chooser.columns.where
+
+    def too_long(_):
+        raise TooLong("takes longer")
+
+    monkeypatch.setattr(chooser.columns, "where", too_long)
+    choice = chooser.choose([slow])
+    assert choice.verdicts[0].error == "takes longer" and choice.clips == N
+    monkeypatch.setattr(chooser.columns, "where", answer)
+    choice = chooser.choose([slow])
+    assert choice.verdicts[0].error is None
+    assert choice.clips == np.count_nonzero(chooser.columns.values["num_frames"] > 7)
+
+
+def test_names_in_a_condition():
+    assert identifiers("len(list_filter(\"A b\", lambda v: v > 'c')) > D.e -- f") == {"a b", "v", "d", "e"}
+    assert identifiers("this does not ( parse") == set()
 
 
 def test_histograms_count_every_clip_with_a_score(chooser):

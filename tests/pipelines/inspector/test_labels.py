@@ -28,6 +28,9 @@ def test_the_last_line_counts(tmp_path):
         labels.append(tmp_path, "a", "maybe", None)
     with pytest.raises(labels.LabelError, match="at most 2000"):
         labels.append(tmp_path, "a", None, "x" * 2001)
+    (tmp_path / "folder" / labels.NAME).mkdir(parents=True)
+    with pytest.raises(labels.LabelError, match=r"labels\.jsonl: Is a directory: check the disk"):
+        labels.append(tmp_path / "folder", "a", "good", None)
 
 
 def test_torn_and_foreign_lines_are_passed_over(tmp_path):

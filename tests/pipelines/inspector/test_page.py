@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 
 import duckdb
 import pyarrow.parquet as pq
@@ -74,6 +75,9 @@ def until(page, promise):
             return
         page.wait_for_timeout(20)
     raise AssertionError(f"never true: {promise}")
+
+
+ADD = "(sql) => import('/page/state.js').then((m) => (m.state.filters.push({ kind: 'where', sql }), m.changed()))"
 
 
 def sql(root, condition):
@@ -236,6 +240,7 @@ def test_the_command_is_what_the_page_shows(page, place, monkeypatch):
     page.fill("#out", "copied")
     page.keyboard.press("Tab")
     page.wait_for_function("() => document.querySelector('#command').textContent.includes('copied')")
+    assert page.locator("#take .wrong").count() == 0 and "null" not in page.locator("#take").inner_text()
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.click("#copy-command")
     page.wait_for_selector("#toast.shown")
@@ -250,6 +255,34 @@ def test_the_command_is_what_the_page_shows(page, place, monkeypatch):
     page.click("#run")  # the same folder and selection: there already
     page.wait_for_selector("#progress .done", timeout=60_000)
     assert "Was there already" in page.locator("#progress").inner_text()
+    page.keyboard.press("Escape")
+    page.evaluate(ADD, "motion_scor > 2")
+    answered(page)
+    page.keyboard.press("t")
+    page.wait_for_selector("#take .wrong")
+    assert "did you mean motion_score" in page.locator("#take .wrong").inner_text()
+    assert page.locator("#command").inner_text().startswith("# without 1 filter of the page")
+
+
+def test_labels_that_select_does_not_see(browser, place, tmp_path):
+    """A curated dataset whose annotated one is gone."""
+    curated = shutil.copytree(place[0] / "copied", tmp_path / "curated")
+    made = json.loads((curated / "selection.json").read_text())
+    made["dataset"]["path"] = "/nothing/annotated"
+    (curated / "selection.json").write_text(json.dumps(made))
+    with serving(curated, tmp_path / "cache") as server:
+        clip = server.post("/api/view", {"page": {}})["grid"]["rows"][0]["id"]
+        server.post("/api/label", {"clip": clip, "label": "good"})
+        page = browser.new_page()
+        page.goto(server.address)
+        page.wait_for_selector(".tile")
+        page.evaluate(ADD, "label = 'good'")
+        settled(page, 1)
+        page.keyboard.press("t")
+        page.wait_for_selector("#take .wrong")
+        assert "/nothing/annotated is not there" in page.locator("#take").inner_text()
+        assert page.locator("#command").count() == 0
+        page.close()
 
 
 def test_labels(page, place):
@@ -313,6 +346,7 @@ def test_a_dataset_that_grows_and_one_that_is_wrong(browser, tmp_path):
     root.mkdir()
     with serving(root, tmp_path / "cache") as server:
         page = browser.new_page()
+        page.add_init_script("const wait = setTimeout; window.setTimeout = (call, ms) => wait(call, ms / 20)")
         page.goto(server.address)
         page.wait_for_selector("#wrong")
         assert "no dataset.json" in page.locator("#wrong").inner_text()

@@ -1,7 +1,9 @@
 """What the page hands out is what it showed: the command, run, gives those clips; so does the YAML, and the button."""
 
+import json
 import os
 import shlex
+import shutil
 import time
 
 import pyarrow.parquet as pq
@@ -11,9 +13,11 @@ from typer.testing import CliRunner
 
 from curate.filters import Filter, filters_from_options, parse_filters
 from curate.selection import select
+from pipelines import labels
 from pipelines.cli import app
 from pipelines.dataset import Dataset
 from pipelines.inspector import taking
+from pipelines.inspector.source import labels_root
 from tests.pipelines.inspector import data
 from tests.pipelines.inspector.conftest import serving
 
@@ -100,6 +104,59 @@ def test_a_curated_dataset_and_its_command(place):
         taken = curated.post("/api/take", {"filters": filters, "name": "second"})
         run(taken["command"])
         assert ids(folder / "second") == shown(curated, filters) and len(ids(folder / "second")) < start["clips"]
+
+
+def test_a_filter_that_cannot_be_applied_is_not_taken_away(place):
+    folder, server = place
+    filters = [FILTERS[1], {"kind": "where", "sql": "motion_scor > 2; 'x"}, {"kind": "where", "sql": "motion_scor > 2"}]
+    made = server.post("/api/take", {"filters": filters, "name": "part"})
+    assert len(made["left_out"]) == 2 and "did you mean motion_score" in made["left_out"][1]
+    mark = "# without 2 filters of the page that cannot be applied\n"  # nothing of the filters: shells run comments
+    whole = server.post("/api/take", {"filters": filters[:1], "name": "part"})
+    assert (made["command"], made["yaml"]) == (mark + whole["command"], mark + whole["yaml"])
+    assert not whole["left_out"] and whole["command"].startswith("winnow select ")
+    refused = server.post("/api/select", {"filters": filters[::2], "name": "part"}, status=422)["error"]
+    assert "did you mean motion_score" in refused and "turn it off" in refused and not (folder / "part").exists()
+
+
+def test_labels_of_a_curated_dataset(place):
+    """They lie where select looks for them, or what needs them is not taken away."""
+    folder, _ = place
+    root = shutil.copytree(folder / "annotated", folder / "whole")
+    run(taking.command(str(root), str(folder / "part"), [Filter("min", "motion_score", 6)]))
+    good, asked = ids(folder / "part")[0], {"filters": [{"kind": "where", "sql": "label = 'good'"}], "name": "best"}
+    with serving(folder / "part", folder / "cache") as server:
+        server.post("/api/label", {"clip": good, "label": "good"})
+        assert labels.read(root) == {good: labels.Label("good", None)} and not (folder / "part" / labels.NAME).exists()
+        assert shown(server, asked["filters"]) == [good] and not server.session.changed
+        run(server.post("/api/take", asked)["command"])
+        assert ids(folder / "best") == [good]
+        labels.append(root, ids(folder / "part")[1], "good", None)  # by the annotated dataset's own page
+        assert server.get("/api/changes")["changed"] and server.get("/api/start")["state"] == "ready"
+        assert shown(server, asked["filters"]) == ids(folder / "part")[:2]
+    root.rename(folder / "away")
+    with serving(folder / "part", folder / "cache") as server:
+        server.post("/api/label", {"clip": good, "label": "good"})
+        assert shown(server, asked["filters"]) == [good]
+        for path in ("/api/take", "/api/select"):
+            reason = server.post(path, asked, status=422)["error"]
+            assert "does not see the labels in" in reason and f"{root} is not there or cannot be written" in reason
+        plain = {"filters": [{"kind": "where", "sql": "caption_merged <> 'label'"}]}
+        assert "--where" in server.post("/api/take", plain)["command"]
+        (folder / "away").rename(root)  # the labels given meanwhile are not lost, and it is said what to do with them
+        assert server.get("/api/changes")["changed"] is False and labels_root(folder / "part") == folder / "part"
+        assert f"append that file to {root / labels.NAME}" in server.post("/api/take", asked, status=422)["error"]
+
+
+def test_a_dataset_recorded_by_a_relative_path(tmp_path, monkeypatch):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "dataset.json").write_text("{}")
+    (tmp_path / "part").mkdir()
+    (tmp_path / "part" / "selection.json").write_text(json.dumps({"dataset": {"path": "data"}}))
+    monkeypatch.chdir(tmp_path)
+    assert labels_root(tmp_path / "part") == tmp_path / "data"
+    monkeypatch.chdir("/")
+    assert labels_root(tmp_path / "part") == tmp_path / "part"
 
 
 def test_numbers_read_back_as_they_were():
