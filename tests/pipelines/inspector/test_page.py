@@ -35,10 +35,18 @@ def place(tmp_path_factory):
         yield folder, server
 
 
+@pytest.fixture(scope="module")
+def context(browser):
+    """One for all, so that the page's modules are fetched and compiled once."""
+    context = browser.new_context(viewport={"width": 1280, "height": 720})
+    yield context
+    context.close()
+
+
 @pytest.fixture
-def page(browser, place):
+def page(context, place):
     """The page, loaded; at the end no error may have been logged, nothing asked of another host, no markup made."""
-    page = browser.new_page(viewport={"width": 1280, "height": 720})
+    page = context.new_page()
     errors, asked, statuses = [], [], []
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("console", lambda message: errors.append(message.text) if message.type in ("error", "warning") else None)
