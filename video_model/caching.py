@@ -78,7 +78,7 @@ def cache_for(
     index = join(*(part for part, _ in needs)) if len(needs) > 1 else needs[0][0]
     wanted = _wanted(index, needs)
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder):
+    with locked(folder):
         for pattern in (".*.tmp", "latents-*/**/.*.tmp", "texts-*/.*.tmp"):
             for leftover in folder.glob(pattern):
                 leftover.unlink(missing_ok=True)
@@ -291,7 +291,7 @@ def _cut(rows: list[int], weights: list[int], most: int) -> Iterator[list[int]]:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """One build at a time in a folder; a second one waits, and finds the work done."""
     descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
@@ -302,4 +302,4 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-__all__ = ["build_cache", "cache_for", "check_sizes", "encode", "encode_texts"]
+__all__ = ["build_cache", "cache_for", "check_sizes", "encode", "encode_texts", "locked"]
