@@ -158,7 +158,7 @@ def _finish(out: Path, data: Path, dataset: Dataset, selection: Selection, reque
     schema = pq.read_schema(next(iter(sorted(data.glob("*.parquet")))))
     about = {
         "winnow": version("winnow"),
-        "dataset": {"path": str(dataset.root), "config": dataset.config, "models": dataset.models},
+        "dataset": {"path": str(dataset.root.absolute()), "config": dataset.config, "models": dataset.models},
         "request": request,
         **selection.to_dict(),
         "curated": {

@@ -3,6 +3,9 @@
 import re
 from pathlib import Path
 
+import typer
+
+from pipelines.cli import app
 from pipelines.curation import TABLES
 
 ROOT = Path(__file__).parent.parent
@@ -27,8 +30,11 @@ def test_the_commands_of_the_readme_exist():
     made = (ROOT / "Makefile").read_text()
     for command in re.findall(r"^make (\w+)", README, re.M):
         assert re.search(rf"^{command}:", made, re.M)
-    cli = (ROOT / "pipelines" / "cli.py").read_text()
-    commands = re.findall(r"\bwinnow [a-z]+ [^`\n]*", README)
-    assert len(commands) > 10
-    for option in set(re.findall(r"(?<= )--[a-z-]+", " ".join(commands))):
-        assert f'"{option}"' in cli or re.search(rf"\b{option[2:].replace('-', '_')}_?:", cli), option
+    root = typer.main.get_command(app)
+    told = re.findall(r"\bwinnow ([a-z]+)( +(?:import|export)\b)?([^`\n]*)", README)
+    told = [(name, inner, rest) for name, inner, rest in told if name in root.commands]
+    assert len(told) > 20
+    for name, inner, rest in told:
+        command = root.commands[name].commands[inner.strip()] if inner else root.commands[name]
+        known = {option for parameter in command.params for option in parameter.opts}
+        assert set(re.findall(r"(?<= )--[a-z0-9-]+", rest.split(" # ")[0])) <= known, (name, rest)
