@@ -243,7 +243,6 @@ class Loop(Section):
     precision: Literal["float32", "bfloat16"] = "float32"
     checkpointing: bool = Field(False, description="compute activations twice, for memory")
     compile: bool = Field(False, description="torch.compile the network")
-    channels_last: bool = True
     strategy: Literal["ddp", "fsdp"] = Field("ddp", description="fsdp: weights and optimizer spread over the workers")
     threads: int | None = Field(None, ge=1, description="CPU threads of one worker; unset: the cores over the workers")
     save_every: int = Field(500, ge=1, description="steps between checkpoints")

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from video_model.config import Stage
-from video_model.mixing import Mixer
 from video_model.workers import mine, spread_like, whole
 
 
@@ -28,8 +27,7 @@ def choose_trained(network: nn.Module, train: str | list[str]) -> list[str]:
     if train == "all":
         chosen = set(names)
     elif train == "temporal":
-        mixers = [f"{name}." for name, module in network.named_modules() if isinstance(module, Mixer)]
-        chosen = {name for name in names if name.startswith(tuple(mixers))}
+        chosen = set(network.temporal_names())
     else:
         patterns = ["noise_embedding.*"] if train == "time_embedding" else list(train)
         chosen = {name for name in names for pattern in patterns if fnmatch.fnmatchcase(name, pattern)}
