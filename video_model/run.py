@@ -84,13 +84,18 @@ class Run:
             raise RunError(f"{root}/config.json: does not fit this version: {str(error).splitlines()[0]}") from None
 
     def differences(self, other: TrainConfig) -> list[str]:
-        """Keys whose values differ and matter. The last stage may get more steps, where its rate does not decay."""
+        """Keys whose values differ and matter.
+
+        A stage that has no checkpoint yet may change, and the last one get more steps where its rate does not decay.
+        """
         a, b = _flat(self.config.model_dump(mode="json")), _flat(other.model_dump(mode="json"))
         changed = {key for key in a.keys() | b.keys() if a.get(key) != b.get(key) and not key.startswith(FREE)}
         for name, stage in other.stages.items():
-            if self.done(name) is None:
-                changed -= {f"stages.{name}.{key}" for key in MENDABLE}
             key = f"stages.{name}.steps"
+            if checkpoints.latest(self.stage(name) / "checkpoints") is None:
+                changed = {other for other in changed if not other.startswith(f"stages.{name}.")}
+            elif self.done(name) is None:
+                changed -= {f"stages.{name}.{key}" for key in MENDABLE}
             if name == [*other.stages][-1] and stage.decay == "none" and b.get(key, 0) > a.get(key, 0):
                 changed.discard(key)
         return sorted(changed)

@@ -109,7 +109,10 @@ def test_finished_stages_are_passed_over_and_more_steps_can_be_asked_for(run, cu
         "stages.hq.lr"
     ]  # it is done
     begun = Run(tmp_path / "not begun", config())
-    assert begun.differences(config(stages=stages | {"hq": stages["hq"] | {"lr": 1e-9, "clip": 2}})) == []
+    assert begun.differences(config(stages=stages | {"hq": stages["hq"] | {"lr": 1e-9, "batch": 2}})) == []
+    shutil.copytree(run.stage("hq") / "checkpoints/step-00000001", begun.stage("hq") / "checkpoints/step-00000001")
+    changed = config(stages=stages | {"hq": stages["hq"] | {"lr": 1e-9, "batch": 2}})
+    assert begun.differences(changed) == ["stages.hq.batch"]  # another rate may help against a loss that is not finite
     copied = Run(shutil.copytree(run.root, tmp_path / "run"), run.config)
     train(grown, [str(curated)], copied.root, resume=True, cache=run.root.parent / "latents")
     assert copied.done("hq").step == 3
