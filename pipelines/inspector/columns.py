@@ -185,7 +185,11 @@ class Columns:
             watcher.start()
             try:
                 yield
+                if late.is_set():  # it ended before it noticed that it was interrupted
+                    raise TooLong(f"{what}: takes longer than {QUERY_SECONDS:g} s: ask for less")
             except (duckdb.Error, SelectionError) as error:
+                if isinstance(error, TooLong):
+                    raise
                 if late.is_set():
                     raise TooLong(f"{what}: takes longer than {QUERY_SECONDS:g} s: ask for less") from None
                 if isinstance(error, SelectionError):
