@@ -52,7 +52,7 @@ from video_model.train import Task, train_stage
 from video_model.watching import Silent, Watcher
 from video_model.workers import Worker, first_goes_ahead
 
-HELD_OUT_ROWS = 256  # of the loss that is followed
+HELD_OUT_ROWS, WINDOWS = 256, 8  # of the loss that is followed, at most: in all, and of one clip
 
 
 def train(
@@ -209,7 +209,7 @@ class Stores:
         if not len(index):
             return []
         options = {"frames": stage.frames, "sizes": self.sizes(name), "rates": as_rates(stage)}
-        return held_out_batches(index, store, rows, batch=stage.batch, seed=0, **options)
+        return held_out_batches(index, store, min(rows, WINDOWS * len(index)), batch=stage.batch, seed=0, **options)
 
     def compare(self, run: Run) -> None:
         """Raise RunError where the run was begun on other clips: it would not be the same run."""
