@@ -9,7 +9,6 @@ RUN/tensorboard/
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from torch import nn
 
 from video_model import checkpoints
 from video_model.checkpoints import Checkpoint
-from video_model.codec import Codec, CodecConfig, SmallCodec
+from video_model.codec import Codec, CodecConfig, SmallCodec, write_whole
 from video_model.conditioning import Conditioner, FirstFrameSlot, TextSlot, VectorSlot
 from video_model.config import TrainConfig
 from video_model.denoiser import Parametrisation, parametrisation
@@ -252,12 +251,7 @@ def build_parametrisation(config: TrainConfig) -> Parametrisation:
 
 def write_json(path: Path, content: Any) -> None:
     """The file appears whole or not at all."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(aside, "w", encoding="utf-8") as stream:
-        json.dump(content, stream, indent=1, ensure_ascii=False)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(aside, path)
+    write_whole(path, json.dumps(content, indent=1, ensure_ascii=False).encode())
 
 
 def _flat(tree: Any, path: str = "") -> dict[str, Any]:
