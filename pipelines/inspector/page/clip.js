@@ -1,6 +1,6 @@
 // One clip: player, stills, scores with their standing, captions, errors, and its place in the whole film.
 
-import { $, clock, count, h, percent, plural, post, s, short, still, toast, video } from "./dom.js";
+import { $, clock, count, h, percent, plural, post, s, say, short, still, toast, video } from "./dom.js";
 import { ask, like, repaint, shown } from "./grid.js";
 import { unmet } from "./overview.js";
 import { active, asked, changed, state, stepOf } from "./state.js";
@@ -11,14 +11,16 @@ let current = null;
 export const isOpen = () => dialog.open;
 
 export async function open(id) {
+  const stepping = dialog.open;
   let clip;
   try {
     clip = await post("/api/clip", { filters: asked(), clip: id });
   } catch (error) {
     return toast(error.message, true);
   }
+  if (stepping && !dialog.open) return; // closed while it was asked for
   current = clip;
-  const note = h("input", { id: "note", value: clip.note || "", placeholder: "note", "aria-label": "note", maxlength: 2000, onchange: () => label(clip.label, note.value) });
+  const note = h("input", { id: "note", value: clip.note || "", placeholder: "note", "aria-label": "note", maxlength: 2000, onchange: () => label((now) => ({ label: now.label, note: note.value || null })) });
   const strip = h("div", { class: "film" }, h("p", { class: "hint" }, "…"));
   dialog.replaceChildren(
     h(
@@ -28,7 +30,7 @@ export async function open(id) {
       h("button", { title: "next (→)", onclick: () => step(1) }, "→"),
       h("h2", {}, h("span", { class: clip.kept ? "verdict kept" : "verdict dropped" }, clip.kept ? "kept" : "dropped"), h("code", {}, clip.id)),
       h("span", { class: "spacer" }),
-      h("span", { class: "labels" }, ["good", "bad"].map((name) => h("button", { class: clip.label === name ? `${name} on` : name, data: { label: name }, title: `${name} (${name[0]})`, onclick: () => label(current.label === name ? null : name, note.value) }, name)), note),
+      h("span", { class: "labels" }, ["good", "bad"].map((name) => h("button", { class: clip.label === name ? `${name} on` : name, data: { label: name }, title: `${name} (${name[0]})`, onclick: () => toggleLabel(name) }, name)), note),
       h("button", { title: "close (Esc)", autofocus: true, onclick: () => dialog.close() }, "×"),
     ),
     h("div", { class: "body" }, h("div", { class: "left" }, player(clip), stills(clip), captions(clip), errors(clip)), h("div", { class: "right" }, verdicts(clip), scores(clip), facts(clip))),
@@ -55,20 +57,23 @@ export function step(by) {
   if (at >= 0 && next) open(next.id);
 }
 
-export async function label(name, note = current?.note) {
+async function label(change) {
   const clip = current;
   if (!clip) return;
   try {
-    Object.assign(clip, await post("/api/label", { clip: clip.id, label: name, note: note || null }));
+    Object.assign(clip, await say(() => ({ ...change(clip), clip: clip.id })));
   } catch (error) {
     return toast(error.message, true);
   }
-  for (const button of dialog.querySelectorAll("[data-label]")) button.classList.toggle("on", button.dataset.label === clip.label);
+  if (current === clip) for (const button of dialog.querySelectorAll("[data-label]")) button.classList.toggle("on", button.dataset.label === clip.label);
   repaint(clip.id, { label: clip.label, note: clip.note });
   if (active().some((f) => f.kind === "where" && /label/i.test(f.sql))) changed({ keepPage: true });
 }
 
-export const toggleLabel = (name) => label(current.label === name ? null : name, $("#note")?.value);
+export function toggleLabel(name) {
+  const note = $("#note")?.value || null;
+  return label((now) => ({ label: now.label === name ? null : name, note }));
+}
 export const toggle = () => {
   const player = $("video", dialog);
   if (player) player.paused ? player.play() : player.pause();

@@ -61,6 +61,15 @@ export async function post(path, body = {}) {
   return answer(await fetch(path, { method: "POST", headers, body: JSON.stringify(body) }));
 }
 
+// What is said of clips reaches the server in the order it was said in: each waits for the one before.
+// `body` is asked when its turn comes, and so knows what was said before it.
+let said = Promise.resolve();
+export function say(body) {
+  const answered = said.then(() => post("/api/label", body()));
+  said = answered.catch(() => {});
+  return answered;
+}
+
 export const still = (clip, which = "middle") => `/api/still?${new URLSearchParams({ clip, which })}`;
 export const video = (clip) => `/api/video?${new URLSearchParams({ clip })}`;
 

@@ -1,6 +1,6 @@
 // The clips: kept or dropped, sorted, found, around a threshold; a tile plays when the mouse rests on it.
 
-import { count, h, picture, plural, post, short, toast, video } from "./dom.js";
+import { count, h, picture, plural, post, say, short, toast, video } from "./dom.js";
 import { open } from "./clip.js";
 import { sign, unmet } from "./overview.js";
 import { active, asked, changed, remember, state, stepOf, tell, wish } from "./state.js";
@@ -249,7 +249,12 @@ function quiet(element) {
 export async function label(id, name) {
   const element = document.querySelector(`.tile[data-id="${CSS.escape(id)}"]`);
   const row = rows.find((r) => r.id === id);
-  const said = await post("/api/label", { clip: id, label: row?.label === name ? null : name, note: row?.note ?? null });
+  let said;
+  try {
+    said = await say(() => ({ clip: id, label: row?.label === name ? null : name, note: row?.note ?? null }));
+  } catch (error) {
+    return toast(error.message, true);
+  }
   if (row) Object.assign(row, said);
   if (element) paint(element);
   toast(said.label ? `Labelled ${said.label}` : "Label taken back");

@@ -6,7 +6,6 @@ from contextlib import contextmanager
 
 import pytest
 import uvicorn
-from _pytest.runner import runtestprotocol
 
 from pipelines.inspector.guard import hosts_of
 from pipelines.inspector.server import make_app
@@ -74,18 +73,3 @@ def annotated(tmp_path_factory):
 def served(annotated, tmp_path_factory):
     with serving(annotated, tmp_path_factory.mktemp("cache")) as server:
         yield server
-
-
-def pytest_runtest_protocol(item, nextitem):
-    """A test of the page that fails is tried once more: in one of many runs a wait for the browser had timed out."""
-    if item.path.name != "test_page.py":
-        return None
-    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-    reports = runtestprotocol(item, nextitem=nextitem, log=False)
-    if any(report.failed for report in reports):
-        item._initrequest()
-        reports = runtestprotocol(item, nextitem=nextitem, log=False)
-    for report in reports:
-        item.ihook.pytest_runtest_logreport(report=report)
-    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
-    return True

@@ -293,6 +293,18 @@ def test_labels_that_select_does_not_see(browser, place, tmp_path):
         page.close()
 
 
+SLOW_LABEL = """() => {
+  const real = window.fetch;
+  let slow = true;
+  window.fetch = async (path, ...rest) => {
+    const waits = slow && path === "/api/label";
+    slow = slow && !waits;
+    if (waits) await new Promise((done) => setTimeout(done, 500));
+    return real(path, ...rest);
+  };
+}"""  # the next label is half a second on its way: one said after it must not overtake it
+
+
 def test_labels(page, place):
     folder, _ = place
     page.locator("#funnel").get_by_role("button", name="clear").click()
@@ -302,6 +314,7 @@ def test_labels(page, place):
     page.wait_for_selector(f'.tile[data-id="{data.clip_id(3, 3)}"] .mark.good')
     page.locator(f'.tile[data-id="{data.clip_id(0, 1)}"]').click()
     page.wait_for_selector("#clip .film .lane")
+    page.evaluate(SLOW_LABEL)
     page.fill("#note", data.MARKUP)
     page.keyboard.press("Tab")
     page.locator('#clip [data-label="bad"]').click()
