@@ -79,7 +79,12 @@ class UNet(Section):
     groups: int = Field(32, ge=1, description="of group normalisation")
     pooled_text: bool = Field(
         False,
-        description="tell every residual block the mean of the text states too; learns sooner, maps onto no checkpoint",
+        description="tell every residual block the text as one vector too; learns sooner, maps onto no checkpoint",
+    )
+    frame_index: bool = Field(
+        False,
+        description="tell every residual block of a video network the frame's index, together with the text; without it "
+        "what moves where is learned late; maps onto no checkpoint",
     )
     epsilon: Literal["sd", "svd"] = Field(
         "svd", description="of norms in residual blocks, as the checkpoint in `start` has it"
@@ -90,7 +95,9 @@ class UNet(Section):
     conv_mixing: Literal["alpha", "residual", "dirac"] = Field(
         "alpha", description="temporal convolutions: Stable Video Diffusion's alpha blend, or others of mixing.py"
     )
-    attention_mixing: Literal["alpha", "residual", "relative", "none"] = "alpha"
+    attention_mixing: Literal["alpha", "residual", "relative", "joint", "none"] = Field(
+        "alpha", description="temporal attention; joint: all positions of all frames, for small latents"
+    )
 
 
 class Edm(Section):

@@ -19,14 +19,16 @@ class Given(NamedTuple):
     """What a block is told besides its input.
 
     `frames` T; `emb` [B, E], time and vectors; `text` with B rows, or B*T when each frame has its own; `first` with B
-    rows, the text of the first frame, for temporal layers; `videos` [V], the rows that are videos (None: all of them),
-    and `video`, the same facts for those rows alone.
+    rows, the text of the first frame, for temporal layers; `index` [B*T, E], what is told of a frame because of its place
+    in its clip, 0 in rows that are images; `videos` [V], the rows that are videos (None: all of them), and `video`, the
+    same facts for those rows alone.
     """
 
     frames: int
     emb: Tensor
     text: Tokens | None = None
     first: Tokens | None = None
+    index: Tensor | None = None
     videos: Tensor | None = None
     video: "Given | None" = None
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from video_model.layers import Attention, FeedForward, Given, embedding_mlp, norm_silu, sinusoid, zero
 
 ConvKind = Literal["alpha", "residual", "dirac", "none"]
-AttentionKind = Literal["alpha", "residual", "relative", "none"]
+AttentionKind = Literal["alpha", "residual", "relative", "joint", "none"]
 
 
 class Mixer(nn.Module):
@@ -112,6 +112,25 @@ class RelativeMixer(Mixer):
         return x + self.attentions[depth].within(self.norms[depth](x), self.bias[depth][:, buckets])
 
 
+class JointMixer(Mixer):
+    """Attention of every position of every frame to all others: what moves is found where it went.
+
+    (Full 3-D attention, as in CogVideoX.) Its cost grows with the square of T * N. It has no embedding of places: where a
+    token is it knows from the borders that convolutions see, and when from the network's `frame_index`.
+    """
+
+    def __init__(self, channels: int, heads: int, depth: int):
+        super().__init__()
+        self.norms = nn.ModuleList(nn.LayerNorm(channels) for _ in range(depth))
+        self.attentions = nn.ModuleList(Attention(channels, heads) for _ in range(depth))
+        for attention in self.attentions:
+            zero(attention.out)
+
+    def mix(self, x: Tensor, given: Given, depth: int) -> Tensor:
+        tokens = self.norms[depth](x).flatten(1, 2)[:, :, None]  # [B, T*N, 1, C]
+        return x + self.attentions[depth].within(tokens).view(x.shape)
+
+
 def conv_mixer(kind: ConvKind, channels: int, emb: int, groups: int, eps: float) -> Mixer:
     """The mixer that stands after a residual block of these channels."""
     if kind == "none":
@@ -125,6 +144,8 @@ def attention_mixer(kind: AttentionKind, channels: int, heads: int, context: int
     """The mixer that stands after each of the `depth` spatial attention blocks of a transformer."""
     if kind == "none":
         return Mixer()
+    if kind == "joint":
+        return JointMixer(channels, heads, depth)
     if kind == "relative":
         return RelativeMixer(channels, heads, depth)
     return AttentionMixer(channels, heads, context, depth, ff, alpha=kind == "alpha")

@@ -162,6 +162,7 @@ def build_network(config: TrainConfig, codec: Codec, encoder: TextEncoder, tempo
             transformer_layers=(chosen.transformer_layers,),
             norm_groups=chosen.groups,
             pooled_text=chosen.pooled_text,
+            frame_index=chosen.frame_index,
             epsilon=chosen.epsilon,
             linear_projection=chosen.linear_projection,
             context_dim=encoder.dim,

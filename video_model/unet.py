@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from video_model.blocks import Down, ResBlock, Transformer, Up
+from video_model.embeddings import FrameEmbedding, PooledText
 from video_model.layers import Given, Tokens, embedding_mlp, norm_silu, sinusoid, zero
 from video_model.mixing import AttentionKind, ConvKind, attention_mixer, conv_mixer
 
@@ -33,7 +34,8 @@ class UNetConfig(BaseModel):
     transformer_layers: tuple[int, ...] = (1,)
     context_dim: int | None = 1024  # channels of text states; None: no text
     ff_multiple: int = 4  # width of the feed-forward layers; public checkpoints have 4
-    pooled_text: bool = False  # the mean of the text states is told to every residual block too; no public network has it
+    pooled_text: bool = False  # the text as one vector is told to every residual block too; no public network has it
+    frame_index: bool = False  # so is, in a temporal network, the frame's index with all that is told; nor this
     norm_groups: int = 32
     epsilon: Literal["sd", "svd"] = "svd"  # of residual blocks: 1e-5 everywhere, or as in the released video model
     vectors: tuple[str, ...] = ()  # names of the numbers a sample is conditioned on; "fps" is embedded as fps - 1
@@ -88,9 +90,9 @@ class SpaceTimeUNet(nn.Module):
         self.emb_width = 4 * c.channels[0]
         self.noise_embedding = embedding_mlp(c.channels[0], self.emb_width, self.emb_width)
         if c.pooled_text and c.context_dim:
-            self.text_embedding = nn.Sequential(
-                nn.LayerNorm(c.context_dim), *embedding_mlp(c.context_dim, self.emb_width, self.emb_width)
-            )
+            self.text_embedding = PooledText(c.context_dim, self.emb_width)
+        if c.frame_index and c.temporal:
+            self.frame_embedding = FrameEmbedding(c.channels[0], self.emb_width, c.context_dim)
         if c.vectors:
             self.vector_embedding = embedding_mlp(c.vector_width * len(c.vectors), self.emb_width, self.emb_width)
         self.conv_in = nn.Conv2d(c.in_channels, c.channels[0], 3, padding=1)
@@ -150,8 +152,9 @@ class SpaceTimeUNet(nn.Module):
         return self.conv_out(norm_silu(h, self.norm_out)).unflatten(0, (batch, frames))
 
     def temporal_names(self) -> list[str]:
-        """Names of the parameters of the temporal mixers."""
-        return [name for name, _ in self.named_parameters() if ".time." in name]
+        """Names of the parameters that only a temporal network has: of its mixers, and of the frame's index."""
+        names = [name for name, _ in self.named_parameters()]
+        return [name for name in names if ".time." in name or name.startswith("frame_embedding.")]
 
     def _layer(self, inputs: int, level: int, side: str, attention: bool | None = None) -> "Layer":
         c, channels, heads = self.config, self.config.channels[level], self.config.heads[level]
@@ -177,18 +180,22 @@ class SpaceTimeUNet(nn.Module):
         emb = self.noise_embedding(sinusoid(c_noise, self.config.channels[0]).to(dtype))
         if self.config.vectors:
             emb = emb + self.vector_embedding(self._vectors(batch, cond).to(emb))
-        text = first = None
+        text = first = states = known = None
         if self.config.context_dim:
             text = cond.get("text", x.new_zeros(batch, 1, self.config.context_dim)).to(dtype)
             mask = cond.get("text_mask")
             states, known = text if text.ndim == 3 else text[:, 0], mask if mask is None or mask.ndim == 2 else mask[:, 0]
             if self.config.pooled_text:
-                emb = emb + self.text_embedding(_mean(states, known))
+                emb = emb + self.text_embedding(states, known)
             first = _tokens(states, known)
             per_frame = text.ndim == 4
             text = _tokens(text.flatten(0, 1), mask if mask is None else mask.flatten(0, 1)) if per_frame else first
-        given = Given(frames, F.silu(emb), text, first)
         images = cond.get("images")
+        index = None
+        if self.config.frame_index and self.config.temporal:
+            index = self.frame_embedding(emb, frames, states, known)
+            index = (index if images is None else index.masked_fill(images[:, None, None], 0)).flatten(0, 1)
+        given = Given(frames, F.silu(emb), text, first, index)
         if not self.config.temporal or images is None or not images.any():
             return given
         videos = (~images).nonzero()[:, 0]
@@ -286,13 +293,6 @@ def inflate(image: SpaceTimeUNet, **changes) -> SpaceTimeUNet:
 
 def _flat(x: Tensor) -> Tensor:
     return x.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-
-
-def _mean(states: Tensor, mask: Tensor | None) -> Tensor:
-    """[B, L, D] -> [B, D], over the tokens."""
-    if mask is None:
-        return states.mean(1)
-    return (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
 
 
 def _tokens(states: Tensor, mask: Tensor | None) -> Tokens:

@@ -68,6 +68,7 @@ def config_to_diffusers(config: UNetConfig, frames: int) -> dict[str, Any]:
     }
     mend = "train a network of the default"
     if config.temporal:
+        wanted["frame_index"] = not config.frame_index
         wanted["norm_groups"] = config.norm_groups == 32
         wanted["conv_mixing"] = config.conv_mixing in ("alpha", "residual")
         wanted["attention_mixing"] = config.attention_mixing in ("alpha", "residual")

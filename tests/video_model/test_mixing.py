@@ -6,7 +6,7 @@ from video_model.layers import Given
 from video_model.mixing import TimeConv, attention_mixer, conv_mixer
 from video_model.unet import inflate
 
-CONV, ATTENTION = ("alpha", "residual", "dirac", "none"), ("alpha", "residual", "relative", "none")
+CONV, ATTENTION = ("alpha", "residual", "dirac", "none"), ("alpha", "residual", "relative", "joint", "none")
 CHANNELS, EMB = 32, 16
 
 
@@ -107,7 +107,20 @@ def test_distances_fall_into_32_buckets():
 
 
 def test_mixers_are_told_apart_from_spatial_layers_by_name():
-    image, video = tiny(), inflate(tiny())
+    image, video = tiny(), inflate(tiny(), frame_index=True)
     new = {name for name, _ in video.named_parameters()} - {name for name, _ in image.named_parameters()}
     assert new == set(video.temporal_names())
     assert image.temporal_names() == []
+
+
+def test_joint_attention_sees_all_places_of_all_frames():
+    mixer = randomised(_mixer("joint", "attention"))
+    x = torch.randn(1, 4, 6, CHANNELS)
+    other = x.clone()
+    other[0, 1, 2] += torch.randn(CHANNELS)
+    moved = (mixer(other, _given(4, 1), 0) - mixer(x, _given(4, 1), 0))[0].abs().amax(-1)
+    assert moved.min() > 1e-6  # [T, N]
+    shuffled = torch.randperm(24, generator=torch.Generator().manual_seed(0))
+    places = x.flatten(1, 2)[:, shuffled].view(x.shape)
+    mixed = mixer(x, _given(4, 1), 0).flatten(1, 2)[:, shuffled].view(x.shape)
+    torch.testing.assert_close(mixer(places, _given(4, 1), 0), mixed, rtol=1e-4, atol=1e-5)

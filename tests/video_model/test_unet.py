@@ -3,9 +3,13 @@ import torch
 from pydantic import ValidationError
 
 from tests.video_model.networks import TINY, inputs, randomised, tiny
+from video_model.embeddings import PooledText
 from video_model.unet import SpaceTimeUNet, UNetConfig, inflate
 
 CLOSE = dict(rtol=1e-4, atol=1e-5)
+
+
+BOTH = pytest.mark.parametrize("told", [{}, {"pooled_text": True, "frame_index": True, "attention_mixing": "joint"}])
 
 
 def test_one_number_holds_for_every_level():
@@ -92,9 +96,10 @@ def test_text_by_frame_equals_the_frames_as_images():
     torch.testing.assert_close(video(x, c_noise, images), apart.view_as(x), **CLOSE)
 
 
+@BOTH
 @pytest.mark.parametrize("by_frame", [False, True])
-def test_padding_never_changes_the_output(by_frame):
-    network = tiny(temporal=True)
+def test_padding_never_changes_the_output(by_frame, told):
+    network = tiny(temporal=True, **told)
     x, c_noise, cond = inputs()
     text = cond["text"]
     padded = torch.cat([text, torch.full((2, 3, 16), 1e4)], 1)
@@ -108,8 +113,9 @@ def test_padding_never_changes_the_output(by_frame):
     assert (network(x, c_noise, {"text": padded}) - plain).abs().max() > 1e-2  # without the mask it would
 
 
-def test_no_text_is_one_zero_state():
-    network = tiny(temporal=True)
+@BOTH
+def test_no_text_is_one_zero_state(told):
+    network = tiny(temporal=True, **told)
     x, c_noise, cond = inputs()
     missing = network(x, c_noise, {})
     zeros = network(x, c_noise, {"text": torch.zeros_like(cond["text"])})
@@ -158,8 +164,9 @@ def test_frames_of_a_video_see_each_other_and_samples_do_not():
 
 @pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("frames", [1, 4])
-def test_inflated_network_is_the_image_network_to_the_bit(frames, autocast):
-    image = tiny()
+@BOTH
+def test_inflated_network_is_the_image_network_to_the_bit(frames, autocast, told):
+    image = tiny(**told)
     video = inflate(image, concat_channels=5, vectors=("fps", "motion"))
     x, c_noise, cond = inputs(frames=frames)
     more = {"concat": torch.randn(2, frames, 5, 8, 8), "vectors": torch.tensor([[8.0, 3.0], [24.0, 9.0]])}
@@ -172,8 +179,9 @@ def test_inflating_cannot_change_what_the_image_network_has():
         inflate(tiny(), channels=(32, 32))
 
 
-def test_rows_of_images_equal_the_image_network_beside_videos():
-    image = tiny()
+@BOTH
+def test_rows_of_images_equal_the_image_network_beside_videos(told):
+    image = tiny(**told)
     video = randomised(inflate(image), seed=5)
     video.load_state_dict(image.state_dict(), strict=False)
     x, c_noise, cond = inputs(rows=3)
@@ -184,8 +192,9 @@ def test_rows_of_images_equal_the_image_network_beside_videos():
     torch.testing.assert_close(out[1:2], video(x[1:2], c_noise[1:2], {"text": cond["text"][1:2]}), **CLOSE)
 
 
-def test_images_beside_a_video_leave_it_as_it_is():
-    video = tiny(temporal=True)
+@BOTH
+def test_images_beside_a_video_leave_it_as_it_is(told):
+    video = tiny(temporal=True, **told)
     x, c_noise, cond = inputs(rows=3)
     flags = torch.tensor([True, False, True])
     out = video(x, c_noise, {**cond, "images": flags})
@@ -204,9 +213,10 @@ def _gradients(network, checkpointing):
     return {"x": x.grad, **{name: p.grad for name, p in network.named_parameters()}}
 
 
-@pytest.mark.parametrize("kinds", [("alpha", "alpha"), ("dirac", "relative")])
+@pytest.mark.parametrize("kinds", [("alpha", "alpha"), ("dirac", "relative"), ("residual", "joint")])
 def test_checkpointing_gives_the_same_gradients(kinds):
-    network = tiny(temporal=True, conv_mixing=kinds[0], attention_mixing=kinds[1])
+    told = {"pooled_text": True, "frame_index": True} if kinds[1] == "joint" else {}
+    network = tiny(temporal=True, conv_mixing=kinds[0], attention_mixing=kinds[1], **told)
     plain, checkpointed = _gradients(network, False), _gradients(network, True)
     for name, gradient in plain.items():
         assert torch.equal(gradient, checkpointed[name]), name
@@ -233,8 +243,9 @@ def test_checkpointing_keeps_fewer_tensors():
     assert kept[True] < 0.3 * kept[False]
 
 
-def test_gradient_reaches_every_parameter():
-    network = tiny(temporal=True, concat_channels=2, vectors=("fps",), transformer_layers=2)
+@BOTH
+def test_gradient_reaches_every_parameter(told):
+    network = tiny(temporal=True, concat_channels=2, vectors=("fps",), transformer_layers=2, **told)
     x, c_noise, cond = inputs()
     more = {"concat": torch.randn(2, 3, 2, 8, 8), "vectors": torch.tensor([[8.0], [3.0]])}
     network(x, c_noise, {**cond, **more}).square().mean().backward()
@@ -242,10 +253,11 @@ def test_gradient_reaches_every_parameter():
         assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
 
 
-def test_a_fresh_network_learns_in_all_its_parts():
+@BOTH
+def test_a_fresh_network_learns_in_all_its_parts(told):
     """Layers that start at zero hide others from the gradient for a step or two, not for longer."""
     torch.manual_seed(0)
-    network = SpaceTimeUNet(UNetConfig(**TINY, temporal=True))
+    network = SpaceTimeUNet(UNetConfig(**TINY, temporal=True, **told))
     before = {name: p.detach().clone() for name, p in network.named_parameters()}
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
     x, c_noise, cond = inputs(frames=4)
@@ -259,3 +271,23 @@ def test_a_fresh_network_learns_in_all_its_parts():
     assert losses[-1] < losses[0]
     for name, parameter in network.named_parameters():
         assert not torch.equal(parameter, before[name]), name
+
+
+def test_a_frame_knows_its_index_and_what_the_text_says_of_it():
+    """Frames that are all alike, and no mixer: what differs between them is what their index says, which the text changes."""
+    network = tiny(temporal=True, frame_index=True, conv_mixing="none", attention_mixing="none")
+    x, c_noise, cond = inputs(frames=1)
+    out = network(x.expand(-1, 4, -1, -1, -1), c_noise, cond)
+    other = network(x.expand(-1, 4, -1, -1, -1), c_noise, {"text": cond["text"].flip(0)})
+    step, turned = (video[:, 1:] - video[:, :1] for video in (out, other))
+    assert step.abs().amax((2, 3, 4)).min() > 1e-4 and (step - turned).abs().amax((2, 3, 4)).min() > 1e-4
+
+
+def test_the_text_as_one_vector_hears_every_token():
+    """In any order, however many zeros stand beside them; and one token more is another text."""
+    pooled = randomised(PooledText(16, 8))
+    states = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(1))
+    more = torch.cat([states, torch.zeros(2, 2, 16)], 1)
+    for same in (states[:, [3, 1, 4, 0, 2]], more):
+        torch.testing.assert_close(pooled(same, None), pooled(states, None), **CLOSE)
+    assert (pooled(states[:, :4], None) - pooled(states, None)).abs().amax(1).min() > 1e-3
