@@ -24,7 +24,7 @@ __all__ = ["BACKGROUNDS", "COLOURS", "DIRECTIONS", "KINDS", "PACES", "SHAPES", "
 SHAPES = {"circle": (0.40, 0.46), "square": (0.36, 0.41), "triangle": (0.44, 0.48)}  # extent, in widths of the picture
 COLOURS = {"red": (225, 50, 45), "green": (45, 160, 60), "blue": (60, 110, 235), "yellow": (245, 205, 40)}
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}  # x to the right, y down
-PACES = {"slowly": (0.08, 0.11), "quickly": (0.25, 0.30)}  # widths of the picture a second
+PACES = {"slowly": (0.15, 0.18), "quickly": (0.32, 0.38)}  # widths of the picture a second
 # Faint colours, none near one of a shape, neither in hue nor in lightness: flow is measured on grey pictures.
 BACKGROUNDS = {
     "grey": (70, 70, 70),
@@ -35,7 +35,7 @@ BACKGROUNDS = {
 }
 KINDS = ("static", "text", "cut", "caption")  # of contamination
 
-SIZE, FPS, SECONDS = 128, 24, 1.5
+SIZE, FPS, SECONDS = 128, 24, 1.25
 MARGIN = 0.015  # of the width, that always lies between a shape and the edge
 LINES = (
     "SUBSCRIBE NOW", "LIKE AND SHARE", "EPISODE 12", "BREAKING NEWS", "FREE PREVIEW", "CLICK THE LINK", "WATCH PART 2",
@@ -118,7 +118,7 @@ def make_world(
     contaminate: float = 0.0,
     kinds: Sequence[str] = KINDS,
 ) -> Path:
-    """Write `clips` videos of 1.5 seconds (128 x 128, 24 fps, H.264) and list.jsonl; the path of the list.
+    """Write `clips` videos of 1.25 seconds (128 x 128, 24 fps, H.264) and list.jsonl; the path of the list.
 
     contaminate: share of the clips that is spoiled, evenly by the kinds: `static` (the shape rests, the caption says that
     it moves), `text` (covered with writing), `cut` (a second scene follows in the same file), `caption` (that of another
