@@ -30,17 +30,18 @@ class PooledText(nn.Module):
 
 
 class FrameEmbedding(nn.Module):
-    """What to tell of frame 0, 1, ... T - 1: [B, T, E]; nothing, when fresh.
+    """What to tell of frame 0, 1, ... T - 1: [B, T, E]; nothing, when fresh, and nothing ever of a single frame.
 
-    The index is multiplied with all else that is told ("left" means another place in each frame). The text is read here
-    once more: were it taken from what the image network makes of it, which knows no direction, motion would be learned
-    only after that had changed.
+    Features of the index, less their mean over the frames, are multiplied with all else that is told: "left" means another
+    place in each frame. Two things make motion learnable early. Without the mean, what is common to the frames of a clip
+    (where its shape happens to be) does not reach these weights as noise. And the text is read here once more: what the
+    image network makes of it holds no direction, as stills show none.
     """
 
     def __init__(self, width: int, emb: int, context: int | None):
         super().__init__()
-        self.width = width
-        self.norm, self.told, self.index = nn.LayerNorm(emb), nn.Linear(emb, emb), nn.Linear(width, emb)
+        self.norm, self.told = nn.LayerNorm(emb), nn.Linear(emb, emb)
+        self.index = nn.Linear(width, emb, bias=False)
         self.text = PooledText(context, emb) if context else None
         self.out = zero(nn.Linear(emb, emb, bias=False))
 
@@ -48,5 +49,6 @@ class FrameEmbedding(nn.Module):
         told = self.told(self.norm(emb))
         if self.text is not None and states is not None:
             told = told + self.text(states, mask)
-        index = self.index(sinusoid(torch.arange(frames, device=emb.device), self.width).to(emb.dtype))
+        index = sinusoid(torch.arange(frames, device=emb.device), self.index.in_features)
+        index = self.index((index - index.mean(0)).to(emb.dtype))
         return self.out(index * F.silu(told)[:, None])

@@ -276,10 +276,14 @@ def test_a_fresh_network_learns_in_all_its_parts(told):
 def test_a_frame_knows_its_index_and_what_the_text_says_of_it():
     """Frames that are all alike, and no mixer: what differs between them is what their index says, which the text changes."""
     network = tiny(temporal=True, frame_index=True, conv_mixing="none", attention_mixing="none")
+    image = tiny()
+    image.load_state_dict({name: network.state_dict()[name] for name in image.state_dict()})
     x, c_noise, cond = inputs(frames=1)
     out = network(x.expand(-1, 4, -1, -1, -1), c_noise, cond)
     other = network(x.expand(-1, 4, -1, -1, -1), c_noise, {"text": cond["text"].flip(0)})
     step, turned = (video[:, 1:] - video[:, :1] for video in (out, other))
+    alone = image(x, c_noise, cond)
+    assert torch.equal(network(x, c_noise, cond), alone) and not torch.equal(out[:, :1], alone)  # one frame has no index
     assert step.abs().amax((2, 3, 4)).min() > 1e-4 and (step - turned).abs().amax((2, 3, 4)).min() > 1e-4
 
 
