@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from video_model.blocks import Down, ResBlock, Transformer, Up
-from video_model.embeddings import FrameEmbedding, PooledText
-from video_model.layers import Given, Tokens, embedding_mlp, norm_silu, sinusoid, zero
+from video_model.embeddings import FrameEmbedding, PooledText, tilted
+from video_model.layers import FrameTold, Given, Tokens, embedding_mlp, norm_silu, sinusoid, zero
 from video_model.mixing import AttentionKind, ConvKind, attention_mixer, conv_mixer
 
 
@@ -35,7 +35,7 @@ class UNetConfig(BaseModel):
     context_dim: int | None = 1024  # channels of text states; None: no text
     ff_multiple: int = 4  # width of the feed-forward layers; public checkpoints have 4
     pooled_text: bool = False  # the text as one vector is told to every residual block too; no public network has it
-    frame_index: bool = False  # so is, in a temporal network, the frame's index with all that is told; nor this
+    frame_index: bool = False  # so is, in a temporal network, the time of each frame with all else that is told; nor this
     norm_groups: int = 32
     epsilon: Literal["sd", "svd"] = "svd"  # of residual blocks: 1e-5 everywhere, or as in the released video model
     vectors: tuple[str, ...] = ()  # names of the numbers a sample is conditioned on; "fps" is embedded as fps - 1
@@ -132,6 +132,8 @@ class SpaceTimeUNet(nn.Module):
         given = self._given(x, c_noise, cond)
 
         h = self.conv_in(_flat(x))  # [B*T, channels, h, w] from here on
+        if given.index is not None:
+            h = tilted(h, given.index.tilt)
         if "concat" in cond and self.config.concat_channels:
             h = h + self.concat_in(_flat(cond["concat"].to(x.dtype)))
         skips = [h]
@@ -193,8 +195,10 @@ class SpaceTimeUNet(nn.Module):
         images = cond.get("images")
         index = None
         if self.config.frame_index and self.config.temporal:
-            index = self.frame_embedding(emb, frames, states, known)
-            index = (index if images is None else index.masked_fill(images[:, None, None], 0)).flatten(0, 1)
+            index = self.frame_embedding(emb, frames, self._rates(cond), states, known)
+            if images is not None:
+                alone = images.repeat_interleave(frames)[:, None]
+                index = FrameTold(index.emb.masked_fill(alone, 0), index.tilt.masked_fill(alone[..., None], 0))
         given = Given(frames, F.silu(emb), text, first, index)
         if not self.config.temporal or images is None or not images.any():
             return given
@@ -203,6 +207,14 @@ class SpaceTimeUNet(nn.Module):
             return given._replace(videos=videos)
         rows = first and Tokens(first.states[videos], None if first.bias is None else first.bias[videos])
         return given._replace(videos=videos, video=Given(frames, given.emb[videos], first=rows))
+
+    def _rates(self, cond: dict[str, Tensor]) -> Tensor | None:
+        """Frames a second [B] where they are told, else nan."""
+        if "vectors" not in cond or "fps" not in self.config.vectors:
+            return None
+        place = self.config.vectors.index("fps")
+        rates = cond["vectors"][:, place].float()
+        return rates.masked_fill(~cond["vectors_mask"][:, place], torch.nan) if "vectors_mask" in cond else rates
 
     def _vectors(self, batch: int, cond: dict[str, Tensor]) -> Tensor:
         names, width = self.config.vectors, self.config.vector_width

@@ -3,7 +3,7 @@ import torch
 from pydantic import ValidationError
 
 from tests.video_model.networks import TINY, inputs, randomised, tiny
-from video_model.embeddings import PooledText
+from video_model.embeddings import FrameEmbedding, PooledText, tilted
 from video_model.unet import SpaceTimeUNet, UNetConfig, inflate
 
 CLOSE = dict(rtol=1e-4, atol=1e-5)
@@ -295,3 +295,24 @@ def test_the_text_as_one_vector_hears_every_token():
     for same in (states[:, [3, 1, 4, 0, 2]], more):
         torch.testing.assert_close(pooled(same, None), pooled(states, None), **CLOSE)
     assert (pooled(states[:, :4], None) - pooled(states, None)).abs().amax(1).min() > 1e-3
+
+
+def test_times_are_counted_in_seconds_where_the_frame_rate_is_told():
+    """Every other frame at half the rate is told what the same moments are told at the whole rate, but for their mean."""
+    embedding = randomised(FrameEmbedding(8, 16, None))
+    emb = torch.randn(2, 16, generator=torch.Generator().manual_seed(1))
+
+    def told(frames, fps):
+        return embedding(emb, frames, torch.full((2,), fps), None, None).emb.unflatten(0, (2, frames))
+
+    whole, half = told(7, 12.0), told(4, 6.0)
+    torch.testing.assert_close(whole[:, ::2] - whole[:, :1], half - half[:, :1], **CLOSE)
+    torch.testing.assert_close(told(4, float("nan")), told(4, 8.0))
+    torch.testing.assert_close(whole.mean(1), torch.zeros(2, 16), **CLOSE)
+
+
+def test_tilted_rises_along_x_and_y():
+    tilt = torch.tensor([[[1.0, 0.0], [0.0, 2.0]]])  # channel 0 along x, channel 1 down
+    planes = tilted(torch.zeros(1, 2, 3, 5), tilt)[0]
+    torch.testing.assert_close(planes[0], torch.linspace(-1, 1, 5).expand(3, 5))
+    torch.testing.assert_close(planes[1], 2 * torch.linspace(-1, 1, 3)[:, None].expand(3, 5))
