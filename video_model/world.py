@@ -21,7 +21,7 @@ import numpy as np
 
 __all__ = ["BACKGROUNDS", "COLOURS", "DIRECTIONS", "KINDS", "PACES", "SHAPES", "Scene", "make_world", "parse", "render"]
 
-SHAPES = {"circle": (0.40, 0.46), "square": (0.36, 0.41), "triangle": (0.44, 0.48)}  # extent, in widths of the picture
+SHAPES = {"circle": (0.36, 0.42), "square": (0.42, 0.46), "triangle": (0.44, 0.48)}  # extent, in widths of the picture
 COLOURS = {"red": (225, 50, 45), "green": (45, 160, 60), "blue": (60, 110, 235), "yellow": (245, 205, 40)}
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}  # x to the right, y down
 PACES = {"slowly": (0.15, 0.18), "quickly": (0.32, 0.38)}  # widths of the picture a second

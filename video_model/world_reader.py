@@ -21,7 +21,7 @@ __all__ = ["ATTRIBUTES", "Reading", "read", "score"]
 ATTRIBUTES = ("shape", "colour", "direction", "speed", "background")
 
 CONTRAST = 0.12  # of 1 (black to white), the least distance of a shape from its background
-AREA = (0.012, 0.22)  # shares of the picture that a shape can cover
+AREA = (0.012, 0.25)  # shares of the picture that a shape can cover
 FRAMES = 0.75  # share of the frames in which there must be a shape
 LIKENESS = 0.8  # correlation with the outline of a shape, below which it is none of them
 LEAST_PACE = 0.03  # widths a second, below which the shape rests
