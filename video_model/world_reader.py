@@ -63,10 +63,10 @@ def read(video: Any, fps: float) -> Reading:
     colour, sure = nearest(np.median([tones[i] for i in seen], axis=0), COLOURS, chroma_only=True)
     if not steady(colour, [nearest(tones[i], COLOURS, chroma_only=True)[0] for i in seen]):
         colour, sure = None, 0.0
-    places = np.array([centre(cover[i]) for i in seen])
+    places, size = np.array([centre(cover[i]) for i in seen]), pixels.shape[2]
     outlines = [outline(cover[i], place) for i, place in zip(seen, places, strict=True)]
-    shape, alike = likeliest(outlines)
-    if not steady(shape, [likeliest([form])[0] for form in outlines]):
+    shape, alike = likeliest(outlines, size)
+    if not steady(shape, [likeliest([form], size)[0] for form in outlines]):
         shape, alike = None, 0.0
     direction, speed = path(np.array(seen) / fps, places / pixels.shape[2])
     return Reading(shape, colour, direction, speed, background, min(sure, alike))
@@ -172,23 +172,26 @@ def sampled(picture: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return parts[0] @ wide @ parts[1].T
 
 
-@lru_cache(maxsize=1)
-def templates() -> dict[str, np.ndarray]:
-    """The outlines of the shapes, drawn as those of frames: at 64 px, at a common extent, under the same blur."""
+@lru_cache(maxsize=16)
+def templates(size: int) -> dict[str, np.ndarray]:
+    """The outlines of the shapes, drawn as those of frames `size` px wide: as large in px, and under the same blur.
+
+    (Drawn larger they would have sharper corners than any square of a small frame, which then looks like a circle.)
+    """
     made = {}
-    grid = np.arange(64) - 31.5
+    grid = np.arange(size) - (size - 1) / 2
     for shape, extents in SHAPES.items():
-        outside = distance(shape, grid[None, :], grid[:, None], 64 * sum(extents) / 2)
+        outside = distance(shape, grid[None, :], grid[:, None], size * sum(extents) / 2)
         cover = blur(blur(np.clip(0.5 - outside, 0, 1)[..., None]))[..., 0]
         made[shape] = outline(cover, centre(cover))
     return made
 
 
-def likeliest(outlines: Sequence[np.ndarray]) -> tuple[str | None, float]:
-    """The shape whose outline correlates best with the mean of these, and the margin to the next, as a confidence."""
+def likeliest(outlines: Sequence[np.ndarray], size: int) -> tuple[str | None, float]:
+    """The shape whose outline correlates best with the mean of these, of frames of `size` px, and its margin to the next."""
     mean = np.mean(outlines, axis=0)
     ranked = sorted(
-        ((float(np.corrcoef(mean.ravel(), form.ravel())[0, 1]), shape) for shape, form in templates().items()),
+        ((float(np.corrcoef(mean.ravel(), form.ravel())[0, 1]), shape) for shape, form in templates(size).items()),
         reverse=True,
     )
     (best, shape), (second, _) = ranked[:2]
