@@ -25,8 +25,9 @@ class Following:
             SpinnerColumn(), BarColumn(24), TextColumn("{task.description}"),
             console=console, transient=True, refresh_per_second=4,
         )  # fmt: skip
-        self.said = self.began = time.monotonic()
-        self.name, self.first, self.steps = "", 0, 1
+        self.said = time.monotonic()
+        self.steps = 1
+        self.pace: float | None = None  # seconds a step
 
     def __enter__(self) -> Following:
         self.progress.start()
@@ -40,15 +41,17 @@ class Following:
         self._show(f"{what}: {done} of {total}", done, total)
 
     def stage(self, name: str, first: int, steps: int, facts: dict[str, Any]) -> None:
-        self.name, self.first, self.steps, self.began = name, first, steps, time.monotonic()
+        self.steps, self.pace = steps, None
         if facts:
             self.console.print(Text(f"stage {name}: {_data(facts)}"), soft_wrap=True)
         if first:
             self.console.print(f"stage {name}: going on after step {first}")
 
     def step(self, name: str, step: int, numbers: dict[str, float]) -> None:
-        spent = time.monotonic() - self.began
-        left = clock(spent / max(step - self.first, 1) * (self.steps - step))
+        # Of the steps themselves: from other workers, what is told comes late and in bunches
+        took = numbers["step_seconds"]
+        self.pace = took if self.pace is None else 0.9 * self.pace + 0.1 * took
+        left = clock(self.pace * (self.steps - step))
         self._show(
             f"stage {name}: step {step} of {self.steps} · loss {numbers['loss']:.4f} · {numbers['step_seconds']:.2g} s a step"
             f" · {left} left",
