@@ -1,10 +1,10 @@
 """What a run trained on the world has learned, stage by stage: the share of drawn videos that show what they were asked for.
 
-    python -m video_model.world out/world/videos --clips 1200
+    python -m video_model.world out/world/videos --clips 3000
     winnow annotate out/world/videos/list.jsonl --out out/world/annotated --config world
     winnow select out/world/annotated --out out/world/curated
-    winnow train tiny --data out/world/curated --out out/world/model --set "data.captions={source_caption: 1.0}"
-    python -m tests.benchmarks.learned out/world/model [--prompts 128] [--guidance 1.5]
+    winnow train tiny --data out/world/curated --out out/world/model --workers 2 --set "data.captions={source_caption: 1.0}"
+    python -m tests.benchmarks.learned out/world/model [--prompts 128] [--guidance 3]
 
 Every word of a prompt is measured in the drawn video (video_model.world_reader); what cannot be read counts as wrong.
 The last row is what the reader finds in real clips of the world after the run's codec: the most that could be reached.
