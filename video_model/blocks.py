@@ -24,7 +24,7 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Tensor, given: Given) -> Tensor:
         emb = self.emb(given.emb).repeat_interleave(given.frames, 0)  # [B*T, C]
-        if given.index is not None:
+        if given.index is not None:  # beside SiLU and bias, so that zeros add exactly nothing
             emb = emb + F.linear(given.index.emb, self.emb.weight)
         h = self.conv1(norm_silu(x, self.norm1)) + emb[:, :, None, None]
         return self.skip(x) + self.conv2(norm_silu(h, self.norm2))

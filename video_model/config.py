@@ -83,8 +83,8 @@ class UNet(Section):
     )
     frame_index: bool = Field(
         False,
-        description="tell every residual block of a video network the frame's index, together with the text; without it "
-        "what moves where is learned late; maps onto no checkpoint",
+        description="tell a video network the time of each frame together with the text; without it what moves where is "
+        "learned late; a video network that has it maps onto no checkpoint",
     )
     epsilon: Literal["sd", "svd"] = Field(
         "svd", description="of norms in residual blocks, as the checkpoint in `start` has it"
@@ -98,6 +98,12 @@ class UNet(Section):
     attention_mixing: Literal["alpha", "residual", "relative", "joint", "none"] = Field(
         "alpha", description="temporal attention; joint: all positions of all frames, for small latents"
     )
+
+    @model_validator(mode="after")
+    def _knows_time(self) -> UNet:
+        if self.attention_mixing == "joint" and not self.frame_index:
+            raise ValueError("network: attention_mixing joint knows no order of frames by itself: set frame_index")
+        return self
 
 
 class Edm(Section):

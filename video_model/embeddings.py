@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from video_model.layers import FrameTold, embedding_mlp, sinusoid, zero
 
-USUAL_RATE = 8.0  # frames a second, of a clip of which none is told; times are counted in frames at this rate
+USUAL_RATE = 8.0  # frames a second; times are counted in frames at this rate, which is taken for granted where none is told
 
 
 class PooledText(nn.Module):
@@ -26,7 +26,7 @@ class PooledText(nn.Module):
         if mask is not None:
             states = states.masked_fill(~mask[..., None], 0)
         there = (states != 0).any(-1, keepdim=True)  # zeros are no text
-        count = there.sum(1).clamp(min=1)
+        count = there.sum(1).clamp(min=1).to(states.dtype)
         words = (self.mlp(self.norm(states)) * there).sum(1) / count.sqrt()
         return self.mlp(self.norm(states.sum(1) / count)) + words
 
@@ -52,7 +52,7 @@ class FrameEmbedding(nn.Module):
     def forward(
         self, emb: Tensor, frames: int, fps: Tensor | None, states: Tensor | None, mask: Tensor | None
     ) -> FrameTold:
-        """emb [B, E]; fps [B], of the clips, nan where it is not known; states [B, L, D] and mask [B, L], the text."""
+        """emb [B, E]; fps [B], above 0, of the clips, nan where it is not told; states [B, L, D] and mask [B, L], the text."""
         told = self.told(self.norm(emb))
         if self.text is not None and states is not None:
             told = told + self.text(states, mask)

@@ -116,7 +116,8 @@ class JointMixer(Mixer):
     """Attention of every position of every frame to all others: what moves is found where it went.
 
     (Full 3-D attention, as in CogVideoX.) Its cost grows with the square of T * N. It has no embedding of places: where a
-    token is it knows from the borders that convolutions see, and when from the network's `frame_index`.
+    token is it knows from the borders that convolutions see, and when from the network's `frame_index`, without which it
+    cannot tell before from after.
     """
 
     def __init__(self, channels: int, heads: int, depth: int):

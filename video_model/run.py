@@ -162,7 +162,6 @@ def build_network(config: TrainConfig, codec: Codec, encoder: TextEncoder, tempo
             transformer_layers=(chosen.transformer_layers,),
             norm_groups=chosen.groups,
             pooled_text=chosen.pooled_text,
-            frame_index=chosen.frame_index,
             epsilon=chosen.epsilon,
             linear_projection=chosen.linear_projection,
             context_dim=encoder.dim,
@@ -180,6 +179,7 @@ def inflated(image: SpaceTimeUNet, config: TrainConfig) -> SpaceTimeUNet:
         image,
         conv_mixing=chosen.conv_mixing,
         attention_mixing=chosen.attention_mixing,
+        frame_index=chosen.frame_index,
         concat_channels=image.config.in_channels + first.mask if first else 0,
         vectors=vector_names(config),
     )

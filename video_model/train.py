@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from video_model import checkpoints
-from video_model.checkpoints import Checkpoint
+from video_model.checkpoints import Checkpoint, CheckpointError
 from video_model.conditioning import Conditioner
 from video_model.config import Loop, Noise, Stage
 from video_model.denoiser import Denoiser, Parametrisation, lognormal
@@ -91,9 +91,13 @@ def train_stage(task: Task, start: Checkpoint | None = None) -> Checkpoint:
     first = 0
     if start:
         first = start.step
-        load_whole(network, start.tensors("network"))
-        load_whole(average.network, start.tensors("ema"))
-        load_optimizer(optimizer, network, start.tensors("optimizer"))
+        try:
+            load_whole(network, start.tensors("network"))
+            load_whole(average.network, start.tensors("ema"))
+            load_optimizer(optimizer, network, start.tensors("optimizer"))
+        except (KeyError, RuntimeError) as error:
+            why = str(error).splitlines()[0]
+            raise CheckpointError(f"{start.path}: is not of this network ({why}): choose another --out") from None
     denoiser = Denoiser(called, task.parametrisation)
     judged = Denoiser(average.network, task.parametrisation)
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]

@@ -154,7 +154,7 @@ class SpaceTimeUNet(nn.Module):
         return self.conv_out(norm_silu(h, self.norm_out)).unflatten(0, (batch, frames))
 
     def temporal_names(self) -> list[str]:
-        """Names of the parameters that only a temporal network has: of its mixers, and of the frame's index."""
+        """Names of the parameters that only a temporal network has: of its mixers, and of the times of frames."""
         names = [name for name, _ in self.named_parameters()]
         return [name for name in names if ".time." in name or name.startswith("frame_embedding.")]
 
@@ -194,7 +194,7 @@ class SpaceTimeUNet(nn.Module):
             text = _tokens(text.flatten(0, 1), mask if mask is None else mask.flatten(0, 1)) if per_frame else first
         images = cond.get("images")
         index = None
-        if self.config.frame_index and self.config.temporal:
+        if self.config.frame_index and self.config.temporal and not (images is not None and images.all()):
             index = self.frame_embedding(emb, frames, self._rates(cond), states, known)
             if images is not None:
                 alone = images.repeat_interleave(frames)[:, None]
@@ -209,12 +209,15 @@ class SpaceTimeUNet(nn.Module):
         return given._replace(videos=videos, video=Given(frames, given.emb[videos], first=rows))
 
     def _rates(self, cond: dict[str, Tensor]) -> Tensor | None:
-        """Frames a second [B] where they are told, else nan."""
+        """Frames a second [B] where they are told, else nan; single frames have 0, which is none."""
         if "vectors" not in cond or "fps" not in self.config.vectors:
             return None
         place = self.config.vectors.index("fps")
         rates = cond["vectors"][:, place].float()
-        return rates.masked_fill(~cond["vectors_mask"][:, place], torch.nan) if "vectors_mask" in cond else rates
+        told = rates > 0
+        if "vectors_mask" in cond:
+            told = told & cond["vectors_mask"][:, place]
+        return rates.masked_fill(~told, torch.nan)
 
     def _vectors(self, batch: int, cond: dict[str, Tensor]) -> Tensor:
         names, width = self.config.vectors, self.config.vector_width
@@ -248,6 +251,8 @@ class SpaceTimeUNet(nn.Module):
                 raise ValueError(
                     f"cond[{name!r}] must have shape {shapes} for this network (got {list(cond[name].shape)})"
                 )
+        if "text" in cond and cond["text"].ndim == 4 and (c.pooled_text or (c.frame_index and c.temporal)):
+            raise ValueError("text by frame [B, T, L, D] goes with neither pooled_text nor frame_index: give one text a row")
         for name, mask in (("text", "text_mask"), ("vectors", "vectors_mask")):
             if mask in cond and (name not in cond or cond[mask].shape != cond[name].shape[: cond[mask].ndim]):
                 raise ValueError(

@@ -96,8 +96,7 @@ def test_text_by_frame_equals_the_frames_as_images():
     torch.testing.assert_close(video(x, c_noise, images), apart.view_as(x), **CLOSE)
 
 
-@BOTH
-@pytest.mark.parametrize("by_frame", [False, True])
+@pytest.mark.parametrize(("by_frame", "told"), [(False, {}), (True, {}), (False, {"pooled_text": True, "frame_index": True})])
 def test_padding_never_changes_the_output(by_frame, told):
     network = tiny(temporal=True, **told)
     x, c_noise, cond = inputs()
@@ -316,3 +315,48 @@ def test_tilted_rises_along_x_and_y():
     planes = tilted(torch.zeros(1, 2, 3, 5), tilt)[0]
     torch.testing.assert_close(planes[0], torch.linspace(-1, 1, 5).expand(3, 5))
     torch.testing.assert_close(planes[1], 2 * torch.linspace(-1, 1, 3)[:, None].expand(3, 5))
+
+
+def test_rates_are_known_where_they_are_told_and_above_zero():
+    network = tiny(temporal=True, frame_index=True, vectors=("motion", "fps"))
+    vectors = torch.tensor([[5.0, 12.0], [5.0, 24.0], [5.0, 0.0], [5.0, torch.nan]])
+    mask = torch.tensor([[True, True], [True, False], [True, True], [True, True]])
+    rates = network._rates({"vectors": vectors, "vectors_mask": mask})
+    assert rates[0] == 12 and rates[1:].isnan().all()
+    assert network._rates({"vectors": vectors})[:2].tolist() == [12, 24] and network._rates({}) is None
+
+
+@pytest.mark.parametrize("images", [[True, True], [True, False]])
+def test_single_frames_without_a_rate_give_finite_gradients(images):
+    """In a step of images every row is told 0 frames a second; it is the times of frames that could divide by it."""
+    network = tiny(temporal=True, frame_index=True, pooled_text=True, vectors=("fps",))
+    x, c_noise, cond = inputs(frames=1 if all(images) else 3)
+    told = {"vectors": torch.zeros(2, 1), "images": torch.tensor(images)}
+    network(x, c_noise, {**cond, **told}).square().mean().backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is None or parameter.grad.isfinite().all(), name
+    touched = [name for name in network.temporal_names() if network.get_parameter(name).grad is not None]
+    assert bool(touched) == (not all(images))  # a step of images alone leaves their moments as they are
+
+
+def test_the_tilt_reaches_the_first_features():
+    network = tiny(temporal=True, frame_index=True)
+    x, c_noise, cond = inputs()
+    out = network(x, c_noise, cond)
+    with torch.no_grad():
+        network.frame_embedding.tilt.weight.zero_()
+    assert (network(x, c_noise, cond) - out).abs().max() > 1e-4
+
+
+@BOTH
+def test_weights_in_bfloat16_run(told):
+    network = tiny(temporal=True, **told).bfloat16()
+    x, c_noise, cond = inputs()
+    assert network(x.bfloat16(), c_noise, {"text": cond["text"].bfloat16()}).isfinite().all()
+
+
+def test_text_by_frame_is_refused_where_one_text_is_told():
+    network = tiny(temporal=True, frame_index=True)
+    x, c_noise, cond = inputs()
+    with pytest.raises(ValueError, match="text by frame"):
+        network(x, c_noise, {"text": cond["text"][:, None].expand(-1, 3, -1, -1)})

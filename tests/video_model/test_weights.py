@@ -188,6 +188,8 @@ def test_our_own_video_networks_run_in_diffusers(changes, tmp_path):
         ({"attention_mixing": "relative"}, "attention_mixing 'relative'"),
         ({"vectors": ("brightness",)}, "brightness"),
         ({"ff_multiple": 2}, "ff_multiple 2"),
+        ({"pooled_text": True}, "pooled_text True"),
+        ({"frame_index": True}, "frame_index True"),
         ({"norm_groups": 16}, "norm_groups 16"),
         ({"context_dim": None}, "context_dim None"),
         ({"temporal": False, "vectors": ("fps",)}, "vectors"),

@@ -61,12 +61,12 @@ def network(seed: int = 0, temporal: bool = True) -> SpaceTimeUNet:
     image = SpaceTimeUNet(
         UNetConfig(
             in_channels=CHANNELS, out_channels=CHANNELS, channels=(WIDTH,), layers=(1,), attention=(True,), heads=(2,),
-            context_dim=8, norm_groups=4,
+            context_dim=8, norm_groups=4, pooled_text=True,
         )
     )  # fmt: skip
     if not temporal:
         return image
-    made = inflate(image, vectors=("fps", "motion", "augment"), concat_channels=CHANNELS + 1)
+    made = inflate(image, vectors=("fps", "motion", "augment"), concat_channels=CHANNELS + 1, frame_index=True)
     for parameter in made.parameters():  # zeros would hide what does not reach them
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.05)

@@ -1,6 +1,6 @@
 // One clip: player, stills, scores with their standing, captions, errors, and its place in the whole film.
 
-import { $, clock, count, h, percent, plural, post, s, say, short, still, toast, video } from "./dom.js";
+import { $, clock, count, h, heard, percent, plural, post, s, say, short, still, toast, video } from "./dom.js";
 import { ask, like, repaint, shown } from "./grid.js";
 import { unmet } from "./overview.js";
 import { active, asked, changed, state, stepOf } from "./state.js";
@@ -14,6 +14,7 @@ export async function open(id) {
   const stepping = dialog.open;
   let clip;
   try {
+    await heard();
     clip = await post("/api/clip", { filters: asked(), clip: id });
   } catch (error) {
     return toast(error.message, true);

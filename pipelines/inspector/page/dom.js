@@ -56,19 +56,20 @@ async function answer(response) {
 
 export const get = async (path, query = {}) => answer(await fetch(`${path}?${new URLSearchParams(query)}`));
 
-export async function post(path, body = {}) {
+export async function post(path, body = {}, options = {}) {
   const headers = { "content-type": "application/json", "x-winnow": "1" };
-  return answer(await fetch(path, { method: "POST", headers, body: JSON.stringify(body) }));
+  return answer(await fetch(path, { method: "POST", headers, body: JSON.stringify(body), ...options }));
 }
 
 // What is said of clips reaches the server in the order it was said in: each waits for the one before.
 // `body` is asked when its turn comes, and so knows what was said before it.
 let said = Promise.resolve();
 export function say(body) {
-  const answered = said.then(() => post("/api/label", body()));
+  const answered = said.then(() => post("/api/label", body(), { signal: AbortSignal.timeout(20000) }));
   said = answered.catch(() => {});
   return answered;
 }
+export const heard = () => said; // until all that was said has been answered
 
 export const still = (clip, which = "middle") => `/api/still?${new URLSearchParams({ clip, which })}`;
 export const video = (clip) => `/api/video?${new URLSearchParams({ clip })}`;

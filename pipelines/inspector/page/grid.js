@@ -248,10 +248,12 @@ function quiet(element) {
 
 export async function label(id, name) {
   const element = document.querySelector(`.tile[data-id="${CSS.escape(id)}"]`);
-  const row = rows.find((r) => r.id === id);
-  let said;
+  let row, said;
   try {
-    said = await say(() => ({ clip: id, label: row?.label === name ? null : name, note: row?.note ?? null }));
+    said = await say(() => {
+      row = rows.find((r) => r.id === id);
+      return { clip: id, label: row?.label === name ? null : name, note: row?.note ?? null };
+    });
   } catch (error) {
     return toast(error.message, true);
   }

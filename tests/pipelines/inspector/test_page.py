@@ -312,6 +312,14 @@ def test_labels(page, place):
     page.locator(f'.tile[data-id="{data.clip_id(3, 3)}"]').focus()
     page.keyboard.press("g")
     page.wait_for_selector(f'.tile[data-id="{data.clip_id(3, 3)}"] .mark.good')
+    page.evaluate(SLOW_LABEL)
+    page.locator(f'.tile[data-id="{data.clip_id(1, 1)}"]').focus()
+    page.keyboard.press("g")
+    page.keyboard.press("Enter")  # opened before the label has reached the server
+    page.wait_for_selector('#clip [data-label="good"].on')
+    page.locator('#clip [data-label="good"]').click()  # and taken back
+    page.wait_for_selector('#clip [data-label="good"]:not(.on)')
+    page.keyboard.press("Escape")
     page.locator(f'.tile[data-id="{data.clip_id(0, 1)}"]').click()
     page.wait_for_selector("#clip .film .lane")
     page.evaluate(SLOW_LABEL)
@@ -327,7 +335,7 @@ def test_labels(page, place):
     page.locator("#labels").get_by_role("button", name="use").first.click()
     page.wait_for_function("() => document.querySelector('#clips-kept').dataset.count !== '20'")
     lines = [json.loads(line) for line in (folder / "annotated" / "labels.jsonl").read_text().splitlines()]
-    assert [line["label"] for line in lines] == ["good", None, "bad"] and lines[-1]["note"] == data.MARKUP
+    assert [line["label"] for line in lines] == ["good", "good", None, None, "bad"] and lines[-1]["note"] == data.MARKUP
 
 
 def test_keyboard_sheet_and_themes(page):
