@@ -162,7 +162,7 @@ def test_the_list_tells_the_truth_of_the_files(spoiled):
             assert (reading.shape, reading.colour, reading.direction) == (row["shape"], row["colour"], None)
         if kind == "cut":
             steps = np.abs(np.diff(video.astype(float), axis=0)).mean((1, 2, 3))
-            assert 11 <= steps.argmax() <= 23 and steps.max() > 4 * np.median(steps)
+            assert 9 <= steps.argmax() <= 18 and steps.max() > 4 * np.median(steps)
         if kind == "text":
             assert (video == 255).all(-1).mean() < 0.5 and (video.min(-1) > 200).mean() > 0.05
 
