@@ -93,11 +93,8 @@ class AttentionMixer(Mixer):
         return torch.lerp(x, temporal, torch.sigmoid(-self.mix_factor).to(x.dtype))  # exact where the two are equal
 
 
-class RelativeMixer(Mixer):
-    """Attention over time whose logits have a learned bias by distance in frames (Video Diffusion Models, section 3).
-
-    The distances are bucketed as in T5: exact up to 8 frames, then logarithmic up to 128, each side of zero by itself.
-    """
+class _BareAttention(Mixer):
+    """A norm and an attention for each spatial block, and nothing else: what the two mixers below share."""
 
     def __init__(self, channels: int, heads: int, depth: int):
         super().__init__()
@@ -105,6 +102,16 @@ class RelativeMixer(Mixer):
         self.attentions = nn.ModuleList(Attention(channels, heads) for _ in range(depth))
         for attention in self.attentions:
             zero(attention.out)
+
+
+class RelativeMixer(_BareAttention):
+    """Attention over time whose logits have a learned bias by distance in frames (Video Diffusion Models, section 3).
+
+    The distances are bucketed as in T5: exact up to 8 frames, then logarithmic up to 128, each side of zero by itself.
+    """
+
+    def __init__(self, channels: int, heads: int, depth: int):
+        super().__init__(channels, heads, depth)
         self.bias = nn.Parameter(torch.zeros(depth, heads, 32))
 
     def mix(self, x: Tensor, given: Given, depth: int) -> Tensor:
@@ -112,20 +119,13 @@ class RelativeMixer(Mixer):
         return x + self.attentions[depth].within(self.norms[depth](x), self.bias[depth][:, buckets])
 
 
-class JointMixer(Mixer):
+class JointMixer(_BareAttention):
     """Attention of every position of every frame to all others: what moves is found where it went.
 
     (Full 3-D attention, as in CogVideoX.) Its cost grows with the square of T * N. It has no embedding of places: where a
     token is it knows from the borders that convolutions see, and when from the network's `frame_index`, without which it
     cannot tell before from after.
     """
-
-    def __init__(self, channels: int, heads: int, depth: int):
-        super().__init__()
-        self.norms = nn.ModuleList(nn.LayerNorm(channels) for _ in range(depth))
-        self.attentions = nn.ModuleList(Attention(channels, heads) for _ in range(depth))
-        for attention in self.attentions:
-            zero(attention.out)
 
     def mix(self, x: Tensor, given: Given, depth: int) -> Tensor:
         tokens = self.norms[depth](x).flatten(1, 2)[:, :, None]  # [B, T*N, 1, C]

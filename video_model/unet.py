@@ -212,19 +212,14 @@ class SpaceTimeUNet(nn.Module):
         """Frames a second [B] where they are told, else nan; single frames have 0, which is none."""
         if "vectors" not in cond or "fps" not in self.config.vectors:
             return None
-        place = self.config.vectors.index("fps")
-        rates = cond["vectors"][:, place].float()
-        told = rates > 0
-        if "vectors_mask" in cond:
-            told = told & cond["vectors_mask"][:, place]
-        return rates.masked_fill(~told, torch.nan)
+        values, known = (numbers[:, self.config.vectors.index("fps")] for numbers in _numbers(cond))
+        return values.masked_fill(~(known & (values > 0)), torch.nan)
 
     def _vectors(self, batch: int, cond: dict[str, Tensor]) -> Tensor:
         names, width = self.config.vectors, self.config.vector_width
         if "vectors" not in cond:
             return torch.zeros(batch, len(names) * width, device=self.conv_in.weight.device)
-        values = cond["vectors"].float()
-        known = values.isfinite() & cond["vectors_mask"] if "vectors_mask" in cond else values.isfinite()
+        values, known = _numbers(cond)
         shift = torch.tensor([1.0 if name == "fps" else 0.0 for name in names], device=values.device)
         waves = sinusoid(torch.where(known, values - shift, 0.0), width)  # [B, V, width]
         return (waves * known[..., None]).flatten(1)
@@ -310,6 +305,12 @@ def inflate(image: SpaceTimeUNet, **changes) -> SpaceTimeUNet:
 
 def _flat(x: Tensor) -> Tensor:
     return x.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+
+
+def _numbers(cond: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """cond["vectors"] [B, V], and which of them are told."""
+    values = cond["vectors"].float()
+    return values, values.isfinite() & cond["vectors_mask"] if "vectors_mask" in cond else values.isfinite()
 
 
 def _tokens(states: Tensor, mask: Tensor | None) -> Tokens:

@@ -68,7 +68,7 @@ def read(video: Any, fps: float) -> Reading:
     shape, alike = likeliest(outlines, size)
     if not steady(shape, [likeliest([form], size)[0] for form in outlines]):
         shape, alike = None, 0.0
-    direction, speed = path(np.array(seen) / fps, places / pixels.shape[2])
+    direction, speed = path(np.array(seen) / fps, places / size)
     return Reading(shape, colour, direction, speed, background, min(sure, alike))
 
 

@@ -173,6 +173,7 @@ class Columns:
     def _patience(self, what: str, interrupt: Callable[[], None] | None = None) -> Iterator[None]:
         """The lock; and what takes too long is interrupted: then TooLong is raised."""
         done, late = threading.Event(), threading.Event()
+        too_long = TooLong(f"{what}: takes longer than {QUERY_SECONDS:g} s: ask for less")
 
         def watch() -> None:
             if not done.wait(QUERY_SECONDS):
@@ -185,16 +186,15 @@ class Columns:
             watcher.start()
             try:
                 yield
-                if late.is_set():  # it ended before it noticed that it was interrupted
-                    raise TooLong(f"{what}: takes longer than {QUERY_SECONDS:g} s: ask for less")
             except (duckdb.Error, SelectionError) as error:
-                if isinstance(error, TooLong):
-                    raise
                 if late.is_set():
-                    raise TooLong(f"{what}: takes longer than {QUERY_SECONDS:g} s: ask for less") from None
+                    raise too_long from None
                 if isinstance(error, SelectionError):
                     raise
                 raise SelectionError(f"{what}: {first_line(error)}") from error
+            else:
+                if late.is_set():  # it ended before it noticed that it was interrupted
+                    raise too_long
             finally:
                 done.set()
                 watcher.join()
