@@ -3,7 +3,7 @@
 import { $, clock, count, h, heard, percent, plural, post, s, say, short, still, toast, video } from "./dom.js";
 import { ask, like, repaint, shown } from "./grid.js";
 import { unmet } from "./overview.js";
-import { active, asked, changed, state, stepOf } from "./state.js";
+import { active, asked, state, stepOf } from "./state.js";
 
 const dialog = $("#clip");
 let current = null;
@@ -61,14 +61,13 @@ export function step(by) {
 async function label(change) {
   const clip = current;
   if (!clip) return;
+  const body = () => ({ ...change(clip), clip: clip.id });
   try {
-    Object.assign(clip, await say(() => ({ ...change(clip), clip: clip.id })));
+    await say(body, (answer) => (Object.assign(clip, answer), repaint(clip.id, answer)));
   } catch (error) {
     return toast(error.message, true);
   }
   if (current === clip) for (const button of dialog.querySelectorAll("[data-label]")) button.classList.toggle("on", button.dataset.label === clip.label);
-  repaint(clip.id, { label: clip.label, note: clip.note });
-  if (active().some((f) => f.kind === "where" && /label/i.test(f.sql))) changed({ keepPage: true });
 }
 
 export function toggleLabel(name) {

@@ -62,10 +62,10 @@ export async function post(path, body = {}, options = {}) {
 }
 
 // What is said of clips reaches the server in the order it was said in: each waits for the one before.
-// `body` is asked when its turn comes, and so knows what was said before it.
+// `body` is asked when its turn comes, after `keep` was given the answer to what was said before it.
 let said = Promise.resolve();
-export function say(body) {
-  const answered = said.then(() => post("/api/label", body(), { signal: AbortSignal.timeout(20000) }));
+export function say(body, keep) {
+  const answered = said.then(() => post("/api/label", body(), { signal: AbortSignal.timeout(20000) })).then((answer) => (keep(answer), answer));
   said = answered.catch(() => {});
   return answered;
 }

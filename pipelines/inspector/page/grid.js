@@ -247,25 +247,22 @@ function quiet(element) {
 }
 
 export async function label(id, name) {
-  const element = document.querySelector(`.tile[data-id="${CSS.escape(id)}"]`);
-  let row, said;
+  const body = () => {
+    const row = rows.find((r) => r.id === id);
+    return { clip: id, label: row?.label === name ? null : name, note: row?.note ?? null };
+  };
   try {
-    said = await say(() => {
-      row = rows.find((r) => r.id === id);
-      return { clip: id, label: row?.label === name ? null : name, note: row?.note ?? null };
-    });
+    const said = await say(body, (answer) => repaint(id, answer));
+    toast(said.label ? `Labelled ${said.label}` : "Label taken back");
   } catch (error) {
-    return toast(error.message, true);
+    toast(error.message, true);
   }
-  if (row) Object.assign(row, said);
-  if (element) paint(element);
-  toast(said.label ? `Labelled ${said.label}` : "Label taken back");
-  if (active().some((f) => f.kind === "where" && /label/i.test(f.sql))) changed({ keepPage: true });
-  return said;
 }
 
+// What was said of a clip, on its tiles; and asked for anew where a filter goes by it.
 export function repaint(id, said) {
   const row = rows.find((r) => r.id === id);
   if (row) Object.assign(row, said);
   document.querySelectorAll(`.tile[data-id="${CSS.escape(id)}"]`).forEach(paint);
+  if (active().some((f) => f.kind === "where" && /label/i.test(f.sql))) changed({ keepPage: true });
 }
