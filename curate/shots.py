@@ -49,7 +49,7 @@ class Change(SceneDetector):
 class CascadeShots:
     """Observer: shots without the frames of the transitions between them.
 
-    fps: frames a second of the file. rates: frames a second at which the three detectors look, 0: every frame.
+    rates: frames a second at which the three detectors look, 0: every frame.
     thresholds: their content scores, low, since what they propose is verified. margin: frames added to both ends of a
     gradual transition. The other arguments are those of `transitions.Limits`.
     """
@@ -57,13 +57,11 @@ class CascadeShots:
     def __init__(
         self,
         *,
-        fps: float,
         rates: Sequence[float] = (0, 5, 1.5),
         thresholds: Sequence[float] = (6, 6, 8),
         margin: int = 0,
         **limits: float,
     ) -> None:
-        self.fps = float(fps) if fps and fps > 0 else 25.0
         self.margin, self.limits = margin, Limits(**limits)
         self.gaps = [1 / rate if rate > 0 else 0.0 for rate in rates]
         self.detectors = [Change(threshold) for threshold in thresholds]
@@ -73,13 +71,15 @@ class CascadeShots:
         self.cuts: list[int] = []
         self.jumped = False
         self.thumbs: list[np.ndarray] = []
+        self.times: list[float] = []
         self.transitions: list[Transition] = []
 
     def see(self, frame: Any) -> None:
         position, time = len(self.thumbs), frame.time
         self.thumbs.append(frame.thumb)
+        self.times.append(time)
         hsv = cv2.cvtColor(frame.thumb, cv2.COLOR_RGB2HSV)
-        code = FrameTimecode(position, self.fps)
+        code = FrameTimecode(position, 25.0)  # PySceneDetect wants one; nothing reads it
         self.jumped = False
         for i, (gap, detector) in enumerate(zip(self.gaps, self.detectors, strict=True)):
             if time - self.looked[i] < gap * 0.999:
@@ -96,7 +96,7 @@ class CascadeShots:
         n = len(self.thumbs)
         if not n:
             return []
-        judge = Transitions(np.stack(self.thumbs), self.fps, self.limits)
+        judge = Transitions(np.stack(self.thumbs), rate_of(self.times), self.limits)
         fades = judge.fades()
         cuts = [t for t in self.cuts if judge.is_cut(t) and not any(f.start - 1 <= t <= f.end + 1 for f in fades)]
         found = fades + [Transition(t, t, "cut") for t in cuts]
@@ -121,7 +121,7 @@ class TransNetShots:
     threshold: probability from which a frame belongs to a transition. For `jumped` a cheap difference is taken.
     """
 
-    def __init__(self, *, fps: float, threshold: float = 0.5, jump: float = 15.0) -> None:
+    def __init__(self, *, threshold: float = 0.5, jump: float = 15.0) -> None:
         self.threshold, self.jump = threshold, jump
         self.jumped = False
         self.thumbs: list[np.ndarray] = []
@@ -157,7 +157,7 @@ class WholeShot:
 
     jumped = False
 
-    def __init__(self, *, fps: float) -> None:
+    def __init__(self) -> None:
         self.frames = 0
         self.transitions: list[Transition] = []
 
@@ -166,6 +166,12 @@ class WholeShot:
 
     def finish(self) -> list[Shot]:
         return [Shot(0, self.frames)] if self.frames else []
+
+
+def rate_of(times: Sequence[float]) -> float:
+    """Frames a second that the frames' own times say: one over their median step. What a file claims is not asked."""
+    step = float(np.median(np.diff(times))) if len(times) > 1 else 0.0
+    return 1 / step if step > 0 else 25.0
 
 
 @lru_cache(maxsize=1)

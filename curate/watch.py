@@ -109,7 +109,7 @@ def _watch(unit: Unit, reader: Decode, shots: dict, motion: dict | None, stills:
     seen, times = None, []
     for frame in reader:
         if seen is None:
-            seen = detector(fps=reader.facts["fps"] or 25.0, **shots)
+            seen = detector(**shots)
         seen.see(frame)
         if keeper:
             keeper.see(frame, seen.jumped)

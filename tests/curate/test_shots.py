@@ -72,7 +72,7 @@ def join(old: list, new: list, kind: str, n: int) -> list[np.ndarray]:
 
 def watch(pictures: list, fps: float = FPS, detector=CascadeShots, noise: float = 0.7, times=None, **kw):
     rng = np.random.default_rng(0)
-    observer = detector(fps=fps, **kw)
+    observer = detector(**kw)
     jumps = []
     for i, picture in enumerate(pictures):
         small = cv2.resize(picture, (48, 27), interpolation=cv2.INTER_AREA)
