@@ -18,7 +18,7 @@ import numpy as np
 from scenedetect import FrameTimecode, SceneDetector
 
 from curate.clip import Clip
-from curate.transitions import Limits, Transition, Transitions
+from curate.transitions import Transition, transitions
 
 __all__ = ["CascadeShots", "Change", "Shot", "TransNetShots", "Transition", "WholeShot", "clips_of"]
 
@@ -49,9 +49,8 @@ class Change(SceneDetector):
 class CascadeShots:
     """Observer: shots without the frames of the transitions between them.
 
-    rates: frames a second at which the three detectors look, 0: every frame.
-    thresholds: their content scores, low, since what they propose is verified. margin: frames added to both ends of a
-    gradual transition. The other arguments are those of `transitions.Limits`.
+    rates: frames a second at which the three detectors look, 0: every frame. thresholds: their content scores, low, since
+    what they propose is judged afterwards. jumps: whether cuts within a scene bound shots too.
     """
 
     def __init__(
@@ -59,16 +58,14 @@ class CascadeShots:
         *,
         rates: Sequence[float] = (0, 5, 1.5),
         thresholds: Sequence[float] = (6, 6, 8),
-        margin: int = 0,
-        **limits: float,
+        jumps: bool = True,
     ) -> None:
-        self.margin, self.limits = margin, Limits(**limits)
+        self.jumps = jumps
         self.gaps = [1 / rate if rate > 0 else 0.0 for rate in rates]
         self.detectors = [Change(threshold) for threshold in thresholds]
         self.looked = [-np.inf] * len(self.gaps)  # time of the last frame each detector was shown
         self.seen_at = [0] * len(self.gaps)  # and its position
         self.proposed: list[tuple[int, int]] = []  # (last frame before, frame after) a change
-        self.cuts: list[int] = []
         self.jumped = False
         self.thumbs: list[np.ndarray] = []
         self.times: list[float] = []
@@ -88,7 +85,6 @@ class CascadeShots:
             if detector.process_frame(code, hsv):
                 if gap == 0:
                     self.jumped = detector.score > 1.3 * before  # motion is as fast a frame earlier
-                    self.cuts.append(position)
                 self.proposed.append((self.seen_at[i], position))
             self.looked[i], self.seen_at[i] = time, position
 
@@ -96,32 +92,23 @@ class CascadeShots:
         n = len(self.thumbs)
         if not n:
             return []
-        judge = Transitions(np.stack(self.thumbs), rate_of(self.times), self.limits)
-        fades = judge.fades()
-        cuts = [t for t in self.cuts if judge.is_cut(t) and not any(f.start - 1 <= t <= f.end + 1 for f in fades)]
-        found = fades + [Transition(t, t, "cut") for t in cuts]
         wanted = np.zeros(n, bool)
         for first, last in self.proposed:
             wanted[first : last + 1] = True
-        edges = [0] + [x for q in sorted(found, key=lambda q: q.start) for x in (q.start, q.end)] + [n]
-        for start, end in zip(edges[::2], edges[1::2], strict=True):
-            found += judge.gradual(start, end, wanted)
-        self.transitions = [self._widen(q, n) for q in sorted(found, key=lambda q: (q.start, q.end))]
+        self.transitions = transitions(np.stack(self.thumbs), rate_of(self.times), wanted, jumps=self.jumps)
         return between(self.transitions, n)
-
-    def _widen(self, q: Transition, n: int) -> Transition:
-        if q.kind == "cut":
-            return q
-        return Transition(max(0, q.start - self.margin), min(n, q.end + self.margin), q.kind)
 
 
 class TransNetShots:
     """Observer: the same with TransNetV2, which marks the frames of transitions. The network is loaded at the end.
 
-    threshold: probability from which a frame belongs to a transition. For `jumped` a cheap difference is taken.
+    threshold: probability from which a frame belongs to a transition. For `jumped` a cheap difference is taken. jumps:
+    only True, as it cannot tell cuts within a scene from others; ValueError otherwise.
     """
 
-    def __init__(self, *, threshold: float = 0.5, jump: float = 15.0) -> None:
+    def __init__(self, *, threshold: float = 0.5, jump: float = 15.0, jumps: bool = True) -> None:
+        if not jumps:
+            raise ValueError("shots.jumps: false needs shots.detector: cascade; transnetv2 cannot tell jumps from cuts")
         self.threshold, self.jump = threshold, jump
         self.jumped = False
         self.thumbs: list[np.ndarray] = []
@@ -153,11 +140,12 @@ class TransNetShots:
 
 
 class WholeShot:
-    """Observer: the file, or the unit of a long one, is one shot: for footage that is cut already. Nothing is looked at."""
+    """Observer: the file, or the unit of a long one, is one shot: for footage that is cut already. Nothing is looked at,
+    whatever `jumps` says."""
 
     jumped = False
 
-    def __init__(self) -> None:
+    def __init__(self, *, jumps: bool = True) -> None:
         self.frames = 0
         self.transitions: list[Transition] = []
 

@@ -1,7 +1,10 @@
-"""Small pictures of frames, and how they compare: change, contrast, likeness, colours, and the progress of a transition.
+"""What thumbs say about the place between two frames: how much changed, and whether motion or light explains it.
 
-A thumb is [27, 48, 3] uint8 RGB; a small picture is 9 x 16 points of it, flat, [432] float32 levels, coarse enough that
-small motion counts little.
+A thumb is [27, 48, 3] uint8 RGB. `evidence` compares, around every frame, pairs of thumbs that lie 1 to 32 frames apart:
+differences point by point, of colours wherever they are, of shapes whatever the light, and what is left after motion is
+taken out. Nothing of the pictures themselves remains, so what is learned from the numbers holds for any footage.
+
+Points that are black in both pictures (borders, fades) do not count: they would make all pictures of a film alike.
 """
 
 from __future__ import annotations
@@ -9,104 +12,113 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-ROWS, COLUMNS = 9, 16
+ROWS, COLUMNS = 9, 16  # of the reduced pictures that most differences are taken between
 POINTS = ROWS * COLUMNS
-_Y, _X = np.mgrid[-1 : 1 : ROWS * 1j, -1 : 1 : COLUMNS * 1j].reshape(2, -1)
-PLACE = np.stack([np.ones(POINTS), _X, _Y, _X * _X, _X * _Y, _Y * _Y], 1)  # [POINTS, 6]
-_TURNS = np.arange(8) * np.pi / 4
-FRONTS = np.outer(_X, np.cos(_TURNS)) + np.outer(_Y, np.sin(_TURNS))
-FRONTS = (FRONTS - FRONTS.min(0)) / np.ptp(FRONTS, axis=0)  # [POINTS, 8], 0..1 in the order of switching
-_X, _Y = _X * COLUMNS / (COLUMNS - 1), _Y * ROWS / (ROWS - 1)
-BORDER = np.stack([np.ones(POINTS), _X, _Y, _X * _X, _X * _Y, _Y * _Y], 1)  # the same, out to the picture's edges
+LAGS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)  # frames between the two of a pair; the pair lies around its frame
+MOVED = (1, 2, 4)  # lags at which motion is taken out
+MIXED = (4, 8, 16, 32)  # lags at which the frame in the middle is held against a mix of the two
+FEATURES = 5 * len(LAGS) + 3 * len(MOVED) + 2 * len(MIXED) + 5
+SHIFTS = [(dy, dx) for dy in range(-3, 4) for dx in range(-6, 7)]  # of 18 x 32 points: a fifth of the picture
+BLACK = 20  # levels; the brightest channel of a black point is not above
+LUMA = np.float32([0.299, 0.587, 0.114])
 
 
-def shrink(thumbs: np.ndarray) -> np.ndarray:
-    """[N, 27, 48, 3] uint8 to [N, 9 * 16 * 3] float32 by area averaging."""
-    out = np.empty((len(thumbs), POINTS * 3), np.float32)
-    block = 500  # OpenCV wants fewer than 32,768 rows
-    for at in range(0, len(thumbs), block):
-        part = thumbs[at : at + block]
-        tall = np.ascontiguousarray(part).reshape(-1, part.shape[2], 3)
-        small = cv2.resize(tall, (COLUMNS, ROWS * len(part)), interpolation=cv2.INTER_AREA)
-        out[at : at + block] = small.reshape(len(part), -1)
-    return out
+def shrink(thumbs: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """[N, 27, 48, 3] uint8 to [N, rows, columns, 3] by area averaging."""
+    out = []
+    for at in range(0, len(thumbs), 500):  # OpenCV wants fewer than 32,768 rows
+        part = np.ascontiguousarray(thumbs[at : at + 500])
+        tall = part.reshape(-1, *part.shape[2:])
+        small = cv2.resize(tall, (columns, rows * len(part)), interpolation=cv2.INTER_AREA)
+        out.append(small.reshape(len(part), rows, columns, 3))
+    return np.concatenate(out)
 
 
-def spread(pictures: np.ndarray) -> np.ndarray:
-    """Spatial contrast of small pictures [N, 432]: root mean square departure from the mean colour, levels."""
-    points = pictures.reshape(-1, POINTS, 3)
-    return np.sqrt(np.maximum((points**2).mean(1) - points.mean(1) ** 2, 0).mean(1))
+def around(frames: int, lag: int) -> tuple[np.ndarray, np.ndarray]:
+    """Both positions of the pair around every frame t: at lag 1, (t - 1, t). Held within the sequence."""
+    t = np.arange(frames)
+    return np.maximum(t - (lag + 1) // 2, 0), np.minimum(t + lag // 2, frames - 1)
 
 
-def likeness(a: np.ndarray, b: np.ndarray) -> float:
-    """Greatest correlation -1..1 of the luma of two thumbs over shifts of a fifth of the picture; blind to exposure."""
-    a, b = (cv2.cvtColor(x, cv2.COLOR_RGB2GRAY) for x in (a, b))
-    h, w = a.shape
-    inner = np.s_[h // 5 : h - h // 5, w // 5 : w - w // 5]
-    best = -1.0
-    for whole, part in ((a, b[inner]), (b, a[inner])):
-        if part.std() > 1:
-            found = cv2.matchTemplate(whole, np.ascontiguousarray(part), cv2.TM_CCOEFF_NORMED)
-            best = max(best, float(found[np.isfinite(found)].max(initial=-1)))
-    return best
+def evidence(thumbs: np.ndarray) -> np.ndarray:
+    """[N, FEATURES] float32 of [N, 27, 48, 3] uint8: what speaks for and against a transition at every frame."""
+    n = len(thumbs)
+    small = shrink(thumbs, ROWS, COLUMNS).reshape(n, POINTS, 3).astype(np.float32)
+    luma, lit = small @ LUMA, (small.max(2) > BLACK).astype(np.float32)
+    contrast = np.sqrt(np.maximum((small**2).mean(1) - small.mean(1) ** 2, 0).mean(1))
+    light, tone = palettes(thumbs)
+    columns = []
+    for lag in LAGS:
+        i, j = around(n, lag)
+        counts = np.maximum(lit[i], lit[j])
+        share = np.maximum(counts.mean(1), 0.15)
+        change = (np.abs(small[i] - small[j]).mean(2) * counts).mean(1) / share
+        columns += [
+            np.log1p(change / 2),
+            np.log1p(4 * change / (contrast[i] + contrast[j] + 4)),
+            unlike(luma[i], luma[j], counts + 1e-3),
+            np.abs(light[i] - light[j]).sum(1) / 4 / share,
+            np.abs(tone[i] - tone[j]).sum(1) / 2 / share,
+        ]
+    flat = small.reshape(n, -1)
+    for lag in MIXED:
+        i, j = around(n, lag)
+        old, new = flat[i], flat[j]
+        change = np.abs(old - new).mean(1) + 2
+        columns.append(np.abs(flat - (old + new) / 2).mean(1) / change)  # small in a dissolve
+        columns.append(np.minimum(np.abs(flat - old), np.abs(flat - new)).mean(1) / change)  # small in a wipe
+    grid = cv2.cvtColor(shrink(thumbs, 18, 32).reshape(n * 18, 32, 3), cv2.COLOR_RGB2GRAY).reshape(n, 18, 32)
+    for lag in MOVED:
+        columns += unmoved(grid, lag)
+    sharp = np.abs(np.diff(thumbs[..., 1].astype(np.int16), axis=2)).mean((1, 2), dtype=np.float32)
+    columns += [luma.mean(1) / 64, np.log1p(contrast / 2), np.log1p(sharp / 2), 1 - lit.mean(1), sharp / (contrast + 2)]
+    return np.stack(columns, 1).astype(np.float32)
 
 
-def recolouring(a: np.ndarray, b: np.ndarray) -> float:
-    """Share 0..1 of the picture that changed its colour, wherever it is: half the L1 distance of histograms of 8 x 8 x 8
-    colours, after dark pictures are both made brighter. A camera that moves keeps most colours."""
-    gain = min(255.0 / max(int(a.max()), int(b.max()), 1), 8.0)
-    if gain > 1.2:
-        a, b = cv2.convertScaleAbs(a, alpha=gain), cv2.convertScaleAbs(b, alpha=gain)
-    histograms = [cv2.calcHist([x], [0, 1, 2], None, [8, 8, 8], [0, 256] * 3) for x in (a, b)]
-    return float(np.abs(histograms[0] - histograms[1]).sum() / histograms[0].sum() / 2)
+def palettes(thumbs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Cumulative histogram of luma [N, 24] and histogram of chroma [N, 100], as shares of the picture."""
+    light, tone = np.empty((len(thumbs), 24), np.float32), np.empty((len(thumbs), 100), np.float32)
+    for i, thumb in enumerate(thumbs):
+        picture = [cv2.cvtColor(thumb, cv2.COLOR_RGB2YCrCb)]
+        light[i] = cv2.calcHist(picture, [0], None, [24], [0, 256])[:, 0]
+        tone[i] = cv2.calcHist(picture, [1, 2], None, [10, 10], [48, 208, 48, 208]).ravel()
+    size = thumbs[0, ..., 0].size
+    return np.cumsum(light, 1) / size, tone / size
 
 
-def shares(pictures: np.ndarray, old: np.ndarray, new: np.ndarray, weight: np.ndarray | float = 1.0) -> np.ndarray:
-    """How much of `new` there is in each of the pictures [T, D]: its place on the line from old (0) to new (1)."""
-    d = new - old
-    return (pictures - old) @ (d * weight) / max(float(d @ (d * weight)), 1e-6)
+def unlike(a: np.ndarray, b: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """[N] 0..2: one minus the weighted correlation of pictures [N, P]; blind to exposure."""
+    total = weight.sum(1, keepdims=True)
+    a, b = (x - (x * weight).sum(1, keepdims=True) / total for x in (a, b))
+    both, one, other = ((x * weight).sum(1) / total[:, 0] + 2 for x in (a * b, a * a, b * b))
+    return 1 - both / np.sqrt(one * other)
 
 
-def ramp(share: np.ndarray) -> tuple[float, float]:
-    """Where `share` leaves 0 and reaches 1, in positions of the array: by straight lines through its lower and its upper
-    half, which differ when one of the pictures also grows brighter."""
-    half = int(np.argmax(share >= 0.5))
-    first, last = half, half - 1
-    while first > 0 and share[first - 1] > 0.08:
-        first -= 1
-    while last + 1 < len(share) and share[last + 1] < 0.92:
-        last += 1
-    if half < 1 or last - first < 1:
-        return half - 1.0, float(half)
-    zero = _cross(share, first, max(half, first + 1), 0.0)
-    one = _cross(share, min(half - 1, last - 1), last, 1.0)
-    if zero is None or one is None:
-        return half - 1.0, float(half)
-    return zero, one
+def unmoved(grid: np.ndarray, lag: int) -> list[np.ndarray]:
+    """Three columns [N]: what is left of the change of luma [N, 18, 32] when every block, or the whole picture, may come
+    from elsewhere in the other one, the harder way round; and the first over the change without motion."""
+    n = len(grid)
+    i, j = around(n, lag)
+    blocks, whole = np.full((2, n * 3, 5), 255, np.float32), np.full((2, n), 255, np.float32)
+    still = whole[0]
+    for way, (a, b) in enumerate(((grid[i], grid[j]), (grid[j], grid[i]))):
+        inner = np.ascontiguousarray(a[:, 3:15, 6:26]).reshape(n * 12, 20)
+        for dy, dx in SHIFTS:
+            other = np.ascontiguousarray(b[:, 3 + dy : 15 + dy, 6 + dx : 26 + dx]).reshape(n * 12, 20)
+            left = means(cv2.absdiff(inner, other), n)
+            np.minimum(blocks[way], left, out=blocks[way])
+            mean = left.reshape(n, 15).mean(1)
+            np.minimum(whole[way], mean, out=whole[way])
+            if dy == dx == way == 0:
+                still = mean
+    best = blocks.reshape(2, n, 15).mean(2).max(0)
+    return [np.log1p(best / 2), np.log1p(whole.min(0) / 2), (best + 0.5) / (still + 1)]
 
 
-def _cross(share: np.ndarray, first: int, last: int, level: float) -> float | None:
-    """Where the straight line through share[first : last + 1] is at `level`; None when it does not rise."""
-    part = share[first : last + 1]
-    times = np.arange(len(part)) - (len(part) - 1) / 2
-    slope = float(times @ part) / float(times @ times)
-    return (first + last) / 2 + (level - float(part.mean())) / slope if slope > 0 else None
-
-
-def robust_fit(
-    place: np.ndarray, time: np.ndarray, trust: np.ndarray, tight: float, span: tuple[int, int]
-) -> tuple[np.ndarray, tuple[float, float]]:
-    """Fit of time [P] by functions of place [P, K], Cauchy weights of width `tight`; and its range over the picture.
-
-    Starts from the best of eight straight fronts that cross the picture in the span: from least squares, the points
-    that switch at any time would pull the front flat.
-    """
-    fronts = span[0] + FRONTS * (span[1] - span[0])  # [P, 8]
-    off = time - fronts[:, int((trust @ (np.abs(time[:, None] - fronts) < 3 * tight)).argmax())]
-    for _ in range(6):
-        weight = trust / (1 + (off / tight) ** 2)
-        normal = (place * weight[:, None]).T
-        solution = np.linalg.solve(normal @ place + 1e-6 * np.eye(place.shape[1]), normal @ time)
-        off = time - place @ solution
-    corners = BORDER[:, : place.shape[1]] @ solution
-    return time - off, (float(corners.min()), float(corners.max()))
+def means(tall: np.ndarray, frames: int) -> np.ndarray:
+    """[frames * 12, 20] uint8 to the means of blocks of 4 x 4, [frames * 3, 5] float32."""
+    out = [
+        cv2.resize(tall[at * 12 : (at + 2000) * 12], (5, 3 * min(2000, frames - at)), interpolation=cv2.INTER_AREA)
+        for at in range(0, frames, 2000)
+    ]
+    return np.concatenate(out).astype(np.float32)

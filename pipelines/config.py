@@ -40,6 +40,15 @@ class Shots(Section):
     )
     min_seconds: float = Field(0.4, gt=0, description="shorter shots are not exported")
     max_seconds: float = Field(10.0, gt=0, description="longer shots are divided evenly")
+    jumps: bool = Field(
+        True, description="cuts within a scene end a shot too: a clip that holds one shows a leap in time"
+    )
+
+    @model_validator(mode="after")
+    def _tells_jumps(self) -> Shots:
+        if not self.jumps and self.detector == "transnetv2":
+            raise ValueError("jumps: false needs detector: cascade; transnetv2 cannot tell jumps from other cuts")
+        return self
 
 
 class Motion(Section):

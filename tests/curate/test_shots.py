@@ -204,6 +204,31 @@ def stutter() -> list:
     return [x for x in scene(7, 40, pan=4) for _ in range(5)]
 
 
+def lightning() -> list:
+    rng, out = np.random.default_rng(3), [x * 0.25 for x in scene(15, 150)]
+    for at in (40, 44, 52, 90, 93):
+        for i, light in enumerate(rng.uniform(0.5, 1) * np.array([1, 0.8, 0.3, 0.1])):
+            out[at + i] = np.minimum(255, out[at + i] * (1 + 4 * light))
+    return out
+
+
+def picture_in_picture() -> list:
+    """A small window onto another scene opens in a corner, and closes."""
+    out = scene(16, 150)
+    for i, inner in enumerate(scene(17, 60)):
+        out[50 + i][8:44, 118:182] = cv2.resize(inner, (64, 36), interpolation=cv2.INTER_AREA)
+    return out
+
+
+def subtitles() -> list:
+    out = scene(18, 150, pan=0.1)
+    for begin, end, width in ((10, 40, 90), (40, 62, 60), (80, 120, 110), (128, 150, 40)):
+        for picture in out[begin:end]:
+            picture[84:98, 96 - width // 2 : 96 + width // 2] = (250, 220, 30)
+            picture[88:94, 100 - width // 2 : 92 + width // 2 : 5] = 10
+    return out
+
+
 NOT_CUTS = {
     "camera flash of one frame": lambda: with_flash(1),
     "camera flash that dies away": lambda: with_flash(5),
@@ -215,6 +240,11 @@ NOT_CUTS = {
     "light switched on": light_switched_on,
     "passer-by": passer_by,
     "zoom": lambda: scene(10, 120, zoom=0.02),
+    "lightning": lightning,
+    "picture in picture": picture_in_picture,
+    "subtitles": subtitles,
+    "very fast pan": lambda: paced(8, 120, lambda i: 12),
+    "move between two holds": lambda: paced(4, 120, lambda i: 14 * np.exp(-(((i - 60) / 8) ** 2))),
     "static": lambda: scene(11, 1) * 150,
     "stutter": stutter,
     "sunrise": lambda: [x * (0.25 + 0.75 * i / 150) for i, x in enumerate(scene(12, 150, pan=0.05))],
@@ -226,6 +256,106 @@ NOT_CUTS = {
 def test_is_one_shot(name):
     pictures = NOT_CUTS[name]()
     assert watch(pictures)[0] == [Shot(0, len(pictures))]
+
+
+def paced(seed: int, frames: int, speed) -> list[np.ndarray]:
+    """A camera that moves speed(i) px in frame i, with the blur of that motion."""
+    big, x, out = canvas(seed), float(WIDTH), []
+    for i in range(frames):
+        x += speed(i)
+        picture = big[HEIGHT : 2 * HEIGHT, int(x) % (4 * WIDTH) :][:, :WIDTH]
+        out.append(cv2.blur(picture, (max(1, round(abs(speed(i)) / 2)), 1)))
+    return out
+
+
+def starts(pictures: list, **kw) -> list[int]:
+    return [shot.start for shot in watch(pictures, **kw)[0]]
+
+
+def test_cut_out_of_fast_motion_and_into_it():
+    faster = paced(1, 60, lambda i: 0.5 + 14 * max(0, i - 40) / 20)
+    slower = paced(2, 60, lambda i: 0.5 + 14 * max(0, 20 - i) / 20)
+    assert starts(faster + scene(4, 60)) == [0, 60]
+    assert starts(scene(5, 60) + slower) == [0, 60]
+    assert starts(faster + slower) == [0, 60]
+
+
+def test_cut_between_pictures_that_share_their_borders():
+    """Wide bars, few points left between them, and two dark pictures of the same colours."""
+    old = [letterbox(x * 0.4) for x in scene(6, 60)]
+    new = [letterbox(np.ascontiguousarray(x[:, ::-1]) * 0.4) for x in scene(6, 60, pan=-0.6)]
+    assert starts(old + new, noise=0.4) == [0, 60]
+
+
+def test_cut_just_before_a_flash():
+    """The step of the flash is larger than that of the cut, two frames earlier."""
+    new = scene(7, 60)
+    for i, light in enumerate([0.9, 0.5, 0.2]):
+        new[2 + i] = new[2 + i] * (1 - light) + 255 * light
+    assert starts(scene(3, 60) + new) == [0, 60]
+
+
+def test_cut_at_a_low_true_rate():
+    """Every picture twice, then another scene, also twice."""
+    pictures = [x for seed in (1, 2) for x in scene(seed, 30, pan=2.5) for _ in range(2)]
+    assert starts(pictures) == [0, 60]
+
+
+def test_rate_is_that_of_the_times():
+    """Three times as many frames a second: the cut is still exact, the dissolve still a second long."""
+    times = np.arange(12 * 75) / 75
+    second = 75
+    pictures = join(scene(5, 4 * second, pan=0.2), scene(6, 5 * second, pan=-0.2), "dissolve", second) + scene(
+        7, 4 * second, pan=0.2
+    )
+    shots, transitions, _ = watch(pictures, times=times)
+    assert [t.kind for t in transitions] == ["dissolve", "cut"]
+    assert (
+        abs(shots[0].end - 3 * second) <= 9 and abs(shots[1].start - 4 * second) <= 9 and shots[2].start == 8 * second
+    )
+
+
+def test_dissolve_into_motion():
+    shots, transitions, _ = watch(join(scene(3, 80, pan=0.2), scene(4, 90, pan=4), "dissolve", 20))
+    assert [t.kind for t in transitions] == ["dissolve"]
+    assert abs(shots[0].end - 60) <= 3 and abs(shots[1].start - 80) <= 3
+
+
+def test_what_is_black_between_two_shots_belongs_to_none():
+    """Fades out in 12 frames, black for 40, comes back in 12."""
+    black = [np.zeros((HEIGHT, WIDTH, 3), np.float32)] * 40
+    out = [x * (1 - (i + 1) / 13) for i, x in enumerate(scene(1, 12))]
+    back = [x * (i + 1) / 13 for i, x in enumerate(scene(2, 12))]
+    shots, transitions, _ = watch(scene(1, 60) + out + black + back + scene(2, 60), noise=0.4)
+    assert [t.kind for t in transitions] == ["fade"] and len(shots) == 2
+    assert abs(shots[0].end - 60) <= 3 and abs(shots[1].start - 124) <= 3
+
+
+def test_words_on_black_between_two_fades_are_in_neither_clip():
+    """Fades out, black, words that fade in and out, black, fades in: no clip holds the words and a picture."""
+    black = np.zeros((HEIGHT, WIDTH, 3), np.float32)
+    words = black.copy()
+    for x in range(40, 150, 12):
+        words[44:58, x : x + 7] = 230
+    card = [words * light for light in [*np.linspace(0, 1, 8), *[1] * 30, *np.linspace(1, 0, 8)]]
+    out = [x * (1 - (i + 1) / 13) for i, x in enumerate(scene(1, 12))]
+    back = [x * (i + 1) / 13 for i, x in enumerate(scene(2, 12))]
+    shots, _, _ = watch(scene(1, 60) + out + [black] * 8 + card + [black] * 8 + back + scene(2, 60), noise=0.4)
+    first, last = shots[0], shots[-1]
+    assert abs(first.end - 60) <= 3 and abs(last.start - (60 + 12 + 8 + 46 + 8 + 12)) <= 3
+    assert all(shot.start >= 72 and shot.end <= 134 for shot in shots[1:-1])  # at most the words, for themselves
+
+
+def test_jump_cut_is_a_kind_of_its_own():
+    """The camera is the same, closer and a step aside: found as a jump, and left alone where jumps are not wanted."""
+    before = scene(9, 60, pan=0.1)
+    after = [
+        cv2.resize(x[12:90, 30:168], (WIDTH, HEIGHT), interpolation=cv2.INTER_LINEAR) for x in scene(9, 60, pan=0.1)
+    ]
+    shots, transitions, _ = watch(before + after)
+    assert [(t.start, t.kind) for t in transitions] == [(60, "jump")] and shots == [Shot(0, 60), Shot(60, 120)]
+    assert watch(before + after, jumps=False)[0] == [Shot(0, 120)]
+    assert starts(scene(1, 60) + scene(2, 60), jumps=False) == [0, 60]
 
 
 def test_black_opening_and_fades_at_both_ends_of_the_file():
