@@ -1,7 +1,7 @@
 """Where one shot ends and the next begins: a small trained network over the evidence of thumbs, and a rule that reads it.
 
-The network is a temporal convolution (residual, dilated; 72 numbers a frame in, 6 out, about 30 thousand weights) that
-sees two seconds to either side. It was trained on generated films only (`tests/benchmarks/judge.py`): moving crops of free
+The network is a committee of temporal convolutions (residual, dilated; 72 numbers a frame in, 6 out, 30 to 70 thousand
+weights) that see two seconds to either side. It was trained on generated films only (`tests/benchmarks/judge.py`): moving crops of free
 pictures, sprites, drawings and single shots, joined by transitions at known frames, with flashes, shakes, whip pans,
 borders, titles and the like between them. It never sees a picture, only how pictures differ.
 """
@@ -20,6 +20,7 @@ from curate.thumbs import evidence
 RATE = 27.0  # frames a second that the network is used to: of faster footage it sees every second frame, or third
 REACH = 80  # frames to either side that an answer depends on
 CERTAIN = 0.5  # probability from which a transition is one
+RARE = 8.0  # wipes are about that much rarer among the transitions of films than of those that it was trained on
 GRADUAL = ("dissolve", "fade", "wipe")
 
 
@@ -34,26 +35,37 @@ class Transition:
 
 
 class Judge:
-    """The trained network, in numpy."""
+    """The trained networks, in numpy: a committee of a few, whose answers are averaged. Loads in the constructor."""
 
     def __init__(self) -> None:
-        data = files("curate").joinpath("transitions.safetensors").read_bytes()
-        self.weights = {name: array.astype(np.float32) for name, array in load(data).items()}
+        data = load(files("curate").joinpath("transitions.safetensors").read_bytes())
+        self.members: dict[str, dict[str, np.ndarray]] = {}
+        for name, array in data.items():
+            member, part = name.split(".", 1)
+            self.members.setdefault(member, {})[part] = array.astype(np.float32)
 
     def __call__(self, thumbs: np.ndarray) -> np.ndarray:
         """[N, 27, 48, 3] uint8 to probabilities [N, 6]: the frame is the first after a cut; if so, after a jump; it is in
         no gradual transition, in a dissolve, a fade, a wipe (these four add up to one)."""
-        w = self.weights
-        x = np.clip((evidence(thumbs) - w["mean"]) * w["scale"], -4, 4)
-        x = relu(dilated(x, w["inp.weight"], 1) + w["inp.bias"])
-        depth = 0
-        while f"a.{depth}.weight" in w:
-            inner = relu(dilated(x, w[f"a.{depth}.weight"], 1 << depth) + w[f"a.{depth}.bias"])
-            x = x + inner @ w[f"b.{depth}.weight"][..., 0].T + w[f"b.{depth}.bias"]
-            depth += 1
-        y = relu(x) @ w["out.weight"][..., 0].T + w["out.bias"]
-        share = np.exp(y[:, 2:] - y[:, 2:].max(1, keepdims=True))
-        return np.concatenate([1 / (1 + np.exp(-y[:, :2])), share / share.sum(1, keepdims=True)], 1)
+        seen = evidence(thumbs)
+        odds = np.mean([answer(weights, seen) for weights in self.members.values()], 0)
+        odds[:, 5] /= RARE
+        odds[:, 2:] /= odds[:, 2:].sum(1, keepdims=True)
+        return odds
+
+
+def answer(w: dict[str, np.ndarray], seen: np.ndarray) -> np.ndarray:
+    """[N, FEATURES] to probabilities [N, 6] by one network."""
+    x = np.clip((seen - w["mean"]) * w["scale"], -4, 4)
+    x = relu(dilated(x, w["inp.weight"], 1) + w["inp.bias"])
+    depth = 0
+    while f"a.{depth}.weight" in w:
+        inner = relu(dilated(x, w[f"a.{depth}.weight"], 1 << depth) + w[f"a.{depth}.bias"])
+        x = x + inner @ w[f"b.{depth}.weight"][..., 0].T + w[f"b.{depth}.bias"]
+        depth += 1
+    y = relu(x) @ w["out.weight"][..., 0].T + w["out.bias"]
+    share = np.exp(y[:, 2:] - y[:, 2:].max(1, keepdims=True))
+    return np.concatenate([1 / (1 + np.exp(-y[:, :2])), share / share.sum(1, keepdims=True)], 1)
 
 
 @lru_cache(maxsize=1)

@@ -18,9 +18,11 @@ pictures differ: see `curate.thumbs`.
 from __future__ import annotations
 
 import argparse
+import copy
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -31,7 +33,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
 
-from curate.thumbs import FEATURES, evidence
+from curate.thumbs import FEATURES, LAGS, MIXED, MOVED, evidence
 from curate.transitions import decide, runs
 from tests.benchmarks.films.joins import Film, film
 from tests.benchmarks.films.scenes import Bank
@@ -47,7 +49,9 @@ CUTS = {
 USELESS = re.compile(
     r"groot|messi|megamind|chess|/left\d|/right\d|terrain|/help|HappyFish|screenshot|dudv|/box|/cup|/misc/|logo", re.I
 )
-WIDTH, FRAMES, BATCH = 32, 256, 12
+WIDTH, FRAMES, BATCH = 48, 256, 12
+ODD = [c for k, lag in enumerate(LAGS) if lag % 2 for c in range(5 * k, 5 * k + 5)]
+ODD += [5 * len(LAGS) + 2 * len(MIXED) + 3 * k + c for k, lag in enumerate(MOVED) if lag % 2 for c in range(3)]
 
 
 class Taps(nn.Linear):
@@ -153,7 +157,7 @@ def shots_of(path: Path) -> Iterator[np.ndarray]:
     except (av.error.FFmpegError, IndexError):
         return
     cuts = CUTS.get(path.name, (0, len(pictures)))
-    for start, end in zip(cuts, cuts[1:], strict=False):
+    for start, end in pairwise(cuts):
         if end - start > 24:
             yield np.stack(pictures[start:end])
 
@@ -169,36 +173,59 @@ def drawn(bank: Bank, seeds: range) -> tuple[np.ndarray, list[Film]]:
     return features, films
 
 
+def backwards(x: torch.Tensor, cut: torch.Tensor, unsure: torch.Tensor, jump: torch.Tensor, gradual: torch.Tensor):
+    """Films run backwards. A pair whose lag is odd lies half a frame before its frame, as a cut does: it moves by one."""
+    odd = torch.zeros(x.shape[2], dtype=torch.bool)
+    odd[ODD] = True
+    turned = x.flip(1)
+    cut, jump = (torch.roll(mark.flip(1), 1, 1) for mark in (cut, jump))
+    cut[:, 0] = 0
+    return torch.where(odd, torch.roll(turned, 1, 1), turned), cut, unsure.flip(1), jump, gradual.flip(1)
+
+
 def fit(features: np.ndarray, films: list[Film], epochs: int) -> Network:
     torch.manual_seed(0)
     few = features[::4].reshape(-1, FEATURES)
     network = Network(torch.from_numpy(few.mean(0)), torch.from_numpy(1 / (few.std(0) + 0.05)))
-    x = torch.from_numpy(features)
-    cut, jump, sure = (
-        torch.from_numpy(np.stack([getattr(f, n) for f in films]).astype(np.float32)) for n in ("cut", "jump", "unsure")
+    x, gradual = torch.from_numpy(features), torch.from_numpy(np.stack([f.gradual for f in films]).astype(np.int64))
+    cut, jump, unsure = (
+        torch.from_numpy(np.stack([getattr(f, name) for f in films]).astype(np.float32))
+        for name in ("cut", "jump", "unsure")
     )
-    sure, gradual = 1 - sure, torch.from_numpy(np.stack([f.gradual for f in films]).astype(np.int64))
-    steps = len(x) // BATCH
+    steps, mean = len(x) // BATCH, copy.deepcopy(network)
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-3, total_steps=epochs * steps + 1, pct_start=0.15)
-    entropy = functional.binary_cross_entropy_with_logits
     for epoch in range(epochs):
-        network.train()
         total = 0.0
         for b in torch.randperm(len(x))[: steps * BATCH].split(BATCH):
-            y = network(x[b])
-            hard = (entropy(y[..., 0], cut[b], reduction="none") * sure[b] * (1 + cut[b])).sum() / sure[b].sum()
-            within = (entropy(y[..., 1], jump[b], reduction="none") * sure[b] * cut[b]).sum() / (1 + cut[b].sum())
-            soft = functional.cross_entropy(y[..., 2:].flatten(0, 1), gradual[b].flatten())
-            loss = 10 * hard + 0.1 * within + 1.5 * soft
+            batch = x[b], cut[b], unsure[b], jump[b], gradual[b]
+            loss = cost(network, *(backwards(*batch) if torch.rand(()) < 0.5 else batch))
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             optimizer.step()
             schedule.step()
             total += loss.item()
+            with torch.no_grad():
+                for kept, new in zip(mean.parameters(), network.parameters(), strict=True):
+                    kept.lerp_(new, 0.005)
         print(f"epoch {epoch + 1}: loss {total / steps:.4f}", flush=True)
-    return network.eval()
+    return mean.eval()
+
+
+def cost(
+    network: Network,
+    x: torch.Tensor,
+    cut: torch.Tensor,
+    unsure: torch.Tensor,
+    jump: torch.Tensor,
+    gradual: torch.Tensor,
+) -> torch.Tensor:
+    """What a batch of films [B, N, FEATURES] with answers [B, N] costs; `unsure` places are free."""
+    y, sure, entropy = network(x), 1 - unsure, functional.binary_cross_entropy_with_logits
+    hard = (entropy(y[..., 0], cut, reduction="none") * sure * (1 + cut / 2)).sum() / sure.sum()
+    within = (entropy(y[..., 1], jump, reduction="none") * sure * cut).sum() / (1 + cut.sum())
+    return 10 * hard + 0.1 * within + 1.5 * functional.cross_entropy(y[..., 2:].flatten(0, 1), gradual.flatten())
 
 
 def report(network: Network, features: np.ndarray, films: list[Film]) -> str:
