@@ -148,7 +148,8 @@ def _watch(unit: Unit, reader: Decode, shots: dict, motion: dict | None, stills:
         raise VideoError(unit.video.path, reader.why_nothing())
     line = Line(np.array(times), np.array(shown), np.array(sizes), reader.clock.breaks, reader.end_time)
     _rates(unit, line)
-    unit.warnings = list(dict.fromkeys([*unit.warnings, *reader.warnings(), *_rate_warnings(unit)]))
+    said = [*unit.warnings, *reader.warnings(), *_rate_warnings(unit), *line.warnings()]
+    unit.warnings = list(dict.fromkeys(said))
     shots_found = parted(seen.finish(), sorted(line.breaks))
     unit.clips = clips_of(shots_found, line.times, line.ends, **span)
     for clip in unit.clips:
@@ -175,14 +176,29 @@ class Line:
     ) -> None:
         self.times = times
         self.gaps = interruptions(times, shown)
-        changes = np.flatnonzero((np.diff(sizes, axis=0) != 0).any(1)) + 1
-        kinds = ((changes, "size"), (turns, "clock"), (self.gaps, "gap"))
+        self.changes = np.flatnonzero((np.diff(sizes, axis=0) != 0).any(1)) + 1
+        kinds = ((self.changes, "size"), (turns, "clock"), (self.gaps, "gap"))
         self.breaks = {int(at): kind for places, kind in kinds for at in places}
         self.ends = frame_ends(times, self.gaps, end_time)
 
     @property
     def seconds(self) -> float:
         return float((self.ends - self.times).sum())
+
+    def warnings(self) -> list[str]:
+        said = []
+        if len(self.gaps):
+            places = ", ".join(
+                f"{self.times[at] - self.ends[at - 1]:.2f} s at {self.ends[at - 1]:.2f} s" for at in self.gaps[:3]
+            )
+            more = f", and {len(self.gaps) - 3} more" if len(self.gaps) > 3 else ""
+            said.append(f"the clock runs on without pictures for {places}{more}: no shot goes across")
+        changes = [at for at, kind in self.breaks.items() if kind == "size"]
+        if changes:
+            said.append(
+                f"the size of the pictures changes {len(changes)} times, first at {self.times[min(changes)]:.2f} s"
+            )
+        return said
 
 
 def _facts_of(unit: Unit, reader: Decode, first: int) -> None:
