@@ -193,11 +193,9 @@ class Line:
             )
             more = f", and {len(self.gaps) - 3} more" if len(self.gaps) > 3 else ""
             said.append(f"the clock runs on without pictures for {places}{more}: no shot goes across")
-        changes = [at for at, kind in self.breaks.items() if kind == "size"]
-        if changes:
-            said.append(
-                f"the size of the pictures changes {len(changes)} times, first at {self.times[min(changes)]:.2f} s"
-            )
+        if len(self.changes):
+            first = self.times[self.changes[0]]
+            said.append(f"the size of the pictures changes: {len(self.changes)} times, first at {first:.2f} s")
         return said
 
 
