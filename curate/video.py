@@ -17,6 +17,7 @@ from typing import Any
 
 import av
 
+from curate.base import orientation
 from curate.clip import Unit, Video
 from curate.frame import Frame, displayed
 from curate.opening import MAX_PIXELS, VideoError, open_video, printable
@@ -77,12 +78,12 @@ def header(path: str, container: Any, stream: Any) -> dict[str, Any]:
 
 
 def shape_of(stream: Any, frame: av.VideoFrame) -> dict[str, Any]:
-    aspect, turn = aspect_of(stream), round(frame.rotation / 90) % 4
-    width, height = displayed(frame.width, frame.height, aspect, turn)
+    aspect, oriented = aspect_of(stream), orientation.of(frame)
+    width, height = displayed(frame.width, frame.height, aspect, oriented.sideways)
     return {
         "width": width,
         "height": height,
-        "rotation": turn * 90,
+        "rotation": oriented.turns * 90,
         "sample_aspect_ratio": aspect,
         "interlaced": bool(frame.interlaced_frame),
     }
