@@ -86,10 +86,9 @@ def strip(plane: np.ndarray, height: int, halvings: int) -> np.ndarray:
 
 
 class Picture:
-    """A frame reduced for stills, kept as 4:2:0 until someone wants to see it: converting costs more than keeping.
+    """A frame reduced for stills, kept as planes until someone wants to see it: converting costs more than keeping.
 
     source: the reduced frame as stored, with its colour; or pixels [h, w, 3] uint8 RGB, where it was no opaque YUV.
-    JPEG keeps colours at half the resolution too, so 4:2:0 loses nothing.
     """
 
     __slots__ = ("_colour", "_orientation", "_source")
@@ -192,12 +191,13 @@ class Frame:
         return self._grey
 
     def reduced(self) -> Picture:
-        """The picture at the stills' size, still as planes (half of RGB's bytes)."""
+        """The picture at the stills' size, still as planes, with half of the colours where the source has no more."""
         width, height = self._as_stored(*fitted(self.width, self.height, self._picture_size))
         if not self._bits or self.colour.hdr:
             small = pixels.rgb(self._av, width, height, self.colour)
         else:
-            small = pixels.scaled(self._av, width, height, "yuv420p", self.colour)
+            whole = width >= self._av.width and height >= self._av.height
+            small = pixels.scaled(self._av, width, height, "yuv420p" if whole else "yuv444p", self.colour)
             if small is self._av:  # nothing to scale: without a copy the decoder's buffer would stay in use
                 small = pixels.copy_of(small)
         return Picture(small, self.colour, self.orientation)

@@ -93,6 +93,11 @@ def weights(matrix: int) -> tuple[float, float, float]:
     return red, 1 - red - blue, blue
 
 
+def name(matrix: int) -> str:
+    """What FFmpeg's scale filter calls it."""
+    return {5: "bt601", 6: "bt601", 9: "bt2020", 10: "bt2020"}.get(matrix, MATRICES[matrix][0])
+
+
 def swscale(colour: Colour) -> int:
     """The matrix in swscale's numbers: for it, 5 is BT.601 and 9 is BT.2020."""
     return {6: 5, 10: 9}.get(colour.matrix, colour.matrix)

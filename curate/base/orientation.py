@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from av.sidedata.sidedata import Type
+from av.sidedata.sidedata import SideDataContainer, Type
 
 __all__ = ["UPRIGHT", "Orientation", "of"]
 
@@ -50,7 +50,9 @@ def of(frame: Any) -> Orientation:
     A matrix that is no multiple of a quarter turn is taken for the nearest one.
     """
     try:
-        data = frame.side_data.get(Type.DISPLAYMATRIX)
+        # Not frame.side_data: a frame and the container that it keeps refer to each other, so its buffer, megabytes,
+        # would stay until the garbage collector comes round.
+        data = SideDataContainer(frame).get(Type.DISPLAYMATRIX)
     except ValueError:  # beside it is side data of a kind that this PyAV has no name for; the turn can still be read
         return Orientation(round(frame.rotation / 90) % 4)
     return UPRIGHT if data is None else of_matrix(struct.unpack("=9i", bytes(data)))
