@@ -139,7 +139,7 @@ def _watch(unit: Unit, reader: Decode, shots: dict, motion: dict | None, stills:
         for gap in seen.transitions
     ]
     if flow:
-        flow.fill(unit.clips)
+        flow.fill(unit.clips, reader.end_time)
         unit.facts["motion_times"] = [sample.end for sample in flow.samples]
         unit.facts["motion_samples"] = [sample.magnitude for sample in flow.samples]
     if keeper:
