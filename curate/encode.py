@@ -15,6 +15,7 @@ from fractions import Fraction
 
 import av
 import av.filter
+import cv2
 import numpy as np
 
 from curate.base import colour as colours
@@ -22,6 +23,12 @@ from curate.base import orientation, pixels
 from curate.frame import displayed, fitted
 from curate.span import CLOSE, Extracted, Span, as_displayed, rate_of
 from curate.video import aspect_of
+
+# libx264's AVX-512 code reads memory that it never wrote (with macroblock trees, and pictures of any size): its bytes
+# differ from run to run. Without it they are those of every other processor, at the same speed. x264 does not check that
+# the processor has what it is told to use, so it is told only where there is AVX-512, which implies AVX2.
+AVX512F = 13  # OpenCV's CV_CPU_AVX_512F
+STEADY = {"x264-params": "asm=avx2"} if cv2.checkHardwareSupport(AVX512F) else {}
 
 # One frame out for each in, at the first field's time; frames that are not marked as interlaced pass unchanged.
 DEINTERLACE = "bwdif=mode=send_frame:parity=auto:deint=interlaced"
@@ -36,7 +43,7 @@ class Encoder:
 
     def __init__(self, stream, size: int | None, fps: float | None, crf: int, preset: str, threads: int) -> None:
         self.source, self.size, self.fps = stream, size, Fraction(fps).limit_denominator(100_000) if fps else None
-        self.options = {"crf": str(crf), "preset": preset}
+        self.options = {"crf": str(crf), "preset": preset} | STEADY
         self.threads = threads
         self.buffer = io.BytesIO()
         self.target = self.out = self.graph = self.seen = self.origin = self.held = self.tags = None
