@@ -1,0 +1,1 @@
+"""What both curation and training need, and nothing of either."""
