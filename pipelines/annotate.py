@@ -153,7 +153,7 @@ def _plan(videos: list[Video], config: Config, state: State, watcher: Watcher) -
                 path = path_to_text(first.video.path)
                 owner = owners.setdefault(first.video.video_id, state.owner(first.video.video_id) or path)
                 if owner != path:
-                    copy = Video(first.video.path, caption=first.video.caption, columns=first.video.columns)
+                    copy = replace(first.video, video_id="")
                     yield Unit(copy, status="duplicate", error=f"same content as {owner}", facts=first.facts)
                     continue
             yield from units

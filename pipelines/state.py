@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import duckdb
@@ -12,8 +12,9 @@ import duckdb
 from curate.clip import SKIPPED, TOO_SHORT, Unit, Video, path_to_text, text_to_path
 from pipelines.curation import RECALL, stage_of
 from pipelines.dataset import Dataset
+from pipelines.tables import video_of
 
-COLUMNS = "video_id, video_path, unit, units, unit_start, unit_end, status, duration, source_caption, source_columns"
+COLUMNS = """video_id, video_path, unit, units, unit_start, unit_end, status, duration, source_caption, source_captions, source_columns, source_spans"""
 
 
 class State:
@@ -31,15 +32,7 @@ class State:
 
     def videos(self) -> list[Video]:
         """Every recorded video, with what its source list said of it."""
-        found = (rows[0] for _, rows in sorted(self.paths.items()))
-        return [
-            Video(
-                text_to_path(row["video_path"]),
-                caption=row["source_caption"],
-                columns=json.loads(row["source_columns"]) if row["source_columns"] else {},
-            )
-            for row in found
-        ]
+        return [replace(video_of(rows[0]), video_id="") for _, rows in sorted(self.paths.items())]
 
     def planned(self, video: Video) -> bool:
         """Every unit of this video is recorded, so that it need not be opened again."""

@@ -23,7 +23,7 @@ TABLES = Tables(
 
 def unit(number: int, clips: int = 2, **values) -> Unit:
     found = [Clip(i * 10, i * 10 + 10, i / 2.0, i / 2.0 + 0.5, 0.0, 9.0, values=dict(values)) for i in range(clips)]
-    video = Video(f"/v/{number}.mp4", f"{number:016x}", caption="a cat", columns={"licence": "cc"})
+    video = Video(f"/v/{number}.mp4", f"{number:016x}", captions=["a cat"], columns={"licence": "cc"})
     return Unit(video, facts={"duration": 4.5, "fps": 20.0}, clips=found, seconds={"shots": 0.25})
 
 
