@@ -133,7 +133,7 @@ def make_curated(
             cut = _after(results, cut)
         plan = json.loads(plan_path.read_text())
         data = out / "data" if (out / "data").exists() else partial / "data"
-        columns = read_schema(dataset.files("clips")[0], drop=HEAVY)
+        columns = read_schema(dataset.schema("clips"), drop=HEAVY)
         made = write_shards(data, rows, columns, plan["bounds"], cut, job_options, progress)
     if not made.clips:
         raise CuratedError(f"{out}: not one of {selection.kept} clips could be cut: {made.failed[0]['reason']}")

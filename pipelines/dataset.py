@@ -1,6 +1,7 @@
 """The annotated dataset on disk: its two tables, how a shard is committed, and what is read back to go on.
 
     DATASET/dataset.json                 format, version, resolved config, models by stage
+    DATASET/README.md                    says what it is, to people and to `datasets.load_dataset(DATASET, "clips")`
     DATASET/clips/part-<hash>.parquet    a row per clip
     DATASET/videos/part-<hash>.parquet   a row per unit; the footer names the units: this file is the record of what is done
 
@@ -24,6 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curate.clip import Unit
+from pipelines.dataset_card import write_dataset_card
 from pipelines.files import FOOTER, commit, write_json, write_parquet
 from pipelines.labels import labelled
 from pipelines.tables import PAIRS, Tables
@@ -193,6 +195,7 @@ class Writer:
         self._since, self._clips, self._bytes = 0.0, 0, 0
         for table in ("clips", "videos"):
             (self.root / table).mkdir(parents=True, exist_ok=True)
+        write_dataset_card(self.root, tables)
         sweep(self.root)
 
     def add(self, unit: Unit, *, stages: Sequence[str], generation: int = 0, replaces: Sequence[str] = ()) -> None:

@@ -15,6 +15,7 @@ from rich.text import Text
 from curate.clip import Unit
 from pipelines.annotate import Summary
 from pipelines.curated import Curated
+from pipelines.sources import passed_text
 from pipelines.statistics import clock, funnel_table
 
 
@@ -95,8 +96,7 @@ def print_summary(console: Console, summary: Summary, out: str) -> None:
     if summary.warned:
         rows.append(("used in part", f"{summary.warned} (see `warnings` in videos/)"))
     if summary.passed_over:
-        kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(summary.passed_over.items()))
-        rows.append(("not videos by name", kinds))
+        rows.append(("passed over", passed_text(summary.passed_over)))
     if summary.clip_failures:
         rows.append(("clips with a failed stage", f"{summary.clip_failures} (see `errors` in clips/)"))
     rows.append(("failed", _failed(summary)))

@@ -20,7 +20,6 @@ from pipelines.files import FOOTER, commit
 GROUP_BYTES, GROUP_ROWS = 16_000_000, 100  # a reader that streams holds one row group
 
 VIDEO = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-ERRORS = pa.list_(pa.struct([("stage", pa.string()), ("reason", pa.string())]))
 ADDED = (
     Column("video", VIDEO, "the clip: an mp4 without sound, starting at time 0, and its name"),
     Column("video_codec", pa.string(), "codec of the clip's bytes"),
@@ -56,16 +55,13 @@ class Made:
         self.shards += 1
 
 
-def read_schema(clips: Path, drop: Sequence[str]) -> pa.Schema:
-    """Schema of a curated shard, from that of a shard of the annotated dataset. Field metadata (formula, unit ...)
+def read_schema(clips: pa.Schema, drop: Sequence[str]) -> pa.Schema:
+    """Schema of a curated shard, from that of the annotated clips. Field metadata (formula, unit ...)
     stays.
-
-    `errors` becomes a list of {stage, reason}: Hugging Face `datasets` has no maps.
     """
     from datasets import Features, Video
 
-    fields = [f for f in pq.read_schema(clips) if f.name not in drop]
-    fields = [f.with_type(ERRORS) if pa.types.is_map(f.type) else f for f in fields]
+    fields = [f for f in clips if f.name not in drop]
     plain = pa.schema([pa.field(f.name, f.type) for f in fields] + [pa.field(c.name, c.type) for c in ADDED[1:]])
     features = Features.from_arrow_schema(plain) | {"video": Video()}
     order = [*(f.name for f in fields), *(c.name for c in ADDED)]

@@ -102,7 +102,7 @@ def _annotated(dataset: Dataset, filters: Sequence[Filter] | None, why_null: Map
     rows = db.execute(spent).fetchall()
     total = sum(seconds for _, seconds in rows) or 1.0
     found.seconds = [(stage, seconds, seconds / total) for stage, seconds in rows]
-    found.scores = _scores(db, clips, pq.read_schema(dataset.files("clips")[0]), count)
+    found.scores = _scores(db, clips, dataset.schema("clips"), count)
     if filters and count:
         try:
             found.funnel = select(clips, filters, why_null=why_null).to_dict()["funnel"]
