@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from curate.clip import Column, Unit
+from curate.listed import ListedSpans, clips_of_spans
 from curate.motion import FlowMotion
 from curate.shots import CascadeShots, TransNetShots, WholeShot, clips_of
 from curate.stills import Stills, encoded
@@ -37,6 +38,12 @@ VIDEO_COLUMNS: tuple[Column, ...] = (
         "duration",
         pa.float64(),
         "from the first frame to the end of the last; of a file in several units, what its header says",
+        "s",
+    ),
+    Column(
+        "footage",
+        pa.float64(),
+        "length of the pictures of this unit: each counts as long as it is shown, a gap in the clock not at all",
         "s",
     ),
     Column("rotation", pa.int32(), "counter-clockwise, from stored to displayed", "degrees", "0, 90, 180, 270"),
@@ -66,6 +73,9 @@ VIDEO_COLUMNS: tuple[Column, ...] = (
         "percent of the shorter side per second",
     ),
 )
+
+
+GAP_SECONDS, GAP_STEPS = 10.0, 20.0  # a longer step between two frames, in seconds and in usual steps, is a gap
 
 
 def watch(
@@ -109,7 +119,8 @@ def _watch(unit: Unit, reader: Decode, shots: dict, motion: dict | None, stills:
     seen, times = None, []
     for frame in reader:
         if seen is None:
-            seen = detector(fps=reader.facts["fps"] or 25.0, **shots)
+            spans = unit.video.spans
+            seen = ListedSpans(spans) if spans else detector(fps=reader.facts["fps"] or 25.0, **shots)
         seen.see(frame)
         if keeper:
             keeper.see(frame, seen.jumped)
@@ -123,11 +134,17 @@ def _watch(unit: Unit, reader: Decode, shots: dict, motion: dict | None, stills:
     unit.facts["frames_damaged"], unit.facts["keyframes"] = reader.damaged, reader.keyframes
     if seen is None:
         raise VideoError(unit.video.path, reader.why_nothing())
-    unit.warnings = list(dict.fromkeys([*unit.warnings, *reader.warnings()]))
-    unit.clips = clips_of(seen.finish(), times, end_time=reader.end_time, **span)
+    said = reader.warnings()
+    if unit.video.spans:
+        unit.clips, missed = clips_of_spans(unit.video.spans, times, reader.end_time)
+        said += missed
+    else:
+        unit.clips = clips_of(seen.finish(), times, end_time=reader.end_time, **span)
+    unit.warnings = list(dict.fromkeys([*unit.warnings, *said]))
     for clip in unit.clips:
         clip.start_frame += first
         clip.end_frame += first
+    unit.facts["footage"] = shown_seconds([*times, reader.end_time])
     if unit.count == 1:
         unit.facts["duration"] = reader.end_time - times[0]
     steps = np.diff(times)
@@ -144,6 +161,14 @@ def _watch(unit: Unit, reader: Decode, shots: dict, motion: dict | None, stills:
         unit.facts["motion_samples"] = [sample.magnitude for sample in flow.samples]
     if keeper:
         keeper.fill(unit.clips)
+
+
+def shown_seconds(edges: Sequence[float]) -> float:
+    """Seconds of pictures. edges: presentation times of all frames and the end of the last. A step much longer than the
+    usual one is a gap (a recording that was paused), and its frame counts as long as others do."""
+    steps = np.diff(edges)
+    usual = float(np.median(steps))
+    return float(np.where(steps > max(GAP_SECONDS, GAP_STEPS * usual), usual, steps).sum())
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:

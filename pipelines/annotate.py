@@ -62,7 +62,7 @@ class Summary:
     def count(self, unit: Unit) -> None:
         self.videos += unit.index == 0
         self.clips += len(unit.clips)
-        self.footage += unit.footage
+        self.footage += unit.footage if unit.status == "ok" else 0.0
         self.warned += bool(unit.warnings)
         self.duplicates += unit.status == "duplicate"
         self.clip_failures += sum(clip.failed for clip in unit.clips)
