@@ -123,7 +123,8 @@ def _work(
     state = State(Dataset(root), stages, retry_failed)
     inputs = [*found.videos, *(unit.video for unit in found.refused)]
     wanted = {path_to_text(video.path) for video in inputs}
-    again = [unit for unit in state.incomplete() if path_to_text(unit.video.path) in wanted]
+    listed = {path_to_text(v.path): v for v in found.videos if v.captions or v.columns or v.spans}
+    again = [unit for unit in state.incomplete(listed) if path_to_text(unit.video.path) in wanted]
     fresh = [video for video in found.videos if not state.planned(video)]
     planned: list[Unit] = []
     for unit in chain(found.refused, _plan(fresh, config, state, watcher)):

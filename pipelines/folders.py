@@ -95,6 +95,7 @@ TRASH = frozenset(
 SIDECARS = (".txt", ".json")
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # of Hugging Face's VideoFolder
 
+REFUSALS = ("folder may not be read", "list entry ", "link to ")  # how reasons begin of inputs that are no files
 HIDDEN, IN_TRASH, PARTIAL = "hidden", "in a trash or system folder", "partial download"
 CIRCLE, AGAIN, ALIAS = (
     "link that leads back (a circle)",
