@@ -56,7 +56,7 @@ class Live:
     def start(self, units: int, seconds: float, already: int) -> None:
         self.units, self.total, self.began = units, seconds, time.monotonic()
         if already:
-            self.console.print(f"{already} of the videos are in the dataset already: going on from there")
+            self.console.print(f"{counted(already, 'input')} in the dataset already: going on from there")
         self.progress.update(
             self.id, description=f"0 of {units} units, starting workers", completed=0, total=max(seconds, 1e-9)
         )
