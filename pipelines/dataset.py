@@ -195,8 +195,8 @@ class Writer:
         self._since, self._clips, self._bytes = 0.0, 0, 0
         for table in ("clips", "videos"):
             (self.root / table).mkdir(parents=True, exist_ok=True)
-        write_dataset_card(self.root, tables)
         sweep(self.root)
+        write_dataset_card(self.root, tables)
 
     def add(self, unit: Unit, *, stages: Sequence[str], generation: int = 0, replaces: Sequence[str] = ()) -> None:
         if not self._pending:
@@ -269,8 +269,8 @@ def sweep(root: Path) -> None:
 
     Called by the one process that writes. The videos file goes first: from then on the shard is not a record any more.
     """
-    for table in ("clips", "videos"):
-        for path in (root / table).glob(".part-*.tmp"):
+    for pattern in ("clips/.part-*.tmp", "videos/.part-*.tmp", ".README.md.*.tmp"):
+        for path in root.glob(pattern):
             path.unlink(missing_ok=True)
     if (root / "dataset.json").exists():
         dataset = Dataset(root)
