@@ -28,6 +28,7 @@ from curate.clip import Unit
 from pipelines.dataset_card import write_dataset_card
 from pipelines.files import FOOTER, commit, write_json, write_parquet
 from pipelines.labels import labelled
+from pipelines.renewal import renew
 from pipelines.tables import PAIRS, Tables
 
 __all__ = [
@@ -111,6 +112,8 @@ class Dataset:
             raise DatasetError(f"{self.root}: the dataset has no committed shard yet: run `winnow annotate` on it")
         stale = self._stale()
         maps = {shard.name for shard in self.shards if shard.maps}
+        if table == "clips":  # renewed first: the videos file may not be, if that was interrupted
+            maps = {name for name in maps if _has_map(self.root / "clips" / f"part-{name}.parquet")}
         options, hidden = (", filename=true, file_row_number=true", "") if places else ("", "EXCLUDE (filename)")
         parts = []
         for old in (False, True):
@@ -196,6 +199,9 @@ class Writer:
         for table in ("clips", "videos"):
             (self.root / table).mkdir(parents=True, exist_ok=True)
         sweep(self.root)
+        for path in sorted((self.root / "clips").glob("part-*.parquet")):
+            renew(path, tables.clips)
+            renew(self.root / "videos" / path.name, tables.videos)
         write_dataset_card(self.root, tables)
 
     def add(self, unit: Unit, *, stages: Sequence[str], generation: int = 0, replaces: Sequence[str] = ()) -> None:
@@ -259,8 +265,7 @@ def read_shards(root: Path) -> list[Shard]:
             )
         name = path.stem.removeprefix("part-")
         listed = (tuple(footer[key]) for key in ("units", "stages"))
-        maps = "seconds" in schema.names and pa.types.is_map(schema.field("seconds").type)
-        shards.append(Shard(name, *listed, footer["generation"], tuple(footer["replaces"]), maps))
+        shards.append(Shard(name, *listed, footer["generation"], tuple(footer["replaces"]), _has_map(schema)))
     return shards
 
 
@@ -288,11 +293,18 @@ def _rank(shard: Shard) -> tuple[int, int, str]:
     return shard.generation, len(shard.stages), shard.name
 
 
+def _has_map(schema: pa.Schema | Path) -> bool:
+    schema = pq.read_schema(schema) if isinstance(schema, Path) else schema
+    return any(pa.types.is_map(field.type) for field in schema)
+
+
 def _columns(table: str, old: bool, hidden: str = "") -> str:
     """The columns of a relation. Pairs are maps, for `errors['text']` in a condition, however they are stored."""
     if old:
         captions = "CASE WHEN source_caption IS NOT NULL THEN [source_caption] END AS source_captions"
-        return f"* {hidden}, {captions}, " + ("'shots' AS bounds" if table == "clips" else "NULL::VARCHAR AS source_spans")
+        return f"* {hidden}, {captions}, " + (
+            "'shots' AS bounds" if table == "clips" else "NULL::VARCHAR AS source_spans"
+        )
     return f"* {hidden} REPLACE (map_from_entries({PAIRED[table]}) AS {PAIRED[table]})"
 
 

@@ -35,7 +35,11 @@ The clips are parts of the source videos and keep the licences of these.
 def write_dataset_card(root: Path, tables: Tables) -> None:
     """Write README.md where it is not there or says something else."""
     configs = [
-        {"config_name": name, "default": name == "clips", "data_files": [{"split": "train", "path": f"{name}/*.parquet"}]}
+        {
+            "config_name": name,
+            "default": name == "clips",
+            "data_files": [{"split": "train", "path": f"{name}/*.parquet"}],
+        }
         for name in ("clips", "videos")
     ]
     head = {"pretty_name": "Winnow annotations", "tags": ["video", "winnow"], "configs": configs}
@@ -53,7 +57,11 @@ def write_dataset_card(root: Path, tables: Tables) -> None:
 
 
 def _table(name: str, columns: Sequence[Column]) -> str:
-    lines = [f"## Columns of `{name}`\n", "| column | type | meaning | unit | range | source |", "|---|---|---|---|---|---|"]
+    lines = [
+        f"## Columns of `{name}`\n",
+        "| column | type | meaning | unit | range | source |",
+        "|---|---|---|---|---|---|",
+    ]
     for column in columns:
         kind = str(column.type).replace("element: ", "").replace("item: ", "")
         cells = (f"`{column.name}`", kind, column.formula, column.unit, column.range, column.source)

@@ -14,6 +14,7 @@ import pytest
 
 from curate.clip import Clip, Column, Listed, Unit, Video
 from pipelines.dataset import FORMAT, Dataset, DatasetError, Tables, Writer, read_unit, sweep, write_json
+from pipelines.renewal import renew
 
 TABLES = Tables(
     scores=(Column("motion_score", pa.float32(), "f"), Column("text_area", pa.float32(), "f")),
@@ -204,7 +205,9 @@ def first_form(root, units=(1, 2)):
         rows = table.to_pylist()
         for row in rows:
             row[name] = [tuple(pair.values()) for pair in row[name]]
-        fields = [f.with_type(pa.map_(pa.string(), kind)) if f.name == name else f for f in table.schema if f.name not in late]
+        fields = [
+            f.with_type(pa.map_(pa.string(), kind)) if f.name == name else f for f in table.schema if f.name not in late
+        ]
         schema = pa.schema(fields, metadata=table.schema.metadata)
         pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
 
@@ -214,10 +217,15 @@ def test_a_dataset_of_the_first_form_is_read_and_added_to(root):
     columns = "clip_id, bounds, source_caption, source_captions, errors['text'], motion_score"
     before = duckdb.sql(f"SELECT {columns} FROM {Dataset(root).clips_sql} ORDER BY 1").fetchall()
     assert before[0][1:] == ("shots", "a cat", ["a cat"], None, 0.5)
+    target = writer(root)  # brings all shards to the form of today
+    whole = duckdb.sql(f"SELECT {columns} FROM {Dataset(root).clips_sql} ORDER BY 1").fetchall()
+    assert whole == before and not any(shard.maps for shard in Dataset(root).shards)
+    for table, schema in (("clips", TABLES.clips), ("videos", TABLES.videos)):
+        assert all(pq.read_schema(path).equals(schema) for path in (root / table).glob("*.parquet"))
+        assert not any(renew(path, schema) for path in (root / table).glob("*.parquet"))
     more = unit(3)
     more.video.captions = ["a dog", "a hound"]
     more.clips[0].errors = {"text": "TypeError: x"}
-    target = writer(root)
     target.add(more, stages=["shots", "motion"])
     target.add(unit(1, text_area=0.25), stages=["shots", "motion", "text"], generation=1)
     target.flush()
@@ -225,7 +233,9 @@ def test_a_dataset_of_the_first_form_is_read_and_added_to(root):
     after = duckdb.sql(f"SELECT {columns} FROM {dataset.clips_sql} ORDER BY 1").fetchall()
     assert after[2:4] == before[2:] and len(after) == 6
     assert after[4][1:5] == ("shots", "a dog", ["a dog", "a hound"], "TypeError: x")
-    spent = duckdb.sql(f"SELECT seconds['shots'], source_captions, source_spans FROM {dataset.videos_sql} ORDER BY video_id")
+    spent = duckdb.sql(
+        f"SELECT seconds['shots'], source_captions, source_spans FROM {dataset.videos_sql} ORDER BY video_id"
+    )
     assert spent.fetchall() == [(0.25, ["a cat"], None), (0.25, ["a cat"], None), (0.25, ["a dog", "a hound"], None)]
     back = read_unit(root, dataset.newest[unit(2).id].name, unit(2), TABLES)
     assert (back.video, back.seconds, back.clips[0].bounds) == (unit(2).video, {"shots": 0.25}, "shots")
@@ -233,9 +243,23 @@ def test_a_dataset_of_the_first_form_is_read_and_added_to(root):
     assert not any(pa.types.is_map(field.type) for field in dataset.schema("clips"))
 
 
+def test_a_renewal_that_was_interrupted_is_gone_on_with(root):
+    first_form(root)
+    columns = "* EXCLUDE (bounds, source_captions), bounds, source_captions"
+    before = duckdb.sql(f"SELECT {columns} FROM {Dataset(root).clips_sql} ORDER BY clip_id").fetchall()
+    renew(next((root / "clips").glob("*.parquet")), TABLES.clips)  # and not its videos
+    assert duckdb.sql(f"SELECT {columns} FROM {Dataset(root).clips_sql} ORDER BY clip_id").fetchall() == before
+    writer(root)
+    assert duckdb.sql(f"SELECT {columns} FROM {Dataset(root).clips_sql} ORDER BY clip_id").fetchall() == before
+    assert len(rows(root)[1]) == 2
+
+
 def test_spans_of_a_list_come_back_as_they_were(root):
     listed = unit(5)
-    listed.video.spans = [Listed(0.5, 1.0, captions=["x"], columns={"n": 1}, where="l.csv: entry 1"), Listed(start_frame=3)]
+    listed.video.spans = [
+        Listed(0.5, 1.0, captions=["x"], columns={"n": 1}, where="l.csv: entry 1"),
+        Listed(start_frame=3),
+    ]
     listed.clips[0].bounds, listed.clips[0].captions, listed.clips[0].columns = "list", ["x", "y"], {"n": 1}
     target = writer(root)
     target.add(listed, stages=["shots"])
@@ -243,7 +267,9 @@ def test_spans_of_a_list_come_back_as_they_were(root):
     back = read_unit(root, Dataset(root).newest[listed.id].name, listed, TABLES)
     assert back.video == listed.video
     assert back.clips[0] == Clip(**{**vars(listed.clips[0]), "values": dict.fromkeys(("motion_score", "text_area"))})
-    said = duckdb.sql(f"SELECT bounds, source_caption, source_captions, source_columns FROM {Dataset(root).clips_sql} ORDER BY clip_id")
+    said = duckdb.sql(
+        f"SELECT bounds, source_caption, source_captions, source_columns FROM {Dataset(root).clips_sql} ORDER BY clip_id"
+    )
     assert said.fetchall() == [
         ("list", "x", ["x", "y"], '{"licence": "cc", "n": 1}'), ("shots", "a cat", ["a cat"], '{"licence": "cc"}'),
     ]  # fmt: skip

@@ -3,6 +3,7 @@
 import csv
 import datetime
 import json
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -77,7 +78,9 @@ def test_forms(folder, name):
     assert said(found, folder) == rows and not found.refused
 
 
-@pytest.mark.parametrize("head", ["path", "Path", "video", "Video Path", "video_path", "file", "filename", "file-name", "FILEPATH"])
+@pytest.mark.parametrize(
+    "head", ["path", "Path", "video", "Video Path", "video_path", "file", "filename", "file-name", "FILEPATH"]
+)
 @pytest.mark.parametrize("text", ["caption", "Text", "PROMPT", "description"])
 def test_heads(folder, head, text):
     assert said(read(folder, "l.csv", f"{text},{head},licence\nhello,v.mp4,cc\n"), folder) == [
@@ -93,7 +96,10 @@ def test_several_captions_of_a_video_are_all_kept_in_order(folder):
         {"video": "v.mp4", "caption": "a", "by": "x"},
     ]
     found = read(folder, "l.jsonl", "\n".join(map(json.dumps, rows)))
-    assert said(found, folder) == [("v.mp4", ["a", "d", "a"], {"by": "x", "n": [1, 2, None]}), ("w.mkv", ["b", "c"], {})]
+    assert said(found, folder) == [
+        ("v.mp4", ["a", "d", "a"], {"by": "x", "n": [1, 2, None]}),
+        ("w.mkv", ["b", "c"], {}),
+    ]
     more = find_videos([str(folder / "v.mp4"), str(folder / "l.jsonl"), str(folder), str(folder / "l.jsonl")])
     assert said(more, folder) == said(found, folder)  # a list is read once, and where it stands does not matter
     row = TABLES.video_row(Unit(found.videos[0]))
@@ -111,7 +117,9 @@ def test_spans(folder):
     assert video.captions == ["whole"] and video.spans[1].where == "spans.csv: entry 2"
     (video,) = read(folder, "f.jsonl", '{"path": "v.mp4", "start_frame": 10, "end_frame": "20", "text": "x"}').videos
     assert [(s.start_frame, s.end_frame, s.captions) for s in video.spans] == [(10, 20, ["x"])]
-    (video,) = read(folder, "m.json", '{"v.mp4": [{"span": [1, "2.5"], "caption": "x"}, {"begin": "soon", "stop": 3}]}').videos
+    (video,) = read(
+        folder, "m.json", '{"v.mp4": [{"span": [1, "2.5"], "caption": "x"}, {"begin": "soon", "stop": 3}]}'
+    ).videos
     assert (video.spans[0].start, video.spans[0].end) == (1, 2.5) and "'soon' is no time" in video.spans[1].problem
     (video,) = read(folder, "ms.csv", "path,start_ms,end_ms\nv.mp4,500,1500\n").videos
     assert (video.spans[0].start, video.spans[0].end) == (0.5, 1.5)
@@ -132,7 +140,15 @@ def test_a_bad_row_among_good_ones_is_a_failed_input_and_costs_no_other(folder):
     found = read(folder, "l.jsonl", text)
     assert said(found, folder) == [("v.mp4", ["a"], {})]
     reasons = {unit.video.path.removeprefix(f"{folder}/"): unit.error for unit in found.refused}
-    expected = ["names no video", "names no video", "line 4 is not JSON", "cannot be a file name", "is an address", "is not an object", "cannot be a file name"]
+    expected = [
+        "names no video",
+        "names no video",
+        "line 4 is not JSON",
+        "cannot be a file name",
+        "is an address",
+        "is not an object",
+        "cannot be a file name",
+    ]
     assert list(reasons) == [f"l.jsonl: entry {number}" for number in range(2, 9)]
     assert all(text in reason for text, reason in zip(expected, reasons.values(), strict=True))
     assert all(reason.isprintable() for reason in reasons.values()) and found.refused[0].video.captions == ["no path"]
@@ -141,7 +157,9 @@ def test_a_bad_row_among_good_ones_is_a_failed_input_and_costs_no_other(folder):
 def test_bad_rows_of_tables(folder):
     found = read(folder, "l.csv", 'path,caption\nv.mp4,a bee\nw.mkv,a cat, asleep\n,lost\nw.mkv,"a "cat"\nw.mkv,fine\n')
     assert said(found, folder) == [("v.mp4", ["a bee"], {}), ("w.mkv", ["fine"], {})]
-    assert [unit.error.split(":")[0] for unit in found.refused] == ["list entry 2"] + ["list entry 3"] + ["list entry 4"]
+    assert [unit.error.split(":")[0] for unit in found.refused] == ["list entry 2"] + ["list entry 3"] + [
+        "list entry 4"
+    ]
     assert "line 3 has 1 more fields than the header" in found.refused[0].error
     open_quote = read(folder, "m.csv", 'path,caption\nv.mp4,a bee\nw.mkv,"never closed\nv.mp4,swallowed\n')
     assert "lines 3 to 4" in open_quote.refused[0].error and "close it" in open_quote.refused[0].error
@@ -173,7 +191,9 @@ def test_values_that_no_table_holds_cost_no_job(folder):
     ]
     (folder / "l.jsonl").write_text("\n".join(lines))
     day = datetime.datetime(2020, 1, 2, 3, 4, 5)
-    table = pa.table({"path": ["x.webm"], "day": [day], "data": [b"\xff"], "icon": [b"\0" * 5000], "start": [float("nan")]})
+    table = pa.table(
+        {"path": ["x.webm"], "day": [day], "data": [b"\xff"], "icon": [b"\0" * 5000], "start": [float("nan")]}
+    )
     pq.write_table(table, folder / "l.parquet")
     found = find_videos([str(folder / "l.jsonl"), str(folder / "l.parquet")])
     first, second, third = found.videos
@@ -190,12 +210,19 @@ def test_parquet_with_paths_or_with_the_videos_themselves(folder, tmp_path):
     pq.write_table(pa.Table.from_pylist(rows), folder / "l.parquet")
     first, second = read(folder, "l.parquet").videos
     assert first.spans[0].captions == ["a", "b"] and second.captions == ["c"]
-    struct = [{"bytes": b"one", "path": "a.mkv"}, {"bytes": None, "path": "v.mp4"}, {"bytes": b"two", "path": None}, {"bytes": b"one", "path": "a.mkv"}]
-    pq.write_table(pa.table({"video": struct, "text": ["x", "y", "z", "again"]}), folder / "hub.parquet", row_group_size=1)
+    struct = [
+        {"bytes": b"one", "path": "a.mkv"},
+        {"bytes": None, "path": "v.mp4"},
+        {"bytes": b"two", "path": None},
+        {"bytes": b"one", "path": "a.mkv"},
+    ]
+    pq.write_table(
+        pa.table({"video": struct, "text": ["x", "y", "z", "again"]}), folder / "hub.parquet", row_group_size=1
+    )
     store = tmp_path / "dataset"
     found = read(folder, "hub.parquet", store=store)
     one, v, two = found.videos
-    assert [open(video.path, "rb").read() for video in (one, two)] == [b"one", b"two"]
+    assert [Path(video.path).read_bytes() for video in (one, two)] == [b"one", b"two"]
     assert one.path.startswith(f"{store}/sources/") and one.path.endswith(".mkv") and two.path.endswith(".mp4")
     assert (one.captions, one.columns, v.path) == (["x", "again"], {"video": "a.mkv"}, str(folder / "v.mp4"))
     before = {path: path.stat().st_mtime_ns for path in (store / "sources").iterdir()}

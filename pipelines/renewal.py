@@ -1,0 +1,64 @@
+"""Shards that an earlier Winnow wrote, brought to the columns of this one without recomputing anything.
+
+What is a list of pairs today was a map, which Hugging Face `datasets` cannot read; a list gave one caption; columns that
+came later are null. So every shard of a dataset has the same columns, for tools that open the files themselves too.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.files import FOOTER, GROUP_ROWS, commit
+
+
+def renew(path: Path, schema: pa.Schema) -> bool:
+    """Write a shard anew if it lacks columns of `schema`, or has them in another form. The file appears whole or not at
+    all; names, rows, footer and other columns stay. True if it did."""
+    found = pq.read_schema(path)
+    if all(field.name in found.names and found.field(field.name).type == field.type for field in schema):
+        return False
+    table = pq.read_table(path)
+    columns = [_column(table, field) for field in schema]
+    others = [name for name in table.column_names if name not in schema.names]
+    fields = [*schema, *(found.field(name) for name in others)]
+    footer = {FOOTER: found.metadata[FOOTER]}
+    table = pa.Table.from_arrays(
+        [*columns, *(table[name] for name in others)], schema=pa.schema(fields, metadata=footer)
+    )
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(aside, "wb") as stream:
+            pq.write_table(table, stream, compression="zstd", row_group_size=GROUP_ROWS)
+            stream.flush()
+            os.fsync(stream.fileno())
+        commit(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+    return True
+
+
+def _column(table: pa.Table, field: pa.Field) -> pa.ChunkedArray | pa.Array:
+    if field.name in table.column_names:
+        column = table[field.name]
+        if not pa.types.is_map(column.type):
+            return column.cast(field.type)
+        names = [part.name for part in field.type.value_type]
+        rows = [
+            None if row is None else [dict(zip(names, pair, strict=True)) for pair in row] for row in column.to_pylist()
+        ]
+        return pa.array(rows, field.type)
+    return pa.array(_missing(table, field.name), field.type)
+
+
+def _missing(table: pa.Table, name: str) -> list[Any]:
+    """What a column that came later says of rows that were there before."""
+    if name == "bounds":
+        return ["shots"] * len(table)
+    if name == "source_captions" and "source_caption" in table.column_names:
+        return [[caption] if caption else None for caption in table["source_caption"].to_pylist()]
+    return [None] * len(table)
