@@ -157,9 +157,7 @@ def test_a_bad_row_among_good_ones_is_a_failed_input_and_costs_no_other(folder):
 def test_bad_rows_of_tables(folder):
     found = read(folder, "l.csv", 'path,caption\nv.mp4,a bee\nw.mkv,a cat, asleep\n,lost\nw.mkv,"a "cat"\nw.mkv,fine\n')
     assert said(found, folder) == [("v.mp4", ["a bee"], {}), ("w.mkv", ["fine"], {})]
-    assert [unit.error.split(":")[0] for unit in found.refused] == ["list entry 2"] + ["list entry 3"] + [
-        "list entry 4"
-    ]
+    assert [unit.error.split(":")[0] for unit in found.refused] == ["list entry 2", "list entry 3", "list entry 4"]
     assert "line 3 has 1 more fields than the header" in found.refused[0].error
     open_quote = read(folder, "m.csv", 'path,caption\nv.mp4,a bee\nw.mkv,"never closed\nv.mp4,swallowed\n')
     assert "lines 3 to 4" in open_quote.refused[0].error and "close it" in open_quote.refused[0].error
