@@ -65,7 +65,9 @@ def clips_of_spans(spans: Sequence[Listed], times: Sequence[float], end_time: fl
         clip.captions += span.captions
         clip.columns = {**span.columns, **clip.columns}
     if len(said) > MOST_WARNINGS:
-        said[MOST_WARNINGS:] = [f"and {len(said) - MOST_WARNINGS} other spans of the list are not, or not wholly, clips"]
+        said[MOST_WARNINGS:] = [
+            f"and {len(said) - MOST_WARNINGS} other spans of the list are not, or not wholly, clips"
+        ]
     return [found[bounds] for bounds in sorted(found)], said
 
 

@@ -182,7 +182,9 @@ class ScoreTable:
 
     def check_column(self, chosen: Filter) -> None:
         if chosen.column not in self.types:
-            raise SelectionError(f"{chosen.name}: no column {chosen.column}; {locked.nearest(chosen.column, list(self.types))}")
+            raise SelectionError(
+                f"{chosen.name}: no column {chosen.column}; {locked.nearest(chosen.column, list(self.types))}"
+            )
         if not NUMERIC.match(self.types[chosen.column]):
             kind = self.types[chosen.column]
             raise SelectionError(f"{chosen.name}: {chosen.column} is {kind}, not a number; use where for such columns")

@@ -226,7 +226,11 @@ def open_dataset(root: Path, config: Config, stages: Sequence[str], models: dict
 
 def _refuse_foreign(root: Path) -> None:
     """A folder that holds something else is left as it is."""
-    if root.is_dir() and not (root / "dataset.json").exists() and any(path.name not in (LOCK, HELD) for path in root.iterdir()):
+    if (
+        root.is_dir()
+        and not (root / "dataset.json").exists()
+        and any(path.name not in (LOCK, HELD) for path in root.iterdir())
+    ):
         raise DatasetError(f"{root}: holds other files and no dataset: choose an empty or a new folder for --out")
 
 

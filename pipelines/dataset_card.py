@@ -33,7 +33,7 @@ The clips are parts of the source videos and keep the licences of these.
 
 
 def write_dataset_card(root: Path, tables: Tables) -> None:
-    """Write README.md where it is not there or says something else."""
+    """Write README.md where there is none, or anew where the columns have changed. One that a person edited stays."""
     configs = [
         {
             "config_name": name,
@@ -44,10 +44,12 @@ def write_dataset_card(root: Path, tables: Tables) -> None:
     ]
     head = {"pretty_name": "Winnow annotations", "tags": ["video", "winnow"], "configs": configs}
     columns = (("clips", tables.clip_columns), ("videos", (*VIDEO_IDENTITY, *tables.facts)))
-    parts = [f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n", TEXT, *(_table(*table) for table in columns)]
-    text, path = "\n".join(parts), root / "README.md"
-    if path.exists() and path.read_text(encoding="utf-8") == text:
-        return
+    opening = f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n\n{TEXT}"
+    text, path = "\n".join([opening, *(_table(*table) for table in columns)]), root / "README.md"
+    if path.exists():
+        there = path.read_text(encoding="utf-8", errors="replace")
+        if there == text or not there.startswith(opening):
+            return
     aside = path.with_name(f".README.md.{os.getpid()}.tmp")
     with open(aside, "w", encoding="utf-8") as stream:
         stream.write(text)

@@ -138,11 +138,16 @@ class Place:
 
 
 class Search:
-    """Searches folders one after the other; what was searched for one source is not searched again for the next."""
+    """Searches folders one after the other; what was searched for one source is not searched again for the next.
 
-    def __init__(self) -> None:
+    own: a folder that is no input, wherever it lies: of the dataset that is made.
+    """
+
+    def __init__(self, own: Path | None = None) -> None:
         self.passed_over = PassedOver()
         self.searched: set[tuple[int, int]] = set()
+        if own is not None and own.is_dir():
+            self.searched.add((own.stat().st_dev, own.stat().st_ino))
 
     def __call__(self, folder: str) -> Iterator[Place | Refused]:
         """The videos of a folder and of all folders in it, in a fixed order."""
@@ -186,7 +191,7 @@ class Search:
                 (links if entry.is_symlink() else inside).append(entry.path)
             if reached == "gone" and suffix not in VIDEO_SUFFIXES and not Path(os.readlink(entry.path)).suffix:
                 yield Refused(
-                    entry.path, f"link to {os.readlink(entry.path)}, which is not there: is a disk not mounted?"
+                    entry.path, f"link to {os.readlink(entry.path)!r}, which is not there: is a disk not mounted?"
                 )
             elif suffix in VIDEO_SUFFIXES:
                 # A folder that is named like a video is an input too: it ends as a row that says so.

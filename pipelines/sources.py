@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from curate.clip import Listed, Unit, Video
-from pipelines.entries import ADDRESS, Entry, entry_of, knows_path, suffix_of
+from pipelines.entries import ADDRESS, Entry, entry_of, knows_path, plain, suffix_of
 from pipelines.files import commit
 from pipelines.folders import ALIAS, VIDEO_SUFFIXES, PassedOver, Refused, Search
 from pipelines.lists import LIST_SUFFIXES, Broken, ListError, NoPaths, decoded, rows_of
@@ -79,7 +79,7 @@ class _Finder:
     """Collects the rows of every video, by the real path of its file."""
 
     def __init__(self, store: Path | None) -> None:
-        self.store, self.search = store, Search()
+        self.store, self.search = store, Search(None if store is None else Path(store) / HELD)
         self.paths: dict[str, str] = {}  # real path -> the first name
         self.aliases: set[str] = set()
         self.folders: dict[str, str] = {}
@@ -142,7 +142,7 @@ class _Finder:
             return
         entry = entry_of({**(said if isinstance(said, dict) else {"captions": said}), "path": video})
         if entry.span:
-            entry.span.where = path.name
+            entry.span.where = plain(path.name)
         self._add(video, entry)
 
     def _list(self, path: Path, optional: bool = False) -> None:
@@ -163,7 +163,7 @@ class _Finder:
                     problems.append((number, entry))
                     continue
                 if entry.span:
-                    entry.span.where = f"{path.name}: entry {number}"
+                    entry.span.where = plain(f"{path.name}: entry {number}")
                 self._add(self._path_of(entry, path), entry)
                 good += 1
         except ListError as error:
@@ -224,7 +224,7 @@ class _Finder:
 
     def _refuse(self, path: str, reason: str, entry: Entry | None = None) -> None:
         said = {"captions": entry.captions, "columns": entry.columns} if entry else {}
-        self.refused.setdefault(path, Unit(Video(path, **said)).fail(reason))
+        self.refused.setdefault(path, Unit(Video(path, **said)).fail(plain(reason)))
 
 
 def _video(path: str, entries: list[Entry]) -> Video:

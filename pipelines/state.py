@@ -79,7 +79,9 @@ class State:
     def succession(self, unit: Unit) -> dict[str, Any]:
         """Which rows the new ones of a unit take the place of: arguments for `Writer.add`."""
         rows = self.paths.get(path_to_text(unit.video.path), [])
-        above = (row for folder in Path(unit.video.path).parents for row in self.paths.get(path_to_text(str(folder)), ()))
+        above = (
+            row for folder in Path(unit.video.path).parents for row in self.paths.get(path_to_text(str(folder)), ())
+        )
         rows = [*rows, *(row for row in above if _is_no_file(row))]  # a folder that could not be read and now is
         old = {_id(row) for row in rows}
         generations = [shard.generation for name in old | {unit.id} if (shard := self.dataset.newest.get(name))]

@@ -21,7 +21,15 @@ UNSTEADY = """SELECT DISTINCT function_name FROM duckdb_functions()
     WHERE stability IN ('VOLATILE', 'CONSISTENT_WITHIN_QUERY') OR macro_definition ILIKE '%current_timestamp%'"""
 # DuckDB calls these steady, or has them as words without (); `age(x)` with one argument is handled apart.
 CLOCK = frozenset(
-    ["current_date", "current_time", "current_timestamp", "localtime", "localtimestamp", "current_localtime", "current_localtimestamp"]
+    [
+        "current_date",
+        "current_time",
+        "current_timestamp",
+        "localtime",
+        "localtimestamp",
+        "current_localtime",
+        "current_localtimestamp",
+    ]
 )
 SESSION = frozenset(["current_user", "session_user", "user", "current_role", "rowid", "version"])
 

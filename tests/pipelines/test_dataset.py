@@ -293,3 +293,15 @@ def test_hugging_face_loads_both_tables(root, tmp_path_factory, streaming):
     assert failed["errors"] == [{"stage": "text", "reason": "TypeError: x"}] and failed["source_captions"] == ["a cat"]
     assert videos[0]["seconds"] == [{"stage": "shots", "seconds": 0.25}]
     assert len(list(load_dataset(str(root), **options))) == 14  # clips, where none is named
+
+
+def test_a_card_that_a_person_edited_stays(root):
+    write_all(root)
+    card = root / "README.md"
+    written = card.read_text()
+    card.write_text(written.replace("| `clip_id` |", "| `old_id` |"))
+    writer(root)
+    assert card.read_text() == written  # columns of an earlier version
+    card.write_text("# Mine\n")
+    writer(root)
+    assert card.read_text() == "# Mine\n"

@@ -29,7 +29,9 @@ def films(tmp_path_factory):
         write(folder / f"{name}.mp4", [*pan(40, 2, seed=ord(name)), *pan(40, 4, seed=ord(name) + 50)])
     spans = "path,start,end,caption,by\nv.mp4,0.2,2.4,first,x\nv.mp4,0.2,3.2,second,y\nv.mp4,7,9,beyond,z\nw.mp4,0,1.6,third,x\n,0,1,lost,x\n"
     (folder / "spans.csv").write_text(spans)
-    captions = [{"path": "v.mp4", "caption": text} for text in ("a", "b")] + [{"path": "w.mp4", "caption": ["c"], "id": 4}]
+    captions = [{"path": "v.mp4", "caption": text} for text in ("a", "b")] + [
+        {"path": "w.mp4", "caption": ["c"], "id": 4}
+    ]
     (folder / "captions.jsonl").write_text("\n".join(map(json.dumps, captions)))
     return folder
 
@@ -116,7 +118,9 @@ def test_a_folder_that_could_not_be_read_and_then_can(films, tmp_path, watcher, 
         assert (summary.failed, summary.anything_failed) == (1, True)
         again = job(out, watcher, tmp_path / "in", stages=["stills"])
         assert (again.videos, again.already, again.failed_before) == (0, 2, 1)
-        assert job(out, watcher, stages=["stills"], retry_failed=True).failed == 0  # the folder is not opened as a video
+        assert (
+            job(out, watcher, stages=["stills"], retry_failed=True).failed == 0
+        )  # the folder is not opened as a video
     found = rows(out, "parse_filename(video_path), status, error", "videos")
     assert sorted(row[:2] for row in found) == [("secret", "failed"), ("v.mp4", "ok")]
     assert any("folder may not be read (permission denied)" in (row[2] or "") for row in found)

@@ -59,7 +59,7 @@ def test_a_file_with_two_names_is_one_video_by_its_first(tmp_path):
     assert names(found, tmp_path) == ["a.mp4", "c.mp4", "z/real.mp4"]  # c.mp4 ends as a failed row
     assert found.passed_over.others == {ALIAS: 1}
     (unit,) = found.refused
-    assert unit.video.path == str(tmp_path / "disk") and "/mnt/no such disk, which is not there" in unit.error
+    assert unit.video.path == str(tmp_path / "disk") and "'/mnt/no such disk', which is not there" in unit.error
 
 
 def test_a_folder_that_may_not_be_read_is_a_failed_input_and_the_rest_is_found(tmp_path, monkeypatch):
@@ -147,3 +147,26 @@ def test_globs(folder):
     (folder / "empty").mkdir()
     with pytest.raises(SourceError, match="no videos in"):
         find_videos([str(folder / "empty")])
+
+
+def test_the_datasets_own_videos_are_no_sources(tmp_path):
+    make(tmp_path, "a.mp4", "data/sources/held.mp4")
+    assert names(find_videos([str(tmp_path)], tmp_path / "data"), tmp_path) == ["a.mp4"]
+
+
+def test_names_that_are_no_text(tmp_path):
+    """Bytes of a name that are not UTF-8: the row of a failed input can be written all the same."""
+    from curate.clip import Unit, Video
+    from pipelines.dataset import Tables
+
+    odd = os.fsdecode(b"caf\xe9")
+    os.symlink(f"/mnt/{odd}", tmp_path / odd)
+    (tmp_path / f"{odd}.csv").write_text("path,start,end\na.mp4,soon,2\n,1,2\n")
+    make(tmp_path, f"{odd}.mp4")
+    (tmp_path / "l.txt").write_bytes(b"caf\xe9.mp4\n")
+    found = find_videos([str(tmp_path), str(tmp_path / f"{odd}.csv"), str(tmp_path / "l.txt")])
+    assert len(found.videos) == 2 and len(found.refused) == 2  # the list and the folder name the same file
+    for unit in [*found.refused, *(Unit(video) for video in found.videos)]:
+        row = Tables(scores=(), facts=()).video_row(unit)
+        assert all(row[name] is None or row[name].encode() for name in ("video_path", "error", "source_spans"))
+    assert isinstance(found.videos[0], Video) and passed_text(found.passed_over).isprintable()
