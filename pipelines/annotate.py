@@ -19,7 +19,7 @@ from curate.isolation import Isolated
 from curate.video import VideoError, fingerprint, plan
 from pipelines.config import Config
 from pipelines.curation import RECALL, STAGES, TABLES, check_weights, identity, with_needs
-from pipelines.dataset import FORMAT, Dataset, DatasetError, Writer, read_about, write_json
+from pipelines.dataset import FORMAT, Dataset, DatasetError, Writer, read_about, sweep, write_json
 from pipelines.executor import Place, run
 from pipelines.folders import PassedOver
 from pipelines.sources import HELD, Found, find_videos
@@ -105,6 +105,7 @@ def annotate(
             _work(found, root, config, chosen, place, watcher, retry_failed, writer, summary)
         finally:
             writer.flush()
+        sweep(root)
     summary.wall = time.perf_counter() - began
     return summary
 

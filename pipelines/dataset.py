@@ -28,7 +28,7 @@ from curate.clip import Unit
 from pipelines.dataset_card import write_dataset_card
 from pipelines.files import FOOTER, commit, write_json, write_parquet
 from pipelines.labels import labelled
-from pipelines.renewal import renew
+from pipelines.renewal import renew, without
 from pipelines.tables import PAIRS, Tables
 
 __all__ = [
@@ -225,7 +225,7 @@ class Writer:
         ids = [unit.id for unit in units]
         gone = sorted(unit for unit, by in self._replaced.items() if by == generation)
         footer = {"units": ids, "stages": stages, "generation": generation, "replaces": gone, "models": self.models}
-        name = hashlib.sha256(json.dumps([ids, stages, generation]).encode()).hexdigest()[:16]
+        name = _name(ids, stages, generation)
         clips = [self.tables.clip_row(unit, clip) for unit in units for clip in unit.clips]
         write_parquet(self.root / "clips" / f"part-{name}.parquet", self.tables.clips, clips, footer)
         videos = [self.tables.video_row(unit) for unit in units]
@@ -270,15 +270,17 @@ def read_shards(root: Path) -> list[Shard]:
 
 
 def sweep(root: Path) -> None:
-    """Remove what no reader counts: files never finished, clips never committed, shards that later ones replaced.
+    """Remove what no reader counts: files never finished, clips never committed, shards and rows that later ones replaced.
 
-    Called by the one process that writes. The videos file goes first: from then on the shard is not a record any more.
+    Called by the one process that writes. Tools that open the files themselves then see the rows that count. The videos
+    file goes first: from then on the shard is not a record any more.
     """
     for pattern in ("clips/.part-*.tmp", "videos/.part-*.tmp", ".README.md.*.tmp"):
         for path in root.glob(pattern):
             path.unlink(missing_ok=True)
     if (root / "dataset.json").exists():
         dataset = Dataset(root)
+        _drop_stale(dataset)
         live = {shard.name for shard in dataset.newest.values()}
         for shard in dataset.shards:
             if shard.name not in live:
@@ -287,6 +289,25 @@ def sweep(root: Path) -> None:
     for path in (root / "clips").glob("part-*.parquet"):
         if path.name not in committed:
             path.unlink(missing_ok=True)
+
+
+def _drop_stale(dataset: Dataset) -> None:
+    """Shards of which only some rows still count are written again with these, clips first, under the name of these."""
+    stale = dataset._stale()
+    for shard in dataset.shards:
+        if shard.name in stale:
+            gone = set(stale[shard.name])
+            kept = [unit for unit in shard.units if unit not in gone]
+            name = _name(kept, shard.stages, shard.generation)
+            for table in ("clips", "videos"):
+                folder = dataset.root / table
+                without(folder / f"part-{shard.name}.parquet", folder / f"part-{name}.parquet", kept)
+            (dataset.root / "videos" / f"part-{shard.name}.parquet").unlink()
+
+
+def _name(units: Sequence[str], stages: Sequence[str], generation: int) -> str:
+    """Of a shard, made of what is in it."""
+    return hashlib.sha256(json.dumps([list(units), list(stages), generation]).encode()).hexdigest()[:16]
 
 
 def _rank(shard: Shard) -> tuple[int, int, str]:

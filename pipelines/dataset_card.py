@@ -24,9 +24,8 @@ clips = load_dataset("PATH OF THIS FOLDER", "clips", split="train", streaming=Tr
 videos = load_dataset("PATH OF THIS FOLDER", "videos", split="train")
 ```
 
-Load it so when no `winnow annotate` is at work in it. Where videos were worked on again (`--retry-failed`, more stages), a
-shard may hold older rows of them too until all of its rows are replaced; `winnow` passes these over. What a selection
-keeps, with the bytes of the clips, is made by `winnow select`.
+Load it so when no `winnow annotate` is at work in it: until one ends, rows that it replaces may still be there. What a
+selection keeps, with the bytes of the clips, is made by `winnow select`.
 
 The clips are parts of the source videos and keep the licences of these.
 """

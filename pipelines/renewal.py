@@ -1,4 +1,4 @@
-"""Shards that an earlier Winnow wrote, brought to the columns of this one without recomputing anything.
+"""Shards written again without recomputing anything: in the columns of this Winnow, or without rows that no longer count.
 
 What is a list of pairs today was a map, which Hugging Face `datasets` cannot read; a list gave one caption; columns that
 came later are null. So every shard of a dataset has the same columns, for tools that open the files themselves too.
@@ -6,14 +6,14 @@ came later are null. So every shard of a dataset has the same columns, for tools
 
 from __future__ import annotations
 
-import os
+import json
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.files import FOOTER, GROUP_ROWS, commit
+from pipelines.files import FOOTER, write_table
 
 
 def renew(path: Path, schema: pa.Schema) -> bool:
@@ -30,16 +30,21 @@ def renew(path: Path, schema: pa.Schema) -> bool:
     table = pa.Table.from_arrays(
         [*columns, *(table[name] for name in others)], schema=pa.schema(fields, metadata=footer)
     )
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(aside, "wb") as stream:
-            pq.write_table(table, stream, compression="zstd", row_group_size=GROUP_ROWS)
-            stream.flush()
-            os.fsync(stream.fileno())
-        commit(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    write_table(path, table)
     return True
+
+
+def without(source: Path, target: Path, units: list[str]) -> None:
+    """Write a shard's file again with the rows of these units only; they are all that its footer then names."""
+    table = pq.read_table(source)
+    ids = [
+        f"{video}-{unit:04d}"
+        for video, unit in zip(table["video_id"].to_pylist(), table["unit"].to_pylist(), strict=True)
+    ]
+    footer = {**json.loads(table.schema.metadata[FOOTER]), "units": units}
+    kept = set(units)
+    table = table.filter(pa.array([name in kept for name in ids], pa.bool_()))
+    write_table(target, table.replace_schema_metadata({FOOTER: json.dumps(footer).encode()}))
 
 
 def _column(table: pa.Table, field: pa.Field) -> pa.ChunkedArray | pa.Array:

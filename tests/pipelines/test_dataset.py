@@ -120,6 +120,23 @@ def test_a_later_generation_replaces_the_rows_and_then_the_files(root):
     assert len(rows(root)[0]) == 9
 
 
+def test_rows_that_do_not_count_are_swept_out_of_their_shards(root):
+    write_all(root)
+    target = writer(root)
+    target.add(unit(1, motion_score=0.5, text_area=0.25), stages=["shots", "motion", "text"], generation=1)
+    target.flush()
+    before = rows(root)
+    for _ in range(2):
+        sweep(root)
+        assert rows(root) == before and not Dataset(root)._stale()
+        raw = [
+            duckdb.sql(f"SELECT count(*) FROM '{root}/{table}/*.parquet'").fetchall()[0][0]
+            for table in ("clips", "videos")
+        ]
+        assert raw == [12, 6]  # what a tool counts that opens the files itself
+    assert read_unit(root, Dataset(root).newest[unit(0).id].name, unit(0), TABLES).clips[1].values["motion_score"] == 0
+
+
 def test_failed_and_empty_units_have_a_row(root):
     target = writer(root)
     target.add(unit(7).fail("no video stream"), stages=["shots"])
