@@ -10,7 +10,7 @@ has decided that. What lies outside of all spans is no clip.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from curate.clip import Clip, Listed
@@ -40,12 +40,16 @@ class ListedSpans:
         self.passed, self.seen = passed, self.seen + 1
 
 
-def clips_of_spans(spans: Sequence[Listed], times: Sequence[float], end_time: float) -> tuple[list[Clip], list[str]]:
+def clips_of_spans(
+    spans: Sequence[Listed], times: Sequence[float], ends: Sequence[float], breaks: Mapping[int, str]
+) -> tuple[list[Clip], list[str]]:
     """The clips, in order of their frames, and a sentence for each span that is not, or not wholly, one.
 
-    times: presentation seconds of every frame of the file, ascending. end_time: of the end of the last one. Spans that
-    hold the same frames are one clip with the captions of all.
+    times, ends: presentation seconds from and until which each frame of the file is shown, ascending. breaks: position ->
+    why no shot goes on there ("gap", "size", "clock"). Spans that hold the same frames are one clip with the captions of
+    all.
     """
+    times, ends = [float(time) for time in times], [float(time) for time in ends]
     found: dict[tuple[int, int], Clip] = {}
     said = []
     for span in spans:
@@ -53,14 +57,14 @@ def clips_of_spans(spans: Sequence[Listed], times: Sequence[float], end_time: fl
             said.append(f"{span.where}: {problem}: no clip")
             continue
         first, end = _frames(span, times)
-        if problem := _outside(span, times, end_time, first, end):
+        if problem := _outside(span, times, ends[-1], first, end):
             said.append(f"{span.where}: {problem}")
         if first >= end:
             continue
+        said += [f"{span.where}: {text}" for text in _broken(span, times, first, end, breaks)]
         clip = found.get((first, end))
         if clip is None:
-            stop = times[end] if end < len(times) else end_time
-            clip = Clip(first, end, times[first], stop, times[first], stop, bounds="list")
+            clip = Clip(first, end, times[first], ends[end - 1], times[first], ends[end - 1], bounds="list")
             found[first, end] = clip
         clip.captions += span.captions
         clip.columns = {**span.columns, **clip.columns}
@@ -106,3 +110,10 @@ def _outside(span: Listed, times: Sequence[float], end_time: float, first: int, 
     if (span.end or 0) > length + BEYOND or (span.end_frame or 0) > len(times):
         return f"the span {_name(span)} ends with the file, at {length:.2f} s, after {len(times)} frames"
     return None
+
+
+def _broken(span: Listed, times: Sequence[float], first: int, end: int, breaks: Mapping[int, str]) -> list[str]:
+    """Where the file itself is interrupted within a span: the list has the last word, and the curator hears of it."""
+    why = {"gap": "pictures are missing", "size": "the size of the pictures changes", "clock": "the clock begins anew"}
+    places = [(at, kind) for at, kind in sorted(breaks.items()) if first < at < end]
+    return [f"within the span {_name(span)} {why[kind]}, at {times[at] - times[0]:.2f} s" for at, kind in places[:1]]

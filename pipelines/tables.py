@@ -23,9 +23,12 @@ CLIP_IDENTITY = (
     Column("start_frame", pa.int64(), "first frame, in presentation order"),
     Column("end_frame", pa.int64(), "end of the frames, exclusive"),
     Column("num_frames", pa.int64(), "end_frame - start_frame"),
-    Column("fps", pa.float64(), "average frame rate of the source", "1/s"),
+    Column(
+        "fps", pa.float64(), "average frame rate of the clip, by its frames' times; the video's where they agree", "1/s"
+    ),
     Column("width", pa.int32(), "as displayed", "px"),
     Column("height", pa.int32(), "as displayed", "px"),
+    Column("clock", pa.string(), "how its frames are found again in the source", range="file, counted"),
     Column("shot_start_time", pa.float64(), "start of the shot that the clip lies in", "s"),
     Column("shot_end_time", pa.float64(), "end of the shot that the clip lies in", "s"),
     Column(
@@ -36,6 +39,10 @@ PAIRS = {
     "errors": pa.list_(pa.struct([("stage", pa.string()), ("reason", pa.string())])),
     "seconds": pa.list_(pa.struct([("stage", pa.string()), ("seconds", pa.float64())])),
 }
+OF_VIDEO = (  # facts of the video that are columns of its clips too, so that a selection can ask for them
+    "codec", "pixel_format", "container", "bitrate", "rotation", "sample_aspect_ratio", "interlaced",
+    "variable_frame_rate", "has_audio",
+)  # fmt: skip
 CLIP_TAIL = (
     Column("source_caption", pa.string(), "first of source_captions"),
     Column(
@@ -78,7 +85,7 @@ class Tables:
 
     @property
     def clip_columns(self) -> tuple[Column, ...]:
-        return (*CLIP_IDENTITY, *self.scores, *CLIP_TAIL)
+        return (*CLIP_IDENTITY, *(fact for fact in self.facts if fact.name in OF_VIDEO), *self.scores, *CLIP_TAIL)
 
     @property
     def clips(self) -> pa.Schema:
@@ -89,7 +96,8 @@ class Tables:
         return pa.schema([column.field() for column in (*VIDEO_IDENTITY, *self.facts)])
 
     def clip_row(self, unit: Unit, clip: Clip) -> dict[str, Any]:
-        row = {column.name: clip.values.get(column.name) for column in self.scores}
+        row = {name: unit.facts.get(name) for name in OF_VIDEO}
+        row |= {column.name: clip.values.get(column.name) for column in self.scores}
         return row | {
             "clip_id": unit.clip_id(clip),
             "video_id": unit.video.video_id,
@@ -100,9 +108,10 @@ class Tables:
             "start_frame": clip.start_frame,
             "end_frame": clip.end_frame,
             "num_frames": clip.num_frames,
-            "fps": unit.facts.get("fps"),
-            "width": unit.facts.get("width"),
-            "height": unit.facts.get("height"),
+            "fps": clip.fps,
+            "width": clip.width,
+            "height": clip.height,
+            "clock": clip.clock,
             "shot_start_time": clip.shot_start_time,
             "shot_end_time": clip.shot_end_time,
             "bounds": clip.bounds,
@@ -155,6 +164,7 @@ class Tables:
                     shot_end_time=row["shot_end_time"],
                     values={column.name: row.get(column.name) for column in self.scores},
                     errors=_pairs(row["errors"]),
+                    **{name: row.get(name) for name in ("fps", "width", "height", "clock")},
                     **_listed(row, video),
                 )
                 for row in clips

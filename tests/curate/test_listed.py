@@ -3,7 +3,7 @@
 from curate.clip import Listed, Unit, Video
 from curate.listed import ListedSpans, clips_of_spans
 from curate.video import plan
-from curate.watch import shown_seconds, watch
+from curate.watch import watch
 from pipelines.demo import write
 from tests.footage import pan
 
@@ -16,8 +16,9 @@ OPTIONS = {
 }
 
 
-def clips(*spans, times=TIMES):
-    found, said = clips_of_spans([Listed(*span) for span in spans], times, times[-1] + 0.04)
+def clips(*spans, times=TIMES, breaks=()):
+    ends = [*times[1:], times[-1] + 0.04]
+    found, said = clips_of_spans([Listed(*span) for span in spans], times, ends, dict(breaks))
     return [(clip.start_frame, clip.end_frame) for clip in found], said
 
 
@@ -45,9 +46,16 @@ def test_what_is_no_clip_is_said():
     ]
     _, said = clips(*[(9, 10)] * 5, *[(8 + i, 20) for i in range(40)])
     assert len(said) == 21 and said[-1].startswith("and 25 other spans")
-    assert clips_of_spans([Listed(where="l.csv: entry 3", problem="'x' is no time")], TIMES, 104.0) == (
+    assert clips_of_spans([Listed(where="l.csv: entry 3", problem="'x' is no time")], TIMES, TIMES, {}) == (
         [], ["l.csv: entry 3: 'x' is no time: no clip"],
     )  # fmt: skip
+
+
+def test_a_span_is_kept_whole_where_the_recording_was_interrupted_and_that_is_said():
+    paused = [*TIMES[:50], *(time + 60 for time in TIMES[50:])]
+    found, said = clips((1, 63), (0, 1.5), times=paused, breaks={50: "gap"})
+    assert found == [(0, 38), (25, 75)]
+    assert [text.split(": ", 1)[1] for text in said] == ["within the span 1 to 63 s pictures are missing, at 62.00 s"]
 
 
 def test_spans_with_the_same_frames_are_one_clip_with_all_captions():
@@ -56,7 +64,7 @@ def test_spans_with_the_same_frames_are_one_clip_with_all_captions():
         Listed(0, 1.0002, captions=["b"], columns={"n": 2, "m": 3}),
         Listed(0, 2, captions=["c"]),
     ]
-    found, _ = clips_of_spans(spans, TIMES, 104.0)
+    found, _ = clips_of_spans(spans, TIMES, TIMES, {})
     assert [(clip.captions, clip.columns) for clip in found] == [(["a", "b"], {"n": 1, "m": 3}), (["c"], {})]
     unit = Unit(Video("/v.mp4", "f" * 16))
     assert [unit.clip_id(clip) for clip in found] == [f"{'f' * 16}-00000000-00000025", f"{'f' * 16}-00000000-00000050"]
@@ -88,12 +96,3 @@ def test_a_detector_looks_at_nothing():
         seen.see(Frame(7 + i / 25))
         jumps.append(seen.jumped)
     assert jumps == [False, True, False, True, False, True, False, False]
-
-
-def test_footage_is_that_of_the_pictures():
-    steady = [i / 25 for i in range(101)]
-    assert abs(shown_seconds(steady) - 4.0) < 1e-9
-    gap = [*steady[:50], *(time + 3600 for time in steady[50:])]
-    assert abs(shown_seconds(gap) - 4.0) < 1e-9
-    held = [0, 1, 1.5, 8, 9]  # a screen recording: pictures stay for seconds
-    assert shown_seconds(held) == 9
