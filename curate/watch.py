@@ -156,7 +156,7 @@ def _watch(unit: Unit, reader: Decode, shots: dict, motion: dict | None, stills:
         raise VideoError(unit.video.path, reader.why_nothing())
     line = Line(np.array(times), np.array(shown), np.array(sizes), reader.clock.breaks, reader.end_time)
     _rates(unit, line)
-    said = [*reader.warnings(), *_rate_warnings(unit)]
+    said = [*reader.warnings(), *_rate_warnings(unit), *line.warnings()]
     if unit.video.spans:
         unit.clips, missed = clips_of_spans(unit.video.spans, line.times, line.ends, line.breaks)
         said += missed
@@ -187,14 +187,27 @@ class Line:
     ) -> None:
         self.times = times
         self.gaps = interruptions(times, shown)
-        changes = np.flatnonzero((np.diff(sizes, axis=0) != 0).any(1)) + 1
-        kinds = ((changes, "size"), (turns, "clock"), (self.gaps, "gap"))
+        self.changes = np.flatnonzero((np.diff(sizes, axis=0) != 0).any(1)) + 1
+        kinds = ((self.changes, "size"), (turns, "clock"), (self.gaps, "gap"))
         self.breaks = {int(at): kind for places, kind in kinds for at in places}
         self.ends = frame_ends(times, self.gaps, end_time)
 
     @property
     def seconds(self) -> float:
         return float((self.ends - self.times).sum())
+
+    def warnings(self) -> list[str]:
+        said = []
+        if len(self.gaps):
+            places = ", ".join(
+                f"{self.times[at] - self.ends[at - 1]:.2f} s at {self.ends[at - 1]:.2f} s" for at in self.gaps[:3]
+            )
+            more = f", and {len(self.gaps) - 3} more" if len(self.gaps) > 3 else ""
+            said.append(f"the clock runs on without pictures for {places}{more}: no shot goes across")
+        if len(self.changes):
+            first = self.times[self.changes[0]]
+            said.append(f"the size of the pictures changes: {len(self.changes)} times, first at {first:.2f} s")
+        return said
 
 
 def _facts_of(unit: Unit, reader: Decode, first: int) -> None:
