@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,12 +19,14 @@ from curate.isolation import Isolated
 from curate.video import VideoError, fingerprint, plan
 from pipelines.config import Config
 from pipelines.curation import RECALL, STAGES, TABLES, check_weights, identity, with_needs
-from pipelines.dataset import FORMAT, Dataset, DatasetError, Writer, read_about, write_json
+from pipelines.dataset import FORMAT, Dataset, DatasetError, Writer, read_about, sweep, write_json
 from pipelines.executor import Place, run
-from pipelines.sources import Found, find_videos
+from pipelines.folders import PassedOver
+from pipelines.sources import HELD, Found, find_videos
 from pipelines.state import State
 
 PLANNERS = 8  # files looked at at a time
+WHOLE = 1e12  # seconds of a unit: the file is one
 
 
 class Watcher(Protocol):
@@ -49,7 +52,7 @@ class Summary:
     footage: float = 0.0
     wall: float = 0.0
     failures: list[tuple[str, str]] = field(default_factory=list)
-    passed_over: dict[str, int] = field(default_factory=dict)
+    passed_over: PassedOver = field(default_factory=PassedOver)
 
     @property
     def anything_failed(self) -> bool:
@@ -59,7 +62,7 @@ class Summary:
     def count(self, unit: Unit) -> None:
         self.videos += unit.index == 0
         self.clips += len(unit.clips)
-        self.footage += unit.footage
+        self.footage += unit.footage if unit.status == "ok" else 0.0
         self.warned += bool(unit.warnings)
         self.duplicates += unit.status == "duplicate"
         self.clip_failures += sum(clip.failed for clip in unit.clips)
@@ -86,9 +89,9 @@ def annotate(
     root = Path(out)
     chosen = with_needs(STAGES if stages is None else stages, config)
     models = check_weights(config, chosen)
-    found = find_videos(sources) if sources else Found(State(Dataset(root), chosen, retry_failed).videos())
     _refuse_foreign(root)
-    summary = Summary(passed_over=dict(found.passed_over))
+    found = find_videos(sources, root) if sources else Found(State(Dataset(root), chosen, retry_failed).videos())
+    summary = Summary(passed_over=found.passed_over)
     with claimed(root):
         open_dataset(root, config, chosen, models)
         writer = Writer(
@@ -102,6 +105,7 @@ def annotate(
             _work(found, root, config, chosen, place, watcher, retry_failed, writer, summary)
         finally:
             writer.flush()
+        sweep(root)
     summary.wall = time.perf_counter() - began
     return summary
 
@@ -118,18 +122,20 @@ def _work(
     summary: Summary,
 ) -> None:
     state = State(Dataset(root), stages, retry_failed)
-    wanted = {path_to_text(video.path) for video in found.videos}
-    again = [unit for unit in state.incomplete() if path_to_text(unit.video.path) in wanted]
+    inputs = [*found.videos, *(unit.video for unit in found.refused)]
+    wanted = {path_to_text(video.path) for video in inputs}
+    listed = {path_to_text(v.path): v for v in found.videos if v.captions or v.columns or v.spans}
+    again = [unit for unit in state.incomplete(listed) if path_to_text(unit.video.path) in wanted]
     fresh = [video for video in found.videos if not state.planned(video)]
     planned: list[Unit] = []
-    for unit in _plan(fresh, config, state, watcher):
+    for unit in chain(found.refused, _plan(fresh, config, state, watcher)):
         if unit.status == "ok":
             planned.append(unit)
         elif not state.recorded(unit):
             writer.add(unit, stages=stages, **state.succession(unit))
             summary.count(unit)
     units = [replace(unit, todo=list(stages)) for unit in planned if not state.recorded(unit)] + again
-    summary.already = len(found.videos) - len({unit.video.path for unit in units}) - summary.videos
+    summary.already = len(inputs) - len({unit.video.path for unit in units}) - summary.videos
     summary.failed_before = 0 if retry_failed else state.failed(wanted)
     watcher.start(len(units), sum(unit.footage for unit in units), summary.already)
     for unit in run(units, config, stages, place):
@@ -153,7 +159,7 @@ def _plan(videos: list[Video], config: Config, state: State, watcher: Watcher) -
                 path = path_to_text(first.video.path)
                 owner = owners.setdefault(first.video.video_id, state.owner(first.video.video_id) or path)
                 if owner != path:
-                    copy = Video(first.video.path, caption=first.video.caption, columns=first.video.columns)
+                    copy = replace(first.video, video_id="")
                     yield Unit(copy, status="duplicate", error=f"same content as {owner}", facts=first.facts)
                     continue
             yield from units
@@ -172,6 +178,8 @@ class _Planner:
         with suppress(VideoError, OSError, ValueError):  # `plan` says it better why a file cannot be read
             identified = replace(video, video_id=fingerprint(video.path))
         options = {"unit_seconds": self.config.decode.unit_seconds, "max_pixels": self.config.decode.max_pixels}
+        if video.spans:  # one of them may lie anywhere: no bound of a unit may cut it
+            options["unit_seconds"] = WHOLE
         if not self.config.decode.isolate:
             units = plan(identified, **options)
         else:
@@ -219,7 +227,11 @@ def open_dataset(root: Path, config: Config, stages: Sequence[str], models: dict
 
 def _refuse_foreign(root: Path) -> None:
     """A folder that holds something else is left as it is."""
-    if root.is_dir() and not (root / "dataset.json").exists() and any(path.name != LOCK for path in root.iterdir()):
+    if (
+        root.is_dir()
+        and not (root / "dataset.json").exists()
+        and any(path.name not in (LOCK, HELD) for path in root.iterdir())
+    ):
         raise DatasetError(f"{root}: holds other files and no dataset: choose an empty or a new folder for --out")
 
 

@@ -145,6 +145,8 @@ def recall(units: Sequence[Unit]) -> list[Unit]:
         if place := unit.facts.get(RECALL):
             root, shard = place
             stored = read_unit(Path(root), shard, unit, TABLES)
+            if unit.video.captions or unit.video.columns or unit.video.spans:  # what the list says now
+                stored.video = unit.video
             for name in ("video", "count", "start", "end", "status", "error", "warnings", "facts", "clips", "seconds"):
                 setattr(unit, name, getattr(stored, name))
             for clip in unit.clips:  # what is done again speaks for itself

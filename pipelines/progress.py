@@ -15,6 +15,7 @@ from rich.text import Text
 from curate.clip import Unit
 from pipelines.annotate import Summary
 from pipelines.curated import Curated
+from pipelines.sources import passed_text
 from pipelines.statistics import clock, funnel_table
 
 
@@ -55,7 +56,7 @@ class Live:
     def start(self, units: int, seconds: float, already: int) -> None:
         self.units, self.total, self.began = units, seconds, time.monotonic()
         if already:
-            self.console.print(f"{already} of the videos are in the dataset already: going on from there")
+            self.console.print(f"{counted(already, 'input')} in the dataset already: going on from there")
         self.progress.update(
             self.id, description=f"0 of {units} units, starting workers", completed=0, total=max(seconds, 1e-9)
         )
@@ -95,8 +96,7 @@ def print_summary(console: Console, summary: Summary, out: str) -> None:
     if summary.warned:
         rows.append(("used in part", f"{summary.warned} (see `warnings` in videos/)"))
     if summary.passed_over:
-        kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(summary.passed_over.items()))
-        rows.append(("not videos by name", kinds))
+        rows.append(("passed over", passed_text(summary.passed_over)))
     if summary.clip_failures:
         rows.append(("clips with a failed stage", f"{summary.clip_failures} (see `errors` in clips/)"))
     rows.append(("failed", _failed(summary)))

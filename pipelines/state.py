@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -12,8 +13,11 @@ import duckdb
 from curate.clip import SKIPPED, TOO_SHORT, Unit, Video, path_to_text, text_to_path
 from pipelines.curation import RECALL, stage_of
 from pipelines.dataset import Dataset
+from pipelines.folders import REFUSALS
+from pipelines.tables import video_of
 
-COLUMNS = "video_id, video_path, unit, units, unit_start, unit_end, status, duration, source_caption, source_columns"
+COLUMNS = """video_id, video_path, unit, units, unit_start, unit_end, status, error, duration,
+    source_caption, source_captions, source_columns, source_spans"""
 
 
 class State:
@@ -30,23 +34,28 @@ class State:
                 self.paths.setdefault(row["video_path"], []).append(row)
 
     def videos(self) -> list[Video]:
-        """Every recorded video, with what its source list said of it."""
+        """Every recorded video, with what its source list said of it. A folder or a row of a list that failed is none."""
         found = (rows[0] for _, rows in sorted(self.paths.items()))
-        return [
-            Video(
-                text_to_path(row["video_path"]),
-                caption=row["source_caption"],
-                columns=json.loads(row["source_columns"]) if row["source_columns"] else {},
-            )
-            for row in found
-        ]
+        return [replace(video_of(row), video_id="") for row in found if not _is_no_file(row)]
 
     def planned(self, video: Video) -> bool:
         """Every unit of this video is recorded, so that it need not be opened again."""
         rows = self.paths.get(path_to_text(video.path), [])
         if self.retry_failed and any(row["status"] == "failed" for row in rows):
             return False
-        return bool(rows) and len(rows) >= rows[0]["units"]
+        return bool(rows) and len(rows) >= rows[0]["units"] and not self._other_spans(video)
+
+    def _other_spans(self, video: Video) -> bool:
+        """The list names other spans than those that the recorded clips are: they are found anew."""
+        rows = self.paths.get(path_to_text(video.path), ())
+        return bool(video.spans) and any(
+            row["status"] == "ok" and _bare(video_of(row)).spans != _bare(video).spans for row in rows
+        )
+
+    def _says_more(self, video: Video, row: dict[str, Any]) -> bool:
+        """The list says something else of a video than when it was recorded: its rows are written anew, with their scores."""
+        said, recorded = _bare(video), _bare(video_of(row))
+        return (said.captions, said.columns) != (recorded.captions, recorded.columns)
 
     def failed(self, paths: set[str]) -> int:
         """How many of these videos are recorded as failed."""
@@ -54,7 +63,7 @@ class State:
 
     def recorded(self, unit: Unit) -> bool:
         row = self.rows.get(unit.id)
-        if row is None or unit.video.video_id in self.moved:
+        if row is None or unit.video.video_id in self.moved or self._other_spans(unit.video):
             return False
         return not (self.retry_failed and row["status"] == "failed")
 
@@ -70,9 +79,13 @@ class State:
     def succession(self, unit: Unit) -> dict[str, Any]:
         """Which rows the new ones of a unit take the place of: arguments for `Writer.add`."""
         rows = self.paths.get(path_to_text(unit.video.path), [])
+        above = (
+            row for folder in Path(unit.video.path).parents for row in self.paths.get(path_to_text(str(folder)), ())
+        )
+        rows = [*rows, *(row for row in above if _is_no_file(row))]  # a folder that could not be read and now is
         old = {_id(row) for row in rows}
         generations = [shard.generation for name in old | {unit.id} if (shard := self.dataset.newest.get(name))]
-        gone = [_id(row) for row in rows if row["video_id"] != unit.video.video_id]
+        gone = [_id(row) for row in rows if row["video_id"] != unit.video.video_id or row["unit"] >= unit.count]
         return {"generation": max(generations, default=-1) + 1, "replaces": gone}
 
     def owner(self, video_id: str) -> str | None:
@@ -85,15 +98,22 @@ class State:
             return None
         return row["video_path"]
 
-    def incomplete(self) -> Iterator[Unit]:
-        """Units whose rows lack a stage that is wanted now, as references into their shards."""
+    def incomplete(self, listed: Mapping[str, Video]) -> Iterator[Unit]:
+        """Units whose rows lack a stage that is wanted now, or what a list says now, as references into their shards.
+
+        listed: path -> video, of those that a list says something of.
+        """
         failed = self._failed_stages() if self.retry_failed else {}
         for unit_id, row in self.rows.items():
             shard = self.dataset.newest[unit_id]
             todo = [name for name in self.wanted if name not in shard.stages or name in failed.get(unit_id, ())]
-            if todo and row["status"] == "ok":
+            video = listed.get(row["video_path"])
+            if video and self._other_spans(video):
+                continue
+            if row["status"] == "ok" and (todo or (video and self._says_more(video, row))):
+                same = replace(video, video_id=row["video_id"]) if video else None
                 yield Unit(
-                    Video(text_to_path(row["video_path"]), row["video_id"]),
+                    same or Video(text_to_path(row["video_path"]), row["video_id"]),
                     index=row["unit"],
                     count=row["units"],
                     start=row["unit_start"],
@@ -113,6 +133,16 @@ class State:
         ):
             found.setdefault(f"{video_id}-{unit:04d}", set()).add(stage_of(key))
         return found
+
+
+def _is_no_file(row: dict[str, Any]) -> bool:
+    """The row is of a folder that may not be read, or of a list's row that names no video."""
+    return row["status"] == "failed" and (row["error"] or "").startswith(REFUSALS)
+
+
+def _bare(video: Video) -> Video:
+    """What counts of the spans: not which row of which list named them."""
+    return replace(video, spans=[replace(span, where="") for span in video.spans])
 
 
 def _id(row: dict[str, Any]) -> str:
