@@ -62,9 +62,21 @@ VIDEO_COLUMNS: tuple[Column, ...] = (
         "s",
     ),
     Column("rotation", pa.int32(), "counter-clockwise, from stored to displayed", "degrees", "0, 90, 180, 270"),
+    Column("mirrored", pa.bool_(), "left to right, before it is turned: a selfie camera's display matrix"),
     Column("sample_aspect_ratio", pa.float64(), "width of a stored sample over its height"),
     Column("interlaced", pa.bool_(), "some frames are made of two fields"),
     Column("variable_frame_rate", pa.bool_(), "the time between frames varies by more than a fifth of its median"),
+    *(
+        Column(name, pa.string(), f"{what}, as the file tags it, in FFmpeg's names; null where it does not", range=some)
+        for name, what, some in (
+            ("transfer", "transfer characteristics", "e.g. bt709, smpte2084 (PQ), arib-std-b67 (HLG)"),
+            ("primaries", "colour primaries", "e.g. bt709, bt2020"),
+            ("matrix", "matrix from YUV to RGB", "e.g. bt709, smpte170m, bt2020nc"),
+            ("range", "range of the samples", "tv (limited), pc (full)"),
+        )
+    ),
+    Column("bit_depth", pa.int32(), "of a sample", "bits"),
+    Column("hdr", pa.bool_(), "the transfer is PQ or HLG: stills and transcodes are tone-mapped (ITU-R BT.2390)"),
     Column("has_audio", pa.bool_(), "the file has an audio stream"),
     Column("bytes", pa.int64(), "size of the file", "bytes"),
     Column("first_frame", pa.int64(), "frames of the file that are displayed before this unit", "frames"),
@@ -171,7 +183,7 @@ def _watch(unit: Unit, reader: Decode, shots: dict, motion: dict | None, stills:
         clip.end_frame += first
     unit.facts["transitions"] = _transitions(seen.transitions, line)
     if flow:
-        flow.fill(unit.clips)
+        flow.fill(unit.clips, reader.end_time)
         unit.facts["motion_times"] = [sample.end for sample in flow.samples]
         unit.facts["motion_samples"] = [sample.magnitude for sample in flow.samples]
     if keeper:

@@ -40,8 +40,8 @@ PAIRS = {
     "seconds": pa.list_(pa.struct([("stage", pa.string()), ("seconds", pa.float64())])),
 }
 OF_VIDEO = (  # facts of the video that are columns of its clips too, so that a selection can ask for them
-    "codec", "pixel_format", "container", "bitrate", "rotation", "sample_aspect_ratio", "interlaced",
-    "variable_frame_rate", "has_audio",
+    "codec", "pixel_format", "container", "bitrate", "rotation", "mirrored", "sample_aspect_ratio", "interlaced",
+    "variable_frame_rate", "transfer", "primaries", "matrix", "range", "bit_depth", "hdr", "has_audio",
 )  # fmt: skip
 CLIP_TAIL = (
     Column("source_caption", pa.string(), "first of source_captions"),

@@ -1,1 +1,1 @@
-"""What both curation and training need, and nothing of either."""
+"""What both curate and video_model need; it imports nothing else of curate."""
