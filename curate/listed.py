@@ -4,13 +4,15 @@ Times of a list count from the first picture of the file, as a player shows them
 later (transport streams, files trimmed without re-encoding). A frame belongs to a span if it is first shown in
 [start, end); times are compared to the millisecond, since lists round them so. Spans may overlap. They are neither divided
 where they are longer than `shots.max_seconds` nor dropped where shorter than `shots.min_seconds`: whoever wrote the list
-has decided that. What lies outside of all spans is no clip.
+has decided that. Only where the file itself is interrupted (its clock, or the size of its pictures) a span becomes several
+clips, each with its captions. What lies outside of all spans is no clip.
 """
 
 from __future__ import annotations
 
 import bisect
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from curate.clip import Clip, Listed
@@ -46,7 +48,7 @@ def clips_of_spans(
     """The clips, in order of their frames, and a sentence for each span that is not, or not wholly, one.
 
     times, ends: presentation seconds from and until which each frame of the file is shown, ascending. breaks: position ->
-    why no shot goes on there ("gap", "size", "clock"). Spans that hold the same frames are one clip with the captions of
+    why no clip goes on there ("gap", "size", "clock"). Spans that hold the same frames are one clip with the captions of
     all.
     """
     times, ends = [float(time) for time in times], [float(time) for time in ends]
@@ -61,13 +63,14 @@ def clips_of_spans(
             said.append(f"{span.where}: {problem}")
         if first >= end:
             continue
-        said += [f"{span.where}: {text}" for text in _broken(span, times, first, end, breaks)]
-        clip = found.get((first, end))
-        if clip is None:
-            clip = Clip(first, end, times[first], ends[end - 1], times[first], ends[end - 1], bounds="list")
-            found[first, end] = clip
-        clip.captions += span.captions
-        clip.columns = {**span.columns, **clip.columns}
+        inside = [at for at in sorted(breaks) if first < at < end]
+        if inside:
+            said.append(f"{span.where}: {_parted(span, times, inside, breaks)}")
+        for start, stop in pairwise([first, *inside, end]):
+            began, ended = times[start], ends[stop - 1]
+            clip = found.setdefault((start, stop), Clip(start, stop, began, ended, began, ended, bounds="list"))
+            clip.captions += span.captions
+            clip.columns = {**span.columns, **clip.columns}
     if len(said) > MOST_WARNINGS:
         said[MOST_WARNINGS:] = [
             f"and {len(said) - MOST_WARNINGS} other spans of the list are not, or not wholly, clips"
@@ -112,8 +115,8 @@ def _outside(span: Listed, times: Sequence[float], end_time: float, first: int, 
     return None
 
 
-def _broken(span: Listed, times: Sequence[float], first: int, end: int, breaks: Mapping[int, str]) -> list[str]:
-    """Where the file itself is interrupted within a span: the list has the last word, and the curator hears of it."""
+def _parted(span: Listed, times: Sequence[float], inside: Sequence[int], breaks: Mapping[int, str]) -> str:
+    """Where the file itself is interrupted within a span: one clip cannot hold what lies on both sides."""
     why = {"gap": "pictures are missing", "size": "the size of the pictures changes", "clock": "the clock begins anew"}
-    places = [(at, kind) for at, kind in sorted(breaks.items()) if first < at < end]
-    return [f"within the span {_name(span)} {why[kind]}, at {times[at] - times[0]:.2f} s" for at, kind in places[:1]]
+    place = f"{why[breaks[inside[0]]]}, at {times[inside[0]] - times[0]:.2f} s"
+    return f"within the span {_name(span)} {place}: it becomes {len(inside) + 1} clips with its captions"

@@ -16,9 +16,9 @@ OPTIONS = {
 }
 
 
-def clips(*spans, times=TIMES, breaks=()):
+def clips(*spans, times=TIMES):
     ends = [*times[1:], times[-1] + 0.04]
-    found, said = clips_of_spans([Listed(*span) for span in spans], times, ends, dict(breaks))
+    found, said = clips_of_spans([Listed(*span) for span in spans], times, ends, {})
     return [(clip.start_frame, clip.end_frame) for clip in found], said
 
 
@@ -51,11 +51,18 @@ def test_what_is_no_clip_is_said():
     )  # fmt: skip
 
 
-def test_a_span_is_kept_whole_where_the_recording_was_interrupted_and_that_is_said():
+def test_a_span_is_parted_only_where_the_recording_was_interrupted_and_that_is_said():
     paused = [*TIMES[:50], *(time + 60 for time in TIMES[50:])]
-    found, said = clips((1, 63), (0, 1.5), times=paused, breaks={50: "gap"})
-    assert found == [(0, 38), (25, 75)]
-    assert [text.split(": ", 1)[1] for text in said] == ["within the span 1 to 63 s pictures are missing, at 62.00 s"]
+    ends = [*(time + 0.04 for time in paused)]
+    spans = [Listed(1, 63, captions=["a"], where="l"), Listed(0, 1.5)]
+    found, said = clips_of_spans(spans, paused, ends, {50: "gap"})
+    assert [(clip.start_frame, clip.end_frame, clip.captions) for clip in found] == [
+        (0, 38, []), (25, 50, ["a"]), (50, 75, ["a"]),
+    ]  # fmt: skip
+    assert abs(found[1].end_time - found[1].start_time - 1) < 1e-9  # of its pictures
+    assert said == [
+        "l: within the span 1 to 63 s pictures are missing, at 62.00 s: it becomes 2 clips with its captions"
+    ]
 
 
 def test_spans_with_the_same_frames_are_one_clip_with_all_captions():
