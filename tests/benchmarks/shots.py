@@ -221,7 +221,8 @@ def main() -> None:
         torch.set_num_threads(1)
     for name, folder in sets.items():
         labelled = clipshots(folder, options.split) if name == "clipshots" else SETS[name](folder)
-        print(set_tables(labelled, tolerances=options.tolerances, transnet=options.transnet))
+        print(f"{name}: {folder.name}\n")
+        print(set_tables(labelled, tolerances=options.tolerances, transnet=options.transnet), end="\n\n")
     if options.truth:
         print(footage_table(options.folder, options.truth, transnet=options.transnet))
     elif not sets:
