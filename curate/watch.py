@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from curate.clip import Column, Unit
+from curate.identity import identify
 from curate.motion import FlowMotion
 from curate.shots import CascadeShots, TransNetShots, WholeShot, clips_of
 from curate.stills import Stills, encoded
@@ -45,6 +46,7 @@ VIDEO_COLUMNS: tuple[Column, ...] = (
     Column("variable_frame_rate", pa.bool_(), "the time between frames varies by more than a fifth of its median"),
     Column("has_audio", pa.bool_(), "the file has an audio stream"),
     Column("bytes", pa.int64(), "size of the file", "bytes"),
+    Column("modified", pa.int64(), "when the file was last written, as the file system says", "ns since 1970"),
     Column("first_frame", pa.int64(), "frames of the file that are displayed before this unit", "frames"),
     Column("frames_claimed", pa.int64(), "frames of the whole file, as its header says", "frames"),
     Column("frames_in_file", pa.int64(), "video packets of this unit, counted while reading", "frames"),
@@ -147,8 +149,10 @@ def _watch(unit: Unit, reader: Decode, shots: dict, motion: dict | None, stills:
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
-    """What a child process of `Isolated` does: `plan`, `watch` or `captioner_frames`, on packed units."""
+    """What a child process of `Isolated` does: `identify`, `plan`, `watch` or `captioner_frames`, on packed units."""
     unit, arguments = Unit.unpack(request["unit"]), request["arguments"]
+    if request["do"] == "identify":
+        return identify(unit.video.path)
     if request["do"] == "plan":
         units = plan(unit.video, **arguments)
     elif request["do"] == "frames":

@@ -13,7 +13,8 @@ import pyarrow as pa
 from curate.appearance import Appearance
 from curate.captions import Captions
 from curate.clip import Unit
-from curate.isolation import Isolated
+from curate.identity import stamp
+from curate.isolation import CHANGED, Isolated, Lost, settle
 from curate.models import MissingWeights, Weights
 from curate.motion import FlowMotion
 from curate.prefilter import Prefilter
@@ -25,6 +26,7 @@ from pipelines.config import Config
 from pipelines.dataset import Tables, read_unit
 from pipelines.models import Shelf, adapter
 
+BYTES_A_SECOND = 1_250_000  # of footage at a rate that is rarely exceeded
 PASS = ("shots", "motion", "stills")
 STAGES = (*PASS, "text", "appearance", "captions", "similarity")
 NEEDS = {
@@ -143,9 +145,11 @@ def recall(units: Sequence[Unit]) -> list[Unit]:
     for unit in units:
         if place := unit.facts.get(RECALL):
             root, shard = place
+            stamps = {name: unit.facts[name] for name in ("bytes", "modified") if name in unit.facts}
             stored = read_unit(Path(root), shard, unit, TABLES)
             for name in ("video", "count", "start", "end", "status", "error", "warnings", "facts", "clips", "seconds"):
                 setattr(unit, name, getattr(stored, name))
+            unit.facts |= stamps
             for clip in unit.clips:  # what is done again speaks for itself
                 clip.errors = {key: reason for key, reason in clip.errors.items() if not unit.wants(stage_of(key))}
     return list(units)
@@ -161,6 +165,25 @@ def captioner_wants(config: Config) -> int:
     return getattr(config.captions.video, "frames", 0)
 
 
+MOVED_ON = Lost(
+    "was written to while it was worked on: wait until it is whole, then run the same command again", CHANGED
+)
+
+
+def moved_on(unit: Unit, now: dict[str, int | None]) -> bool:
+    """The file is there, and is not the one that the unit was planned of."""
+    planned = {name: unit.facts.get(name) for name in now}
+    return None not in planned.values() and None not in now.values() and planned != now
+
+
+def limit_of(config: Config, unit: Unit) -> float:
+    """Seconds that decoding a unit may take: by its footage, of which a file's size tells where its header is silent."""
+    facts = unit.facts
+    by_size = (facts.get("bytes") or 0) / unit.count / BYTES_A_SECOND
+    pixels = (facts.get("width") or 0) * (facts.get("height") or 0)
+    return config.decode.time_limit(max(unit.footage, by_size), pixels)
+
+
 class Pass:
     """The single decode of a unit, in a child process if the config says so."""
 
@@ -172,9 +195,11 @@ class Pass:
             observers = [name for name in PASS if unit.wants(name)]
             if not observers:
                 continue
-            options = self.options(unit)
-            stored = replace(unit, clips=[])
-            seen = self.isolated.watch(stored, **options) if self.isolated else watch(stored, **options)
+            seen = self.watch(replace(unit, clips=[]))
+            if seen.status == "lost":
+                unit.lost = seen.lost
+                unit.lose(seen.error)
+                continue
             if unit.clips and seen.status != "ok":  # what earlier runs found stays
                 for clip in unit.clips:
                     clip.errors |= dict.fromkeys(observers, seen.error)
@@ -184,6 +209,18 @@ class Pass:
             for name in ("video", "status", "error", "warnings", "facts", "clips", "seconds"):
                 setattr(unit, name, getattr(seen, name))
         return list(units)
+
+    def watch(self, unit: Unit) -> Unit:
+        """The unit after its decode; lost, where its file is not what was planned, or is not the same at the end."""
+        before = stamp(unit.video.path)
+        if moved_on(unit, before):
+            return settle(unit, MOVED_ON)
+        options = self.options(unit)
+        if self.isolated:
+            unit = self.isolated.watch(unit, limit_of(self.config, unit), **options)
+        else:
+            unit = watch(unit, **options)
+        return settle(unit, MOVED_ON) if moved_on(unit, before) or stamp(unit.video.path) != before else unit
 
     def options(self, unit: Unit) -> dict[str, Any]:
         config = self.config
@@ -224,10 +261,16 @@ class Frames:
         self.config, self.isolated = config, _child(config)
 
     def __call__(self, units: Sequence[Unit]) -> list[Unit]:
-        read = self.isolated.frames if self.isolated else captioner_frames
+        options = {"count": captioner_wants(self.config), "size": self.config.stills.size}
         for unit in units:
-            if unit.wants("captions") and not any(clip.frames for clip in unit.clips):
-                read(unit, count=captioner_wants(self.config), size=self.config.stills.size)
+            if not unit.wants("captions") or any(clip.frames for clip in unit.clips):
+                continue
+            if moved_on(unit, stamp(unit.video.path)):
+                settle(unit, MOVED_ON)
+            elif self.isolated:
+                self.isolated.frames(unit, limit_of(self.config, unit), **options)
+            else:
+                captioner_frames(unit, **options)
         return list(units)
 
 

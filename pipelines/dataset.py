@@ -62,8 +62,8 @@ VIDEO_IDENTITY = (
     Column("units", pa.int32(), "how many stretches the video has"),
     Column("unit_start", pa.float64(), "start of the stretch; null: of the file", "s"),
     Column("unit_end", pa.float64(), "end of the stretch; null: of the file", "s"),
-    Column("status", pa.string(), "ok, failed or duplicate"),
-    Column("error", pa.string(), "why it failed, or of which file it is a duplicate"),
+    Column("status", pa.string(), "ok, failed, lost (by a machine: tried again) or duplicate"),
+    Column("error", pa.string(), "why it failed or was lost, or of which file it is a duplicate"),
     Column("warnings", pa.list_(pa.string()), "what was wrong although the unit could be used"),
     Column("clips", pa.int32(), "clips found"),
     Column("seconds", pa.map_(pa.string(), pa.float64()), "wall time by stage", "s"),
@@ -236,17 +236,19 @@ class Dataset:
         stale = self._stale()
         mixed = {path for path in files if path.stem.removeprefix("part-") in stale}
         options, hidden = (", filename=true, file_row_number=true", "") if places else ("", "EXCLUDE (filename)")
+        options = f", union_by_name=true{options}"  # shards of an older Winnow have fewer columns
+        named = options if places else f"{options}, filename=true"
         parts = []
         if whole := [path for path in files if path not in mixed]:
             parts.append(f"SELECT * FROM read_parquet({_listed(whole)}{options})")
         if mixed:
             gone = " ".join(f"part-{shard}/{unit}" for shard, units in stale.items() for unit in units)
             parts.append(
-                f"SELECT * {hidden} FROM read_parquet({_listed(sorted(mixed))}{options or ', filename=true'}) WHERE "
+                f"SELECT * {hidden} FROM read_parquet({_listed(sorted(mixed))}{named}) WHERE "
                 "printf('%s/%s-%04d', parse_filename(filename, true), video_id, unit) "
                 f"NOT IN (SELECT unnest(string_split({_quote(gone)}, ' ')))"
             )
-        return f"({' UNION ALL '.join(parts)})"
+        return f"({' UNION ALL BY NAME '.join(parts)})"
 
     def placed_sql(self, table: str) -> str:
         """A relation as `clips_sql` or `videos_sql`, with the columns filename and file_row_number: where a row lies."""
@@ -275,6 +277,8 @@ def read_unit(root: Path, shard: str, unit: Unit, tables: Tables) -> Unit:
 
 def _rows_of(path: Path, unit: Unit, columns: list[str]) -> list[dict[str, Any]]:
     wanted = [("video_id", "=", unit.video.video_id), ("unit", "=", unit.index)]
+    there = pq.read_schema(path).names  # a shard of an older Winnow has fewer
+    columns = [name for name in columns if name in there]
     return pq.read_table(path, columns=columns, filters=wanted, use_threads=False).to_pylist()
 
 
