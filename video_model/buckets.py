@@ -152,9 +152,7 @@ def make_buckets(
         bucket = Bucket(frames, size, np.array(sorted(members), np.int64))
         says = f"bucket of {bucket} has {len(members)} {_clips(len(members))}, fewer than a batch of {batch}"
         if not merge:
-            raise DataError(
-                f"{says}; use a smaller batch, drop that size or length, or set data.small_buckets to merge"
-            )
+            raise DataError(f"{says}; use a smaller batch, drop that size or length, or set data.small_buckets to merge")
         shorter = [key for key in groups if key[1] == size and key[0] < frames]
         if shorter:
             groups[max(shorter)] += members

@@ -9,9 +9,7 @@ from torch import Tensor, nn
 
 from video_model.layers import FrameTold, embedding_mlp, sinusoid, zero
 
-USUAL_RATE = (
-    8.0  # frames a second; times are counted in frames at this rate, which is taken for granted where none is told
-)
+USUAL_RATE = 8.0  # frames a second; times are counted in frames at this rate, which is taken for granted where none is told
 
 
 class PooledText(nn.Module):

@@ -35,9 +35,7 @@ class UNetConfig(BaseModel):
     context_dim: int | None = 1024  # channels of text states; None: no text
     ff_multiple: int = 4  # width of the feed-forward layers; public checkpoints have 4
     pooled_text: bool = False  # the text as one vector is told to every residual block too; no public network has it
-    frame_index: bool = (
-        False  # so is, in a temporal network, the time of each frame with all else that is told; nor this
-    )
+    frame_index: bool = False  # so is, in a temporal network, the time of each frame with all else that is told; nor this
     norm_groups: int = 32
     epsilon: Literal["sd", "svd"] = "svd"  # of residual blocks: 1e-5 everywhere, or as in the released video model
     vectors: tuple[str, ...] = ()  # names of the numbers a sample is conditioned on; "fps" is embedded as fps - 1
@@ -188,10 +186,7 @@ class SpaceTimeUNet(nn.Module):
         if self.config.context_dim:
             text = cond.get("text", x.new_zeros(batch, 1, self.config.context_dim)).to(dtype)
             mask = cond.get("text_mask")
-            states, known = (
-                text if text.ndim == 3 else text[:, 0],
-                mask if mask is None or mask.ndim == 2 else mask[:, 0],
-            )
+            states, known = text if text.ndim == 3 else text[:, 0], mask if mask is None or mask.ndim == 2 else mask[:, 0]
             if self.config.pooled_text:
                 emb = emb + self.text_embedding(states, known)
             first = _tokens(states, known)
@@ -252,9 +247,7 @@ class SpaceTimeUNet(nn.Module):
                     f"cond[{name!r}] must have shape {shapes} for this network (got {list(cond[name].shape)})"
                 )
         if "text" in cond and cond["text"].ndim == 4 and (c.pooled_text or (c.frame_index and c.temporal)):
-            raise ValueError(
-                "text by frame [B, T, L, D] goes with neither pooled_text nor frame_index: give one text a row"
-            )
+            raise ValueError("text by frame [B, T, L, D] goes with neither pooled_text nor frame_index: give one text a row")
         for name, mask in (("text", "text_mask"), ("vectors", "vectors_mask")):
             if mask in cond and (name not in cond or cond[mask].shape != cond[name].shape[: cond[mask].ndim]):
                 raise ValueError(
