@@ -152,7 +152,7 @@ def _work(
             summary.failed_before = 0 if retry_failed else state.failed(wanted - changes.changed)
         watcher.start(len(units), sum(unit.footage for unit in units), summary.already)
         moving: set[str] = set()
-        for unit in run(units, config, stages, place, before=len(state.rows)):
+        for unit in run(units, config, stages, place, before=state.done):
             if unit.lost[-1:] == [CHANGED] and not last:
                 moving.add(unit.video.path)
                 continue

@@ -74,6 +74,7 @@ class _Rounds:
         self.config, self.stages, self.place = config, stages, place
         self.lost: dict[str, Unit] = {}
         self.patience = IN_A_ROW if before else AT_ONCE
+        self.hopeless = False
 
     def run(self) -> Iterator[Unit]:
         alike: list[str] = []
@@ -91,7 +92,8 @@ class _Rounds:
                 yield from self.lost.values()
                 raise ExecutorError(_give_up(len(alike), unit))
         for _ in range(ALONE):
-            yield from self._alone()
+            if self.lost and not self.hopeless:
+                yield from self._alone()
         yield from self.lost.values()
 
     def _together(self) -> Iterator[Unit]:
@@ -104,15 +106,14 @@ class _Rounds:
                     yield unit
             if len(left) <= RESTARTS or len(left) == there:
                 break
-            LOG.warning("%d units were lost with their workers: starting others", len(left))
+            LOG.warning("lost: %d of %d units, with their workers: starting others", len(left), len(self.units))
         for unit in left.values():
             yield self._lost_with_worker(unit, sure=len(left) <= RESTARTS)
 
     def _alone(self) -> Iterator[Unit]:
         """What becomes of the lost units when nothing else is at work. Those of a machine's doing stay in `lost`."""
-        if not self.lost:
-            return
-        LOG.warning("%d units were lost (%s): trying again, one by one", len(self.lost), _reasons(self.lost.values()))
+        count, of = len(self.lost), len(self.units)
+        LOG.warning("lost: %d of %d units (%s): trying again, one by one", count, of, _reasons(self.lost.values()))
         left = dict(self.lost)
         in_vain = 0
         again = [replace(self.units[name], lost=unit.lost) for name, unit in self.lost.items()]
@@ -123,6 +124,7 @@ class _Rounds:
                 self.lost[unit.id] = unit
                 in_vain += 1
                 if in_vain >= AT_ONCE:  # the machine has not recovered: the next run may find it better
+                    self.hopeless = True
                     return
             else:
                 del self.lost[unit.id]

@@ -40,6 +40,11 @@ class State:
                 else:
                     self.contents.setdefault(row["video_id"], []).append(row)
 
+    @property
+    def done(self) -> int:
+        """How many units there are good rows of."""
+        return sum(row["status"] == "ok" for row in self.rows.values())
+
     def videos(self) -> list[Video]:
         """Every recorded video, with what its source list said of it."""
         found = (rows[0] for _, rows in sorted(self.paths.items()))
