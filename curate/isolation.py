@@ -293,7 +293,8 @@ def serve(descriptor: int, memory_gb: float, module: str) -> None:
             answer = importlib.import_module(module).answer
             bytearray(LEAST_ROOM)
     except Exception as error:
-        pipe.send_bytes(pack({"error": f"{type(error).__name__}: {error}".removesuffix(": ")[:300]}))
+        reason = str(error).rpartition(": ")[2]  # without the path of a library
+        pipe.send_bytes(pack({"error": f"{type(error).__name__}: {reason}".removesuffix(": ")[:300]}))
         return
     pipe.send_bytes(pack({"ready": True}))
     while True:

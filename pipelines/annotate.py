@@ -35,8 +35,8 @@ class Watcher(Protocol):
 class Summary:
     """Counts of one run. already, failed_before: videos recorded before, and those of them that failed. footage: seconds.
 
-    changed: videos whose file holds something else than what was recorded. moved: those found at another path. lost: path
-    and reason of what a machine kept from being done.
+    changed: videos whose file holds something else than what was recorded. moved: those found at another path. failures,
+    earlier, lost: path and reason of what failed now, or before, and of what a machine kept from being done.
     """
 
     videos: int = 0
@@ -52,6 +52,7 @@ class Summary:
     footage: float = 0.0
     wall: float = 0.0
     failures: list[tuple[str, str]] = field(default_factory=list)
+    earlier: list[tuple[str, str]] = field(default_factory=list)
     lost: list[tuple[str, str]] = field(default_factory=list)
     passed_over: dict[str, int] = field(default_factory=dict)
 
@@ -149,7 +150,8 @@ def _work(
         if not last:
             wanted = {path_to_text(video.path) for video in videos}
             summary.already = len(videos) - len({unit.video.path for unit in units}) - summary.videos
-            summary.failed_before = 0 if retry_failed else state.failed(wanted - changes.changed)
+            summary.earlier = [] if retry_failed else state.failures(wanted - changes.changed)
+            summary.failed_before = len({path for path, _ in summary.earlier})
         watcher.start(len(units), sum(unit.footage for unit in units), summary.already)
         moving: set[str] = set()
         for unit in run(units, config, stages, place, before=state.done):

@@ -88,10 +88,10 @@ def look(videos: Sequence[Video], state: State, planner: Planner, progress: Call
         if _vacant(content, path, seen, state):
             found.moved.setdefault(content, path)
     for path, identity in seen.items():
-        content, recorded = identity["video_id"], state.content(path)
-        if content is None or recorded is None or found.moved.get(content) == path:
+        content = identity["video_id"]
+        if content is None or path not in state.paths or found.moved.get(content) == path:
             continue
-        if content != recorded:
+        if content not in state.contents_of(path):
             found.changed.add(path)
         elif content not in found.moved and state.stamped(path):  # of an older Winnow there is no stamp to put right
             found.touched.add(path)
@@ -105,7 +105,7 @@ def _also(seen: dict[str, Identity], state: State) -> set[str]:
         content = identity["video_id"]
         if content is None:
             continue
-        left = {path} if content != state.content(path) else set()  # places that their content may have left
+        left = {path} if content not in state.contents_of(path) else set()  # places that their content may have left
         for row in state.contents.get(content, ())[:1]:
             place = row["video_path"]
             if not os.path.exists(text_to_path(place)):

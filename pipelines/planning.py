@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from curate.clip import Unit, Video, path_to_text
 from curate.identity import identify
-from curate.isolation import Isolated, NotStarted
+from curate.isolation import LATE, Isolated, Lost, NotStarted, settle
 from curate.video import plan
 from pipelines.cluster import ExecutorError
 from pipelines.config import Config
@@ -99,14 +99,25 @@ def plan_videos(
 ) -> Iterator[Unit]:
     """The units of the videos: those of second copies as duplicates. seen: what is known of their files."""
     owners: dict[str, str] = {}
-    identified = []
+    identified, missing = [], []
     for video in videos:
-        known = seen.get(path_to_text(video.path), {})
-        identified.append(replace(video, video_id=known.get("video_id") or ""))
+        path = path_to_text(video.path)
+        if path not in seen:  # what was lost, or failed, and is asked for again
+            missing.append(video.path)
+    seen |= planner.identities(missing, progress)
+    for video in videos:
+        identified.append(replace(video, video_id=seen[path_to_text(video.path)]["video_id"] or ""))
     for units in planner.units(identified, progress):
         first = units[0]
         path = path_to_text(first.video.path)
-        stamps = {name: seen.get(path, {}).get(name) for name in ("bytes", "modified")}
+        if first.status == "ok" and seen[path]["video_id"] is None:  # a file that stalled, and now does not
+            seen |= planner.identities([first.video.path], lambda done, total: None)
+            units = [replace(unit, video=replace(unit.video, video_id=seen[path]["video_id"] or "")) for unit in units]
+            first = units[0]
+        if first.status == "ok" and seen[path]["video_id"] is None:
+            yield settle(Unit(first.video), Lost("could be opened, but its content not be read", LATE))
+            continue
+        stamps = {name: seen[path][name] for name in ("bytes", "modified")}
         units = [replace(unit, facts=unit.facts | stamps) for unit in units]
         if first.status == "ok":
             owner = owners.setdefault(first.video.video_id, state.owner(first.video.video_id) or path)

@@ -54,7 +54,7 @@ class Live:
 
     def start(self, units: int, seconds: float, already: int) -> None:
         self.units, self.total, self.began = units, seconds, time.monotonic()
-        if already:
+        if already and units:
             self.console.print(f"{already} of the videos are in the dataset already: going on from there")
         self.progress.update(
             self.id, description=f"0 of {units} units, starting workers", completed=0, total=max(seconds, 1e-9)
@@ -86,7 +86,7 @@ class Live:
 def print_summary(console: Console, summary: Summary, out: str) -> None:
     """The account at the end: what came in, what became of it, and every kind of failure with an example."""
     if summary.nothing_to_do:
-        console.print(f"nothing to do: all {counted(summary.already, 'video')} are in the dataset already")
+        console.print(f"nothing to do: {counted(summary.already, 'video')}, in the dataset already", highlight=False)
     table = Table(show_header=False, box=None, pad_edge=False)
     rows = [
         ("videos", f"{summary.videos}" + (f" (+ {summary.already} from earlier runs)" if summary.already else "")),
@@ -114,7 +114,7 @@ def print_summary(console: Console, summary: Summary, out: str) -> None:
     for name, value in rows:
         table.add_row(name, escape(value))
     console.print(table)
-    unlucky = summary.failures + summary.lost
+    unlucky = summary.failures + summary.lost + (summary.earlier if summary.nothing_to_do else [])
     reasons = Counter(reason for _, reason in unlucky)
     for reason, count in reasons.most_common(12):
         example = next(path for path, why in unlucky if why == reason)

@@ -66,12 +66,15 @@ class State:
             return False
         return bool(rows) and len(rows) >= rows[0]["units"]
 
-    def content(self, path: str) -> str | None:
+    def contents_of(self, path: str) -> set[str]:
         """`video_id` of what is recorded of this path; of a duplicate, that of the other file."""
-        rows = self.paths.get(path, [])
-        if rows and rows[0]["status"] == "duplicate":
-            rows = self.paths.get(rows[0]["error"].removeprefix(COPY), [])
-        return rows[0]["video_id"] if rows else None
+        found = set()
+        for row in self.paths.get(path, ()):
+            copied = row["error"].removeprefix(COPY) if row["status"] == "duplicate" else None
+            found |= (
+                {row["video_id"]} if copied is None else {other["video_id"] for other in self.paths.get(copied, ())}
+            )
+        return found
 
     def doubtful(self, path: str) -> bool:
         """A file that is there, and is not by size and time of writing what is recorded, or of which nothing is recorded."""
@@ -94,9 +97,12 @@ class State:
         """Size and time of writing are recorded."""
         return all(row["modified"] is not None for row in self.paths.get(path, ()))
 
-    def failed(self, paths: set[str]) -> int:
-        """How many of these videos are recorded as failed."""
-        return sum(any(row["status"] == "failed" for row in self.paths.get(path, ())) for path in paths)
+    def failures(self, paths: set[str]) -> list[tuple[str, str]]:
+        """(path, reason) of those of these videos that are recorded as failed."""
+        failed = (
+            (path, row) for path in sorted(paths) for row in self.paths.get(path, ()) if row["status"] == "failed"
+        )
+        return [(text_to_path(path), row["error"]) for path, row in failed]
 
     def lost(self, unit: Unit) -> bool:
         """An earlier run has lost it."""

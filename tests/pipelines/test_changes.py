@@ -260,3 +260,14 @@ def test_a_file_that_cannot_be_read_for_now_keeps_its_rows(folder, tmp_path, wat
     os.utime(folder / "a.mp4")
     monkeypatch.setattr(planning, "identify", lambda path: {"video_id": None, "bytes": None, "modified": None})
     assert job(folder, out, watcher).changed == 0 and rows(out) == before
+
+
+def test_all_stretches_of_a_long_video_go_with_its_content(small_footage, tmp_path, watcher):
+    long, out = tmp_path / "a.mp4", tmp_path / "d"
+    long.write_bytes((small_footage / "film 1.mp4").read_bytes())
+    parts = "decode.unit_seconds=1.6"
+    job(long, out, watcher, parts)
+    assert rows(out, "unit, units", "videos") == [(0, 2), (1, 2)]
+    replace(long, seed=5)
+    job(long, out, watcher, parts)
+    assert rows(out, "unit, units, status", "videos") == [(0, 1, "ok")] and rows(out, "num_frames") == [(20,)]
