@@ -17,6 +17,7 @@ import msgpack
 import numpy as np
 import pyarrow as pa
 
+FILE, COUNTED = "file", "counted"  # how frames are found again: by the file's own times, or by counting
 TOO_SHORT, SKIPPED = "too short", "skipped"  # how reasons in `Clip.errors` begin that are no failures
 
 
@@ -63,7 +64,8 @@ class Clip:
 
     start_time, end_time: presentation seconds of the first frame, and of the end of the last one.
     values: the scores, by column name. errors: stage name -> reason, for the stages that failed on this clip.
-    frames: JPEG bytes that a video captioner asked for; they cross processes but are never stored.
+    fps, width, height: of its own pictures; a file may change them. clock: how its frames are found again, FILE or
+    COUNTED. frames: JPEG bytes that a video captioner asked for; they cross processes but are never stored.
     """
 
     start_frame: int
@@ -75,6 +77,10 @@ class Clip:
     values: dict[str, Any] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
     frames: list[bytes] = field(default_factory=list)
+    fps: float | None = None
+    width: int | None = None
+    height: int | None = None
+    clock: str | None = None
 
     @property
     def failed(self) -> bool:

@@ -10,14 +10,11 @@ import av
 import av.filter
 
 from curate.frame import displayed, fitted
+from curate.reading import average
 from curate.span import CLOSE, Extracted, Span, as_displayed, rate_of
 from curate.video import aspect_of
 
 TURNS = {1: ("transpose=cclock",), 2: ("hflip", "vflip"), 3: ("transpose=clock",)}
-
-
-def average(stream) -> Fraction:
-    return stream.average_rate or stream.guessed_rate or Fraction(25)
 
 
 class Encoder:

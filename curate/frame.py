@@ -117,17 +117,26 @@ def turned(image: np.ndarray, turn: int) -> np.ndarray:
 class Frame:
     """One decoded frame (curate.stage.Frame). Views are computed when first asked for.
 
-    index: in the file, presentation order. time: presentation seconds. key: a keyframe. width, height: as displayed,
+    index: in the file, presentation order. time: presentation seconds. shown: how long, s, as far as the file says, else 0.
+    key: a keyframe. width, height: as displayed,
     with rotation and sample aspect ratio applied. turn: quarter turns counter-clockwise from stored to displayed.
     """
 
     __slots__ = ("_av", "_bits", "_grey", "_grey_size", "_picture_size", "_planes", "_thumb", "_to_rgb",
-                 "height", "index", "key", "time", "turn", "width")  # fmt: skip
+                 "height", "index", "key", "shown", "time", "turn", "width")  # fmt: skip
 
     def __init__(
-        self, source: av.VideoFrame, index: int, time: float, *, aspect: float = 1.0, grey: int = 96, picture: int = 360
+        self,
+        source: av.VideoFrame,
+        index: int,
+        time: float,
+        *,
+        shown: float = 0.0,
+        aspect: float = 1.0,
+        grey: int = 96,
+        picture: int = 360,
     ) -> None:
-        self._av = source
+        self._av, self.shown = source, shown
         self.index, self.time, self.key = index, time, bool(source.key_frame)
         self._grey_size, self._picture_size = grey, picture
         self._planes = self._thumb = self._grey = self._to_rgb = None

@@ -40,14 +40,20 @@ def printable(path: str) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace").replace("\n", "\\n").replace("\r", "\\r")
 
 
-def open_video(path: str, *, threads: int = 1, max_pixels: int = MAX_PIXELS) -> tuple[Any, Any]:
+def open_video(
+    path: str,
+    *,
+    threads: int = 1,
+    max_pixels: int = MAX_PIXELS,
+    container_options: dict[str, str] | None = None,
+) -> tuple[Any, Any]:
     """(container, its video stream), ready to decode; the caller closes the container. Raises VideoError."""
     check_file(path)
     try:
         container = av.open(
             "file:" + path,
             options={"max_pixels": str(max_pixels)},
-            container_options={"protocol_whitelist": "file"},
+            container_options={"protocol_whitelist": "file", **(container_options or {})},
             metadata_errors="replace",
         )
     except (av.FFmpegError, ValueError, UnicodeError) as error:

@@ -108,6 +108,10 @@ class Selection:
     def _passed(self) -> str:
         return " AND ".join(f"coalesce(filter_{i}, false)" for i in range(len(self.filters))) or "true"
 
+    def conditions(self) -> list[tuple[str, str]]:
+        """(name, SQL with the resolved threshold) of each filter."""
+        return [(f.name, _condition(f, step.threshold)) for f, step in zip(self.filters, self.steps, strict=True)]
+
     def to_dict(self) -> dict[str, Any]:
         """Query, thresholds, funnel and counts as plain JSON values, for selection.json."""
         return {

@@ -10,17 +10,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
 from typing import Any
 
 import cv2
 import numpy as np
 from scenedetect import FrameTimecode, SceneDetector
 
-from curate.clip import Clip
 from curate.transitions import Limits, Transition, Transitions
 
-__all__ = ["CascadeShots", "Change", "Shot", "TransNetShots", "Transition", "WholeShot", "clips_of"]
+__all__ = ["CascadeShots", "Change", "Shot", "TransNetShots", "Transition", "WholeShot"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ class Change(SceneDetector):
 class CascadeShots:
     """Observer: shots without the frames of the transitions between them.
 
-    fps: frames a second of the file. rates: frames a second at which the three detectors look, 0: every frame.
+    rates: frames a second at which the three detectors look, 0: every frame.
     thresholds: their content scores, low, since what they propose is verified. margin: frames added to both ends of a
     gradual transition. The other arguments are those of `transitions.Limits`.
     """
@@ -57,13 +55,11 @@ class CascadeShots:
     def __init__(
         self,
         *,
-        fps: float,
         rates: Sequence[float] = (0, 5, 1.5),
         thresholds: Sequence[float] = (6, 6, 8),
         margin: int = 0,
         **limits: float,
     ) -> None:
-        self.fps = float(fps) if fps and fps > 0 else 25.0
         self.margin, self.limits = margin, Limits(**limits)
         self.gaps = [1 / rate if rate > 0 else 0.0 for rate in rates]
         self.detectors = [Change(threshold) for threshold in thresholds]
@@ -73,13 +69,15 @@ class CascadeShots:
         self.cuts: list[int] = []
         self.jumped = False
         self.thumbs: list[np.ndarray] = []
+        self.times: list[float] = []
         self.transitions: list[Transition] = []
 
     def see(self, frame: Any) -> None:
         position, time = len(self.thumbs), frame.time
         self.thumbs.append(frame.thumb)
+        self.times.append(time)
         hsv = cv2.cvtColor(frame.thumb, cv2.COLOR_RGB2HSV)
-        code = FrameTimecode(position, self.fps)
+        code = FrameTimecode(position, 25.0)  # PySceneDetect wants one; nothing reads it
         self.jumped = False
         for i, (gap, detector) in enumerate(zip(self.gaps, self.detectors, strict=True)):
             if time - self.looked[i] < gap * 0.999:
@@ -96,7 +94,7 @@ class CascadeShots:
         n = len(self.thumbs)
         if not n:
             return []
-        judge = Transitions(np.stack(self.thumbs), self.fps, self.limits)
+        judge = Transitions(np.stack(self.thumbs), rate_of(self.times), self.limits)
         fades = judge.fades()
         cuts = [t for t in self.cuts if judge.is_cut(t) and not any(f.start - 1 <= t <= f.end + 1 for f in fades)]
         found = fades + [Transition(t, t, "cut") for t in cuts]
@@ -121,7 +119,7 @@ class TransNetShots:
     threshold: probability from which a frame belongs to a transition. For `jumped` a cheap difference is taken.
     """
 
-    def __init__(self, *, fps: float, threshold: float = 0.5, jump: float = 15.0) -> None:
+    def __init__(self, *, threshold: float = 0.5, jump: float = 15.0) -> None:
         self.threshold, self.jump = threshold, jump
         self.jumped = False
         self.thumbs: list[np.ndarray] = []
@@ -157,7 +155,7 @@ class WholeShot:
 
     jumped = False
 
-    def __init__(self, *, fps: float) -> None:
+    def __init__(self) -> None:
         self.frames = 0
         self.transitions: list[Transition] = []
 
@@ -166,6 +164,12 @@ class WholeShot:
 
     def finish(self) -> list[Shot]:
         return [Shot(0, self.frames)] if self.frames else []
+
+
+def rate_of(times: Sequence[float]) -> float:
+    """Frames a second that the frames' own times say: one over their median step. What a file claims is not asked."""
+    step = float(np.median(np.diff(times))) if len(times) > 1 else 0.0
+    return 1 / step if step > 0 else 25.0
 
 
 @lru_cache(maxsize=1)
@@ -180,28 +184,3 @@ def between(transitions: Sequence[Transition], frames: int) -> list[Shot]:
     edges = [0] + [x for q in transitions for x in (q.start, q.end)] + [frames]
     shots = [Shot(a, b) for a, b in zip(edges[::2], edges[1::2], strict=True) if b > a]
     return shots or [Shot(0, frames)]
-
-
-def clips_of(
-    shots: Sequence[Shot], times: Sequence[float], *, min_seconds: float, max_seconds: float, end_time: float
-) -> list[Clip]:
-    """Clips of at least min_seconds; shots longer than max_seconds are divided evenly into as few parts as will do.
-
-    times: presentation seconds of every frame seen. end_time: of the end of the last one. Frames are counted as in
-    `times`: the caller adds the offset of its unit.
-    """
-    clips = []
-    for shot in shots:
-        ends = [*times[shot.start + 1 : shot.end], times[shot.end] if shot.end < len(times) else end_time]
-        began, ended = times[shot.start], ends[-1]
-        seconds = ended - began
-        if seconds < min_seconds - 1e-6:
-            continue
-        parts = max(1, int(np.ceil(seconds / max_seconds - 1e-6)))
-        frames = shot.end - shot.start
-        bounds = [shot.start + round(frames * i / parts) for i in range(parts + 1)]
-        for a, b in pairwise(bounds):
-            if b > a:
-                stop = times[b] if b < shot.end else ended
-                clips.append(Clip(a, b, times[a], stop, began, ended))
-    return clips

@@ -62,6 +62,7 @@ def card(selection: Selection, about: dict[str, Any], schema: pa.Schema, plots: 
         f"- Order: shuffled with seed {about['request']['seed']}. Bytes: {made['copied']:,} clips copied from their "
         f"source at keyframes, {made['transcoded']:,} encoded again (H.264), without sound. Frames, times and sizes "
         "in a row are those of its bytes.",
+        _trimmed(made),
         f"- Not cut: {len(made['failed']):,} clips"
         + (", each with its reason in `selection.json`.\n" if made["failed"] else ".\n"),
         _models(about["dataset"]["models"]),
@@ -73,6 +74,18 @@ def card(selection: Selection, about: dict[str, Any], schema: pa.Schema, plots: 
         "under the licences of these.\n",
     ]
     return "\n".join(parts)
+
+
+def _trimmed(made: dict[str, Any]) -> str:
+    """How much of what was scored is not in the bytes."""
+    if not made["trimmed"]:
+        return "- Trimmed: none: every clip holds all the frames that were scored."
+    share = made["frames_lost"] / made["frames_scored"]
+    return (
+        f"- Trimmed: {made['trimmed']:,} of {made['copied']:,} copies begin at a later keyframe, or end earlier, than the "
+        f"clip that was scored (`scored_start_frame` to `scored_end_frame`): {made['frames_lost']:,} frames, {share:.1%} "
+        "of all. No clip lost more than `export.trim` allows, and none fails a filter for it."
+    )
 
 
 def _header(schema: pa.Schema, made: dict[str, Any]) -> dict[str, Any]:

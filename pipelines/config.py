@@ -236,7 +236,12 @@ class Export(Section):
     """How the bytes of a kept clip are made. With size, fps or codec unset, and a keyframe that fits, they are copied."""
 
     snap: bool = True
-    max_shift_seconds: float = Field(1.0, ge=0, description="how much of a clip may be lost to a copy at keyframes")
+    trim: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="largest share of a clip's frames that a copy at keyframes may lose; else it is encoded",
+    )
     size: int | None = Field(None, ge=16, description="shorter side in px")
     fps: float | None = Field(None, gt=0)
     codec: Literal["h264"] | None = None
@@ -261,7 +266,7 @@ class Export(Section):
     @property
     def options(self) -> dict[str, Any]:
         """Arguments of `curate.extract.extract`."""
-        return self.model_dump(include={"snap", "max_shift_seconds", "size", "fps", "codec", "crf"})
+        return self.model_dump(include={"snap", "trim", "size", "fps", "codec", "crf"})
 
 
 class Execution(Section):

@@ -18,10 +18,11 @@ from curate.isolation import CHANGED, Isolated, Lost, settle
 from curate.models import MissingWeights, Weights
 from curate.motion import FlowMotion
 from curate.prefilter import Prefilter
+from curate.rereading import captioner_frames
 from curate.similarity import Similarity
 from curate.stills import Stills
 from curate.text import Text
-from curate.watch import VIDEO_COLUMNS, captioner_frames, watch
+from curate.watch import VIDEO_COLUMNS, watch
 from pipelines.config import Config
 from pipelines.dataset import Tables, read_unit
 from pipelines.models import Shelf, adapter

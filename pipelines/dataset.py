@@ -44,12 +44,19 @@ CLIP_IDENTITY = (
     Column("start_frame", pa.int64(), "first frame, in presentation order"),
     Column("end_frame", pa.int64(), "end of the frames, exclusive"),
     Column("num_frames", pa.int64(), "end_frame - start_frame"),
-    Column("fps", pa.float64(), "average frame rate of the source", "1/s"),
+    Column(
+        "fps", pa.float64(), "average frame rate of the clip, by its frames' times; the video's where they agree", "1/s"
+    ),
     Column("width", pa.int32(), "as displayed", "px"),
     Column("height", pa.int32(), "as displayed", "px"),
+    Column("clock", pa.string(), "how its frames are found again in the source", range="file, counted"),
     Column("shot_start_time", pa.float64(), "start of the shot that the clip lies in", "s"),
     Column("shot_end_time", pa.float64(), "end of the shot that the clip lies in", "s"),
 )
+OF_VIDEO = (  # facts of the video that are columns of its clips too, so that a selection can ask for them
+    "codec", "pixel_format", "container", "bitrate", "rotation", "sample_aspect_ratio", "interlaced",
+    "variable_frame_rate", "has_audio",
+)  # fmt: skip
 CLIP_TAIL = (
     Column("source_caption", pa.string(), "caption that the source list gave"),
     Column("source_columns", pa.string(), "every other column of the source list, as JSON"),
@@ -85,7 +92,7 @@ class Tables:
 
     @property
     def clip_columns(self) -> tuple[Column, ...]:
-        return (*CLIP_IDENTITY, *self.scores, *CLIP_TAIL)
+        return (*CLIP_IDENTITY, *(fact for fact in self.facts if fact.name in OF_VIDEO), *self.scores, *CLIP_TAIL)
 
     @property
     def clips(self) -> pa.Schema:
@@ -97,25 +104,30 @@ class Tables:
 
     def clip_row(self, unit: Unit, clip: Clip) -> dict[str, Any]:
         row = {column.name: clip.values.get(column.name) for column in self.scores}
-        return row | {
-            "clip_id": unit.clip_id(clip),
-            "video_id": unit.video.video_id,
-            "video_path": path_to_text(unit.video.path),
-            "unit": unit.index,
-            "start_time": clip.start_time,
-            "end_time": clip.end_time,
-            "start_frame": clip.start_frame,
-            "end_frame": clip.end_frame,
-            "num_frames": clip.num_frames,
-            "fps": unit.facts.get("fps"),
-            "width": unit.facts.get("width"),
-            "height": unit.facts.get("height"),
-            "shot_start_time": clip.shot_start_time,
-            "shot_end_time": clip.shot_end_time,
-            "source_caption": unit.video.caption,
-            "source_columns": _json(unit.video.columns),
-            "errors": sorted(clip.errors.items()),
-        }
+        return (
+            row
+            | {name: unit.facts.get(name) for name in OF_VIDEO}
+            | {
+                "clip_id": unit.clip_id(clip),
+                "video_id": unit.video.video_id,
+                "video_path": path_to_text(unit.video.path),
+                "unit": unit.index,
+                "start_time": clip.start_time,
+                "end_time": clip.end_time,
+                "start_frame": clip.start_frame,
+                "end_frame": clip.end_frame,
+                "num_frames": clip.num_frames,
+                "fps": clip.fps,
+                "width": clip.width,
+                "height": clip.height,
+                "clock": clip.clock,
+                "shot_start_time": clip.shot_start_time,
+                "shot_end_time": clip.shot_end_time,
+                "source_caption": unit.video.caption,
+                "source_columns": _json(unit.video.columns),
+                "errors": sorted(clip.errors.items()),
+            }
+        )
 
     def video_row(self, unit: Unit) -> dict[str, Any]:
         row = {column.name: unit.facts.get(column.name) for column in self.facts}
@@ -163,6 +175,7 @@ class Tables:
                     shot_end_time=row["shot_end_time"],
                     values={column.name: row.get(column.name) for column in self.scores},
                     errors=dict(row["errors"] or ()),
+                    **{name: row.get(name) for name in ("fps", "width", "height", "clock")},
                 )
                 for row in clips
             ],
@@ -236,15 +249,14 @@ class Dataset:
         stale = self._stale()
         mixed = {path for path in files if path.stem.removeprefix("part-") in stale}
         options, hidden = (", filename=true, file_row_number=true", "") if places else ("", "EXCLUDE (filename)")
-        options = f", union_by_name=true{options}"  # shards of an older Winnow have fewer columns
-        named = options if places else f"{options}, filename=true"
+        named = ", union_by_name=true"  # shards of an older version lack columns
         parts = []
         if whole := [path for path in files if path not in mixed]:
-            parts.append(f"SELECT * FROM read_parquet({_listed(whole)}{options})")
+            parts.append(f"SELECT * FROM read_parquet({_listed(whole)}{options}{named})")
         if mixed:
             gone = " ".join(f"part-{shard}/{unit}" for shard, units in stale.items() for unit in units)
             parts.append(
-                f"SELECT * {hidden} FROM read_parquet({_listed(sorted(mixed))}{named}) WHERE "
+                f"SELECT * {hidden} FROM read_parquet({_listed(sorted(mixed))}{options or ', filename=true'}{named}) WHERE "
                 "printf('%s/%s-%04d', parse_filename(filename, true), video_id, unit) "
                 f"NOT IN (SELECT unnest(string_split({_quote(gone)}, ' ')))"
             )

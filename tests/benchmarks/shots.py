@@ -110,7 +110,7 @@ def splice(clips: list[np.ndarray], rng: random.Random) -> tuple[np.ndarray, lis
 def detect_ours(video: np.ndarray, kind=CascadeShots) -> tuple[list[Span], float]:
     thumbs = [cv2.resize(frame, (48, 27), interpolation=cv2.INTER_AREA) for frame in video]
     began = time.process_time()
-    observer = kind(fps=FPS)
+    observer = kind()
     for i, thumb in enumerate(thumbs):
         observer.see(SimpleNamespace(index=i, time=i / FPS, thumb=thumb))
     return [(shot.start, shot.end) for shot in observer.finish()], time.process_time() - began

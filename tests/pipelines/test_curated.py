@@ -18,6 +18,7 @@ from rich.console import Console
 
 from curate.clip import Clip, Column, Unit, Video
 from curate.filters import Filter, SelectionError, parse_filters
+from curate.video import fingerprint
 from pipelines import statistics
 from pipelines.curated import CuratedError, make_curated
 from pipelines.cutting import Cutters, cut
@@ -93,7 +94,7 @@ def make_dataset(root, videos=4):
         clips[3].errors["captions"] = "ValueError: no"
         facts = {"duration": 4.8, "bytes": os.path.getsize(path), "fps": 25.0, "width": 64, "height": 48}
         facts["keyframes"] = [12 * i / 25 for i in range(10)]
-        unit = Unit(Video(path, f"{v:016x}"), facts=facts, clips=clips, seconds={"watch": 2.0, "text": 1.0})
+        unit = Unit(Video(path, fingerprint(path)), facts=facts, clips=clips, seconds={"watch": 2.0, "text": 1.0})
         writer.add(unit, stages=["shots"])
     writer.add(
         Unit(Video(str(root / "bad.mp4"), "f" * 16), seconds={"watch": 0.5}).fail("is a text, not a video"),
@@ -287,7 +288,7 @@ def test_a_child_that_dies_or_hangs_costs_one_clip(dataset):
     from pipelines.cutting import Job
 
     path = str(dataset.root / "src" / "0.mp4")
-    jobs = [Job(f"{i}", path, Span(12 * i, 12 * i + 12, i * 0.48, i * 0.48 + 0.48, 0, 4.8)) for i in range(6)]
+    jobs = [Job(f"{i}", path, Span(12 * i, 12 * i + 12, i * 0.48, i * 0.48 + 0.48)) for i in range(6)]
     with Cutters(1) as cutters:
         assert not isinstance(cutters.children[0].cut(jobs[0]), str)
         pid = cutters.children[0].pid
