@@ -1,13 +1,17 @@
 """A dataset and the files it was made of: replaced, touched, renamed, exchanged, copied. Old rows never speak of new bytes,
 and what is there already is never decoded again."""
 
+import json
 import os
+import subprocess
+import sys
 
 import pyarrow.parquet as pq
 import pytest
 
 from curate.video import fingerprint
-from pipelines import curation, planning
+from pipelines import decoding, planning
+from pipelines.dataset import DatasetError
 from pipelines.demo import write
 from tests.footage import pan
 from tests.pipelines.test_annotate import job, rows
@@ -32,8 +36,8 @@ def paths(out):
 def opened(monkeypatch):
     """Paths that were decoded, or opened to be planned, from now on."""
     seen = []
-    watch, plan = curation.watch, planning.plan
-    monkeypatch.setattr(curation, "watch", lambda unit, **how: (seen.append(unit.video.path), watch(unit, **how))[1])
+    watch, plan = decoding.watch, planning.plan
+    monkeypatch.setattr(decoding, "watch", lambda unit, **how: (seen.append(unit.video.path), watch(unit, **how))[1])
     monkeypatch.setattr(planning, "plan", lambda video, **how: (seen.append(video.path), plan(video, **how))[1])
     return seen
 
@@ -197,7 +201,7 @@ def test_a_place_outside_of_this_jobs_sources_is_looked_at_before_rows_move(fold
 
 def during(monkeypatch, action, times=1):
     """Do something to a file while its decode goes on."""
-    watch, left = curation.watch, [times]
+    watch, left = decoding.watch, [times]
 
     def meanwhile(unit, **how):
         done = watch(unit, **how)
@@ -206,7 +210,7 @@ def during(monkeypatch, action, times=1):
             action()
         return done
 
-    monkeypatch.setattr(curation, "watch", meanwhile)
+    monkeypatch.setattr(decoding, "watch", meanwhile)
 
 
 def test_a_file_replaced_while_it_is_worked_on_is_done_anew_at_once(folder, tmp_path, watcher, monkeypatch):
@@ -271,3 +275,21 @@ def test_all_stretches_of_a_long_video_go_with_its_content(small_footage, tmp_pa
     replace(long, seed=5)
     job(long, out, watcher, parts)
     assert rows(out, "unit, units, status", "videos") == [(0, 1, "ok")] and rows(out, "num_frames") == [(20,)]
+
+
+def test_a_dataset_whose_config_has_keys_of_an_older_version(folder, tmp_path, watcher):
+    out = tmp_path / "d"
+    job(folder, out, watcher, stages=["stills"])
+    about = json.loads((out / "dataset.json").read_text())
+    about["config"]["decode"] |= {"patience": 3, "timeout_seconds": 1800.0}
+    about["config"]["text"]["angle"] = 1
+    about["stages"]["stills"]["stills"]["sharpen"] = 2
+    del about["stages"]["shots"]["shots"]["max_seconds"]
+    (out / "dataset.json").write_text(json.dumps(about))
+    assert job(folder, out, watcher, stages=["motion"]).clips == 2
+    with pytest.raises(DatasetError, match=r"made with stills.quality = 90, this job says 80"):
+        job(folder, out, watcher, "stills.quality=80")
+    command = [sys.executable, "-m", "pipelines.cli", "select", str(out), "--out", str(tmp_path / "c")]
+    command += ["--where", "num_frames > 1", "--dry-run"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

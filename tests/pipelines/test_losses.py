@@ -20,7 +20,7 @@ from pipelines import executor, files
 from pipelines.annotate import annotate
 from pipelines.cluster import ExecutorError
 from pipelines.config import load
-from pipelines.curation import limit_of
+from pipelines.decoding import limit_of
 from pipelines.demo import write
 from pipelines.executor import Place, run, work
 from pipelines.files import DiskError, write_json
