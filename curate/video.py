@@ -79,6 +79,7 @@ def header(path: str, container: Any, stream: Any) -> dict[str, Any]:
         "has_audio": bool(container.streams.audio),
         "frames_in_file": stream.frames or None,
         "bytes": os.path.getsize(path),
+        "modified": os.stat(path).st_mtime_ns,
     }
 
 
