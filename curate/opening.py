@@ -97,7 +97,7 @@ def unreadable(path: str, error: Exception) -> str:
 
 
 def video_stream(path: str, container: Any, threads: int, max_pixels: int) -> Any:
-    """The video stream to decode: not a cover picture, the default one first, then the largest."""
+    """The video stream to decode: not a cover picture; the one marked as default, else the first, as players choose."""
     form = container.format.name
     if UNWELCOME & set(form.split(",")):
         raise VideoError(path, f"is not a video but a list or text of kind {form}; name the video files themselves")
@@ -107,7 +107,7 @@ def video_stream(path: str, container: Any, threads: int, max_pixels: int) -> An
         have = sorted({s.type for s in container.streams})
         what = "only a cover picture" if streams else "no video stream" + (f" (only {', '.join(have)})" if have else "")
         raise VideoError(path, f"has {what}")
-    stream = max(real, key=lambda s: (bool(s.disposition & Disposition.default), area(s), -s.index))
+    stream = max(real, key=lambda s: (bool(s.disposition & Disposition.default), -s.index))
     context = stream.codec_context
     if context is None:
         raise VideoError(path, "has a video codec that this FFmpeg cannot decode; convert it, for example to H.264")

@@ -9,6 +9,7 @@ from typing import Any
 
 import av
 
+from curate.base import orientation
 from curate.clip import COUNTED, Clip, Unit
 from curate.frame import displayed
 from curate.opening import MAX_PIXELS, VideoError, open_video
@@ -129,8 +130,8 @@ def rate_of(stream, frames: int, seconds: float) -> float:
 
 
 def as_displayed(frame: av.VideoFrame, stream) -> tuple[int, int]:
-    """(width, height) with sample aspect ratio and rotation applied."""
-    return displayed(frame.width, frame.height, aspect_of(stream), round(frame.rotation / 90) % 4)
+    """(width, height) with sample aspect ratio and orientation applied."""
+    return displayed(frame.width, frame.height, aspect_of(stream), orientation.of(frame).sideways)
 
 
 def frames_from(

@@ -19,6 +19,7 @@ from typing import Any
 import av
 import numpy as np
 
+from curate.base import colour, orientation
 from curate.clip import COUNTED, FILE, Unit, Video
 from curate.clock import FEW, HOLD_SECONDS, SHORTEST, Clock
 from curate.frame import Frame, displayed
@@ -84,14 +85,16 @@ def header(path: str, container: Any, stream: Any) -> dict[str, Any]:
 
 
 def shape_of(stream: Any, frame: av.VideoFrame) -> dict[str, Any]:
-    aspect, turn = aspect_of(stream), round(frame.rotation / 90) % 4
-    width, height = displayed(frame.width, frame.height, aspect, turn)
+    aspect, oriented = aspect_of(stream), orientation.of(frame)
+    width, height = displayed(frame.width, frame.height, aspect, oriented.sideways)
     return {
         "width": width,
         "height": height,
-        "rotation": turn * 90,
+        "rotation": oriented.turns * 90,
         "sample_aspect_ratio": aspect,
+        "mirrored": oriented.mirror,
         "interlaced": bool(frame.interlaced_frame),
+        **colour.describe(frame),
     }
 
 

@@ -56,9 +56,21 @@ VIDEO_COLUMNS: tuple[Column, ...] = (
         "s",
     ),
     Column("rotation", pa.int32(), "counter-clockwise, from stored to displayed", "degrees", "0, 90, 180, 270"),
+    Column("mirrored", pa.bool_(), "left to right, before it is turned: a selfie camera's display matrix"),
     Column("sample_aspect_ratio", pa.float64(), "width of a stored sample over its height"),
     Column("interlaced", pa.bool_(), "some frames are made of two fields"),
     Column("variable_frame_rate", pa.bool_(), "the time between frames varies by more than a fifth of its median"),
+    *(
+        Column(name, pa.string(), f"{what}, as the file tags it, in FFmpeg's names; null where it does not", range=some)
+        for name, what, some in (
+            ("transfer", "transfer characteristics", "e.g. bt709, smpte2084 (PQ), arib-std-b67 (HLG)"),
+            ("primaries", "colour primaries", "e.g. bt709, bt2020"),
+            ("matrix", "matrix from YUV to RGB", "e.g. bt709, smpte170m, bt2020nc"),
+            ("range", "range of the samples", "tv (limited), pc (full)"),
+        )
+    ),
+    Column("bit_depth", pa.int32(), "of a sample", "bits"),
+    Column("hdr", pa.bool_(), "the transfer is PQ or HLG: stills and transcodes are tone-mapped (ITU-R BT.2390)"),
     Column("has_audio", pa.bool_(), "the file has an audio stream"),
     Column("bytes", pa.int64(), "size of the file", "bytes"),
     Column("modified", pa.int64(), "when the file was last written, as the file system says", "ns since 1970"),
@@ -150,7 +162,8 @@ def _watch(unit: Unit, reader: Decode, shots: dict, motion: dict | None, stills:
         raise VideoError(unit.video.path, reader.why_nothing())
     line = Line(np.array(times), np.array(shown), np.array(sizes), reader.clock.breaks, reader.end_time)
     _rates(unit, line)
-    unit.warnings = list(dict.fromkeys([*unit.warnings, *reader.warnings(), *_rate_warnings(unit)]))
+    said = [*unit.warnings, *reader.warnings(), *_rate_warnings(unit), *line.warnings()]
+    unit.warnings = list(dict.fromkeys(said))
     shots_found = parted(seen.finish(), sorted(line.breaks))
     unit.clips = clips_of(shots_found, line.times, line.ends, **span)
     for clip in unit.clips:
@@ -161,7 +174,7 @@ def _watch(unit: Unit, reader: Decode, shots: dict, motion: dict | None, stills:
         clip.end_frame += first
     unit.facts["transitions"] = _transitions(seen.transitions, line)
     if flow:
-        flow.fill(unit.clips)
+        flow.fill(unit.clips, reader.end_time)
         unit.facts["motion_times"] = [sample.end for sample in flow.samples]
         unit.facts["motion_samples"] = [sample.magnitude for sample in flow.samples]
     if keeper:
@@ -177,14 +190,27 @@ class Line:
     ) -> None:
         self.times = times
         self.gaps = interruptions(times, shown)
-        changes = np.flatnonzero((np.diff(sizes, axis=0) != 0).any(1)) + 1
-        kinds = ((changes, "size"), (turns, "clock"), (self.gaps, "gap"))
+        self.changes = np.flatnonzero((np.diff(sizes, axis=0) != 0).any(1)) + 1
+        kinds = ((self.changes, "size"), (turns, "clock"), (self.gaps, "gap"))
         self.breaks = {int(at): kind for places, kind in kinds for at in places}
         self.ends = frame_ends(times, self.gaps, end_time)
 
     @property
     def seconds(self) -> float:
         return float((self.ends - self.times).sum())
+
+    def warnings(self) -> list[str]:
+        said = []
+        if len(self.gaps):
+            places = ", ".join(
+                f"{self.times[at] - self.ends[at - 1]:.2f} s at {self.ends[at - 1]:.2f} s" for at in self.gaps[:3]
+            )
+            more = f", and {len(self.gaps) - 3} more" if len(self.gaps) > 3 else ""
+            said.append(f"the clock runs on without pictures for {places}{more}: no shot goes across")
+        if len(self.changes):
+            first = self.times[self.changes[0]]
+            said.append(f"the size of the pictures changes: {len(self.changes)} times, first at {first:.2f} s")
+        return said
 
 
 def _facts_of(unit: Unit, reader: Decode, first: int) -> None:

@@ -151,6 +151,14 @@ def select(
     shard_size: Annotated[str | None, typer.Option(help="about this much a shard, e.g. 256MB")] = None,
     seed: Seed = None,
     workers: Workers = None,
+    source_root: Annotated[
+        list[str],
+        typer.Option(
+            "--source-root",
+            metavar="OLD=NEW",
+            help="sources were moved: a folder as it was when they were annotated, and where it is now",
+        ),
+    ] = [],  # noqa: B006
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the funnel and stop")] = False,
 ) -> None:
     """Keep the clips that pass the filters, and write them with their video bytes as shards.
@@ -160,6 +168,7 @@ def select(
 
       winnow select dataset --out curated --drop-bottom motion_score=25% --drop-top text_area=25%
       winnow select dataset --out curated --where "num_frames >= 48 AND source_columns->>'licence' = 'cc'" --dry-run
+      winnow select dataset --out curated --where "NOT interlaced AND bitrate > 1e6" --source-root /mnt/old=/data/new
     """
     with errors():
         from curate.filters import filters_from_options, parse_filters
@@ -174,7 +183,7 @@ def select(
         if dry_run:
             _funnel(dataset, filters)
             raise typer.Exit(DONE)
-        failed = _select(dataset, out, resolved, filters, workers)
+        failed = _select(dataset, out, resolved, filters, workers, _roots(source_root))
     raise typer.Exit(WITH_FAILURES if failed else DONE)
 
 
@@ -237,7 +246,20 @@ def _annotate(sources, out, config, stages, place, retry_failed) -> bool:
     return summary.anything_failed
 
 
-def _select(dataset, out, config, filters, workers) -> int:
+def _roots(options: list[str]) -> dict[str, str]:
+    """OLD=NEW, each, of folders."""
+    from pipelines.config import ConfigError
+
+    roots = {}
+    for option in options:
+        old, sign, new = option.partition("=")
+        if not (old and sign and new):
+            raise ConfigError(f"--source-root {option}: write OLD=NEW, such as /mnt/old/videos=/data/videos")
+        roots[old] = new
+    return roots
+
+
+def _select(dataset, out, config, filters, workers, source_roots=None) -> int:
     """How many of the kept clips could not be cut."""
     from pipelines.curated import make_curated
     from pipelines.dataset import Dataset
@@ -254,6 +276,7 @@ def _select(dataset, out, config, filters, workers) -> int:
             limits=config.decode.cut_limits,
             workers=workers,
             progress=line.update,
+            source_roots=source_roots,
         )
     print_curated(out_console, made)
     return len(made.failed)

@@ -54,8 +54,8 @@ CLIP_IDENTITY = (
     Column("shot_end_time", pa.float64(), "end of the shot that the clip lies in", "s"),
 )
 OF_VIDEO = (  # facts of the video that are columns of its clips too, so that a selection can ask for them
-    "codec", "pixel_format", "container", "bitrate", "rotation", "sample_aspect_ratio", "interlaced",
-    "variable_frame_rate", "has_audio",
+    "codec", "pixel_format", "container", "bitrate", "rotation", "mirrored", "sample_aspect_ratio", "interlaced",
+    "variable_frame_rate", "transfer", "primaries", "matrix", "range", "bit_depth", "hdr", "has_audio",
 )  # fmt: skip
 CLIP_TAIL = (
     Column("source_caption", pa.string(), "caption that the source list gave"),

@@ -193,3 +193,15 @@ def test_a_seek_that_goes_too_far_is_made_good(tmp_path, monkeypatch):
     monkeypatch.setattr("curate.video.open_video", opened)
     assert [(f.index, f.time) for f in frames(units[1])] == want
     assert len(seeks) == 1
+
+
+def test_of_several_video_streams_the_default_or_the_first_is_read(tmp_path):
+    path = tmp_path / "two.mkv"
+    with av.open(os.fspath(path), "w") as out:
+        streams = [out.add_stream("libx264", rate=25) for _ in range(2)]
+        for stream, side in zip(streams, (64, 128), strict=True):
+            stream.width = stream.height = side
+        for stream, side in zip(streams, (64, 128), strict=True):
+            for packet in [*stream.encode(av.VideoFrame(side, side, "yuv420p")), *stream.encode(None)]:
+                out.mux(packet)
+    assert probe(str(path))["width"] == 64

@@ -44,12 +44,12 @@ TABLES = Tables(
 )
 
 
-def footage(path, seed, n=120):
-    """4.8 s at 25 frames per second, a keyframe every 12."""
+def footage(path, seed, n=120, gop=12):
+    """4.8 s at 25 frames per second, a keyframe every `gop`."""
     rng = np.random.default_rng(seed)
     with av.open(str(path), "w") as out:
         stream = out.add_stream(
-            "libx264", rate=25, options={"g": "12", "bf": "2", "x264-params": "scenecut=0:open-gop=0"}
+            "libx264", rate=25, options={"g": str(gop), "bf": "2", "x264-params": "scenecut=0:open-gop=0"}
         )
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
         for _ in range(n):
