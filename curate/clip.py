@@ -41,21 +41,42 @@ class Column:
 
 
 @dataclass
+class Listed:
+    """A span that a source list names: it becomes a clip as it stands, whatever the pictures in it do.
+
+    start, end: seconds after the first picture of the file, end exclusive; start_frame, end_frame: in their place, frames
+    of the file in presentation order. None: from the first picture, to the end of the last. captions, columns: what the
+    rows of this span say. where: the list and the row, for messages. problem: why it cannot be used, or None.
+    """
+
+    start: float | None = None
+    end: float | None = None
+    start_frame: int | None = None
+    end_frame: int | None = None
+    captions: list[str] = field(default_factory=list)
+    columns: dict[str, Any] = field(default_factory=dict)
+    where: str = ""
+    problem: str | None = None
+
+
+@dataclass
 class Video:
     """A source file as it was named to us.
 
     path: absolute. video_id: 16 hex digits of the content's fingerprint, so that it does not change when files move; of the
-    path, for a file that cannot be read. caption: of the source list, or None. columns: every other column of the source
-    list, kept as it came (JSON values).
+    path, for a file that cannot be read. captions: of the source list, in its order. columns: every other column of the
+    source list, kept as it came (JSON values). spans: those that the list names; where there are any, they are the clips.
     """
 
     path: str
     video_id: str = ""
-    caption: str | None = None
+    captions: list[str] = field(default_factory=list)
     columns: dict[str, Any] = field(default_factory=dict)
+    spans: list[Listed] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.video_id = self.video_id or hashlib.sha256(os.fsencode(self.path)).hexdigest()[:16]
+        self.spans = [Listed(**span) if isinstance(span, dict) else span for span in self.spans]
 
 
 @dataclass
@@ -63,6 +84,7 @@ class Clip:
     """The span of a shot that is exported: frames [start_frame, end_frame) of the file, counted in presentation order.
 
     start_time, end_time: presentation seconds of the first frame, and of the end of the last one.
+    bounds: "shots", or "list" where a source list named the span; then captions and columns are those of the span.
     values: the scores, by column name. errors: stage name -> reason, for the stages that failed on this clip.
     fps, width, height: of its own pictures; a file may change them. clock: how its frames are found again, FILE or
     COUNTED. frames: JPEG bytes that a video captioner asked for; they cross processes but are never stored.
@@ -81,6 +103,9 @@ class Clip:
     width: int | None = None
     height: int | None = None
     clock: str | None = None
+    bounds: str = "shots"
+    captions: list[str] = field(default_factory=list)
+    columns: dict[str, Any] = field(default_factory=dict)
 
     @property
     def failed(self) -> bool:
@@ -127,7 +152,9 @@ class Unit:
 
     @property
     def footage(self) -> float:
-        """Seconds of video in the unit, as far as the file says."""
+        """Seconds of pictures in the unit, once it is decoded; before that, as far as the file says."""
+        if (seen := self.facts.get("footage")) is not None:
+            return seen
         end = (self.facts.get("duration") or 0.0) if self.end is None else self.end
         return max(0.0, end - (self.start or 0.0))
 
@@ -136,8 +163,12 @@ class Unit:
         return f"{self.video.video_id}-{self.index:04d}"
 
     def clip_id(self, clip: Clip) -> str:
-        """`<video id>-<first frame, 8 digits>`: sorts by place in the source, and does not depend on how others were cut."""
-        return f"{self.video.video_id}-{clip.start_frame:08d}"
+        """`<video id>-<first frame, 8 digits>`: sorts by place in the source, and does not depend on how others were cut.
+
+        Spans of a list may overlap and start together: theirs end with the frame that they end at.
+        """
+        end = f"-{clip.end_frame:08d}" if clip.bounds == "list" else ""
+        return f"{self.video.video_id}-{clip.start_frame:08d}{end}"
 
     def fail(self, reason: str) -> Unit:
         self.status, self.error, self.clips = "failed", reason, []

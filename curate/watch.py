@@ -19,6 +19,7 @@ from curate.clip import COUNTED, FILE, Column, Unit
 from curate.clock import interruptions, rate
 from curate.dividing import clips_of, frame_ends, parted
 from curate.identity import identify
+from curate.listed import ListedSpans, clips_of_spans
 from curate.motion import FlowMotion
 from curate.rereading import captioner_frames
 from curate.shots import CascadeShots, TransNetShots, WholeShot
@@ -53,6 +54,12 @@ VIDEO_COLUMNS: tuple[Column, ...] = (
         "duration",
         pa.float64(),
         "of the pictures, gaps in the clock left out; of a file in several units, what its header says",
+        "s",
+    ),
+    Column(
+        "footage",
+        pa.float64(),
+        "length of the pictures of this unit, as they were decoded: gaps in the clock left out",
         "s",
     ),
     Column("rotation", pa.int32(), "counter-clockwise, from stored to displayed", "degrees", "0, 90, 180, 270"),
@@ -147,7 +154,8 @@ def _watch(unit: Unit, reader: Decode, shots: dict, motion: dict | None, stills:
     seen, times, shown, sizes = None, [], [], []
     for frame in reader:
         if seen is None:
-            seen = detector(**shots)
+            spans = unit.video.spans
+            seen = ListedSpans(spans) if spans else detector(**shots)
         seen.see(frame)
         if keeper:
             keeper.see(frame, seen.jumped)
@@ -162,10 +170,13 @@ def _watch(unit: Unit, reader: Decode, shots: dict, motion: dict | None, stills:
         raise VideoError(unit.video.path, reader.why_nothing())
     line = Line(np.array(times), np.array(shown), np.array(sizes), reader.clock.breaks, reader.end_time)
     _rates(unit, line)
-    said = [*unit.warnings, *reader.warnings(), *_rate_warnings(unit), *line.warnings()]
-    unit.warnings = list(dict.fromkeys(said))
-    shots_found = parted(seen.finish(), sorted(line.breaks))
-    unit.clips = clips_of(shots_found, line.times, line.ends, **span)
+    said = [*reader.warnings(), *_rate_warnings(unit), *line.warnings()]
+    if unit.video.spans:
+        unit.clips, missed = clips_of_spans(unit.video.spans, line.times, line.ends, line.breaks)
+        said += missed
+    else:
+        unit.clips = clips_of(parted(seen.finish(), sorted(line.breaks)), line.times, line.ends, **span)
+    unit.warnings = list(dict.fromkeys([*unit.warnings, *said]))
     for clip in unit.clips:
         clip.width, clip.height = (int(side) for side in sizes[clip.start_frame])
         clip.fps = _close(clip.num_frames / (clip.end_time - clip.start_time), unit.facts["fps"], 0.02)
@@ -227,6 +238,7 @@ def _rates(unit: Unit, line: Line) -> None:
     claimed = facts["fps_claimed"] = facts.get("fps")
     measured = rate(line.times, line.gaps)
     facts["fps"] = claimed if measured is None else _close(measured, claimed, 0.01)
+    facts["footage"] = line.seconds
     if unit.count == 1:
         facts["duration"] = line.seconds
     facts["bitrate"] = facts["bytes"] * 8 / facts["duration"] if facts.get("duration") else None

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,10 +17,11 @@ from pipelines.changes import Changes, look
 from pipelines.claims import LOCK, claimed
 from pipelines.config import Config, ConfigError, recorded
 from pipelines.curation import RECALL, STAGES, TABLES, check_weights, identity, with_needs
-from pipelines.dataset import FORMAT, Dataset, DatasetError, Writer, read_about, write_json
+from pipelines.dataset import FORMAT, Dataset, DatasetError, Writer, read_about, sweep, write_json
 from pipelines.executor import Place, run
+from pipelines.folders import PassedOver
 from pipelines.planning import Planner, plan_videos
-from pipelines.sources import Found, find_videos
+from pipelines.sources import HELD, Found, find_videos
 from pipelines.state import State
 
 
@@ -54,7 +56,7 @@ class Summary:
     failures: list[tuple[str, str]] = field(default_factory=list)
     earlier: list[tuple[str, str]] = field(default_factory=list)
     lost: list[tuple[str, str]] = field(default_factory=list)
-    passed_over: dict[str, int] = field(default_factory=dict)
+    passed_over: PassedOver = field(default_factory=PassedOver)
 
     @property
     def anything_failed(self) -> bool:
@@ -68,7 +70,7 @@ class Summary:
     def count(self, unit: Unit) -> None:
         self.videos += unit.index == 0
         self.clips += len(unit.clips)
-        self.footage += unit.footage
+        self.footage += unit.footage if unit.status == "ok" else 0.0
         self.warned += bool(unit.warnings)
         self.duplicates += unit.status == "duplicate"
         self.clip_failures += sum(clip.failed for clip in unit.clips)
@@ -97,9 +99,9 @@ def annotate(
     root = Path(out)
     chosen = with_needs(STAGES if stages is None else stages, config)
     models = check_weights(config, chosen)
-    found = find_videos(sources) if sources else Found(State(Dataset(root), chosen, retry_failed).videos())
     _refuse_foreign(root)
-    summary = Summary(passed_over=dict(found.passed_over))
+    found = find_videos(sources, root) if sources else Found(State(Dataset(root), chosen, retry_failed).videos())
+    summary = Summary(passed_over=found.passed_over)
     with claimed(root, "dataset", DatasetError):
         open_dataset(root, config, chosen, models)
         writer = Writer(
@@ -113,6 +115,7 @@ def annotate(
             _work(found, root, config, chosen, place, watcher, retry_failed, writer, summary)
         finally:
             writer.flush()
+        sweep(root)
     summary.wall = time.perf_counter() - began
     return summary
 
@@ -139,17 +142,19 @@ def _work(
             if not last:
                 summary.changed, summary.moved = len(changes.changed), len(changes.moved)
             units = []
-            for unit in _to_do(videos, planner, changes, state, watcher):
+            refused = [] if last else found.refused
+            for unit in chain(refused, _to_do(videos, planner, changes, state, watcher)):
                 if unit.status == "ok":
                     units.append(unit)
-                else:
+                elif not state.recorded(unit):
                     writer.add(unit, stages=stages, **state.succession(unit))
                     summary.count(unit)
         units = [replace(unit, todo=list(stages)) if unit.todo is None else unit for unit in units]
         units.sort(key=state.lost)  # stable: what was lost before comes last
         if not last:
-            wanted = {path_to_text(video.path) for video in videos}
-            summary.already = len(videos) - len({unit.video.path for unit in units}) - summary.videos
+            inputs = [*videos, *(unit.video for unit in found.refused)]
+            wanted = {path_to_text(video.path) for video in inputs}
+            summary.already = len(inputs) - len({unit.video.path for unit in units}) - summary.videos
             summary.earlier = [] if retry_failed else state.failures(wanted - changes.changed)
             summary.failed_before = len({path for path, _ in summary.earlier})
         watcher.start(len(units), sum(unit.footage for unit in units), summary.already)
@@ -179,7 +184,8 @@ def _to_do(
     for unit in plan_videos(fresh, planner, changes.seen, state, watcher.planning):
         if not state.recorded(unit):
             yield unit
-    yield from (unit for unit in state.incomplete() if path_to_text(unit.video.path) in wanted)
+    listed = {path_to_text(v.path): v for v in videos if v.captions or v.columns or v.spans}
+    yield from (unit for unit in state.incomplete(listed) if path_to_text(unit.video.path) in wanted)
 
 
 def open_dataset(root: Path, config: Config, stages: Sequence[str], models: dict[str, Any]) -> None:
@@ -222,7 +228,11 @@ def _as_known(made: dict[str, Any], stage: str, config: Config) -> dict[str, Any
 
 def _refuse_foreign(root: Path) -> None:
     """A folder that holds something else is left as it is."""
-    if root.is_dir() and not (root / "dataset.json").exists() and any(path.name != LOCK for path in root.iterdir()):
+    if (
+        root.is_dir()
+        and not (root / "dataset.json").exists()
+        and any(path.name not in (LOCK, HELD) for path in root.iterdir())
+    ):
         raise DatasetError(f"{root}: holds other files and no dataset: choose an empty or a new folder for --out")
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 
 from curate.selection import Selection
@@ -16,7 +15,7 @@ from pipelines.plots import contact_sheet, plot_scores
 
 def write_card(out: Path, dataset: Any, selection: Selection, about: dict[str, Any], schema: pa.Schema) -> None:
     """Write README.md and plots/. about: what selection.json will hold. schema: of the shards."""
-    annotated = pq.read_schema(dataset.files("clips")[0])
+    annotated = dataset.schema("clips")
     plots = plot_scores(dataset.clips_sql, annotated, selection, out / "plots")
     sheet = contact_sheet(dataset.clips_sql, selection, out / "plots" / "overview.png")
     text = card(selection, about, schema, [plot["file"] for plot in plots], "overview.png" if sheet else None)

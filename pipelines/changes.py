@@ -66,8 +66,8 @@ class Changes:
         shard = state.dataset.newest[reference.id]
         unit = read_unit(state.dataset.root, shard.name, reference, TABLES)
         unit.video.path = text_to_path(path)
-        if video is not None and (video.caption is not None or video.columns):
-            unit.video.caption, unit.video.columns = video.caption, video.columns
+        if video is not None and (video.captions or video.columns):
+            unit.video.captions, unit.video.columns = video.captions, video.columns
         unit.facts |= {name: self.seen[path][name] for name in ("bytes", "modified")}
         unit.error = error or unit.error
         writer.add(unit, stages=shard.stages, **state.succession(unit, keep=self.moved.keys(), drop=drop))

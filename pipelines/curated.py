@@ -168,7 +168,7 @@ def _write(
             cut = _after(results, cut)
         plan = json.loads(plan_path.read_text())
         data = out / "data" if (out / "data").exists() else partial / "data"
-        columns = read_schema(dataset.files("clips"), drop=HEAVY)
+        columns = read_schema(dataset.schema("clips"), drop=HEAVY)
         standing = Standing(selection.conditions())
         bounds, spool = plan["bounds"], partial / "spool"
         return data, write_shards(data, rows, columns, bounds, cut, options, standing, moved, spool, progress)

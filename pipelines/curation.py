@@ -144,6 +144,8 @@ def recall(units: Sequence[Unit]) -> list[Unit]:
             root, shard = place
             stamps = {name: unit.facts[name] for name in ("bytes", "modified") if name in unit.facts}
             stored = read_unit(Path(root), shard, unit, TABLES)
+            if unit.video.captions or unit.video.columns or unit.video.spans:  # what the list says now
+                stored.video = unit.video
             for name in ("video", "count", "start", "end", "status", "error", "warnings", "facts", "clips", "seconds"):
                 setattr(unit, name, getattr(stored, name))
             unit.facts |= stamps

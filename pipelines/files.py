@@ -41,7 +41,11 @@ def writing(folder: str | os.PathLike[str]) -> Iterator[None]:
 def write_parquet(path: Path, schema: pa.Schema, rows: list[dict[str, Any]], footer: dict[str, Any]) -> None:
     """The file appears whole or not at all."""
     schema = schema.with_metadata({FOOTER: json.dumps(footer).encode()})
-    table = pa.Table.from_pylist(rows, schema=schema)
+    write_table(path, pa.Table.from_pylist(rows, schema=schema))
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """The same of a table, whose metadata is kept."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with writing(path.parent):
         try:

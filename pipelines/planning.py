@@ -19,6 +19,7 @@ from pipelines.config import Config
 from pipelines.state import COPY, State
 
 PLANNERS = 8  # files looked at at a time; most of it is waiting for disks
+WHOLE = 1e12  # seconds of a unit: the file is one
 FILES_EACH = 4  # a child takes a second to start
 
 Item = TypeVar("Item")
@@ -75,7 +76,9 @@ class Planner:
     def _plan(self, wanted: tuple[Video, list[str]]) -> list[Unit]:
         video, lost = wanted
         decode = self.config.decode
-        options = {"unit_seconds": decode.unit_seconds, "max_pixels": decode.max_pixels}
+        # a span that a list names may lie anywhere: no bound of a unit may cut it
+        unit_seconds = WHOLE if video.spans else decode.unit_seconds
+        options = {"unit_seconds": unit_seconds, "max_pixels": decode.max_pixels}
         units = self._ask(
             lambda child, limit: child.plan(video, limit, lost, **options), lambda: plan(video, **options)
         )

@@ -15,6 +15,7 @@ from rich.text import Text
 from curate.clip import Unit
 from pipelines.annotate import Summary
 from pipelines.curated import Curated
+from pipelines.sources import passed_text
 from pipelines.statistics import clock, funnel_table
 
 
@@ -55,7 +56,7 @@ class Live:
     def start(self, units: int, seconds: float, already: int) -> None:
         self.units, self.total, self.began = units, seconds, time.monotonic()
         if already and units:
-            self.console.print(f"{already} of the videos are in the dataset already: going on from there")
+            self.console.print(f"{counted(already, 'input')} in the dataset already: going on from there")
         self.progress.update(
             self.id, description=f"0 of {units} units, starting workers", completed=0, total=max(seconds, 1e-9)
         )
@@ -86,7 +87,7 @@ class Live:
 def print_summary(console: Console, summary: Summary, out: str) -> None:
     """The account at the end: what came in, what became of it, and every kind of failure with an example."""
     if summary.nothing_to_do:
-        console.print(f"nothing to do: {counted(summary.already, 'video')}, in the dataset already", highlight=False)
+        console.print(f"nothing to do: {counted(summary.already, 'input')} in the dataset already", highlight=False)
     table = Table(show_header=False, box=None, pad_edge=False)
     rows = [
         ("videos", f"{summary.videos}" + (f" (+ {summary.already} from earlier runs)" if summary.already else "")),
@@ -99,8 +100,7 @@ def print_summary(console: Console, summary: Summary, out: str) -> None:
     if summary.warned:
         rows.append(("used in part", f"{summary.warned} (see `warnings` in videos/)"))
     if summary.passed_over:
-        kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(summary.passed_over.items()))
-        rows.append(("not videos by name", kinds))
+        rows.append(("passed over", passed_text(summary.passed_over)))
     if summary.clip_failures:
         rows.append(("clips with a failed stage", f"{summary.clip_failures} (see `errors` in clips/)"))
     if summary.changed:

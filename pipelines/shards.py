@@ -23,7 +23,6 @@ GROUP_BYTES, GROUP_ROWS = 16_000_000, 100  # a reader that streams holds one row
 
 OF_BYTES = ("start_frame", "end_frame", "start_time", "end_time", "num_frames", "fps", "width", "height")
 VIDEO = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-ERRORS = pa.list_(pa.struct([("stage", pa.string()), ("reason", pa.string())]))
 ADDED = (
     Column("video", VIDEO, "the clip: an mp4 without sound, starting at time 0, and its name"),
     Column("video_codec", pa.string(), "codec of the clip's bytes"),
@@ -71,17 +70,13 @@ class Made:
         self.shards += 1
 
 
-def read_schema(clips: Sequence[Path], drop: Sequence[str]) -> pa.Schema:
-    """Schema of a curated shard, from those of the shards of the annotated dataset, which may have been written by
-    different versions. Field metadata (formula, unit ...) stays.
-
-    `errors` becomes a list of {stage, reason}: Hugging Face `datasets` has no maps.
+def read_schema(clips: pa.Schema, drop: Sequence[str]) -> pa.Schema:
+    """Schema of a curated shard, from that of the annotated clips. Field metadata (formula, unit ...)
+    stays.
     """
     from datasets import Features, Video
 
-    schema = pa.unify_schemas([pq.read_schema(path).remove_metadata() for path in clips])
-    fields = [f for f in schema if f.name not in drop]
-    fields = [f.with_type(ERRORS) if pa.types.is_map(f.type) else f for f in fields]
+    fields = [f for f in clips if f.name not in drop]
     plain = pa.schema([pa.field(f.name, f.type) for f in fields] + [pa.field(c.name, c.type) for c in ADDED[1:]])
     features = Features.from_arrow_schema(plain) | {"video": Video()}
     order = [*(f.name for f in fields), *(c.name for c in ADDED)]

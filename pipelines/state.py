@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -13,8 +14,11 @@ from curate.clip import SKIPPED, TOO_SHORT, Unit, Video, path_to_text, text_to_p
 from curate.identity import stamp
 from pipelines.curation import RECALL, stage_of
 from pipelines.dataset import Dataset
+from pipelines.folders import REFUSALS
+from pipelines.tables import video_of
 
-COLUMNS = "video_id, video_path, unit, units, unit_start, unit_end, status, error, duration, source_caption, source_columns, bytes"
+COLUMNS = """video_id, video_path, unit, units, unit_start, unit_end, status, error, duration, bytes,
+    source_caption, source_captions, source_columns, source_spans"""
 COPY = "same content as "  # how the error of a duplicate begins; the path of the other file follows
 
 
@@ -46,16 +50,9 @@ class State:
         return sum(row["status"] == "ok" for row in self.rows.values())
 
     def videos(self) -> list[Video]:
-        """Every recorded video, with what its source list said of it."""
+        """Every recorded video, with what its source list said of it. A folder or a row of a list that failed is none."""
         found = (rows[0] for _, rows in sorted(self.paths.items()))
-        return [
-            Video(
-                text_to_path(row["video_path"]),
-                caption=row["source_caption"],
-                columns=json.loads(row["source_columns"]) if row["source_columns"] else {},
-            )
-            for row in found
-        ]
+        return [replace(video_of(row), video_id="") for row in found if not _is_no_file(row)]
 
     def planned(self, video: Video) -> bool:
         """Every unit of this video is recorded, so that it need not be opened again. What was lost is not."""
@@ -64,7 +61,19 @@ class State:
         again = {"lost", "failed"} if self.retry_failed else {"lost"}
         if path in self.changed or any(row["status"] in again for row in rows):
             return False
-        return bool(rows) and len(rows) >= rows[0]["units"]
+        return bool(rows) and len(rows) >= rows[0]["units"] and not self._other_spans(video)
+
+    def _other_spans(self, video: Video) -> bool:
+        """The list names other spans than those that the recorded clips are: they are found anew."""
+        rows = self.paths.get(path_to_text(video.path), ())
+        return bool(video.spans) and any(
+            row["status"] == "ok" and _bare(video_of(row)).spans != _bare(video).spans for row in rows
+        )
+
+    def _says_more(self, video: Video, row: dict[str, Any]) -> bool:
+        """The list says something else of a video than when it was recorded: its rows are written anew, with their scores."""
+        said, recorded = _bare(video), _bare(video_of(row))
+        return (said.captions, said.columns) != (recorded.captions, recorded.columns)
 
     def contents_of(self, path: str) -> set[str]:
         """`video_id` of what is recorded of this path; of a duplicate, that of the other file."""
@@ -113,6 +122,8 @@ class State:
         row = self.rows.get(unit.id)
         if row is None or row["status"] == "lost" or path_to_text(unit.video.path) in self.changed:
             return False
+        if self._other_spans(unit.video):
+            return False
         return not (self.retry_failed and row["status"] == "failed")
 
     def holds(self, unit: Unit) -> bool:
@@ -130,7 +141,14 @@ class State:
         Of its path, all that are not of its content. keep: contents whose rows live on. drop: other units that go.
         """
         rows = self.paths.get(path_to_text(unit.video.path), [])
-        gone = {_id(row) for row in rows if row["video_id"] not in (unit.video.video_id, *keep)} | set(drop)
+        above = (
+            row for folder in Path(unit.video.path).parents for row in self.paths.get(path_to_text(str(folder)), ())
+        )
+        rows = [*rows, *(row for row in above if _is_no_file(row))]  # a folder that could not be read and now is
+        kept = (unit.video.video_id, *keep)
+        gone = {_id(row) for row in rows if row["video_id"] not in kept}
+        gone |= {_id(row) for row in rows if row["video_id"] == unit.video.video_id and row["unit"] >= unit.count}
+        gone |= set(drop)
         known = {unit.id, *gone, *(_id(row) for row in rows)}
         generations = [shard.generation for name in known if (shard := self.dataset.newest.get(name))]
         return {"generation": max(generations, default=-1) + 1, "replaces": sorted(gone)}
@@ -142,15 +160,22 @@ class State:
             return None
         return row["video_path"] if os.path.exists(text_to_path(row["video_path"])) else None
 
-    def incomplete(self) -> Iterator[Unit]:
-        """Units whose rows lack a stage that is wanted now, as references into their shards."""
+    def incomplete(self, listed: Mapping[str, Video]) -> Iterator[Unit]:
+        """Units whose rows lack a stage that is wanted now, or what a list says now, as references into their shards.
+
+        listed: path -> video, of those that a list says something of.
+        """
         failed = self._failed_stages() if self.retry_failed else {}
         for unit_id, row in self.rows.items():
             shard = self.dataset.newest[unit_id]
             todo = [name for name in self.wanted if name not in shard.stages or name in failed.get(unit_id, ())]
-            if todo and row["status"] == "ok" and row["video_path"] not in self.changed:
+            video = listed.get(row["video_path"])
+            if (video and self._other_spans(video)) or row["video_path"] in self.changed:
+                continue
+            if row["status"] == "ok" and (todo or (video and self._says_more(video, row))):
+                same = replace(video, video_id=row["video_id"]) if video else None
                 yield Unit(
-                    Video(text_to_path(row["video_path"]), row["video_id"]),
+                    same or Video(text_to_path(row["video_path"]), row["video_id"]),
                     index=row["unit"],
                     count=row["units"],
                     start=row["unit_start"],
@@ -180,6 +205,16 @@ def _recorded(dataset: Dataset) -> list[dict[str, Any]]:
     columns = duckdb.sql(f"SELECT * FROM {dataset.videos_sql}").columns
     modified = "modified" if "modified" in columns else "NULL::BIGINT AS modified"  # an older Winnow did not record it
     return duckdb.sql(f"SELECT {COLUMNS}, {modified} FROM {dataset.videos_sql}").to_arrow_table().to_pylist()
+
+
+def _is_no_file(row: dict[str, Any]) -> bool:
+    """The row is of a folder that may not be read, or of a list's row that names no video."""
+    return row["status"] == "failed" and (row["error"] or "").startswith(REFUSALS)
+
+
+def _bare(video: Video) -> Video:
+    """What counts of the spans: not which row of which list named them."""
+    return replace(video, spans=[replace(span, where="") for span in video.spans])
 
 
 def _id(row: dict[str, Any]) -> str:

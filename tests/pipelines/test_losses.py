@@ -243,7 +243,7 @@ def test_nothing_to_do_starts_no_ray(films, tmp_path, watcher):
     folder, out = films("a"), tmp_path / "d"
     job(folder, out, watcher)
     done = cli("annotate", folder, "--out", out, "--stages", "shots", code=NO_RAY)  # the default executor
-    assert done.returncode == 0 and "nothing to do: 1 video, in the dataset already" in done.stdout, done.stderr
+    assert done.returncode == 0 and "nothing to do: 1 input in the dataset already" in done.stdout, done.stderr
 
 
 def test_only_unreadable_files_are_told_without_ray(tmp_path):
