@@ -342,3 +342,14 @@ def test_what_is_transparent_is_white_whatever_lies_under_it(tmp_path):
         width = picture.shape[1]
         assert picture[:, width // 2 + 2 :].min() > 250
         assert np.abs(picture[4:-4, 4 : width // 2 - 4].mean((0, 1)) - (40, 60, 200)).max() < 4
+
+
+@pytest.mark.parametrize("form", ["yuv420p", "nv12", "pal8", "gbrp", "yuva420p", "yuv420p10be", "gray10le"])
+@pytest.mark.parametrize("size", [(2048, 2), (16, 16), (641, 359)])
+def test_views_of_any_format_and_shape(form, size):
+    frame = av.VideoFrame(*size, form)
+    for plane in frame.planes:
+        np.frombuffer(plane, np.uint8)[:] = 0
+    shown = Frame(frame, 0, 0.0, aspect=1.3)
+    assert shown.thumb.shape == (27, 48, 3) and shown.grey.ndim == 2
+    assert shown.picture().shape == shown.reduced().rgb().shape
