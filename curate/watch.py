@@ -24,7 +24,8 @@ from curate.motion import FlowMotion
 from curate.rereading import captioner_frames
 from curate.shots import CascadeShots, TransNetShots, WholeShot
 from curate.stills import Stills
-from curate.video import Decode, VideoError, frames, plan
+from curate.units import plan
+from curate.video import Decode, VideoError, frames
 
 __all__ = ["CLIP_COLUMNS", "VIDEO_COLUMNS", "watch"]
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from curate.clip import Unit, Video, path_to_text
 from curate.identity import identify
 from curate.isolation import LATE, Isolated, Lost, NotStarted, settle
-from curate.video import plan
+from curate.units import plan
 from pipelines.cluster import ExecutorError
 from pipelines.config import Config
 from pipelines.state import COPY, State

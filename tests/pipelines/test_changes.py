@@ -9,7 +9,7 @@ import sys
 import pyarrow.parquet as pq
 import pytest
 
-from curate.video import fingerprint
+from curate.identity import fingerprint
 from pipelines import decoding, planning
 from pipelines.dataset import DatasetError
 from pipelines.demo import write

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from curate.clip import Clip, Unit, Video
-from curate.video import fingerprint
+from curate.identity import fingerprint
 from pipelines.config import load
 from pipelines.curation import TABLES
 from pipelines.dataset import FORMAT, Writer, write_json
