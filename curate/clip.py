@@ -128,7 +128,8 @@ class Unit:
 
     index of count: which stretch. start, end: presentation seconds, both keyframes of the source; None: the file's own.
     facts: what was seen of the file (width, height, fps, codec, frames_in_file, frames_decoded ...), see VIDEO_COLUMNS.
-    status: "ok", "failed" or "duplicate"; error: the plain reason. A unit can be ok and carry a warning.
+    status: "ok", "failed", "lost" or "duplicate"; error: the plain reason. A unit can be ok and carry a warning.
+    lost: kinds of the losses so far (see `curate.isolation`): what a machine did is tried again, and is no failure.
     seconds: wall seconds by stage. todo: the stages still to run on it; None: all.
     """
 
@@ -144,6 +145,7 @@ class Unit:
     clips: list[Clip] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     todo: list[str] | None = None
+    lost: list[str] = field(default_factory=list)
 
     def wants(self, stage: str) -> bool:
         return self.status == "ok" and (self.todo is None or stage in self.todo)
@@ -170,6 +172,10 @@ class Unit:
 
     def fail(self, reason: str) -> Unit:
         self.status, self.error, self.clips = "failed", reason, []
+        return self
+
+    def lose(self, reason: str) -> Unit:
+        self.status, self.error, self.clips = "lost", reason, []
         return self
 
     def pack(self) -> bytes:

@@ -2,8 +2,8 @@
 or a fixed rate.
 
 Colours are read by `curate.base.colour`, written with that matrix in limited range, and all four tags are set, so that
-no reader guesses, whatever the size: of a picture reduced to 256 px none could know that it was HD. HDR and
-transparency become plain RGB first (curate.base.pixels); H.264 of 8 bits could hold neither.
+no reader guesses, whatever the size: of a picture reduced to 256 px none could know that it was HD. HDR becomes plain RGB
+first (curate.base.pixels); H.264 of 8 bits could not hold it.
 """
 
 from __future__ import annotations
@@ -92,9 +92,9 @@ class Encoder:
     def _plain(
         self, frame: av.VideoFrame, size: tuple[int, int] | None
     ) -> tuple[av.VideoFrame, orientation.Orientation]:
-        """The frame, and what is left to turn: HDR and transparency as RGB at the final size, turned."""
+        """The frame, and what is left to turn: HDR as RGB at the final size, turned."""
         how, colour = orientation.of(frame), colours.of(frame)
-        if not colour.hdr and not pixels.has_alpha(frame.format.name):
+        if not colour.hdr:
             return frame, how
         width, height = (frame.width, frame.height) if size is None else size[::-1] if how.sideways else size
         shown = how.apply(pixels.rgb(frame, width, height, colour))

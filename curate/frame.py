@@ -180,7 +180,8 @@ class Frame:
                 if self.colour.hdr:
                     rgb = tone.sdr(rgb, self.colour.transfer)
             else:
-                rgb = pixels.rgb(self._av, columns, rows, self.colour)
+                size = min(columns * 4, self._av.width), min(rows * 4, self._av.height)  # swscale refuses extreme ones
+                rgb = shrink(pixels.rgb(self._av, *size, self.colour), columns, rows)
             self._thumb = self.orientation.apply(rgb)
         return self._thumb
 

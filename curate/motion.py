@@ -231,7 +231,8 @@ def leap(before: np.ndarray, after: np.ndarray) -> tuple[float, float]:
         cv2.resize(grey[: 2 * height, : 2 * width], (width, height), interpolation=cv2.INTER_AREA).astype(np.float32)
         for grey in (before, after)
     ]
-    (x, y), response = cv2.phaseCorrelate(*halves, window(width, height))
+    # On copies: where a size suits the Fourier transform, OpenCV multiplies its window into the very pictures.
+    (x, y), response = cv2.phaseCorrelate(*(half.copy() for half in halves), window(width, height))
     if response < 0.1 or np.hypot(x, y) < min(height, width) / 25 or abs(x) > 0.6 * width or abs(y) > 0.6 * height:
         return 0.0, 0.0
     # Repeating patterns and sudden lights correlate too: believe it only if the pictures agree far better for it.

@@ -18,12 +18,14 @@ import pyarrow as pa
 from curate.clip import COUNTED, FILE, Column, Unit
 from curate.clock import interruptions, rate
 from curate.dividing import clips_of, frame_ends, parted
+from curate.identity import identify
 from curate.listed import ListedSpans, clips_of_spans
 from curate.motion import FlowMotion
 from curate.rereading import captioner_frames
 from curate.shots import CascadeShots, TransNetShots, WholeShot
 from curate.stills import Stills
-from curate.video import Decode, VideoError, frames, plan
+from curate.units import plan
+from curate.video import Decode, VideoError, frames
 
 __all__ = ["CLIP_COLUMNS", "VIDEO_COLUMNS", "watch"]
 
@@ -79,6 +81,7 @@ VIDEO_COLUMNS: tuple[Column, ...] = (
     Column("hdr", pa.bool_(), "the transfer is PQ or HLG: stills and transcodes are tone-mapped (ITU-R BT.2390)"),
     Column("has_audio", pa.bool_(), "the file has an audio stream"),
     Column("bytes", pa.int64(), "size of the file", "bytes"),
+    Column("modified", pa.int64(), "when the file was last written, as the file system says", "ns since 1970"),
     Column("first_frame", pa.int64(), "frames of the file that are displayed before this unit", "frames"),
     *(
         Column(f"{name}_{what}", pa.int64(), f"of the keyframe that the unit {verb}: {formula}", unit)
@@ -269,8 +272,10 @@ def _transitions(found: Sequence[Any], line: Line) -> list[dict[str, Any]]:
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
-    """What a child process of `Isolated` does: `plan`, `watch` or `captioner_frames`, on packed units."""
+    """What a child process of `Isolated` does: `identify`, `plan`, `watch` or `captioner_frames`, on packed units."""
     unit, arguments = Unit.unpack(request["unit"]), request["arguments"]
+    if request["do"] == "identify":
+        return identify(unit.video.path)
     if request["do"] == "plan":
         units = plan(unit.video, **arguments)
     elif request["do"] == "frames":

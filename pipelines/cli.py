@@ -273,7 +273,7 @@ def _select(dataset, out, config, filters, workers, source_roots=None) -> int:
             seed=config.export.seed,
             shard_bytes=config.export.shard_bytes,
             options=config.export.options,
-            limits=config.decode.model_dump(include={"max_pixels", "timeout_seconds", "memory_gb"}),
+            limits=config.decode.cut_limits,
             workers=workers,
             progress=line.update,
             source_roots=source_roots,
@@ -303,10 +303,10 @@ def _recorded_config(dataset: str, overrides: list[str] = []):  # noqa: B006
     """The config that a dataset was made with."""
     from pathlib import Path
 
-    from pipelines.config import override, resolve
+    from pipelines.config import override, recorded, resolve
     from pipelines.dataset import read_about
 
-    tree = read_about(Path(dataset))["config"]
+    tree = recorded(read_about(Path(dataset))["config"], f"{dataset}/dataset.json").model_dump(mode="json")
     for item in overrides:
         override(tree, item)
     return resolve(tree, f"{dataset}/dataset.json")

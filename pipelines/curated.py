@@ -36,7 +36,7 @@ from pipelines.card import write_card
 from pipelines.claims import claimed
 from pipelines.cutting import Cutters, Job, MapFn, Result
 from pipelines.dataset import Dataset
-from pipelines.files import commit, write_json
+from pipelines.files import commit, write_json, writing
 from pipelines.passes import Moved, cut_passes
 from pipelines.shards import Made, Standing, job_of, read_schema, write_shards
 
@@ -124,7 +124,7 @@ def make_curated(
         request["labels"] = labels.digest(dataset.root)
     if _state(out, request) == "done":
         return _read(out, selection)
-    with claimed(out / ".partial", "curated dataset", CuratedError):
+    with writing(out), claimed(out / ".partial", "curated dataset", CuratedError):
         state = _state(out, request)  # by the time it is ours
         if state == "done":
             return _read(out, selection)

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from curate.extract import Extracted, ExtractError, Span, extract
+from curate.identity import fingerprint
 from curate.isolation import Child, Lost
 from curate.opening import printable
 from curate.transcode import transcode
-from curate.video import fingerprint
 
 PASS_SECONDS = 30.0  # of time allowed, for each second that is decoded
 

@@ -1,14 +1,14 @@
 """Decoded frames to RGB pixels of a size: the one reader of stills, training, given images and HDR transcodes.
 
 swscale averages areas when it reduces; with full chroma and accurate rounding, without which it is off by a level or
-more and darker by one. Colours are read by `curate.base.colour`; HDR is shown as `curate.base.tone` says; transparent
-places are shown on white; of an interlaced frame one field is shown, so that nothing is combed.
+more and darker by one. Colours are read by `curate.base.colour`; HDR is shown as `curate.base.tone` says; of an
+interlaced frame one field is shown, so that nothing is combed. Transparency is left out: what lies under it is shown, as
+by FFmpeg and by all that decode with it.
 """
 
 from __future__ import annotations
 
 import threading
-from functools import lru_cache
 
 import av
 import numpy as np
@@ -18,7 +18,7 @@ from curate.base import colour as colours
 from curate.base.colour import Colour
 from curate.base.tone import sdr
 
-__all__ = ["copy_of", "field_of", "flags", "has_alpha", "rgb", "scaled"]
+__all__ = ["copy_of", "field_of", "flags", "rgb", "scaled"]
 
 LOCAL = threading.local()
 ACCURATE = Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP | Interpolation.ACCURATE_RND
@@ -35,8 +35,6 @@ def rgb(frame: av.VideoFrame, width: int, height: int, colour: Colour | None = N
     colour = colour or colours.of(frame)
     if colour.hdr:
         return sdr(scaled(frame, width, height, "rgb48le", colour).to_ndarray(), colour.transfer)
-    if has_alpha(frame.format.name):
-        return on_white(scaled(frame, width, height, "rgba", colour).to_ndarray())
     return scaled(frame, width, height, "rgb24", colour).to_ndarray()
 
 
@@ -65,17 +63,6 @@ def reformatter(form: str, to: str) -> VideoReformatter:
     if (form + to) not in made:
         made[form + to] = VideoReformatter()
     return made[form + to]
-
-
-@lru_cache(maxsize=64)
-def has_alpha(form: str) -> bool:
-    return form == "pal8" or any(part.is_alpha for part in av.VideoFormat(form).components)
-
-
-def on_white(rgba: np.ndarray) -> np.ndarray:
-    """[h, w, 3] uint8 of [h, w, 4] uint8 with straight alpha."""
-    alpha = rgba[..., 3:].astype(np.uint16)
-    return ((rgba[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
 
 
 def field_of(frame: av.VideoFrame) -> av.VideoFrame:

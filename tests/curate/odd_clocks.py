@@ -14,7 +14,7 @@ import av
 import numpy as np
 
 from curate.clip import Unit, Video
-from curate.video import plan
+from curate.units import plan
 from curate.watch import watch
 
 RATE = 25

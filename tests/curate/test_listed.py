@@ -2,7 +2,7 @@
 
 from curate.clip import Listed, Unit, Video
 from curate.listed import ListedSpans, clips_of_spans
-from curate.video import plan
+from curate.units import plan
 from curate.watch import watch
 from pipelines.demo import write
 from tests.footage import pan

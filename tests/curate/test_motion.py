@@ -58,7 +58,7 @@ def measured(frames: list[Seen]) -> dict:
 
 
 @pytest.mark.parametrize("fps", [25.0, 60.0])
-@pytest.mark.parametrize("size", [96, 144])
+@pytest.mark.parametrize("size", [90, 96, 144])
 @pytest.mark.parametrize("speed", [0, 2, 5, 10, 25])
 def test_a_pan_scores_its_speed(speed, size, fps):
     values = measured(filmed(size, fps, 3.1, lambda t: (speed / 100 * t, 0, 1)))

@@ -10,7 +10,9 @@ import pytest
 
 from curate.clip import Unit, Video
 from curate.frame import Frame
-from curate.video import VideoError, fingerprint, frames, open_video, plan, probe
+from curate.identity import fingerprint
+from curate.units import plan
+from curate.video import VideoError, frames, open_video, probe
 from tests.bad_inputs import write
 
 GREYS = [20 + 4 * i for i in range(50)]

@@ -11,7 +11,7 @@ import pytest
 from curate.clip import Unit, Video
 from curate.pictures import decode
 from curate.rereading import captioner_frames
-from curate.video import plan
+from curate.units import plan
 from curate.watch import CLIP_COLUMNS, VIDEO_COLUMNS, watch
 from tests.bad_inputs import PASS, Expectation, make_bad_inputs, picture
 

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from curate.clip import Clip, Column, Unit, Video
 from curate.filters import Filter, SelectionError, parse_filters
-from curate.video import fingerprint
+from curate.identity import fingerprint
 from pipelines import statistics
 from pipelines.curated import CuratedError, make_curated
 from pipelines.cutting import Cutters, cut

@@ -10,7 +10,7 @@ import pytest
 
 from curate.clip import Clip, Unit, Video
 from curate.filters import Filter
-from curate.video import fingerprint
+from curate.identity import fingerprint
 from pipelines.claims import claimed
 from pipelines.curated import CuratedError, make_curated
 from pipelines.cutting import cut
