@@ -15,7 +15,7 @@ from scenedetect.detectors import AdaptiveDetector, ContentDetector, HistogramDe
 
 from curate import watch
 from curate.clip import Video
-from curate.video import plan
+from curate.units import plan
 from pipelines.config import Decode, Shots
 from tests.benchmarks.cut_sets import Span
 
