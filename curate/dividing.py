@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
 from curate.clip import Clip
 from curate.shots import Shot
 
-__all__ = ["clips_of", "frame_ends", "parted"]
+__all__ = ["KnownClips", "clips_of", "frame_ends", "parted"]
 
 
 def frame_ends(times: np.ndarray, gaps: np.ndarray, end_time: float) -> np.ndarray:
@@ -55,3 +56,36 @@ def clips_of(
             if b > a:
                 clips.append(Clip(a, b, float(times[a]), float(ends[b - 1]), began, ended))
     return clips
+
+
+class KnownClips:
+    """Observer in the place of a shot detector, for a unit whose clips were found in an earlier run: they stay what they are.
+
+    clips: as they were stored. first: frames of the file before the unit. jumped: a clip begins or ends with this frame,
+    so that stills are kept of exactly the first and the last frames.
+    """
+
+    def __init__(self, clips: Sequence[Clip], first: int) -> None:
+        self.clips, self.first, self.seen, self.jumped = clips, first, 0, False
+        self.edges = {edge - first for clip in clips for edge in (clip.start_frame, clip.end_frame)}
+        self.transitions: list[Any] = []
+
+    def see(self, frame: Any) -> None:
+        self.jumped = self.seen in self.edges
+        self.seen += 1
+
+    def found(self, times: Sequence[float], ends: Sequence[float]) -> list[Clip]:
+        """The clips, with frames counted as in `times`. Raises ValueError where the file has fewer frames now."""
+        found = []
+        for old in self.clips:
+            start, end = old.start_frame - self.first, old.end_frame - self.first
+            if not 0 <= start < end <= len(times):
+                raise ValueError(
+                    f"frames {old.start_frame} to {old.end_frame}, a recorded clip, are not in the file any more: "
+                    "annotate it into a new dataset"
+                )
+            shot = old.shot_start_time, old.shot_end_time
+            clip = Clip(start, end, float(times[start]), float(ends[end - 1]), *shot, bounds=old.bounds)
+            clip.captions, clip.columns = old.captions, old.columns
+            found.append(clip)
+        return found

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from curate.clip import COUNTED, FILE, Column, Unit
 from curate.clock import interruptions, rate
-from curate.dividing import clips_of, frame_ends, parted
+from curate.dividing import KnownClips, clips_of, frame_ends, parted
 from curate.identity import identify
 from curate.listed import ListedSpans, clips_of_spans
 from curate.motion import FlowMotion
@@ -126,6 +126,7 @@ def watch(
 
     shots: `detector` ("cascade", "transnetv2" or "whole"), `min_seconds`, `max_seconds`, and arguments of the detector.
     motion, stills: arguments of FlowMotion and Stills; None leaves their columns out. decode: arguments of `Decode`.
+    Clips that the unit has already stay: no shots are looked for.
     """
     cv2.setNumThreads(1)
     began = time.perf_counter()
@@ -155,8 +156,7 @@ def _watch(unit: Unit, reader: Decode, shots: dict, motion: dict | None, stills:
     seen, times, shown, sizes = None, [], [], []
     for frame in reader:
         if seen is None:
-            spans = unit.video.spans
-            seen = ListedSpans(spans) if spans else detector(**shots)
+            seen = _observer(unit, detector, shots)
         seen.see(frame)
         if keeper:
             keeper.see(frame, seen.jumped)
@@ -172,7 +172,9 @@ def _watch(unit: Unit, reader: Decode, shots: dict, motion: dict | None, stills:
     line = Line(np.array(times), np.array(shown), np.array(sizes), reader.clock.breaks, reader.end_time)
     _rates(unit, line)
     said = [*reader.warnings(), *_rate_warnings(unit), *line.warnings()]
-    if unit.video.spans:
+    if isinstance(seen, KnownClips):
+        unit.clips = seen.found(line.times, line.ends)
+    elif unit.video.spans:
         unit.clips, missed = clips_of_spans(unit.video.spans, line.times, line.ends, line.breaks)
         said += missed
     else:
@@ -184,13 +186,21 @@ def _watch(unit: Unit, reader: Decode, shots: dict, motion: dict | None, stills:
         clip.clock = unit.facts["clock"]
         clip.start_frame += first
         clip.end_frame += first
-    unit.facts["transitions"] = _transitions(seen.transitions, line)
+    if not isinstance(seen, KnownClips):
+        unit.facts["transitions"] = _transitions(seen.transitions, line)
     if flow:
         flow.fill(unit.clips, reader.end_time)
         unit.facts["motion_times"] = [sample.end for sample in flow.samples]
         unit.facts["motion_samples"] = [sample.magnitude for sample in flow.samples]
     if keeper:
         keeper.fill(unit.clips)
+
+
+def _observer(unit: Unit, detector: Any, shots: dict[str, Any]) -> Any:
+    """What looks for shots: nothing where the clips are known, or a source list names them."""
+    if unit.clips:
+        return KnownClips(unit.clips, unit.facts.get("first_frame") or 0)
+    return ListedSpans(unit.video.spans) if unit.video.spans else detector(**shots)
 
 
 class Line:

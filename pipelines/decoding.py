@@ -55,7 +55,8 @@ class Pass:
             observers = [name for name in PASS if unit.wants(name)]
             if not observers:
                 continue
-            seen = self.watch(replace(unit, clips=[]))
+            bare = [replace(clip, values={}, errors={}, frames=[]) for clip in unit.clips]
+            seen = self.watch(replace(unit, clips=bare))
             if seen.status == "lost":
                 unit.lost = seen.lost
                 unit.lose(seen.error)
@@ -97,13 +98,7 @@ class Pass:
 
 def _keep_stored(stored: Unit, seen: Unit, observers: Sequence[str]) -> None:
     """Add to a repeated pass what other stages had said of the same clips, and to its counts those of the first."""
-    before = {(clip.start_frame, clip.end_frame): clip for clip in stored.clips}
-    if before.keys() != {(clip.start_frame, clip.end_frame) for clip in seen.clips}:
-        raise RuntimeError(
-            "the clips found now are not those recorded: the file has changed, or Winnow has; annotate anew"
-        )
-    for clip in seen.clips:
-        old = before[clip.start_frame, clip.end_frame]
+    for clip, old in zip(seen.clips, stored.clips, strict=True):
         clip.values = old.values | clip.values
         clip.errors = {key: reason for key, reason in old.errors.items() if key not in observers} | clip.errors
     seen.facts["frames_decoded"] += stored.facts.get("frames_decoded") or 0

@@ -132,3 +132,16 @@ def test_every_bad_input_becomes_what_it_must(bad):
             if not good:
                 wrong.append((name, expect, unit.status, said, decoded_frames, unit.facts, len(unit.clips)))
     assert not wrong
+
+
+def test_clips_that_are_known_stay_what_they_are_when_more_is_measured(film):
+    """Whatever a detector of today would find: an old dataset is filled in without being cut anew."""
+    unit = passed(film, motion=None, stills=None)
+    unit.clips[0].end_frame, unit.clips[1].start_frame = 25, 30
+    again = watch(unit, **PASS)
+    assert [(c.start_frame, c.end_frame) for c in again.clips] == [(0, 25), (30, 100)]
+    assert again.clips[0].end_time == pytest.approx(1.0) and again.clips[1].values["still_times"][0] == 30 / 25
+    assert again.facts["transitions"] == [{"start": CUT / 25, "end": CUT / 25, "kind": "cut"}]
+    assert all(clip.values["motion_score"] is not None for clip in again.clips)
+    again.clips[1].end_frame = 101
+    assert "frames 30 to 101, a recorded clip, are not in the file" in watch(again, **PASS).error
