@@ -69,7 +69,7 @@ def _groups(rows: Path, spool: Path, options: Mapping[str, Any], moved: Moved) -
            AND sum(cost) > {LEAST_RATIO} * (max(end_time) - origin)
         ORDER BY min(_position)"""
     columns = [name for name in pq.read_schema(rows).names if name not in HEAVY]
-    for (positions,) in duckdb.sql(query).fetchall():
+    for (positions,) in duckdb.connect().execute(query).fetchall():
         found = pq.read_table(rows, columns=columns, filters=[("_position", "in", positions)])
         yield [job_of(moved.row(row), dict(options), spool) for row in found.to_pylist()]
 
