@@ -78,10 +78,18 @@ def test_a_copy_that_would_fail_a_filter_is_encoded_whole(tmp_path, chosen):
     assert about["curated"]["why_transcoded"] == {f"a copy would fail {chosen.name}": 1}
 
 
-def test_a_filter_on_scores_leaves_copies_alone(tmp_path):
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        Filter("min", "motion_score", 1),
+        Filter("min", "num_frames", 30),
+        Filter("where", sql="end_time - start_time > 1.2 AND height < 100 AND source_caption IS NULL"),
+    ],
+)
+def test_a_filter_that_a_copy_still_passes_leaves_it_alone(tmp_path, chosen):
     dataset = make_dataset(tmp_path / "d", [(11, 48)])
-    made = make_curated(dataset, [Filter("min", "motion_score", 1)], tmp_path / "out", map_fn=map_here)
-    assert (made.copied, made.transcoded) == (1, 0)
+    made = make_curated(dataset, [chosen], tmp_path / "out", map_fn=map_here)
+    assert (made.copied, made.transcoded, made.trimmed) == (1, 0, 1)
 
 
 def test_a_source_that_was_replaced_is_not_cut(tmp_path):
