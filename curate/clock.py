@@ -29,7 +29,7 @@ class Clock:
         self.usual, self.offset, self.base = usual, offset, offset
         self.last: float | None = None
         self.repaired = self.count = 0
-        self._given = False
+        self._file: float | None = None  # the last time that the file gave
         self.turns: list[float] = []
         self.breaks: list[int] = []
         self._steps: list[float] = []
@@ -51,7 +51,7 @@ class Clock:
                 self.repaired += 1
                 told = last + self.usual
                 self.offset = told - time
-                if self._given:  # else the first frames had no time, and this is where the clock begins
+                if self._file is not None and time < self._file:  # not where a time is repeated, or is the first
                     self.turns.append(told)
                     self.breaks.append(self.count)
             elif self.offset != self.base:
@@ -63,7 +63,7 @@ class Clock:
                     self.repaired += 1
         if last is not None:
             self._learn(told - last)
-        self.last, self._given = told, self._given or time is not None
+        self.last, self._file = told, self._file if time is None else time
         self.count += 1
         return told
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import av
 
-__all__ = ["Mark", "Stretch", "average", "decoded", "demuxed", "seconds_of"]
+__all__ = ["Mark", "Stamps", "Stretch", "average", "decoded", "demuxed"]
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ class Stretch:
         self.packets = self.hidden = self.decoded = 0
         self._ordinal = -1
         self.keyframes: list[int] = []
+        self.begun: list[int] = []  # times of the first packets, until a frame comes out
         self.first_pts: int | None = None
         self.stopped: str | None = None
         self.missed = False
@@ -84,6 +85,8 @@ class Stretch:
         self.packets += 1
         if packet.pts is not None:
             self.first_pts = packet.pts if self.first_pts is None else min(self.first_pts, packet.pts)
+            if not self.decoded:
+                self.begun.append(packet.pts)
             if packet.is_keyframe:
                 self.keyframes.append(packet.pts)
 
@@ -160,10 +163,28 @@ def _ends(stretch: Stretch, frame: av.VideoFrame) -> bool:
     return frame.pts >= stretch.end.pts
 
 
-def seconds_of(frame: av.VideoFrame, base: float) -> float | None:
-    """The time that the file gives a frame, in seconds; its decoding time where it has no other; or None."""
-    pts = frame.pts if frame.pts is not None else frame.dts
-    return None if pts is None else pts * base
+class Stamps:
+    """The time that the file gives each frame, in seconds, or None: its presentation time; its decoding time where it has
+    no other, or where presentation times have turned out worse (AVI has none, and what FFmpeg makes up is out of order).
+
+    guessed: presentation times were there and not taken.
+    """
+
+    def __init__(self, base: float) -> None:
+        self.base, self.guessed = base, False
+        self._last: dict[str, int] = {}
+        self._faults = {"pts": 0, "dts": 0}
+
+    def __call__(self, frame: av.VideoFrame) -> float | None:
+        for name in ("pts", "dts"):
+            ticks = getattr(frame, name)
+            if ticks is not None:
+                self._faults[name] += ticks <= self._last.get(name, ticks - 1)
+                self._last[name] = ticks
+        worse = self._faults["pts"] > self._faults["dts"]
+        self.guessed = self.guessed or (worse and frame.pts is not None)
+        ticks = frame.dts if worse or frame.pts is None else frame.pts
+        return None if ticks is None else ticks * self.base
 
 
 def average(stream: Any) -> Fraction:

@@ -19,7 +19,7 @@ from curate.clip import COUNTED, Unit
 from curate.clock import HOLD_SECONDS, Clock
 from curate.frame import Frame, displayed
 from curate.opening import MAX_PIXELS, VideoError, open_video, printable
-from curate.reading import Mark, Stretch, average, decoded, demuxed, seconds_of
+from curate.reading import Mark, Stamps, Stretch, average, decoded, demuxed
 
 __all__ = [
     "MAX_PIXELS",
@@ -150,7 +150,7 @@ class Decode:
         self.stopped: str | None = None  # why reading ended before the end of the file
         self.begins_within = False  # a group of pictures
         self.facts: dict[str, Any] = {}
-        self.clock = Clock(0.04)
+        self.clock, self.stamps = Clock(0.04), Stamps(1.0)
         self.first_time = self.end_time = 0.0
 
     @property
@@ -179,16 +179,19 @@ class Decode:
     def _frames(self, stretch: Stretch) -> Iterator[Frame]:
         stream, index = stretch.stream, self.unit.facts.get("first_frame", 0)
         base, self.clock = float(stream.time_base), clock_of(stream)
+        self.stamps = Stamps(base)
         options = {"aspect": aspect_of(stream), "grey": self.grey, "picture": self.picture}
         for source in decoded(stretch):
             if source is None:
                 self.refused += 1
                 continue
             self.corrupt += source.is_corrupt
-            time = seconds_of(source, base)
+            time = self.stamps(source)
             if not self.given:
                 self.facts |= shape_of(stream, source)
                 self.begins_within = stretch.first is None and (stretch.first_pts or 0) < (source.pts or 0)
+                if stretch.first is not None and not stretch.counted:  # pictures that only the unit before could show
+                    index += sum(pts < (source.pts or 0) for pts in stretch.begun)
                 if stretch.counted and self.unit.start is not None and time is not None:
                     self.clock = clock_of(stream, self.unit.start - time)
             elif source.interlaced_frame:
@@ -233,18 +236,18 @@ class Decode:
 
     def _cut_short(self) -> str | None:
         """By what the header promises: frames; or a duration, where the format has one that is that of the pictures."""
-        claim = self.facts.get("frames_in_file")
+        if self.unit.end is not None:  # the last unit knows
+            return None
+        claim, before = self.facts.get("frames_in_file"), self.unit.facts.get("first_frame") or 0
         if claim:
-            there = self.packets + self.hidden
-            if self.unit.count > 1 or there >= claim or packets_without_edits(self.unit.video.path) >= claim:
+            there = before + self.packets + self.hidden
+            if there >= claim or packets_without_edits(self.unit.video.path) >= claim:
                 return None
             return f"cut short: {there} of the {claim} frames that the header promises are there"
         promised, lasts = self.facts["duration"] or 0.0, self.end_time - self.first_time
         lasts = max(lasts, self.end_time)  # Matroska counts from 0, wherever the pictures begin
         guessed = DURATION_GUESSED & set(self.facts["container"].split(","))
-        if self.unit.end is not None or self.unit.count > 1 or guessed or self.facts["has_audio"]:
-            return None
-        if lasts >= promised - max(1.0, 0.02 * promised):
+        if guessed or self.facts["has_audio"] or lasts >= promised - max(1.0, 0.02 * promised):
             return None
         return f"cut short: the pictures last {lasts:.2f} s, of {promised:.2f} s promised"
 

@@ -171,7 +171,7 @@ def _watch(unit: Unit, reader: Decode, shots: dict, motion: dict | None, stills:
         raise VideoError(unit.video.path, reader.why_nothing())
     line = Line(np.array(times), np.array(shown), np.array(sizes), reader.clock.breaks, reader.end_time)
     _rates(unit, line)
-    said = [*reader.warnings(), *_rate_warnings(unit), *line.warnings()]
+    said = [*reader.warnings(), *_rate_warnings(unit, line), *line.warnings()]
     if isinstance(seen, KnownClips):
         unit.clips = seen.found(line.times, line.ends)
     elif unit.video.spans:
@@ -228,7 +228,7 @@ class Line:
                 f"{self.times[at] - self.ends[at - 1]:.2f} s at {self.ends[at - 1]:.2f} s" for at in self.gaps[:3]
             )
             more = f", and {len(self.gaps) - 3} more" if len(self.gaps) > 3 else ""
-            said.append(f"the clock runs on without pictures for {places}{more}: no shot goes across")
+            said.append(f"no new picture comes for {places}{more}: no shot goes across")
         if len(self.changes):
             first = self.times[self.changes[0]]
             said.append(f"the size of the pictures changes: {len(self.changes)} times, first at {first:.2f} s")
@@ -240,7 +240,7 @@ def _facts_of(unit: Unit, reader: Decode, first: int) -> None:
     unit.facts |= reader.facts | {"first_frame": first, "frames_claimed": claimed, "end_time": reader.end_time}
     unit.facts["frames_in_file"], unit.facts["frames_decoded"] = reader.packets, reader.decoded
     unit.facts["frames_damaged"], unit.facts["keyframes"] = reader.damaged, reader.keyframes
-    counted = unit.facts.get("clock") == COUNTED or not reader.clock.sound
+    counted = unit.facts.get("clock") == COUNTED or not reader.clock.sound or reader.stamps.guessed
     unit.facts["clock"] = COUNTED if counted else FILE
 
 
@@ -258,9 +258,12 @@ def _rates(unit: Unit, line: Line) -> None:
     facts["variable_frame_rate"] = bool(len(steps) and np.mean(np.abs(steps - usual) > 0.2 * usual) > 0.01)
 
 
-def _rate_warnings(unit: Unit) -> list[str]:
+def _rate_warnings(unit: Unit, line: Line) -> list[str]:
     fps, claimed = unit.facts["fps"], unit.facts["fps_claimed"]
-    if not fps or not claimed or abs(claimed / fps - 1) < 0.05:
+    if not fps or not claimed:
+        return []
+    across = len(line.times) / (line.ends[-1] - line.times[0])  # gaps too: what a header counts where it counts frames
+    if min(abs(claimed / fps - 1), abs(claimed / across - 1)) < 0.05:
         return []
     return [f"the header says {claimed:.4g} frames a second, the times of the frames {fps:.4g}: the times are taken"]
 
