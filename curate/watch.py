@@ -96,7 +96,7 @@ VIDEO_COLUMNS: tuple[Column, ...] = (
     Column("frames_decoded", pa.int64(), "frames that the decoder gave while annotating this unit", "frames"),
     Column("frames_damaged", pa.int64(), "packets refused by the decoder, and frames that it marked corrupt", "frames"),
     Column("end_time", pa.float64(), "presentation time of the end of the last frame of this unit", "s"),
-    Column("keyframes", pa.list_(pa.float64()), "presentation times of the keyframes", "s"),
+    Column("keyframes", pa.list_(pa.float64()), "times of the keyframes, as the file has them", "s"),
     Column(
         "transitions",
         pa.list_(pa.struct([("start", pa.float64()), ("end", pa.float64()), ("kind", pa.string())])),
