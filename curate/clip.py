@@ -17,6 +17,7 @@ import msgpack
 import numpy as np
 import pyarrow as pa
 
+FILE, COUNTED = "file", "counted"  # how frames are found again: by the file's own times, or by counting
 TOO_SHORT, SKIPPED = "too short", "skipped"  # how reasons in `Clip.errors` begin that are no failures
 
 
@@ -40,21 +41,42 @@ class Column:
 
 
 @dataclass
+class Listed:
+    """A span that a source list names: it becomes a clip as it stands, whatever the pictures in it do.
+
+    start, end: seconds after the first picture of the file, end exclusive; start_frame, end_frame: in their place, frames
+    of the file in presentation order. None: from the first picture, to the end of the last. captions, columns: what the
+    rows of this span say. where: the list and the row, for messages. problem: why it cannot be used, or None.
+    """
+
+    start: float | None = None
+    end: float | None = None
+    start_frame: int | None = None
+    end_frame: int | None = None
+    captions: list[str] = field(default_factory=list)
+    columns: dict[str, Any] = field(default_factory=dict)
+    where: str = ""
+    problem: str | None = None
+
+
+@dataclass
 class Video:
     """A source file as it was named to us.
 
-    path: absolute. video_id: 16 hex digits of the content's fingerprint, so that it does not change when files move; of the
-    path, for a file that cannot be read. caption: of the source list, or None. columns: every other column of the source
-    list, kept as it came (JSON values).
+    path: absolute. video_id: 32 hex digits, the content's fingerprint, so that it does not change when files move; 16 of the
+    path's hash for a file that cannot be read. captions: of the source list, in its order. columns: every other column of the
+    source list, kept as it came (JSON values). spans: those that the list names; where there are any, they are the clips.
     """
 
     path: str
     video_id: str = ""
-    caption: str | None = None
+    captions: list[str] = field(default_factory=list)
     columns: dict[str, Any] = field(default_factory=dict)
+    spans: list[Listed] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.video_id = self.video_id or hashlib.sha256(os.fsencode(self.path)).hexdigest()[:16]
+        self.spans = [Listed(**span) if isinstance(span, dict) else span for span in self.spans]
 
 
 @dataclass
@@ -62,8 +84,10 @@ class Clip:
     """The span of a shot that is exported: frames [start_frame, end_frame) of the file, counted in presentation order.
 
     start_time, end_time: presentation seconds of the first frame, and of the end of the last one.
+    bounds: "shots", or "list" where a source list named the span; then captions and columns are those of the span.
     values: the scores, by column name. errors: stage name -> reason, for the stages that failed on this clip.
-    frames: JPEG bytes that a video captioner asked for; they cross processes but are never stored.
+    fps, width, height: of its own pictures; a file may change them. clock: how its frames are found again, FILE or
+    COUNTED. frames: JPEG bytes that a video captioner asked for; they cross processes but are never stored.
     """
 
     start_frame: int
@@ -75,6 +99,13 @@ class Clip:
     values: dict[str, Any] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
     frames: list[bytes] = field(default_factory=list)
+    fps: float | None = None
+    width: int | None = None
+    height: int | None = None
+    clock: str | None = None
+    bounds: str = "shots"
+    captions: list[str] = field(default_factory=list)
+    columns: dict[str, Any] = field(default_factory=dict)
 
     @property
     def failed(self) -> bool:
@@ -97,7 +128,8 @@ class Unit:
 
     index of count: which stretch. start, end: presentation seconds, both keyframes of the source; None: the file's own.
     facts: what was seen of the file (width, height, fps, codec, frames_in_file, frames_decoded ...), see VIDEO_COLUMNS.
-    status: "ok", "failed" or "duplicate"; error: the plain reason. A unit can be ok and carry a warning.
+    status: "ok", "failed", "lost" or "duplicate"; error: the plain reason. A unit can be ok and carry a warning.
+    lost: kinds of the losses so far (see `curate.isolation`): what a machine did is tried again, and is no failure.
     seconds: wall seconds by stage. todo: the stages still to run on it; None: all.
     """
 
@@ -113,13 +145,16 @@ class Unit:
     clips: list[Clip] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     todo: list[str] | None = None
+    lost: list[str] = field(default_factory=list)
 
     def wants(self, stage: str) -> bool:
         return self.status == "ok" and (self.todo is None or stage in self.todo)
 
     @property
     def footage(self) -> float:
-        """Seconds of video in the unit, as far as the file says."""
+        """Seconds of pictures in the unit, once it is decoded; before that, as far as the file says."""
+        if (seen := self.facts.get("footage")) is not None:
+            return seen
         end = (self.facts.get("duration") or 0.0) if self.end is None else self.end
         return max(0.0, end - (self.start or 0.0))
 
@@ -128,11 +163,19 @@ class Unit:
         return f"{self.video.video_id}-{self.index:04d}"
 
     def clip_id(self, clip: Clip) -> str:
-        """`<video id>-<first frame, 8 digits>`: sorts by place in the source, and does not depend on how others were cut."""
-        return f"{self.video.video_id}-{clip.start_frame:08d}"
+        """`<video id>-<first frame, 8 digits>`: sorts by place in the source, and does not depend on how others were cut.
+
+        Spans of a list may overlap and start together: theirs end with the frame that they end at.
+        """
+        end = f"-{clip.end_frame:08d}" if clip.bounds == "list" else ""
+        return f"{self.video.video_id}-{clip.start_frame:08d}{end}"
 
     def fail(self, reason: str) -> Unit:
         self.status, self.error, self.clips = "failed", reason, []
+        return self
+
+    def lose(self, reason: str) -> Unit:
+        self.status, self.error, self.clips = "lost", reason, []
         return self
 
     def pack(self) -> bytes:

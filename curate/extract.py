@@ -1,13 +1,13 @@
-"""Cut a clip's bytes out of its source, in memory, as an mp4: packets copied where keyframes allow, else transcoded.
+"""Cut clips' bytes out of their source, in memory, as mp4: packets copied where keyframes allow, else transcoded.
 
-Copying, the paper's way (SVD, appendix C): the start moves to the source keyframe closest to it that lies in the
-clip's shot, earlier or later; the end moves back to the last frame where what was decoded so far is exactly what is
-shown so far, so that no frame misses a reference and no extra frame shows. A start that moved earlier may overlap the
-neighbouring clip of the same shot. Only what a decoder can start at counts as a keyframe: an IDR picture in H.264, an
-IRAP picture in HEVC, with no picture after it in the file that is shown before it (an open GOP's leading pictures).
+What was scored is what is exported. A copy starts at the clip's first keyframe and ends at the last frame where what was
+decoded so far is exactly what is shown so far, so that no frame misses a reference and no extra frame shows: it may only
+lose frames of the clip, at most the share `trim`, and never shows one from outside of it. Only what a decoder can start
+at counts as a keyframe: an IDR picture in H.264, an IRAP picture in HEVC, with no picture after it in the file that is
+shown before it (an open GOP's leading pictures).
 
-Where that loses or shifts more than `max_shift_seconds`, where mp4 cannot hold the codec, or where the packets do not
-agree with what annotation decoded (damage, edit lists, fields), the clip is transcoded, frame for frame.
+Where a copy would lose more, where mp4 cannot hold the codec, where the file's clock is not sound, or where the packets
+do not agree with what annotation decoded (damage, edit lists, fields), the clip is transcoded, frame for frame.
 
 Sound is left out. Times are presentation seconds of the source, frames are counted as annotation counted them.
 """
@@ -36,11 +36,11 @@ def extract(
     keyframes: list[float] | None = None,
     *,
     snap: bool = True,
+    trim: float = 0.1,
     size: int | None = None,
     fps: float | None = None,
     codec: str | None = None,
     crf: int = 18,
-    max_shift_seconds: float = 1.0,
     preset: str = "veryfast",
     threads: int = 1,
     max_pixels: int = MAX_PIXELS,
@@ -48,42 +48,41 @@ def extract(
     """Cut `span` out of the file at `path`.
 
     keyframes: presentation times of the source's keyframes, if known: saves looking where none is near.
-    snap: False: the clip's own frames exactly, so transcoded. size: shorter side in px; fps: frame rate; codec: "h264":
-    any of them asks for a transcode. max_shift_seconds: how far a copy's start or end may lie from the clip's.
-    crf, preset: of libx264. max_pixels: largest picture that is opened, px.
-    Raises ExtractError.
+    snap: False: the clip's own frames exactly, so transcoded. trim: largest share of the clip's frames that a copy may
+    lose. size: shorter side in px; fps: frame rate; codec: "h264": any of them asks for a transcode. crf, preset: of
+    libx264. max_pixels: largest picture that is opened, px. Raises ExtractError.
     """
     why = "asked for"
     if snap and size is None and fps is None and codec is None:
         try:
-            if keyframes is not None and not _near(keyframes, span, max_shift_seconds):
-                raise CannotCopy("no keyframe of the shot is near")
-            return _copy(path, span, max_shift_seconds, max_pixels)
+            return _copy(path, span, keyframes, trim, max_pixels)
         except CannotCopy as reason:
             why = str(reason)
         except (av.error.FFmpegError, ValueError) as error:
             why = f"packets cannot be copied ({plain(error)})"
     asked = {"size": size, "fps": fps, "crf": crf, "preset": preset, "threads": threads, "max_pixels": max_pixels}
-    return transcode(path, span, why=why, **asked)
+    (made,) = transcode(path, [span], why=why, **asked)
+    if isinstance(made, str):
+        raise ExtractError(made)
+    return made
 
 
-def _near(keyframes: list[float], span: Span, reach: float) -> bool:
-    low = max(span.shot_start_time, span.start_time - reach) - CLOSE
-    return any(low <= time < min(span.end_time, span.start_time + reach + CLOSE) for time in keyframes)
-
-
-def _copy(path: str, span: Span, max_shift: float, max_pixels: int) -> Extracted:
+def _copy(path: str, span: Span, keyframes: list[float] | None, trim: float, max_pixels: int) -> Extracted:
+    if span.origin is not None:
+        raise CannotCopy("the file's clock is not sound, so its packets cannot be told apart")
+    late = span.start_time + trim * (span.end_time - span.start_time) + CLOSE
+    if keyframes is not None and not any(span.start_time - CLOSE <= time <= late for time in keyframes):
+        raise CannotCopy("no keyframe near the clip's start")
     for back in BACK:
         with opened(path, max_pixels=max_pixels) as (source, stream):
-            found = _packets(
-                source, stream, max(span.shot_start_time, span.start_time - max_shift), span.end_time, back
-            )
+            found = _packets(source, stream, span.start_time, span.end_time, back)
             if found:
-                return _copied(stream, found, span, max_shift)
+                return _copied(stream, found, span, int(trim * span.num_frames + 1e-9))
     raise CannotCopy("no packets at the clip's place")
 
 
-def _copied(stream, packets: list[av.Packet], span: Span, max_shift: float) -> Extracted:
+def _copied(stream, packets: list[av.Packet], span: Span, most: int) -> Extracted:
+    """most: frames that may be lost."""
     name = stream.codec_context.name
     name = {"libdav1d": "av1", "libaom-av1": "av1", "libvpx-vp9": "vp9"}.get(name, name)
     if name not in COPYABLE:
@@ -95,23 +94,22 @@ def _copied(stream, packets: list[av.Packet], span: Span, max_shift: float) -> E
 
     first = _nearest(times, span.start_time)
     after = first + span.num_frames  # presentation place of the frame after the clip
-    usual = (span.end_time - span.start_time) / span.num_frames
-    inside = sum(times[first] - CLOSE < time < span.end_time - usual / 4 for time in times)
+    inside = sum(times[first] - CLOSE < time < span.end_time - CLOSE for time in times)
     if abs(times[first] - span.start_time) > CLOSE or inside != span.num_frames:
         raise CannotCopy("packets and decoded frames disagree")
 
-    begin = _start(packets, rank, times, span, max_shift, _starts(name, stream))
+    begin = _start(packets, rank, first, most, _starts(name, stream))
     stop = _stop(rank, begin, after)
     chosen = packets[begin:stop]
     start, end = rank[begin], rank[begin] + len(chosen)
-    end_time = times[end] if end < len(times) else _end(packets[shown[-1]], tick)
-    if span.end_time - end_time > max_shift:
-        raise CannotCopy(f"no frame to end at within {max_shift:g} s")
+    if span.num_frames - len(chosen) > most:
+        raise CannotCopy("a copy would lose too many frames")
     if any(packet.is_discard or packet.is_corrupt for packet in chosen):
         raise CannotCopy("damaged or hidden packets")
-    data = _mux(stream, chosen, round((end_time - times[start]) / tick))
-    width, height = _check(data, len(chosen))
+    end_time = span.end_time if end == after else times[end]
     seconds = end_time - times[start]
+    data = _mux(stream, chosen, round(seconds / tick))
+    width, height = _check(data, len(chosen))
     return Extracted(
         bytes=data,
         start_frame=span.start_frame + start - first,
@@ -158,28 +156,23 @@ def _packets(source, stream, start: float, end: float, back: float | None) -> li
     return [] if late and back is not None else packets
 
 
-def _start(packets, rank, times, span: Span, max_shift: float, clean) -> int:
-    """Index in decode order of the packet to start at: the clean keyframe closest to the clip's start, within its
-    shot."""
-    best, best_shift = None, None
+def _start(packets, rank, first: int, most: int, clean) -> int:
+    """Index in decode order of the packet to start at: the first clean keyframe of the clip.
+
+    first: presentation place of the clip's first frame. most: frames that may be lost.
+    """
     smallest_after, smallest = [0] * len(packets), len(packets)
     for i in range(len(packets) - 1, -1, -1):
         smallest = min(smallest, rank[i])
         smallest_after[i] = smallest
     largest_before = -1
     for i, packet in enumerate(packets):
-        time = times[rank[i]]
         # Decode order and presentation order agree on what comes before this picture and what after.
         closed = smallest_after[i] == rank[i] and largest_before < rank[i]
         largest_before = max(largest_before, rank[i])
-        if not (packet.is_keyframe and closed) or not span.shot_start_time - CLOSE <= time < span.end_time - CLOSE:
-            continue
-        shift = abs(time - span.start_time)
-        if shift <= max_shift + CLOSE and (best is None or shift <= best_shift) and clean(packet):
-            best, best_shift = i, shift
-    if best is None:
-        raise CannotCopy(f"no keyframe of the shot within {max_shift:g} s")
-    return best
+        if first <= rank[i] <= first + most and packet.is_keyframe and closed and clean(packet):
+            return i
+    raise CannotCopy("no keyframe near the clip's start")
 
 
 def _stop(rank, begin: int, after: int) -> int:
@@ -263,7 +256,3 @@ def _check(data: bytes, frames: int) -> tuple[int, int]:
 
 def _nearest(times: list[float], time: float) -> int:
     return min(range(len(times)), key=lambda i: abs(times[i] - time))
-
-
-def _end(packet, tick) -> float:
-    return float((packet.pts + (packet.duration or 0)) * tick)

@@ -2,8 +2,13 @@
 
 The score is that of Stable Video Diffusion (Blattmann et al. 2023, appendix C): Farneback flow between frames sampled
 at 2 fps, the flow map reduced to 16 px on its shorter side, the mean magnitude over time and space. It is expressed as
-percent of the picture's shorter side per second, so that it does not depend on resolution or frame rate. Two things
-are ours: faint pictures are strengthened first, and a pan too fast for Farneback starts from a phase correlation.
+percent of the picture's shorter side per second, so that it does not depend on resolution or frame rate. Three things
+are ours: faint pictures are strengthened first, a pan too fast for Farneback starts from a phase correlation, and the
+mean over time is one over seconds, not over pairs: what moved in all, by the time in which it did.
+
+Where frames come unevenly (screen recordings, phones in the dark) the picture at an instant is the frame shown then. A
+frame that stays for many seconds is stillness of so many seconds, and two frames a few milliseconds apart, between
+which something moved, do not stand for half a second.
 """
 
 from __future__ import annotations
@@ -29,7 +34,8 @@ MAP = 16  # shorter side of the reduced flow map, px
 class Sample:
     """Motion between two frames. first, last: their indices in the file; start, end: their presentation seconds.
 
-    All in percent of the shorter side per second. magnitude: mean over the picture. pan: of the camera, (right, down).
+    instants: points of the grid of times from one to the other. seconds: what the rates are per: from start to end, or,
+    where that is less than half a step of the grid, the steps from one to the other. All rates in percent of the shorter side per second. magnitude: mean over the picture. pan: of the camera, (right, down).
     zoom: growth of the picture. residual: mean magnitude once the camera's part is taken out.
     """
 
@@ -37,6 +43,8 @@ class Sample:
     last: int
     start: float
     end: float
+    instants: int
+    seconds: float
     magnitude: float
     pan: tuple[float, float]
     zoom: float
@@ -44,7 +52,7 @@ class Sample:
 
 
 class FlowMotion:
-    """Observer: flow between frames sampled at `fps`; the first frame at or after each point of a fixed grid of times.
+    """Observer: flow between the frames that are shown at the points of a fixed grid of times, `fps` a second.
 
     size: shorter side, px, that flow is computed at (Frame.grey). A pair with a frame of another shape is left out.
     """
@@ -53,7 +61,8 @@ class FlowMotion:
         Column(
             "motion_score",
             pa.float64(),
-            "mean over pairs of frames and over the picture of |flow| / shorter side / seconds between the frames",
+            "mean over time and over the picture of |flow| / shorter side, between frames half a second apart; a frame that "
+            "is shown for longer is stillness",
             "percent of the shorter side per second",
             "0.. (static 0)",
             FARNEBACK,
@@ -93,7 +102,8 @@ class FlowMotion:
         Column(
             "motion_pairs",
             pa.int32(),
-            "pairs of frames that the motion columns are the mean of: those that lie within the clip",
+            "pairs of frames that the motion columns are the mean of: those that lie within the clip; 0 where one frame is "
+            "shown all the time",
             "pairs",
             "0..",
         ),
@@ -102,41 +112,68 @@ class FlowMotion:
     def __init__(self, *, fps: float = 2.0, size: int = 96) -> None:
         self.gap, self.size = 1.0 / fps, size
         self.samples: list[Sample] = []
-        self._last: tuple[int, float, np.ndarray] | None = None
-        self._next = -np.inf
+        self.holds: dict[int, tuple[float, float]] = {}  # index of a frame shown for longer than a step: (from, until)
+        self._last: tuple[int, float, np.ndarray, int] | None = None  # index, time, grey, place of its instant
+        self._before: Any = None  # the frame that is shown until the next one comes
+        self._place: int | None = None  # of the next instant: it is at _place * gap
 
     def see(self, frame: Any) -> None:
-        if frame.time < self._next:
+        before, self._before = self._before, frame
+        if self._place is None:
+            # The grid is that of presentation time, not of this unit: cutting a long file elsewhere changes no sample.
+            self._place = int(np.ceil(frame.time / self.gap - 1e-6))
+        if before is not None:
+            self._until(before, frame.time)
+            if frame.time - before.time > self.gap:
+                self.holds[before.index] = before.time, frame.time
+        if abs(frame.time - self._place * self.gap) < 1e-6:
+            self._sample(frame, self._place)
+            self._place += 1
+
+    def _until(self, frame: Any, time: float) -> None:
+        """`frame` is shown until `time`: sample it for the instants that come before."""
+        last = int(np.ceil(time / self.gap - 1e-6)) - 1
+        if last >= self._place:
+            self._sample(frame, last)
+            self._place = last + 1
+
+    def _sample(self, frame: Any, place: int) -> None:
+        """place: of the last instant that it is shown at, known so far."""
+        last = self._last
+        if last is not None and last[0] == frame.index:
+            self._last = (*last[:3], place)
             return
-        # The grid is that of presentation time, not of this unit: cutting a long file elsewhere changes no sample.
-        self._next = (np.floor(frame.time / self.gap + 1e-6) + 1) * self.gap - 1e-6
-        last, self._last = self._last, (frame.index, frame.time, frame.grey)
+        self._last = frame.index, frame.time, frame.grey, place
         if last is None or last[2].shape != frame.grey.shape:
             return
-        field = flow(last[2], frame.grey)
-        scale = 100.0 / min(frame.grey.shape) / (frame.time - last[1])
-        field *= scale
+        field, seconds, steps = flow(last[2], frame.grey), frame.time - last[1], place - last[3]
+        if seconds < self.gap / 2:
+            seconds = steps * self.gap
+        field *= 100.0 / min(frame.grey.shape) / seconds
         pan, zoom, residual = camera(field)
+        magnitude = float(np.hypot(field[..., 0], field[..., 1]).mean())
         self.samples.append(
-            Sample(
-                last[0],
-                frame.index,
-                last[1],
-                frame.time,
-                float(np.hypot(field[..., 0], field[..., 1]).mean()),
-                pan,
-                zoom,
-                residual,
-            )
+            Sample(last[0], frame.index, last[1], frame.time, steps, seconds, magnitude, pan, zoom, residual)
         )
 
-    def fill(self, clips: Sequence[Clip]) -> None:
-        """Write the columns of each clip: the mean of the pairs that lie in it, or null and the reason."""
+    def fill(self, clips: Sequence[Clip], end: float | None = None) -> None:
+        """Write the columns of each clip: the mean over its time, or null and the reason.
+
+        end: presentation seconds where the last frame that was seen ends, if known.
+        """
+        if end is not None and self._before is not None and end > self._before.time:
+            self._until(self._before, end)
+            if end - self._before.time > self.gap:
+                self.holds[self._before.index] = self._before.time, end
         for clip in clips:
             inside = [s for s in self.samples if clip.start_frame <= s.first and s.last < clip.end_frame]
             clip.values["motion_pairs"] = len(inside)
-            if inside:
-                table = np.array([(s.magnitude, s.residual, *s.pan, s.zoom) for s in inside]).mean(0)
+            seconds = self._seconds(clip, inside)
+            if seconds > 0:
+                moved = np.zeros(5)
+                for s in inside:
+                    moved += s.seconds * np.array((s.magnitude, s.residual, *s.pan, s.zoom))
+                table = moved / seconds
             else:
                 table = [None] * 5
                 clip.errors["motion"] = (
@@ -145,6 +182,23 @@ class FlowMotion:
             names = ("motion_score", "motion_residual", "camera_pan_x", "camera_pan_y", "camera_zoom")
             for name, value in zip(names, table, strict=True):
                 clip.values[name] = None if value is None else float(value)
+
+    def _seconds(self, clip: Clip, inside: list[Sample]) -> float:
+        """The time that the motion within the clip's samples took; 0 where nothing was measured.
+
+        From sample to sample, and on to the end of the clip where its last frame stays longer than frames do there.
+        """
+        if not inside:
+            own = (hold for index, hold in self.holds.items() if clip.start_frame <= index < clip.end_frame)
+            held = max((min(until, clip.end_time) - start for start, until in own), default=0.0)
+            return held if held > 2 * self.gap else 0.0
+        start, until = self.holds.get(inside[-1].last, (0.0, 0.0))
+        held = min(until, clip.end_time) - start
+        usual = float(np.median([s.end - s.start for s in inside]))
+        between = sum(s.end - s.start for s in inside)
+        if between < self.gap / 2:
+            between = sum(s.instants for s in inside) * self.gap
+        return between + (held - usual if held > 1.5 * usual else 0.0)
 
 
 def flow(before: np.ndarray, after: np.ndarray) -> np.ndarray:
@@ -177,7 +231,8 @@ def leap(before: np.ndarray, after: np.ndarray) -> tuple[float, float]:
         cv2.resize(grey[: 2 * height, : 2 * width], (width, height), interpolation=cv2.INTER_AREA).astype(np.float32)
         for grey in (before, after)
     ]
-    (x, y), response = cv2.phaseCorrelate(*halves, window(width, height))
+    # On copies: where a size suits the Fourier transform, OpenCV multiplies its window into the very pictures.
+    (x, y), response = cv2.phaseCorrelate(*(half.copy() for half in halves), window(width, height))
     if response < 0.1 or np.hypot(x, y) < min(height, width) / 25 or abs(x) > 0.6 * width or abs(y) > 0.6 * height:
         return 0.0, 0.0
     # Repeating patterns and sudden lights correlate too: believe it only if the pictures agree far better for it.

@@ -40,14 +40,20 @@ def printable(path: str) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace").replace("\n", "\\n").replace("\r", "\\r")
 
 
-def open_video(path: str, *, threads: int = 1, max_pixels: int = MAX_PIXELS) -> tuple[Any, Any]:
+def open_video(
+    path: str,
+    *,
+    threads: int = 1,
+    max_pixels: int = MAX_PIXELS,
+    container_options: dict[str, str] | None = None,
+) -> tuple[Any, Any]:
     """(container, its video stream), ready to decode; the caller closes the container. Raises VideoError."""
     check_file(path)
     try:
         container = av.open(
             "file:" + path,
             options={"max_pixels": str(max_pixels)},
-            container_options={"protocol_whitelist": "file"},
+            container_options={"protocol_whitelist": "file", **(container_options or {})},
             metadata_errors="replace",
         )
     except (av.FFmpegError, ValueError, UnicodeError) as error:
@@ -91,7 +97,7 @@ def unreadable(path: str, error: Exception) -> str:
 
 
 def video_stream(path: str, container: Any, threads: int, max_pixels: int) -> Any:
-    """The video stream to decode: not a cover picture, the default one first, then the largest."""
+    """The video stream to decode: not a cover picture; the one marked as default, else the first, as players choose."""
     form = container.format.name
     if UNWELCOME & set(form.split(",")):
         raise VideoError(path, f"is not a video but a list or text of kind {form}; name the video files themselves")
@@ -101,7 +107,7 @@ def video_stream(path: str, container: Any, threads: int, max_pixels: int) -> An
         have = sorted({s.type for s in container.streams})
         what = "only a cover picture" if streams else "no video stream" + (f" (only {', '.join(have)})" if have else "")
         raise VideoError(path, f"has {what}")
-    stream = max(real, key=lambda s: (bool(s.disposition & Disposition.default), area(s), -s.index))
+    stream = max(real, key=lambda s: (bool(s.disposition & Disposition.default), -s.index))
     context = stream.codec_context
     if context is None:
         raise VideoError(path, "has a video codec that this FFmpeg cannot decode; convert it, for example to H.264")

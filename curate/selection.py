@@ -14,24 +14,22 @@ dropped.
 
 from __future__ import annotations
 
-import difflib
-import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 
+from curate.base import sql as locked
+from curate.base.sql import ConditionError, first_line
 from curate.filters import Filter, SelectionError
 
 BASE_COLUMNS = ("clip_id", "start_time", "end_time")
 NUMERIC = re.compile(r"(U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|FLOAT|DOUBLE|REAL|DECIMAL.*)$")
 
-UNSTEADY = """SELECT DISTINCT function_name FROM duckdb_functions()
-    WHERE stability IN ('VOLATILE', 'CONSISTENT_WITHIN_QUERY') OR macro_definition ILIKE '%current_timestamp%'"""
-CLOCK = frozenset({"current_date", "current_time", "current_timestamp", "localtime", "localtimestamp"})  # without ()
+__all__ = ["BASE_COLUMNS", "NUMERIC", "ScoreTable", "Selection", "Step", "first_line", "quoted", "select"]
 
 
 @dataclass(frozen=True)
@@ -108,6 +106,10 @@ class Selection:
     def _passed(self) -> str:
         return " AND ".join(f"coalesce(filter_{i}, false)" for i in range(len(self.filters))) or "true"
 
+    def conditions(self) -> list[tuple[str, str]]:
+        """(name, SQL with the resolved threshold) of each filter."""
+        return [(f.name, _condition(f, step.threshold)) for f, step in zip(self.filters, self.steps, strict=True)]
+
     def to_dict(self) -> dict[str, Any]:
         """Query, thresholds, funnel and counts as plain JSON values, for selection.json."""
         return {
@@ -158,7 +160,7 @@ class ScoreTable:
         settings: Mapping[str, str] | None = None,
     ) -> None:
         """columns: to hold, instead of those that the filters mention. settings: of DuckDB, e.g. memory_limit."""
-        self.db = duckdb.connect(config={"autoinstall_known_extensions": False, "autoload_known_extensions": False})
+        self.db = locked.connect()
         try:
             described = self.db.execute(f"DESCRIBE SELECT * FROM {clips}").fetchall()
         except duckdb.Error as error:
@@ -175,8 +177,7 @@ class ScoreTable:
             self.db.execute(f"CREATE TABLE clips AS SELECT {loaded} FROM {clips} ORDER BY clip_id").fetchall()
         except duckdb.Error as error:
             raise SelectionError(f"clips table cannot be read: {first_line(error)}") from error
-        for setting in ("python_enable_replacements=false", "enable_external_access=false", "lock_configuration=true"):
-            self.db.execute(f"SET {setting}").fetchall()
+        locked.lock(self.db)
         self.clips, self.hours = self.db.execute("SELECT count(*), coalesce(sum(_hours), 0) FROM clips").fetchall()[0]
         if not self.clips:
             raise SelectionError(
@@ -185,14 +186,12 @@ class ScoreTable:
 
     def check_column(self, chosen: Filter) -> None:
         if chosen.column not in self.types:
-            raise SelectionError(f"{chosen.name}: no column {chosen.column}; {self._close(chosen.column)}")
+            raise SelectionError(
+                f"{chosen.name}: no column {chosen.column}; {locked.nearest(chosen.column, list(self.types))}"
+            )
         if not NUMERIC.match(self.types[chosen.column]):
             kind = self.types[chosen.column]
             raise SelectionError(f"{chosen.name}: {chosen.column} is {kind}, not a number; use where for such columns")
-
-    def _close(self, name: str) -> str:
-        found = difflib.get_close_matches(name.lower(), self.types, n=3, cutoff=0.5)
-        return f"did you mean {' or '.join(found)}?" if found else f"columns are {', '.join(self.types)}"
 
     def _mentioned(self, filters: Sequence[Filter]) -> list[str]:
         """Columns to load: the filters' own, and every one whose name occurs in a `where` (a superset does no harm)."""
@@ -233,56 +232,16 @@ class ScoreTable:
         """One boolean expression, that can be computed, and is not null throughout."""
         name = chosen.name if len(chosen.name) <= 90 else chosen.name[:87] + "..."
         try:
-            if unsteady := self._unsteady(chosen.sql):
-                raise SelectionError(
-                    f"{name}: {', '.join(unsteady)} would give another answer each time; compare columns with constants"
-                    ", and take a random share by hash(clip_id) % 10 = 0"
-                )
-            verdict = self.db.table("clips").select(
-                duckdb.ColumnExpression("clip_id"), duckdb.SQLExpression(chosen.sql).alias("verdict")
-            )
-            kind = str(verdict.types[-1])
-            if len(verdict.types) != 2 or kind not in ("BOOLEAN", '"NULL"', "NULL"):
-                raise SelectionError(f"{name}: not a condition but {kind}; compare it with something")
-            answered = verdict.aggregate("count(verdict)").fetchall()[0][0]
-        except duckdb.Error as error:
-            raise SelectionError(f"{name}: {self._explain(error)}") from error
+            answered = locked.verdict(self.db, chosen.sql, "clip_id", list(self.types)).aggregate("count(verdict)")
+            answered = answered.fetchall()[0][0]
+        except ConditionError as error:
+            raise SelectionError(f"{name}: {error}") from error
+        except duckdb.Error as error:  # found while computing it
+            raise SelectionError(f"{name}: {locked.explain(error, list(self.types))}") from error
         if not answered:
             empty = [c for c in self.types if c in why_null and c.lower() in chosen.sql.lower()]
             why = "; ".join(f"{c}: {why_null[c]}" for c in empty) or "its columns have no values"
             raise SelectionError(f"{name}: null for every clip ({why}), or remove the filter")
-
-    def _unsteady(self, sql: str) -> list[str]:
-        """What in a condition depends on chance, the clock or the session, as it is written. [] for what does not
-        parse: running it says why."""
-        (tree,) = self.db.execute(
-            "SELECT json_serialize_sql(?::VARCHAR)", [f"SELECT (\n{sql}\n) FROM clips"]
-        ).fetchone()
-        known = {row[0] for row in self.db.execute(UNSTEADY).fetchall()}
-        columns = {name.lower() for name in self.types}
-        found = []
-        for node in _nodes(json.loads(tree)):
-            function, column = node.get("function_name", "").lower(), node.get("column_names") or [""]
-            if function in known or (function == "age" and len(node.get("arguments", node.get("children", ()))) == 1):
-                found.append(f"{function}()")
-            elif len(column) == 1 and column[0].lower() in CLOCK and column[0].lower() not in columns:
-                found.append(column[0])
-            elif node.get("sample"):
-                found.append("SAMPLE")
-        return sorted(set(found))
-
-    def _explain(self, error: duckdb.Error) -> str:
-        message = first_line(error)
-        unknown = re.search(r'Referenced column "([^"]+)" not found', message)
-        if unknown:
-            return f"no column {unknown[1]}; {self._close(unknown[1])}"
-        if isinstance(error, duckdb.PermissionException):
-            return "a condition may not reach files, network or settings; use the columns of the clips only"
-        if re.search(r"Table with name .* does not exist", message):
-            return f"{message}; the only table is clips"
-        if isinstance(error, duckdb.ParserException):
-            return f"{message}; write one SQL condition such as motion_score > 2 AND width >= 480"
-        return message
 
     def _funnel(self, filters: Sequence[Filter], thresholds: list) -> list[Step]:
         """Counts for all filters, alone and in order, in one scan."""
@@ -303,14 +262,6 @@ class ScoreTable:
             Step(chosen.name, _readable(chosen, at), at, *row[5 * i : 5 * i + 5])
             for i, (chosen, at) in enumerate(zip(filters, thresholds, strict=True))
         ]
-
-
-def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
-    """Every object in a JSON value."""
-    if isinstance(tree, dict):
-        yield tree
-    for part in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ():
-        yield from _nodes(part)
 
 
 def _sign(chosen: Filter) -> str:
@@ -352,8 +303,3 @@ def _query(verdicts: pa.Table, sql: str) -> pa.Table:
     db = duckdb.connect()
     db.register("verdicts", verdicts)
     return db.sql(sql).to_arrow_table()
-
-
-def first_line(error: Exception) -> str:
-    """The first line of a DuckDB error, without its class."""
-    return re.sub(r"^[A-Za-z ]+ Error: ", "", str(error).strip().split("\n")[0])

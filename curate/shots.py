@@ -10,17 +10,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
 from typing import Any
 
 import cv2
 import numpy as np
 from scenedetect import FrameTimecode, SceneDetector
 
-from curate.clip import Clip
 from curate.transitions import Transition, transitions
 
-__all__ = ["CascadeShots", "Change", "Shot", "TransNetShots", "Transition", "WholeShot", "clips_of"]
+__all__ = ["CascadeShots", "Change", "Shot", "TransNetShots", "Transition", "WholeShot"]
 
 
 @dataclass(frozen=True)
@@ -174,28 +172,3 @@ def between(transitions: Sequence[Transition], frames: int) -> list[Shot]:
     edges = [0] + [x for q in transitions for x in (q.start, q.end)] + [frames]
     shots = [Shot(a, b) for a, b in zip(edges[::2], edges[1::2], strict=True) if b > a]
     return shots or [Shot(0, frames)]
-
-
-def clips_of(
-    shots: Sequence[Shot], times: Sequence[float], *, min_seconds: float, max_seconds: float, end_time: float
-) -> list[Clip]:
-    """Clips of at least min_seconds; shots longer than max_seconds are divided evenly into as few parts as will do.
-
-    times: presentation seconds of every frame seen. end_time: of the end of the last one. Frames are counted as in
-    `times`: the caller adds the offset of its unit.
-    """
-    clips = []
-    for shot in shots:
-        ends = [*times[shot.start + 1 : shot.end], times[shot.end] if shot.end < len(times) else end_time]
-        began, ended = times[shot.start], ends[-1]
-        seconds = ended - began
-        if seconds < min_seconds - 1e-6:
-            continue
-        parts = max(1, int(np.ceil(seconds / max_seconds - 1e-6)))
-        frames = shot.end - shot.start
-        bounds = [shot.start + round(frames * i / parts) for i in range(parts + 1)]
-        for a, b in pairwise(bounds):
-            if b > a:
-                stop = times[b] if b < shot.end else ended
-                clips.append(Clip(a, b, times[a], stop, began, ended))
-    return clips

@@ -58,9 +58,27 @@ class Stage:
                 continue
             began = time.perf_counter()
             if unit.clips:
+                before = [dict(clip.errors) for clip in unit.clips]
                 attempt(self.process, unit.clips, self.name, self.columns)
+                if not unit.lost:  # a second time it is recorded
+                    self._blame_the_machine(unit, before)
             unit.seconds[self.name] = time.perf_counter() - began
         return list(units)
+
+    def _blame_the_machine(self, unit: Unit, before: Sequence[dict[str, str]]) -> None:
+        """MemoryError where this stage lacked memory on a clip: the unit is to be tried again, with nothing beside it."""
+        for clip, old in zip(unit.clips, before, strict=True):
+            for key, reason in clip.errors.items():
+                if old.get(key) != reason and lacks_memory(reason):
+                    raise MemoryError(reason)
+
+
+def lacks_memory(reason: str) -> bool:
+    """Whether a reason in `Clip.errors` is that of a machine without memory: Python's, OpenCV's, torch's."""
+    text = reason.lower()
+    return any(
+        part in text for part in ("memoryerror", "out of memory", "can't allocate memory", "insufficient memory")
+    )
 
 
 def attempt(process: Callable[[list[Clip]], None], clips: list[Clip], name: str, columns: Sequence[Column]) -> None:

@@ -19,7 +19,7 @@ from curate.frame import Picture
 
 __all__ = ["Stills", "encoded"]
 
-RAW_BYTES = 192 * 1024 * 1024  # of planes kept; beyond it pictures are kept as JPEG, a tenth of the size
+RAW_BYTES = 384 * 1024 * 1024  # of planes kept; beyond it pictures are kept as JPEG, a tenth of the size
 MOST = 4000  # pictures on the grid; beyond it every second is dropped and the grid is half as fine
 EXACT_PER_SECOND = 8  # pictures beside suspected cuts: a film of flashes must not fill the memory
 

@@ -1,28 +1,28 @@
-"""A clip's frames, decoded and encoded again as H.264 in mp4: where packets cannot be copied, or another form is
-wanted.
+"""Clips decoded and encoded again as H.264 in mp4: where packets cannot be copied, or another form is wanted.
 
 Frame for frame: exactly the span's frames, at their own times (a variable frame rate stays one), unless `fps` is
 asked for. 8-bit 4:2:0, so that every player and trainer takes it; rotation is baked in; an odd width or height loses
 its last column or row (4:2:0 has none for it, and padding would invent pixels).
+
+Several clips of one source are cut in one pass over it, as they cost the decoding from the keyframe before each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import av
 import av.error
 
-from curate.encode import Encoder, average
+from curate.encode import Encoder
 from curate.opening import MAX_PIXELS, printable
-from curate.span import CLOSE, Extracted, ExtractError, Span, opened, plain
-
-BACK = (0.0, 5.0, 1e6)  # s: how far before the clip to start decoding
+from curate.span import BACK, CLOSE, FIRST_MISSING, Extracted, Span, frames_from, opened, plain
 
 
 def transcode(
     path: str,
-    span: Span,
+    spans: Sequence[Span],
     *,
     size: int | None = None,
     fps: float | None = None,
@@ -31,85 +31,91 @@ def transcode(
     threads: int = 1,
     max_pixels: int = MAX_PIXELS,
     why: str = "",
-) -> Extracted:
-    """Encode the frames of `span`. size: shorter side in px, never enlarged, square pixels then. Raises ExtractError.
+) -> Iterator[Extracted | str]:
+    """Encode the frames of each span, in their order; or the reason why it cannot be done.
 
-    fps: at each output time k / fps the frame shown at that time, so frames are repeated or left out, and num_frames is
-    not end_frame - start_frame.
+    spans: of one file, all with the same origin; by their start, so that what is ready need not wait. size: shorter side
+    in px, never enlarged, square pixels then. fps: at each output time k / fps the frame shown at that time, so frames
+    are repeated or left out, and num_frames is not end_frame - start_frame. Raises ExtractError where the file cannot be
+    opened.
     """
-    problem = "no frames"
+    settings = (size, fps, crf, preset, threads)
+    ready: dict[int, Extracted] = {}
+    problems: dict[int, str] = dict.fromkeys(range(len(spans)), "no frames")
+    given = 0
     for back in BACK:
-        with opened(path, threads=threads, max_pixels=max_pixels) as (source, stream):
-            try:
-                frames = _Frames(source, stream, span, back)
-                encoder = Encoder(stream, size, fps, crf, preset, threads)
-                for frame, time, ends in frames:
-                    encoder.add(frame, time, ends)
-                if frames.count == span.num_frames:
-                    return encoder.finish(span, frames.first, frames.last, why)
-                problem = f"{frames.count} of {span.num_frames} frames could be decoded again"
-            except (av.error.FFmpegError, ValueError) as error:
-                problem = plain(error)
-    raise ExtractError(f"{printable(path)}: frames {span.start_frame} to {span.end_frame} cannot be cut: {problem}")
+        left = {i: span for i, span in enumerate(spans) if i in problems}
+        for i, made in _one_pass(path, left, back, settings, max_pixels, why):
+            if isinstance(made, str):
+                problems[i] = made
+            else:
+                ready[i] = made
+                problems.pop(i)
+            while given in ready:
+                yield ready.pop(given)
+                given += 1
+        if not problems or spans[0].origin is not None:
+            break
+    for i in range(given, len(spans)):
+        span = spans[i]
+        at = f"{printable(path)}: frames {span.start_frame} to {span.end_frame} cannot be cut"
+        yield ready.pop(i) if i in ready else f"{at}: {problems[i]}"
 
 
-class _Frames:
-    """Iterates over (frame, time, end) of a span's frames, decoding from a keyframe before it. count: how many came."""
+def _one_pass(
+    path: str, spans: dict[int, Span], back: float | None, settings: tuple, max_pixels: int, why: str
+) -> Iterator[tuple[int, Extracted | str]]:
+    """(key, result) of each span, as soon as it is there."""
+    cuts = {i: _Cut(span, settings) for i, span in spans.items()}
+    with opened(path, threads=settings[-1], max_pixels=max_pixels) as (source, stream):
+        try:
+            for index, frame, time, ends in frames_from(source, stream, list(spans.values()), back):
+                for i, cut in list(cuts.items()):
+                    if cut.wants(index, time):
+                        cut.add(stream, frame, time, ends)
+                    if cut.done:
+                        yield i, cuts.pop(i).finish(why)
+                if not cuts:
+                    return
+        except (av.error.FFmpegError, ValueError) as error:
+            for i in list(cuts):
+                yield i, plain(error)
+            return
+        for i, cut in cuts.items():
+            yield i, cut.finish(why)
 
-    def __init__(self, source, stream, span: Span, back: float) -> None:
-        self.source, self.stream, self.span, self.back = source, stream, span, back
+
+class _Cut:
+    """One clip in the making."""
+
+    def __init__(self, span: Span, settings: tuple) -> None:
+        self.span, self.settings = span, settings
+        self.encoder: Encoder | None = None
         self.count = 0
         self.first = self.last = 0.0
+        self.done = False
+        self.problem: str | None = None
 
-    def __iter__(self) -> Iterator[tuple[av.VideoFrame, float, float]]:
-        """Raises ValueError where decoding began after the span's first frame."""
-        start = self.stream.start_time or 0
-        goal = max(start, int((self.span.start_time - self.back) / self.stream.time_base))
-        if goal > start:  # from the start no seek is needed, and some containers cannot
-            self.source.seek(goal, stream=self.stream, backward=True)
-        held: tuple[av.VideoFrame, float] | None = None
-        for frame, time in self._timed():
-            if held:
-                yield self._next(*held, time)
-                held = None
-                if self.count == self.span.num_frames:
-                    return
-            if time >= self.span.start_time - CLOSE:
-                if not self.count and time > self.span.start_time + CLOSE:
-                    raise ValueError("the clip's first frame could not be decoded again")
-                held = frame, time
-        if held:
-            yield self._next(*held, max(self.span.end_time, held[1]))
+    def wants(self, index: int, time: float) -> bool:
+        """Whether the frame is one of the clip's; and `done` once none can follow."""
+        place = self.span.place(index, time)
+        self.done = place > 0
+        if place == 0 and not self.count and self.span.origin is None and time > self.span.start_time + CLOSE:
+            self.problem, self.done = FIRST_MISSING, True
+            return False
+        return place == 0
 
-    def _next(self, frame, time: float, ends: float):
-        if not self.count:
-            self.first = time
-        self.count, self.last = self.count + 1, ends
-        return frame, time, ends
+    def add(self, stream: Any, frame: av.VideoFrame, time: float, ends: float) -> None:
+        if self.encoder is None:
+            self.encoder, self.first = Encoder(stream, *self.settings), time
+        self.count += 1
+        self.done = self.count == self.span.num_frames
+        self.last = self.first + self.span.end_time - self.span.start_time if self.done else ends
+        self.encoder.add(frame, time, max(self.last, time))
 
-    def _timed(self) -> Iterator[tuple[av.VideoFrame, float]]:
-        """Frames with their times, repaired as the annotating pass repairs them (curate.video.Decode)."""
-        usual, last = float(1 / average(self.stream)), None
-        base = float(self.stream.time_base)
-        for frame in self._decoded():
-            pts = frame.pts if frame.pts is not None else frame.dts
-            time = None if pts is None else pts * base
-            if time is None or (last is not None and time <= last):
-                time = 0.0 if last is None else last + usual
-            last = time
-            yield frame, time
-
-    def _decoded(self) -> Iterator[av.VideoFrame]:
-        """Frames, past packets that cannot be decoded; to the first place where reading fails."""
-        packets = self.source.demux(self.stream)
-        while True:
-            try:
-                packet = next(packets, None)
-            except av.error.FFmpegError:
-                packet = None
-            try:
-                yield from self.stream.codec_context.decode(packet)
-            except av.error.FFmpegError:
-                pass
-            if packet is None or (packet.size == 0 and packet.pts is None):
-                return
+    def finish(self, why: str) -> Extracted | str:
+        if self.problem:
+            return self.problem
+        if self.count != self.span.num_frames:
+            return f"{self.count} of {self.span.num_frames} frames could be decoded again"
+        return self.encoder.finish(self.span, self.first, self.last, why)

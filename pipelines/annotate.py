@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
 from curate.clip import Unit, Video, path_to_text
-from curate.isolation import Isolated
-from curate.video import VideoError, fingerprint, plan
-from pipelines.config import Config
+from curate.isolation import CHANGED
+from pipelines.changes import Changes, look
+from pipelines.claims import LOCK, claimed
+from pipelines.config import Config, ConfigError, recorded
 from pipelines.curation import RECALL, STAGES, TABLES, check_weights, identity, with_needs
-from pipelines.dataset import FORMAT, Dataset, DatasetError, Writer, read_about, write_json
+from pipelines.dataset import FORMAT, Dataset, DatasetError, Writer, read_about, sweep, write_json
 from pipelines.executor import Place, run
-from pipelines.sources import Found, find_videos
+from pipelines.folders import PassedOver
+from pipelines.planning import Planner, plan_videos
+from pipelines.sources import HELD, Found, find_videos
 from pipelines.state import State
-
-PLANNERS = 8  # files looked at at a time
 
 
 class Watcher(Protocol):
@@ -36,7 +35,11 @@ class Watcher(Protocol):
 
 @dataclass
 class Summary:
-    """Counts of one run. already, failed_before: videos recorded before, and those of them that failed. footage: seconds."""
+    """Counts of one run. already, failed_before: videos recorded before, and those of them that failed. footage: seconds.
+
+    changed: videos whose file holds something else than what was recorded. moved: those found at another path. failures,
+    earlier, lost: path and reason of what failed now, or before, and of what a machine kept from being done.
+    """
 
     videos: int = 0
     already: int = 0
@@ -46,26 +49,36 @@ class Summary:
     warned: int = 0
     clips: int = 0
     clip_failures: int = 0
+    changed: int = 0
+    moved: int = 0
     footage: float = 0.0
     wall: float = 0.0
     failures: list[tuple[str, str]] = field(default_factory=list)
-    passed_over: dict[str, int] = field(default_factory=dict)
+    earlier: list[tuple[str, str]] = field(default_factory=list)
+    lost: list[tuple[str, str]] = field(default_factory=list)
+    passed_over: PassedOver = field(default_factory=PassedOver)
 
     @property
     def anything_failed(self) -> bool:
-        """Videos of these sources, now or earlier, or stages on clips of this run."""
-        return bool(self.failed or self.failed_before or self.clip_failures)
+        """Videos of these sources, now or earlier, or stages on clips of this run; or something was lost."""
+        return bool(self.failed or self.failed_before or self.clip_failures or self.lost)
+
+    @property
+    def nothing_to_do(self) -> bool:
+        return not (self.videos or self.clips or self.failures or self.lost or self.moved or self.changed)
 
     def count(self, unit: Unit) -> None:
         self.videos += unit.index == 0
         self.clips += len(unit.clips)
-        self.footage += unit.footage
+        self.footage += unit.footage if unit.status == "ok" else 0.0
         self.warned += bool(unit.warnings)
         self.duplicates += unit.status == "duplicate"
         self.clip_failures += sum(clip.failed for clip in unit.clips)
         if unit.status == "failed":
             self.failures.append((unit.video.path, unit.error or "no reason was recorded"))
             self.failed = len({path for path, _ in self.failures})
+        elif unit.status == "lost":
+            self.lost.append((unit.video.path, unit.error or "no reason was recorded"))
 
 
 def annotate(
@@ -86,10 +99,10 @@ def annotate(
     root = Path(out)
     chosen = with_needs(STAGES if stages is None else stages, config)
     models = check_weights(config, chosen)
-    found = find_videos(sources) if sources else Found(State(Dataset(root), chosen, retry_failed).videos())
     _refuse_foreign(root)
-    summary = Summary(passed_over=dict(found.passed_over))
-    with claimed(root):
+    found = find_videos(sources, root) if sources else Found(State(Dataset(root), chosen, retry_failed).videos())
+    summary = Summary(passed_over=found.passed_over)
+    with claimed(root, "dataset", DatasetError):
         open_dataset(root, config, chosen, models)
         writer = Writer(
             root,
@@ -102,6 +115,7 @@ def annotate(
             _work(found, root, config, chosen, place, watcher, retry_failed, writer, summary)
         finally:
             writer.flush()
+        sweep(root)
     summary.wall = time.perf_counter() - began
     return summary
 
@@ -117,78 +131,61 @@ def _work(
     writer: Writer,
     summary: Summary,
 ) -> None:
-    state = State(Dataset(root), stages, retry_failed)
-    wanted = {path_to_text(video.path) for video in found.videos}
-    again = [unit for unit in state.incomplete() if path_to_text(unit.video.path) in wanted]
-    fresh = [video for video in found.videos if not state.planned(video)]
-    planned: list[Unit] = []
-    for unit in _plan(fresh, config, state, watcher):
-        if unit.status == "ok":
-            planned.append(unit)
-        elif not state.recorded(unit):
-            writer.add(unit, stages=stages, **state.succession(unit))
+    videos = found.videos
+    for last in (False, True):  # again for the videos that were written to while they were worked on
+        state = State(Dataset(root), stages, retry_failed)
+        with Planner(config) as planner:
+            changes = look(videos, state, planner, watcher.planning)
+            if changes.adopt(videos, state, writer):
+                state = State(Dataset(root), stages, retry_failed)
+            state.changed = changes.changed
+            if not last:
+                summary.changed, summary.moved = len(changes.changed), len(changes.moved)
+            units = []
+            refused = [] if last else found.refused
+            for unit in chain(refused, _to_do(videos, planner, changes, state, watcher)):
+                if unit.status == "ok":
+                    units.append(unit)
+                elif not state.recorded(unit):
+                    writer.add(unit, stages=stages, **state.succession(unit))
+                    summary.count(unit)
+        units = [replace(unit, todo=list(stages)) if unit.todo is None else unit for unit in units]
+        units.sort(key=state.lost)  # stable: what was lost before comes last
+        if not last:
+            inputs = [*videos, *(unit.video for unit in found.refused)]
+            wanted = {path_to_text(video.path) for video in inputs}
+            summary.already = len(inputs) - len({unit.video.path for unit in units}) - summary.videos
+            summary.earlier = [] if retry_failed else state.failures(wanted - changes.changed)
+            summary.failed_before = len({path for path, _ in summary.earlier})
+        watcher.start(len(units), sum(unit.footage for unit in units), summary.already)
+        moving: set[str] = set()
+        for unit in run(units, config, stages, place, before=state.done):
+            if unit.lost[-1:] == [CHANGED] and not last:
+                moving.add(unit.video.path)
+                continue
+            again_only = unit.facts.pop(RECALL, None) is not None
+            if unit.status == "ok" or not (again_only or state.holds(unit)):  # a failure never replaces good rows
+                done = (*state.stages_of(unit), *stages)
+                writer.add(unit, stages=with_needs(done), **state.succession(unit))
             summary.count(unit)
-    units = [replace(unit, todo=list(stages)) for unit in planned if not state.recorded(unit)] + again
-    summary.already = len(found.videos) - len({unit.video.path for unit in units}) - summary.videos
-    summary.failed_before = 0 if retry_failed else state.failed(wanted)
-    watcher.start(len(units), sum(unit.footage for unit in units), summary.already)
-    for unit in run(units, config, stages, place):
-        again_only = unit.facts.pop(RECALL, None) is not None
-        if unit.status == "ok" or not (again_only or state.holds(unit)):  # a failure never replaces good rows
-            done = (*state.stages_of(unit), *stages)
-            writer.add(unit, stages=with_needs(done), **state.succession(unit))
-        summary.count(unit)
-        watcher.unit(unit)
+            watcher.unit(unit)
+        videos = [video for video in videos if video.path in moving]
+        if not videos:
+            return
+        writer.flush()
 
 
-def _plan(videos: list[Video], config: Config, state: State, watcher: Watcher) -> Iterator[Unit]:
-    """The units of the videos, in order; files that cannot be opened as failed units, and second copies as duplicates."""
-    owners: dict[str, str] = {}
-    with ThreadPoolExecutor(min(PLANNERS, os.cpu_count() or 1, max(1, len(videos) // 4))) as pool:
-        planner = _Planner(config)
-        for done, units in enumerate(pool.map(planner, videos), 1):
-            watcher.planning(done, len(videos))
-            first = units[0]
-            if first.status == "ok":
-                path = path_to_text(first.video.path)
-                owner = owners.setdefault(first.video.video_id, state.owner(first.video.video_id) or path)
-                if owner != path:
-                    copy = Video(first.video.path, caption=first.video.caption, columns=first.video.columns)
-                    yield Unit(copy, status="duplicate", error=f"same content as {owner}", facts=first.facts)
-                    continue
-            yield from units
-        planner.close()
-
-
-class _Planner:
-    """Opens a video, in one of a few child processes, and says which units it is worked on as."""
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
-        self.free: list[Isolated] = []
-
-    def __call__(self, video: Video) -> list[Unit]:
-        identified = video
-        with suppress(VideoError, OSError, ValueError):  # `plan` says it better why a file cannot be read
-            identified = replace(video, video_id=fingerprint(video.path))
-        options = {"unit_seconds": self.config.decode.unit_seconds, "max_pixels": self.config.decode.max_pixels}
-        if not self.config.decode.isolate:
-            units = plan(identified, **options)
-        else:
-            child = (
-                self.free.pop()
-                if self.free
-                else Isolated(timeout=self.config.decode.timeout_seconds, memory_gb=self.config.decode.memory_gb)
-            )
-            units = child.plan(identified, **options)
-            self.free.append(child)
-        if units[0].status != "ok":  # content that is no video says nothing: an empty file is not a copy of another
-            units = [replace(unit, video=video) for unit in units]
-        return units
-
-    def close(self) -> None:
-        for child in self.free:
-            child.close()
+def _to_do(
+    videos: Sequence[Video], planner: Planner, changes: Changes, state: State, watcher: Watcher
+) -> Iterator[Unit]:
+    """Units to be worked on ("ok"), and those that are at their end already: failed, lost, duplicates."""
+    wanted = {path_to_text(video.path) for video in videos}
+    fresh = [video for video in videos if not state.planned(video)]
+    for unit in plan_videos(fresh, planner, changes.seen, state, watcher.planning):
+        if not state.recorded(unit):
+            yield unit
+    listed = {path_to_text(v.path): v for v in videos if v.captions or v.columns or v.spans}
+    yield from (unit for unit in state.incomplete(listed) if path_to_text(unit.video.path) in wanted)
 
 
 def open_dataset(root: Path, config: Config, stages: Sequence[str], models: dict[str, Any]) -> None:
@@ -198,7 +195,7 @@ def open_dataset(root: Path, config: Config, stages: Sequence[str], models: dict
         made = read_about(root)
     for stage in stages:
         if stage in made["stages"]:
-            _same(root, made["stages"][stage], identity(config, stage), "")
+            _same(root, _as_known(made, stage, config), identity(config, stage), "")
     for column, model in models.items():
         if column in made["models"]:
             _same(root, made["models"][column], model, f"the model of {column}: ")
@@ -217,9 +214,25 @@ def open_dataset(root: Path, config: Config, stages: Sequence[str], models: dict
         write_json(root / "dataset.json", about)
 
 
+def _as_known(made: dict[str, Any], stage: str, config: Config) -> dict[str, Any]:
+    """What a stage was made with, in the keys of today: an older Winnow had some that are gone, and lacked others."""
+    parts = made["stages"][stage]
+    tree = config.model_dump(mode="json")
+    for name, part in parts.items():
+        (tree["decode"] if name == "unit_seconds" else tree)[name] = part
+    try:
+        return identity(recorded(tree, "dataset.json"), stage)
+    except ConfigError:
+        return parts
+
+
 def _refuse_foreign(root: Path) -> None:
     """A folder that holds something else is left as it is."""
-    if root.is_dir() and not (root / "dataset.json").exists() and any(path.name != LOCK for path in root.iterdir()):
+    if (
+        root.is_dir()
+        and not (root / "dataset.json").exists()
+        and any(path.name not in (LOCK, HELD) for path in root.iterdir())
+    ):
         raise DatasetError(f"{root}: holds other files and no dataset: choose an empty or a new folder for --out")
 
 
@@ -236,24 +249,3 @@ def _same(root: Path, made: Any, now: Any, key: str) -> None:
         raise DatasetError(
             f"{root}: was made with {key} = {made}, this job says {now}: choose another --out, or set it as it was"
         )
-
-
-LOCK = ".lock"
-
-
-@contextmanager
-def claimed(root: Path) -> Iterator[None]:
-    """One process writes a dataset at a time. The lock goes with the process, however it ends."""
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        stream = open(root / LOCK, "w")  # noqa: SIM115
-    except OSError as error:
-        raise DatasetError(f"{root}: cannot be written to ({error.strerror}): choose another --out") from None
-    with stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DatasetError(
-                f"{root}: another process is writing this dataset: wait for it, or choose another --out"
-            ) from None
-        yield

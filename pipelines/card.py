@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 
 from curate.selection import Selection
@@ -16,7 +15,7 @@ from pipelines.plots import contact_sheet, plot_scores
 
 def write_card(out: Path, dataset: Any, selection: Selection, about: dict[str, Any], schema: pa.Schema) -> None:
     """Write README.md and plots/. about: what selection.json will hold. schema: of the shards."""
-    annotated = pq.read_schema(dataset.files("clips")[0])
+    annotated = dataset.schema("clips")
     plots = plot_scores(dataset.clips_sql, annotated, selection, out / "plots")
     sheet = contact_sheet(dataset.clips_sql, selection, out / "plots" / "overview.png")
     text = card(selection, about, schema, [plot["file"] for plot in plots], "overview.png" if sheet else None)
@@ -62,6 +61,7 @@ def card(selection: Selection, about: dict[str, Any], schema: pa.Schema, plots: 
         f"- Order: shuffled with seed {about['request']['seed']}. Bytes: {made['copied']:,} clips copied from their "
         f"source at keyframes, {made['transcoded']:,} encoded again (H.264), without sound. Frames, times and sizes "
         "in a row are those of its bytes.",
+        _trimmed(made),
         f"- Not cut: {len(made['failed']):,} clips"
         + (", each with its reason in `selection.json`.\n" if made["failed"] else ".\n"),
         _models(about["dataset"]["models"]),
@@ -73,6 +73,18 @@ def card(selection: Selection, about: dict[str, Any], schema: pa.Schema, plots: 
         "under the licences of these.\n",
     ]
     return "\n".join(parts)
+
+
+def _trimmed(made: dict[str, Any]) -> str:
+    """How much of what was scored is not in the bytes."""
+    if not made["trimmed"]:
+        return "- Trimmed: none: every clip holds all the frames that were scored."
+    share = made["frames_lost"] / made["frames_scored"]
+    return (
+        f"- Trimmed: {made['trimmed']:,} of {made['copied']:,} copies begin at a later keyframe, or end earlier, than the "
+        f"clip that was scored (`scored_start_frame` to `scored_end_frame`): {made['frames_lost']:,} frames, {share:.1%} "
+        "of all. No clip lost more than `export.trim` allows, and none fails a filter for it."
+    )
 
 
 def _header(schema: pa.Schema, made: dict[str, Any]) -> dict[str, Any]:

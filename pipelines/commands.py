@@ -64,6 +64,8 @@ def _mendable(error: BaseException) -> str | None:
     if isinstance(error, (duckdb.Error, ArrowInvalid)):
         from curate.selection import first_line
 
+        if "No space left" in str(error):
+            return f"{first_line(error)}: free space there; the same command goes on from what is committed"
         return f"{first_line(error)}: a file of the dataset may be damaged: restore it, or delete the shard and annotate again"
     return None
 

@@ -13,7 +13,9 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from curate.filters import Filter, SelectionError, parse_filters
-from pipelines.typed_yaml import ConfigError, find, override, read, validate
+from pipelines.typed_yaml import ConfigError, find, known, override, read, validate
+
+FULL_HD = 1920 * 1080
 
 
 class Section(BaseModel):
@@ -25,13 +27,29 @@ class Section(BaseModel):
 
 class Decode(Section):
     unit_seconds: float = Field(300.0, gt=0, description="long videos are worked on in stretches of about this length")
-    timeout_seconds: float = Field(
-        1800.0, gt=0, description="a unit that decodes longer than this is recorded as failed"
+    open_seconds: float = Field(
+        30.0, gt=0, description="a file that is not opened in this time is left for a second try"
     )
-    memory_gb: float = Field(4.0, gt=0, description="a decode that needs more memory is recorded as failed")
+    timeout_seconds: float = Field(60.0, gt=0, description="time limit of a decode, beside that for its footage ...")
+    timeout_per_second: float = Field(
+        10.0,
+        ge=0,
+        description="... for each second of 1080p footage; more for larger pictures. Twice: recorded as failed",
+    )
+    memory_gb: float = Field(4.0, gt=0, description="a decode that needs more memory, twice, is recorded as failed")
     max_pixels: int = Field(8192 * 4320, gt=0, description="largest width x height that is opened")
     threads: int = Field(1, ge=1, description="FFmpeg threads of one decode")
     isolate: bool = Field(True, description="decode in a child process, so that a crash costs one unit")
+
+    def time_limit(self, seconds: float, pixels: int = FULL_HD) -> float:
+        """Seconds that a decode of so much footage may take. pixels: width x height."""
+        return self.timeout_seconds + self.timeout_per_second * seconds * max(1.0, pixels / FULL_HD)
+
+    @property
+    def cut_limits(self) -> dict[str, Any]:
+        """Limits of cutting one clip, which may decode its source from a keyframe far before it."""
+        seconds = max(self.timeout_seconds, self.time_limit(self.unit_seconds) / 2)
+        return {"max_pixels": self.max_pixels, "timeout_seconds": seconds, "memory_gb": self.memory_gb}
 
 
 class Shots(Section):
@@ -227,7 +245,12 @@ class Export(Section):
     """How the bytes of a kept clip are made. With size, fps or codec unset, and a keyframe that fits, they are copied."""
 
     snap: bool = True
-    max_shift_seconds: float = Field(1.0, ge=0, description="how much of a clip may be lost to a copy at keyframes")
+    trim: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="largest share of a clip's frames that a copy at keyframes may lose; else it is encoded",
+    )
     size: int | None = Field(None, ge=16, description="shorter side in px")
     fps: float | None = Field(None, gt=0)
     codec: Literal["h264"] | None = None
@@ -252,7 +275,7 @@ class Export(Section):
     @property
     def options(self) -> dict[str, Any]:
         """Arguments of `curate.extract.extract`."""
-        return self.model_dump(include={"snap", "max_shift_seconds", "size", "fps", "codec", "crf"})
+        return self.model_dump(include={"snap", "trim", "size", "fps", "codec", "crf"})
 
 
 class Execution(Section):
@@ -318,4 +341,9 @@ def resolve(tree: dict, origin: str) -> Config:
     return validate(Config, tree, origin)
 
 
-__all__ = ["Config", "ConfigError", "load", "override", "resolve", "size_of"]
+def recorded(tree: dict, origin: str) -> Config:
+    """A config that a dataset was made with, maybe by an older Winnow: keys that this one has not are passed over."""
+    return validate(Config, known(Config, tree), origin)
+
+
+__all__ = ["Config", "ConfigError", "load", "override", "recorded", "resolve", "size_of"]

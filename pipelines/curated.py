@@ -30,12 +30,15 @@ import pyarrow.parquet as pq
 
 from curate.filters import Filter
 from curate.selection import Selection, select
+from curate.span import CLOSE
 from pipelines import labels
 from pipelines.card import write_card
+from pipelines.claims import claimed
 from pipelines.cutting import Cutters, Job, MapFn, Result
 from pipelines.dataset import Dataset
-from pipelines.files import commit, write_json
-from pipelines.shards import job_of, read_schema, write_shards
+from pipelines.files import commit, write_json, writing
+from pipelines.passes import Moved, cut_passes
+from pipelines.shards import Made, Standing, job_of, read_schema, write_shards
 
 SAMPLE_CLIPS, SAMPLE_BYTES = 32, 64_000_000  # cut first, to learn how many bytes a clip takes
 MODELS = (
@@ -68,6 +71,9 @@ class Curated:
     transcoded: int
     failed: list[dict[str, str]]
     why_transcoded: dict[str, int]
+    trimmed: int = 0
+    frames_scored: int = 0
+    frames_lost: int = 0
     already: bool = False
 
 
@@ -87,14 +93,16 @@ def make_curated(
     workers: int | None = None,
     map_fn: MapFn | None = None,
     progress: Progress | None = None,
+    source_roots: Mapping[str, str] | None = None,
 ) -> Curated:
     """Select, cut and write. The same dataset, filters, seed and options give the same files.
 
     seed: the order of the clips is that of md5("seed:clip_id"). shard_bytes: about what a shard takes. options: of
-    `curate.extract.extract` (snap, size, fps, codec, crf, max_shift_seconds ...). limits: of a decode, as in the config: max_pixels of a picture,
-    timeout_seconds for a clip, memory_gb of a process; they say what can be cut and not what comes of it, so another
-    run may go on with other ones. workers: processes that cut. map_fn: in their place, anything that turns jobs into results in the same order. Raises CuratedError,
-    SelectionError.
+    `curate.extract.extract` (snap, size, fps, codec, crf, trim ...). limits: of a decode, as in the config: max_pixels of
+    a picture, timeout_seconds for a clip, memory_gb of a process; they say what can be cut and not what comes of it, so
+    another run may go on with other ones. workers: processes that cut. map_fn: in their place, anything that turns jobs
+    into results in the same order. source_roots: old -> new beginning of the paths of sources that were moved since they
+    were annotated. Raises CuratedError, SelectionError.
     """
     out = Path(out)
     selection = select(dataset.labelled_sql, filters, why_null=why_null or why_empty(dataset.config))
@@ -109,36 +117,61 @@ def make_curated(
         "options": {name: value for name, value in sorted((options or {}).items()) if value is not None},
         "dataset": _digest(dataset),
     }
+    roots = {os.path.abspath(old): os.path.abspath(new) for old, new in (source_roots or {}).items()}
+    if roots:
+        request["source_roots"] = roots
     if any("label" in f.sql.lower() for f in filters):  # the same words keep other clips once more of them are labelled
         request["labels"] = labels.digest(dataset.root)
-    state = _state(out, request)
-    if state == "done":
+    if _state(out, request) == "done":
         return _read(out, selection)
+    with writing(out), claimed(out / ".partial", "curated dataset", CuratedError):
+        state = _state(out, request)  # by the time it is ours
+        if state == "done":
+            return _read(out, selection)
+        if state == "new":
+            write_json(out / ".partial" / "request.json", request)
+        data, made = _write(dataset, selection, out, request, limits or {}, workers, map_fn, progress)
+        if not made.clips:
+            raise CuratedError(f"{out}: not one of {selection.kept} clips could be cut: {made.failed[0]['reason']}")
+        _finish(out, data, dataset, selection, request, made)
+    return _read(out, selection, already=False)
+
+
+def _write(
+    dataset: Dataset,
+    selection: Selection,
+    out: Path,
+    request: Mapping[str, Any],
+    limits: Mapping[str, Any],
+    workers: int | None,
+    map_fn: MapFn | None,
+    progress: Progress | None,
+) -> tuple[Path, Made]:
+    """The shards, whatever was written of them before; and the folder they are in."""
     partial = out / ".partial"
-    (partial / "data").mkdir(parents=True, exist_ok=True)
-    if state == "new":
-        write_json(partial / "request.json", request)
-    limits = {name: value for name, value in (limits or {}).items() if value is not None}
-    job_options = request["options"] | ({"max_pixels": limits["max_pixels"]} if "max_pixels" in limits else {})
+    (partial / "data").mkdir(exist_ok=True)
+    limits = {name: value for name, value in limits.items() if value is not None}
+    options = request["options"] | ({"max_pixels": limits["max_pixels"]} if "max_pixels" in limits else {})
     child = {name: limits[key] for name, key in CHILD_LIMITS.items() if key in limits}
+    moved = Moved(request.get("source_roots", {}))
     with ExitStack() as stack:
         cut = map_fn or stack.enter_context(Cutters(workers, **child))
         rows = partial / "rows.parquet"
         if not rows.exists():
-            _write_rows(dataset, selection, seed, rows)
-        plan_path = partial / "plan.json"
+            _write_rows(dataset, selection, request["seed"], rows)
+        if isinstance(cut, Cutters):
+            cut_passes(rows, partial / "spool", cut, options, moved)
+        plan_path, sample = partial / "plan.json", []
         if not plan_path.exists():
-            bounds, results = _plan(rows, shard_bytes, cut, job_options)
+            bounds, sample = _plan(rows, request["shard_bytes"], cut, options, moved, partial / "spool")
             write_json(plan_path, {"bounds": bounds})
-            cut = _after(results, cut)
         plan = json.loads(plan_path.read_text())
         data = out / "data" if (out / "data").exists() else partial / "data"
-        columns = read_schema(dataset.files("clips")[0], drop=HEAVY)
-        made = write_shards(data, rows, columns, plan["bounds"], cut, job_options, progress)
-    if not made.clips:
-        raise CuratedError(f"{out}: not one of {selection.kept} clips could be cut: {made.failed[0]['reason']}")
-    _finish(out, data, dataset, selection, request, made)
-    return _read(out, selection, already=False)
+        columns = read_schema(dataset.schema("clips"), drop=HEAVY)
+        standing = Standing(selection.conditions())
+        bounds, spool = plan["bounds"], partial / "spool"
+        in_order = _after(sample, cut)
+        return data, write_shards(data, rows, columns, bounds, in_order, cut, options, standing, moved, spool, progress)
 
 
 def why_empty(config: Mapping[str, Any]) -> dict[str, str]:
@@ -169,6 +202,9 @@ def _finish(out: Path, data: Path, dataset: Dataset, selection: Selection, reque
             "copied": made.copied,
             "transcoded": made.transcoded,
             "why_transcoded": dict(sorted(made.why_transcoded.items())),
+            "trimmed": made.trimmed,
+            "frames_scored": made.frames_scored,
+            "frames_lost": made.frames_lost,
             "failed": made.failed,
         },
     }
@@ -197,7 +233,8 @@ def _state(out: Path, request: dict[str, Any]) -> str:
             found = found["request"] if state == "done" else found
         except (ValueError, KeyError, OSError) as error:
             raise CuratedError(f"{path}: cannot be read ({error}); delete {out} or choose another --out") from None
-        other = [key for key in request if found.get(key) != request[key]]
+        keys = [*request, "source_roots"] if "dataset" in request else request
+        other = [key for key in keys if found.get(key) != request.get(key)]
         if not other:
             return state
         what = "another selection" if state == "done" else "another selection, not finished"
@@ -205,6 +242,7 @@ def _state(out: Path, request: dict[str, Any]) -> str:
             "dataset": "the dataset has changed since",
             "shard_bytes": "shard size",
             "labels": "clips were labelled since",
+            "source_roots": "where the sources lie",
         }
         differs = ", ".join(names.get(key, key) for key in other)
         raise CuratedError(f"{out}: holds {what} (different: {differs}); choose another --out or delete it")
@@ -222,19 +260,30 @@ def _write_rows(dataset: Dataset, selection: Selection, seed: int, path: Path) -
     # Without a source's bytes and length all its clips weigh as their seconds.
     weight = "bytes / nullif(duration, 0)" if {"bytes", "duration"} <= set(facts) else "NULL"
     keyframes = "keyframes" if "keyframes" in facts else "NULL::DOUBLE[]"
+    kept_facts = ", ".join(
+        f"any_value({name if name in facts else 'NULL'})::{kind} AS _{name}"
+        for name, kind in (("bytes", "BIGINT"), ("first_packet", "BIGINT"), ("first_pts", "BIGINT"),
+                           ("first_frame", "BIGINT"), ("unit_start", "DOUBLE"))
+    )  # fmt: skip
+    columns = [row[0] for row in db.execute(f"DESCRIBE SELECT * FROM {dataset.clips_sql}").fetchall()]
+    counted = "coalesce(c.clock, '') = 'counted'" if "clock" in columns else "false"
     # Narrow tables first, so that only one sort and one join carry the stills.
     db.execute(
         f"""CREATE TEMP TABLE places AS
             SELECT clip_id, row_number() OVER (ORDER BY md5('{int(seed)}:' || clip_id), clip_id) - 1 AS _position FROM kept;
             CREATE TEMP TABLE sources AS
-            SELECT video_id, unit, any_value({keyframes}) AS keyframes, any_value({weight})::DOUBLE AS weight
+            SELECT video_id, unit, any_value({keyframes}) AS keyframes, any_value({weight})::DOUBLE AS weight, {kept_facts}
             FROM {dataset.videos_sql} WHERE status = 'ok' GROUP BY video_id, unit"""
     ).fetchall()
+    decoded_from = f"""CASE WHEN {counted} THEN coalesce(v._unit_start, v.keyframes[1])
+        ELSE list_max(list_filter(v.keyframes, lambda k: k <= c.start_time + {CLOSE})) END"""
     db.execute(
         f"""COPY (
             SELECT p._position,
-                   list_filter(v.keyframes, lambda k: k >= c.shot_start_time - 1 AND k < c.end_time) AS _keyframes,
+                   list_filter(v.keyframes, lambda k: k >= c.start_time - 1 AND k < c.end_time) AS _keyframes,
+                   {decoded_from} AS _decoded_from,
                    (c.end_time - c.start_time) * coalesce(v.weight, (SELECT avg(weight) FROM sources), 1) AS _weight,
+                   v._bytes, v._first_packet, v._first_pts, v._first_frame, v._unit_start,
                    c.* EXCLUDE ({", ".join(HEAVY)})
             FROM {dataset.clips_sql} c JOIN places p USING (clip_id)
             LEFT JOIN sources v ON v.video_id = c.video_id AND v.unit = c.unit
@@ -246,7 +295,9 @@ def _write_rows(dataset: Dataset, selection: Selection, seed: int, path: Path) -
     commit(aside, path)
 
 
-def _plan(rows: Path, shard_bytes: int, cut: MapFn, options: dict[str, Any]) -> tuple[list[int], list[Result]]:
+def _plan(
+    rows: Path, shard_bytes: int, cut: MapFn, options: dict[str, Any], moved: Moved, spool: Path
+) -> tuple[list[int], list[Result]]:
     """How many shards, and which rows go in each: contiguous in the shuffled order, of about equal weight.
 
     The first clips of the order are a random sample: cutting them tells how many bytes a unit of weight takes. What was
@@ -254,7 +305,7 @@ def _plan(rows: Path, shard_bytes: int, cut: MapFn, options: dict[str, Any]) -> 
     """
     weights = pq.read_table(rows, columns=["_weight"])["_weight"].to_numpy()
     sample = pq.ParquetFile(rows).iter_batches(batch_size=SAMPLE_CLIPS)
-    jobs = [job_of(row, options) for row in next(sample).to_pylist()]
+    jobs = [job_of(moved.row(row), options, spool) for row in next(sample).to_pylist()]
     taken = weight = 0.0
     results: list[Result] = []
     for job_weight, result in zip(weights, cut(jobs), strict=False):

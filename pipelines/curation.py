@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +13,18 @@ import pyarrow as pa
 from curate.appearance import Appearance
 from curate.captions import Captions
 from curate.clip import Unit
-from curate.isolation import Isolated
 from curate.models import MissingWeights, Weights
 from curate.motion import FlowMotion
 from curate.prefilter import Prefilter
 from curate.similarity import Similarity
 from curate.stills import Stills
 from curate.text import Text
-from curate.watch import VIDEO_COLUMNS, captioner_frames, watch
+from curate.watch import VIDEO_COLUMNS
 from pipelines.config import Config
 from pipelines.dataset import Tables, read_unit
+from pipelines.decoding import PASS, Frames, Pass, captioner_wants
 from pipelines.models import Shelf, adapter
 
-PASS = ("shots", "motion", "stills")
 STAGES = (*PASS, "text", "appearance", "captions", "similarity")
 NEEDS = {
     "motion": ("shots",),
@@ -143,9 +142,13 @@ def recall(units: Sequence[Unit]) -> list[Unit]:
     for unit in units:
         if place := unit.facts.get(RECALL):
             root, shard = place
+            stamps = {name: unit.facts[name] for name in ("bytes", "modified") if name in unit.facts}
             stored = read_unit(Path(root), shard, unit, TABLES)
+            if unit.video.captions or unit.video.columns or unit.video.spans:  # what the list says now
+                stored.video = unit.video
             for name in ("video", "count", "start", "end", "status", "error", "warnings", "facts", "clips", "seconds"):
                 setattr(unit, name, getattr(stored, name))
+            unit.facts |= stamps
             for clip in unit.clips:  # what is done again speaks for itself
                 clip.errors = {key: reason for key, reason in clip.errors.items() if not unit.wants(stage_of(key))}
     return list(units)
@@ -154,86 +157,6 @@ def recall(units: Sequence[Unit]) -> list[Unit]:
 def _filtered(stage: Any, config: Config) -> Any:
     rule = config.prefilter
     return Prefilter(stage, minimum=rule.min, maximum=rule.max) if rule.min or rule.max else stage
-
-
-def captioner_wants(config: Config) -> int:
-    """How many decoded frames of each clip the video captioner wants."""
-    return getattr(config.captions.video, "frames", 0)
-
-
-class Pass:
-    """The single decode of a unit, in a child process if the config says so."""
-
-    def __init__(self, config: Config) -> None:
-        self.config, self.isolated = config, _child(config)
-
-    def __call__(self, units: Sequence[Unit]) -> list[Unit]:
-        for unit in units:
-            observers = [name for name in PASS if unit.wants(name)]
-            if not observers:
-                continue
-            options = self.options(unit)
-            stored = replace(unit, clips=[])
-            seen = self.isolated.watch(stored, **options) if self.isolated else watch(stored, **options)
-            if unit.clips and seen.status != "ok":  # what earlier runs found stays
-                for clip in unit.clips:
-                    clip.errors |= dict.fromkeys(observers, seen.error)
-                continue
-            if unit.clips:
-                _keep_stored(unit, seen, observers)
-            for name in ("video", "status", "error", "warnings", "facts", "clips", "seconds"):
-                setattr(unit, name, getattr(seen, name))
-        return list(units)
-
-    def options(self, unit: Unit) -> dict[str, Any]:
-        config = self.config
-        shots = config.shots.model_dump()
-        stills = config.stills.model_dump()
-        stills["captioner_frames"] = captioner_wants(config) if unit.wants("captions") else 0
-        return {
-            "shots": shots,
-            "motion": config.motion.model_dump() if unit.wants("motion") else None,
-            "stills": stills if unit.wants("stills") else None,
-            "decode": {"threads": config.decode.threads, "max_pixels": config.decode.max_pixels},
-        }
-
-
-def _keep_stored(stored: Unit, seen: Unit, observers: Sequence[str]) -> None:
-    """Add to a repeated pass what other stages had said of the same clips, and to its counts those of the first."""
-    before = {(clip.start_frame, clip.end_frame): clip for clip in stored.clips}
-    if before.keys() != {(clip.start_frame, clip.end_frame) for clip in seen.clips}:
-        raise RuntimeError(
-            "the clips found now are not those recorded: the file has changed, or Winnow has; annotate anew"
-        )
-    for clip in seen.clips:
-        old = before[clip.start_frame, clip.end_frame]
-        clip.values = old.values | clip.values
-        clip.errors = {key: reason for key, reason in old.errors.items() if key not in observers} | clip.errors
-    seen.facts["frames_decoded"] += stored.facts.get("frames_decoded") or 0
-    seen.seconds = {
-        **stored.seconds,
-        **seen.seconds,
-        "decode": seen.seconds["decode"] + stored.seconds.get("decode", 0.0),
-    }
-
-
-class Frames:
-    """Reads the frames that a video captioner wants, for units whose pass was done in an earlier run."""
-
-    def __init__(self, config: Config) -> None:
-        self.config, self.isolated = config, _child(config)
-
-    def __call__(self, units: Sequence[Unit]) -> list[Unit]:
-        read = self.isolated.frames if self.isolated else captioner_frames
-        for unit in units:
-            if unit.wants("captions") and not any(clip.frames for clip in unit.clips):
-                read(unit, count=captioner_wants(self.config), size=self.config.stills.size)
-        return list(units)
-
-
-def _child(config: Config) -> Isolated | None:
-    decode = config.decode
-    return Isolated(timeout=decode.timeout_seconds, memory_gb=decode.memory_gb) if decode.isolate else None
 
 
 # --- what a config means for a dataset

@@ -2,27 +2,54 @@
 
 from __future__ import annotations
 
+import json
 import os
 import queue
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from curate.extract import Extracted, ExtractError, Span, extract
+from curate.identity import fingerprint
 from curate.isolation import Child, Lost
+from curate.opening import printable
+from curate.transcode import transcode
+
+PASS_SECONDS = 30.0  # of time allowed, for each second that is decoded
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a file was when it was annotated. bytes: its size, None where that was not recorded."""
+
+    video_id: str
+    bytes: int | None = None
 
 
 @dataclass(frozen=True)
 class Job:
-    """One clip to cut: `extract(path, span, keyframes, **options)`."""
+    """One clip to cut: `extract(path, span, keyframes, **options)`, if the file is still the source.
+
+    source: None: not compared. spool: folder in which it may lie already, cut with others of its source.
+    """
 
     clip_id: str
     path: str
     span: Span
     keyframes: list[float] | None = None
     options: dict[str, Any] = field(default_factory=dict)
+    source: Source | None = None
+    spool: str | None = None
+
+    @classmethod
+    def of(cls, fields: dict[str, Any]) -> Job:
+        """From what `asdict` made of one."""
+        source = fields["source"]
+        return cls(**fields | {"span": Span.of(fields["span"]), "source": Source(**source) if source else None})
 
 
 Result = Extracted | str  # the bytes, or the reason why there are none
@@ -32,12 +59,74 @@ MapFn = Callable[[Iterable[Job]], Iterator[Result]]
 def cut(job: Job) -> Result:
     """Cut a clip in this process. Never raises for what a source can do wrong; see `Cutters` for what it can do
     worse."""
+    if job.spool is not None and (made := spooled(Path(job.spool), job.clip_id)):
+        return made
+    if reason := changed(job.path, job.source):
+        return reason
     try:
         return extract(job.path, job.span, job.keyframes, **job.options)
     except ExtractError as error:
         return str(error)
     except MemoryError:
-        return f"{job.path}: needs too much memory"
+        return f"{printable(job.path)}: needs too much memory"
+
+
+def cut_together(jobs: Sequence[Job]) -> None:
+    """Transcode clips of one source in one pass over it, into their spool: <clip_id>.mp4, and .json, which comes last."""
+    jobs = sorted(jobs, key=lambda job: (job.span.start_frame, job.span.end_frame))
+    if changed(jobs[0].path, jobs[0].source):
+        return  # each says so when its turn comes
+    options = {name: value for name, value in jobs[0].options.items() if name not in ("snap", "trim", "codec")}
+    why = "asked for" if asks_for_transcode(jobs[0].options) else "no keyframe near the clip's start"
+    spans = [job.span for job in jobs]
+    for job, made in zip(jobs, transcode(jobs[0].path, spans, why=why, **options), strict=True):
+        if isinstance(made, str):
+            continue
+        folder = Path(job.spool)
+        (folder / f"{job.clip_id}.mp4").write_bytes(made.bytes)
+        aside = folder / f"{job.clip_id}.tmp"
+        aside.write_text(json.dumps(asdict(replace(made, bytes=b"")) | {"bytes": None, "size": len(made.bytes)}))
+        os.replace(aside, folder / f"{job.clip_id}.json")
+
+
+def asks_for_transcode(options: dict[str, Any]) -> bool:
+    """Whether packets are not to be copied, whatever the source is."""
+    form = any(options.get(name) is not None for name in ("size", "fps", "codec"))
+    return form or options.get("snap") is False
+
+
+def spooled(folder: Path, clip_id: str) -> Extracted | None:
+    """A clip that was cut with others."""
+    try:
+        fields = json.loads((folder / f"{clip_id}.json").read_text())
+        data = (folder / f"{clip_id}.mp4").read_bytes()
+    except (OSError, ValueError):
+        return None
+    if len(data) != fields.pop("size"):
+        return None
+    return Extracted(**fields | {"bytes": data})
+
+
+def changed(path: str, source: Source | None) -> str | None:
+    """Why a file is not what was annotated; None where it is. That it is missing is for the reader to say."""
+    if source is None:
+        return None
+    try:
+        facts = os.stat(path)
+        same = source.bytes in (None, facts.st_size) and _fingerprint(path, facts.st_size, facts.st_mtime_ns)
+    except (OSError, ValueError):
+        return None
+    if same == source.video_id:
+        return None
+    return (
+        f"{printable(path)}: is not the file that was annotated: its content has changed since; run `winnow annotate` on "
+        "it again, and then select"
+    )
+
+
+@lru_cache(maxsize=256)
+def _fingerprint(path: str, size: int, modified: int) -> str:
+    return fingerprint(path)
 
 
 class Cutters:
@@ -62,11 +151,25 @@ class Cutters:
             child.close()
 
     def __call__(self, jobs: Iterable[Job]) -> Iterator[Result]:
+        return self._each(_Child.cut, jobs)
+
+    def together(self, groups: Iterable[Sequence[Job]]) -> Iterator[None]:
+        """Each group in one pass over its source (see `cut_together`). What fails is left to be cut alone."""
+        return self._each(_Child.cut_together, groups)
+
+    def _each(self, work: Callable[[_Child, Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+        def one(item: Any) -> Any:
+            child = self.idle.get()
+            try:
+                return work(child, item)
+            finally:
+                self.idle.put(child)
+
         ahead: deque = deque()
         with ThreadPoolExecutor(self.workers) as threads:
             try:
-                for job in jobs:
-                    ahead.append(threads.submit(self._one, job))
+                for item in items:
+                    ahead.append(threads.submit(one, item))
                     if len(ahead) >= 3 * self.workers:
                         yield ahead.popleft().result()
                 while ahead:
@@ -74,13 +177,6 @@ class Cutters:
             finally:
                 for waiting in ahead:
                     waiting.cancel()
-
-    def _one(self, job: Job) -> Result:
-        child = self.idle.get()
-        try:
-            return child.cut(job)
-        finally:
-            self.idle.put(child)
 
 
 class _Child(Child):
@@ -91,11 +187,24 @@ class _Child(Child):
         try:
             made = self.ask(asdict(job))
         except Lost as lost:
-            return f"{job.path}: frames {job.span.start_frame} to {job.span.end_frame} cannot be cut: {lost}"
+            return f"{printable(job.path)}: frames {job.span.start_frame} to {job.span.end_frame} cannot be cut: {lost}"
         return made["reason"] if "reason" in made else Extracted(**made)
+
+    def cut_together(self, jobs: Sequence[Job]) -> None:
+        seconds = max(job.span.end_time for job in jobs) - min(job.span.start_time for job in jobs)
+        one, self.timeout = self.timeout, self.timeout + PASS_SECONDS * seconds
+        try:
+            self.ask({"together": [asdict(job) for job in jobs]})
+        except Lost:
+            pass  # what was cut before is in the spool; each of the others says why when its turn comes
+        finally:
+            self.timeout = one
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
     """What a child process of `Cutters` does."""
-    made = cut(Job(**request | {"span": Span(**request["span"])}))
+    if "together" in request:
+        cut_together([Job.of(fields) for fields in request["together"]])
+        return {}
+    made = cut(Job.of(request))
     return {"reason": made} if isinstance(made, str) else asdict(made)

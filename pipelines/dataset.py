@@ -1,6 +1,7 @@
 """The annotated dataset on disk: its two tables, how a shard is committed, and what is read back to go on.
 
     DATASET/dataset.json                 format, version, resolved config, models by stage
+    DATASET/README.md                    says what it is, to people and to `datasets.load_dataset(DATASET, "clips")`
     DATASET/clips/part-<hash>.parquet    a row per clip
     DATASET/videos/part-<hash>.parquet   a row per unit; the footer names the units: this file is the record of what is done
 
@@ -15,7 +16,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curate.clip import Clip, Column, Unit, Video, path_to_text, text_to_path
+from curate.clip import Unit
+from pipelines.dataset_card import write_dataset_card
 from pipelines.files import FOOTER, commit, write_json, write_parquet
 from pipelines.labels import labelled
+from pipelines.renewal import renew, without
+from pipelines.tables import PAIRS, Tables
 
 __all__ = [
     "FORMAT", "Dataset", "DatasetError", "Shard", "Tables", "Writer", "commit", "read_about", "read_shards", "read_unit",
@@ -33,43 +37,7 @@ __all__ = [
 ]  # fmt: skip
 
 FORMAT = 1
-
-CLIP_IDENTITY = (
-    Column("clip_id", pa.string(), "video id and first frame"),
-    Column("video_id", pa.string(), "hash of the file's content"),
-    Column("video_path", pa.string(), "absolute path of the source"),
-    Column("unit", pa.int32(), "which stretch of the video"),
-    Column("start_time", pa.float64(), "presentation time of the first frame", "s"),
-    Column("end_time", pa.float64(), "end of the last frame", "s"),
-    Column("start_frame", pa.int64(), "first frame, in presentation order"),
-    Column("end_frame", pa.int64(), "end of the frames, exclusive"),
-    Column("num_frames", pa.int64(), "end_frame - start_frame"),
-    Column("fps", pa.float64(), "average frame rate of the source", "1/s"),
-    Column("width", pa.int32(), "as displayed", "px"),
-    Column("height", pa.int32(), "as displayed", "px"),
-    Column("shot_start_time", pa.float64(), "start of the shot that the clip lies in", "s"),
-    Column("shot_end_time", pa.float64(), "end of the shot that the clip lies in", "s"),
-)
-CLIP_TAIL = (
-    Column("source_caption", pa.string(), "caption that the source list gave"),
-    Column("source_columns", pa.string(), "every other column of the source list, as JSON"),
-    Column("errors", pa.map_(pa.string(), pa.string()), "stage -> reason, for the stages that failed on this clip"),
-)
-VIDEO_IDENTITY = (
-    Column("video_id", pa.string(), "hash of the file's content; of its path, if it could not be read"),
-    Column("video_path", pa.string(), "absolute path of the source"),
-    Column("unit", pa.int32(), "which stretch of the video"),
-    Column("units", pa.int32(), "how many stretches the video has"),
-    Column("unit_start", pa.float64(), "start of the stretch; null: of the file", "s"),
-    Column("unit_end", pa.float64(), "end of the stretch; null: of the file", "s"),
-    Column("status", pa.string(), "ok, failed or duplicate"),
-    Column("error", pa.string(), "why it failed, or of which file it is a duplicate"),
-    Column("warnings", pa.list_(pa.string()), "what was wrong although the unit could be used"),
-    Column("clips", pa.int32(), "clips found"),
-    Column("seconds", pa.map_(pa.string(), pa.float64()), "wall time by stage", "s"),
-    Column("source_caption", pa.string(), "caption that the source list gave"),
-    Column("source_columns", pa.string(), "every other column of the source list, as JSON"),
-)
+PAIRED = {"clips": "errors", "videos": "seconds"}
 
 
 class DatasetError(Exception):
@@ -77,104 +45,12 @@ class DatasetError(Exception):
 
 
 @dataclass(frozen=True)
-class Tables:
-    """The columns of the two tables, whichever stages ran: the score columns by stage, and the facts of a video."""
-
-    scores: Sequence[Column]
-    facts: Sequence[Column]
-
-    @property
-    def clip_columns(self) -> tuple[Column, ...]:
-        return (*CLIP_IDENTITY, *self.scores, *CLIP_TAIL)
-
-    @property
-    def clips(self) -> pa.Schema:
-        return pa.schema([column.field() for column in self.clip_columns])
-
-    @property
-    def videos(self) -> pa.Schema:
-        return pa.schema([column.field() for column in (*VIDEO_IDENTITY, *self.facts)])
-
-    def clip_row(self, unit: Unit, clip: Clip) -> dict[str, Any]:
-        row = {column.name: clip.values.get(column.name) for column in self.scores}
-        return row | {
-            "clip_id": unit.clip_id(clip),
-            "video_id": unit.video.video_id,
-            "video_path": path_to_text(unit.video.path),
-            "unit": unit.index,
-            "start_time": clip.start_time,
-            "end_time": clip.end_time,
-            "start_frame": clip.start_frame,
-            "end_frame": clip.end_frame,
-            "num_frames": clip.num_frames,
-            "fps": unit.facts.get("fps"),
-            "width": unit.facts.get("width"),
-            "height": unit.facts.get("height"),
-            "shot_start_time": clip.shot_start_time,
-            "shot_end_time": clip.shot_end_time,
-            "source_caption": unit.video.caption,
-            "source_columns": _json(unit.video.columns),
-            "errors": sorted(clip.errors.items()),
-        }
-
-    def video_row(self, unit: Unit) -> dict[str, Any]:
-        row = {column.name: unit.facts.get(column.name) for column in self.facts}
-        return row | {
-            "video_id": unit.video.video_id,
-            "video_path": path_to_text(unit.video.path),
-            "unit": unit.index,
-            "units": unit.count,
-            "unit_start": unit.start,
-            "unit_end": unit.end,
-            "status": unit.status,
-            "error": unit.error,
-            "warnings": unit.warnings,
-            "clips": len(unit.clips),
-            "seconds": sorted(unit.seconds.items()),
-            "source_caption": unit.video.caption,
-            "source_columns": _json(unit.video.columns),
-        }
-
-    def unit_of(self, video: dict[str, Any], clips: Iterable[dict[str, Any]]) -> Unit:
-        """The inverse of the two above: a stored unit, ready for more stages."""
-        return Unit(
-            video=Video(
-                path=text_to_path(video["video_path"]),
-                video_id=video["video_id"],
-                caption=video["source_caption"],
-                columns=json.loads(video["source_columns"]) if video["source_columns"] else {},
-            ),
-            index=video["unit"],
-            count=video["units"],
-            start=video["unit_start"],
-            end=video["unit_end"],
-            status=video["status"],
-            error=video["error"],
-            warnings=list(video["warnings"] or ()),
-            facts={column.name: video.get(column.name) for column in self.facts},
-            seconds=dict(video["seconds"] or ()),
-            clips=[
-                Clip(
-                    start_frame=row["start_frame"],
-                    end_frame=row["end_frame"],
-                    start_time=row["start_time"],
-                    end_time=row["end_time"],
-                    shot_start_time=row["shot_start_time"],
-                    shot_end_time=row["shot_end_time"],
-                    values={column.name: row.get(column.name) for column in self.scores},
-                    errors=dict(row["errors"] or ()),
-                )
-                for row in clips
-            ],
-        )
-
-
-@dataclass(frozen=True)
 class Shard:
     """A committed shard: its name, the units that its footer names, and the stages that ran on them.
 
     replaces: units of lower generations that do not count any more although no unit here has their id (a file that failed
-    is known by its path, and once it can be read by its content).
+    is known by its path, and once it can be read by its content). maps: as the first version of Winnow wrote it: what is
+    a list of pairs today is a map, which Hugging Face `datasets` cannot read, and lists gave one caption and no spans.
     """
 
     name: str
@@ -182,6 +58,7 @@ class Shard:
     stages: tuple[str, ...]
     generation: int
     replaces: tuple[str, ...] = ()
+    maps: bool = False
 
 
 class Dataset:
@@ -234,19 +111,36 @@ class Dataset:
         if not files:
             raise DatasetError(f"{self.root}: the dataset has no committed shard yet: run `winnow annotate` on it")
         stale = self._stale()
-        mixed = {path for path in files if path.stem.removeprefix("part-") in stale}
+        maps = {shard.name for shard in self.shards if shard.maps}
+        if table == "clips":  # renewed first: the videos file may not be, if that was interrupted
+            maps = {name for name in maps if _has_map(self.root / "clips" / f"part-{name}.parquet")}
         options, hidden = (", filename=true, file_row_number=true", "") if places else ("", "EXCLUDE (filename)")
         parts = []
-        if whole := [path for path in files if path not in mixed]:
-            parts.append(f"SELECT * FROM read_parquet({_listed(whole)}{options})")
-        if mixed:
-            gone = " ".join(f"part-{shard}/{unit}" for shard, units in stale.items() for unit in units)
-            parts.append(
-                f"SELECT * {hidden} FROM read_parquet({_listed(sorted(mixed))}{options or ', filename=true'}) WHERE "
-                "printf('%s/%s-%04d', parse_filename(filename, true), video_id, unit) "
-                f"NOT IN (SELECT unnest(string_split({_quote(gone)}, ' ')))"
+        for old in (False, True):
+            mine = [path for path in files if (path.stem.removeprefix("part-") in maps) == old]
+            whole = [path for path in mine if path.stem.removeprefix("part-") not in stale]
+            if whole:
+                parts.append(f"SELECT {_columns(table, old)} FROM {_parquet(whole, options)}")
+            if mixed := [path for path in mine if path not in whole]:
+                named = {path.stem.removeprefix("part-") for path in mixed}
+                gone = " ".join(f"part-{name}/{unit}" for name in sorted(named) for unit in stale[name])
+                parts.append(
+                    f"SELECT {_columns(table, old, hidden)} FROM {_parquet(mixed, options or ', filename=true')} WHERE "
+                    "printf('%s/%s-%04d', parse_filename(filename, true), video_id, unit) "
+                    f"NOT IN (SELECT unnest(string_split({_quote(gone)}, ' ')))"
+                )
+        return f"({' UNION ALL BY NAME '.join(parts)})"
+
+    def schema(self, table: str) -> pa.Schema:
+        """Of all that counts: the columns of every shard, with formula, unit, range and source; pairs as lists."""
+        schemas: dict[str, pa.Schema] = {}
+        for path in self.files(table):
+            found = pq.read_schema(path).remove_metadata()
+            schemas[str(found)] = pa.schema(
+                [f.with_type(PAIRS[f.name]) if pa.types.is_map(f.type) else f for f in found]
             )
-        return f"({' UNION ALL '.join(parts)})"
+        newest_first = sorted(schemas.values(), key=len, reverse=True)
+        return pa.unify_schemas(newest_first) if newest_first else pa.schema([])
 
     def placed_sql(self, table: str) -> str:
         """A relation as `clips_sql` or `videos_sql`, with the columns filename and file_row_number: where a row lies."""
@@ -267,7 +161,7 @@ class Dataset:
 
 
 def read_unit(root: Path, shard: str, unit: Unit, tables: Tables) -> Unit:
-    """The stored rows of one unit of a shard, ready for more stages. Rows lie in the order of their units, so that the
+    """The stored rows of one unit of a shard, ready for more stages; what the shard has no column for is null. Rows lie in the order of their units, so that the
     statistics of the small row groups leave one or two to read."""
     (video,) = _rows_of(root / "videos" / f"part-{shard}.parquet", unit, tables.videos.names)
     return tables.unit_of(video, _rows_of(root / "clips" / f"part-{shard}.parquet", unit, tables.clips.names))
@@ -275,7 +169,9 @@ def read_unit(root: Path, shard: str, unit: Unit, tables: Tables) -> Unit:
 
 def _rows_of(path: Path, unit: Unit, columns: list[str]) -> list[dict[str, Any]]:
     wanted = [("video_id", "=", unit.video.video_id), ("unit", "=", unit.index)]
-    return pq.read_table(path, columns=columns, filters=wanted, use_threads=False).to_pylist()
+    held = set(pq.read_schema(path).names)
+    present = [name for name in columns if name in held]
+    return pq.read_table(path, columns=present, filters=wanted, use_threads=False).to_pylist()
 
 
 class Writer:
@@ -303,6 +199,10 @@ class Writer:
         for table in ("clips", "videos"):
             (self.root / table).mkdir(parents=True, exist_ok=True)
         sweep(self.root)
+        for path in sorted((self.root / "clips").glob("part-*.parquet")):
+            renew(path, tables.clips)
+            renew(self.root / "videos" / path.name, tables.videos)
+        write_dataset_card(self.root, tables)
 
     def add(self, unit: Unit, *, stages: Sequence[str], generation: int = 0, replaces: Sequence[str] = ()) -> None:
         if not self._pending:
@@ -325,7 +225,7 @@ class Writer:
         ids = [unit.id for unit in units]
         gone = sorted(unit for unit, by in self._replaced.items() if by == generation)
         footer = {"units": ids, "stages": stages, "generation": generation, "replaces": gone, "models": self.models}
-        name = hashlib.sha256(json.dumps([ids, stages, generation]).encode()).hexdigest()[:16]
+        name = _name(ids, stages, generation)
         clips = [self.tables.clip_row(unit, clip) for unit in units for clip in unit.clips]
         write_parquet(self.root / "clips" / f"part-{name}.parquet", self.tables.clips, clips, footer)
         videos = [self.tables.video_row(unit) for unit in units]
@@ -353,7 +253,8 @@ def read_shards(root: Path) -> list[Shard]:
     shards = []
     for path in sorted((root / "videos").glob("part-*.parquet")):
         try:
-            footer = json.loads(pq.read_schema(path).metadata[FOOTER])
+            schema = pq.read_schema(path)
+            footer = json.loads(schema.metadata[FOOTER])
         except (pa.ArrowInvalid, OSError, KeyError, TypeError, ValueError) as error:
             raise DatasetError(
                 f"{path}: damaged shard ({type(error).__name__}): delete it and its twin in clips/, then annotate again to remake its rows"
@@ -364,20 +265,22 @@ def read_shards(root: Path) -> list[Shard]:
             )
         name = path.stem.removeprefix("part-")
         listed = (tuple(footer[key]) for key in ("units", "stages"))
-        shards.append(Shard(name, *listed, footer["generation"], tuple(footer["replaces"])))
+        shards.append(Shard(name, *listed, footer["generation"], tuple(footer["replaces"]), _has_map(schema)))
     return shards
 
 
 def sweep(root: Path) -> None:
-    """Remove what no reader counts: files never finished, clips never committed, shards that later ones replaced.
+    """Remove what no reader counts: files never finished, clips never committed, shards and rows that later ones replaced.
 
-    Called by the one process that writes. The videos file goes first: from then on the shard is not a record any more.
+    Called by the one process that writes. Tools that open the files themselves then see the rows that count. The videos
+    file goes first: from then on the shard is not a record any more.
     """
-    for table in ("clips", "videos"):
-        for path in (root / table).glob(".part-*.tmp"):
+    for pattern in ("clips/.part-*.tmp", "videos/.part-*.tmp", ".README.md.*.tmp"):
+        for path in root.glob(pattern):
             path.unlink(missing_ok=True)
     if (root / "dataset.json").exists():
         dataset = Dataset(root)
+        _drop_stale(dataset)
         live = {shard.name for shard in dataset.newest.values()}
         for shard in dataset.shards:
             if shard.name not in live:
@@ -388,12 +291,47 @@ def sweep(root: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def _drop_stale(dataset: Dataset) -> None:
+    """Shards of which only some rows still count are written again with these, clips first, under the name of these."""
+    stale = dataset._stale()
+    for shard in dataset.shards:
+        if shard.name in stale:
+            gone = set(stale[shard.name])
+            kept = [unit for unit in shard.units if unit not in gone]
+            name = _name(kept, shard.stages, shard.generation)
+            for table in ("clips", "videos"):
+                folder = dataset.root / table
+                without(folder / f"part-{shard.name}.parquet", folder / f"part-{name}.parquet", kept)
+            (dataset.root / "videos" / f"part-{shard.name}.parquet").unlink()
+
+
+def _name(units: Sequence[str], stages: Sequence[str], generation: int) -> str:
+    """Of a shard, made of what is in it."""
+    return hashlib.sha256(json.dumps([list(units), list(stages), generation]).encode()).hexdigest()[:16]
+
+
 def _rank(shard: Shard) -> tuple[int, int, str]:
     return shard.generation, len(shard.stages), shard.name
 
 
-def _json(columns: dict[str, Any]) -> str | None:
-    return json.dumps(columns, ensure_ascii=False, sort_keys=True, default=str) if columns else None
+def _has_map(schema: pa.Schema | Path) -> bool:
+    schema = pq.read_schema(schema) if isinstance(schema, Path) else schema
+    return any(pa.types.is_map(field.type) for field in schema)
+
+
+def _columns(table: str, old: bool, hidden: str = "") -> str:
+    """The columns of a relation. Pairs are maps, for `errors['text']` in a condition, however they are stored."""
+    if old:
+        captions = "CASE WHEN source_caption IS NOT NULL THEN [source_caption] END AS source_captions"
+        return f"* {hidden}, {captions}, " + (
+            "'shots' AS bounds" if table == "clips" else "NULL::VARCHAR AS source_spans"
+        )
+    return f"* {hidden} REPLACE (map_from_entries({PAIRED[table]}) AS {PAIRED[table]})"
+
+
+def _parquet(paths: list[Path], options: str) -> str:
+    """By name, as later versions of Winnow add columns: where a shard has none, they are null."""
+    return f"read_parquet({_listed(paths)}, union_by_name=true{options})"
 
 
 def _listed(paths: list[Path]) -> str:

@@ -1,7 +1,8 @@
 """Runs the list of stages over units: in this process, or as Ray Data actor pools. Same list, same rows.
 
-A unit travels between processes as MessagePack bytes in one Arrow column. A worker that dies takes only the unit in its
-hands with it: that unit is tried once more by a fresh worker, and then recorded as failed.
+A unit travels between processes as MessagePack bytes in one Arrow column. A worker or a decoder that dies takes only the
+unit in its hands with it. That unit is lost, which is no failure: it is tried again with nothing beside it, and only what
+ends alike there is recorded as failed.
 """
 
 from __future__ import annotations
@@ -10,14 +11,16 @@ import json
 import logging
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from typing import Any
 
 import psutil
 import pyarrow as pa
 
 from curate.clip import Unit
+from curate.isolation import CHANGED, KILLED, LATE, MEMORY, NO_ROOM, TIME, WORKER, Lost, NotStarted, settle
 from curate.models import MissingWeights
 from pipelines.cluster import ExecutorError, RaySession, worker_environment
 from pipelines.config import Config, resolve
@@ -25,6 +28,17 @@ from pipelines.curation import Step, build, pools_of, roles
 from pipelines.models import Shelf
 
 WORKER_MEMORY = 2.5e9  # bytes of one worker with the embedded pack and a decode, to choose how many fit
+POOLS = 3  # pools of workers that are started one after another, where they die as a whole
+RESTARTS = 4  # of one worker
+ALONE = 2  # tries of a lost unit with nothing beside it
+AT_ONCE, IN_A_ROW = 6, 32  # losses alike that end the job: where nothing was ever done, and later
+ADVICE = {  # what to do where units are lost alike, by kind; a crash says nothing of the machine
+    KILLED: "free memory of the machine, or use fewer --workers",
+    LATE: "use fewer --workers, and look at the disk or network that the files are on",
+    MEMORY: "raise decode.memory_gb, or free memory of the machine",
+    TIME: "look at the disk or network that the files are on, or raise decode.timeout_seconds",
+}
+LOG = logging.getLogger("winnow")
 BLOCKS = 4096  # Ray blocks at most: a unit each, until there are more units than that
 
 
@@ -37,35 +51,135 @@ class Place:
     address: str | None = None
 
 
-def run(units: Sequence[Unit], config: Config, stages: Sequence[str], place: Place) -> Iterator[Unit]:
-    """Yield every unit once, in the order they finish."""
-    if place.executor == "inline":
-        yield from _inline(units, config, stages)
+def run(
+    units: Sequence[Unit], config: Config, stages: Sequence[str], place: Place, *, before: int = 0
+) -> Iterator[Unit]:
+    """Yield every unit once, in the order they finish: "ok", "failed", or "lost" where a machine was in the way each time.
+
+    What is lost is tried again after all others, by one process with nothing beside it. before: how many units earlier
+    runs have done; where nothing was ever done and the first units are all lost alike, that is no fault of theirs.
+    Raises ExecutorError where it makes no sense to go on; the units that were lost are yielded first.
+    """
+    if not units:
         return
-    with RaySession(place.address, "use --executor inline"):
-        left = {unit.id: unit for unit in units}
-        for attempt in range(2):
-            for unit in _over_ray(list(left.values()), config, stages, place):
+    with RaySession(place.address, "use --executor inline") if place.executor == "ray" else nullcontext():
+        yield from _Rounds(units, config, stages, place, before).run()
+
+
+class _Rounds:
+    """All units together; then those that were lost, alone."""
+
+    def __init__(self, units: Sequence[Unit], config: Config, stages: Sequence[str], place: Place, before: int) -> None:
+        self.units = {unit.id: unit for unit in units}
+        self.config, self.stages, self.place = config, stages, place
+        self.lost: dict[str, Unit] = {}
+        self.patience = IN_A_ROW if before else AT_ONCE
+        self.hopeless = False
+
+    def run(self) -> Iterator[Unit]:
+        alike: list[str] = []
+        for unit in self._together():
+            if not _to_try_again(unit):
+                if unit.status == "ok":
+                    self.patience = IN_A_ROW
+                alike.clear()
+                yield unit
+                continue
+            self.lost[unit.id] = unit
+            kind = unit.lost[-1]
+            alike = [*alike, kind] if alike[-1:] == [kind] and kind in ADVICE else [kind]
+            if kind in ADVICE and len(alike) >= self.patience:
+                yield from self.lost.values()
+                raise ExecutorError(_give_up(len(alike), unit))
+        for _ in range(ALONE):
+            if self.lost and not self.hopeless:
+                yield from self._alone()
+        yield from self.lost.values()
+
+    def _together(self) -> Iterator[Unit]:
+        """What comes back of all units. A pool of workers that died as a whole is started again, while that helps."""
+        left = dict(self.units)
+        for _ in range(POOLS):
+            there = len(left)
+            for unit in self._over(list(left.values()), self.place):
                 if left.pop(unit.id, None) is not None:
                     yield unit
-            if not left:
-                return
-            logging.getLogger("winnow").warning(
-                "%d units were lost with their worker%s", len(left), "" if attempt else ": trying again"
-            )
-    for unit in left.values():
-        yield unit.fail(
-            "the worker process died twice while working on it (out of memory, or a crash in a model): see Ray's logs"
+            if len(left) <= RESTARTS or len(left) == there:
+                break
+            LOG.warning("lost: %d of %d units, with their workers: starting others", len(left), len(self.units))
+        for unit in left.values():
+            yield self._lost_with_worker(unit, sure=len(left) <= RESTARTS)
+
+    def _alone(self) -> Iterator[Unit]:
+        """What becomes of the lost units when nothing else is at work. Those of a machine's doing stay in `lost`."""
+        count, of = len(self.lost), len(self.units)
+        LOG.warning("lost: %d of %d units (%s): trying again, one by one", count, of, _reasons(self.lost.values()))
+        left = dict(self.lost)
+        in_vain = 0
+        again = [replace(self.units[name], lost=unit.lost) for name, unit in self.lost.items()]
+        for unit in self._over(again, replace(self.place, workers=1)):
+            if left.pop(unit.id, None) is None:
+                continue
+            if _to_try_again(unit):
+                self.lost[unit.id] = unit
+                in_vain += 1
+                if in_vain >= AT_ONCE:  # the machine has not recovered: the next run may find it better
+                    self.hopeless = True
+                    return
+            else:
+                del self.lost[unit.id]
+                in_vain = 0
+                yield unit
+        for name in left:
+            unit = self._lost_with_worker(self.lost[name], sure=len(left) <= RESTARTS)
+            if _to_try_again(unit):
+                self.lost[name] = unit
+            else:
+                del self.lost[name]
+                yield unit
+
+    def _lost_with_worker(self, unit: Unit, sure: bool) -> Unit:
+        """sure: it was in the hands of a worker that died, and did not wait for one."""
+        short = not self.place.address and psutil.virtual_memory().available < WORKER_MEMORY
+        times = sum(kind == WORKER for kind in unit.lost) + 1
+        reason = (
+            "the worker process died while working on it"
+            if times == 1
+            else f"the worker process died {times} times while working on it, also with nothing beside it"
         )
+        reason += " (out of memory, or a crash in a model): see Ray's logs"
+        return settle(replace(unit), Lost(reason, WORKER if sure and not short else KILLED))
+
+    def _over(self, units: list[Unit], place: Place) -> Iterator[Unit]:
+        over = _over_ray if place.executor == "ray" else _inline
+        return over(units, self.config, self.stages, place)
 
 
-def _inline(units: Sequence[Unit], config: Config, stages: Sequence[str]) -> Iterator[Unit]:
+def _to_try_again(unit: Unit) -> bool:
+    return unit.status == "lost" and unit.lost[-1] != CHANGED  # what was written to has to be planned anew
+
+
+def _give_up(count: int, unit: Unit) -> str:
+    return (
+        f"stopped: {count} units in a row were lost alike ({unit.error}): {ADVICE[unit.lost[-1]]}; what is done stays, "
+        "and the same command goes on from there"
+    )
+
+
+def _reasons(units: Iterable[Unit]) -> str:
+    return "; ".join(dict.fromkeys(str(unit.error) for unit in units))[:300]
+
+
+def _inline(units: Sequence[Unit], config: Config, stages: Sequence[str], place: Place) -> Iterator[Unit]:
     if not units:
         return
     steps = load_steps(config, stages)
     limit_threads(config.execution.threads)
     for unit in units:
-        yield from work([unit], steps)
+        try:
+            yield from work([Unit.unpack(unit.pack())], steps)  # a copy: the unit may have to be tried again
+        except NotStarted as error:
+            raise ExecutorError(str(error)) from None
 
 
 def load_steps(config: Config, stages: Sequence[str]) -> list[Step]:
@@ -98,14 +212,25 @@ def _reason(error: Exception) -> str:
 
 
 def work(units: list[Unit], steps: Sequence[Step]) -> list[Unit]:
-    """Take units through the steps. A step that raises for a unit has failed that unit, and its reason is recorded."""
+    """Take units through the steps. A step that raises for a unit has failed that unit, and its reason is recorded.
+
+    Where the exception says that the machine lacks something, the unit is lost. Raises NotStarted.
+    """
     for step in steps:
         for unit in units:
             try:
                 step([unit])
+            except NotStarted:
+                raise
             except Exception as error:
                 name = getattr(step, "name", type(step).__name__)
-                unit.fail(f"{name}: {type(error).__name__}: {error}")
+                reason = f"{name}: {type(error).__name__}: {error}"
+                if isinstance(error, MemoryError):
+                    settle(unit, Lost(reason, MEMORY))
+                elif getattr(error, "errno", None) in NO_ROOM:
+                    settle(unit, Lost(reason, KILLED))
+                else:
+                    unit.fail(reason)
     return units
 
 
@@ -130,7 +255,10 @@ class Worker:
         units = [Unit.unpack(data) for data in batch.column("unit").to_pylist()]
         if refused or self.refused:
             return _table(units, refused=refused[0] if refused else self.refused)
-        return _table(work(units, self.steps))
+        try:
+            return _table(work(units, self.steps))
+        except NotStarted as error:
+            return _table(units, refused=str(error))
 
 
 def _over_ray(units: list[Unit], config: Config, stages: Sequence[str], place: Place) -> Iterator[Unit]:
@@ -150,7 +278,7 @@ def _over_ray(units: list[Unit], config: Config, stages: Sequence[str], place: P
         workers = min(place.workers or _fitting(cpus, place), len(units))
         share = 0.9 * cpus / workers if pool.gpus == 0 else 0.1
         make = {
-            "max_restarts": 4,
+            "max_restarts": RESTARTS,
             "max_task_retries": 0,
             "runtime_env": {"env_vars": worker_environment(config.execution.threads)},
         }
@@ -166,11 +294,14 @@ def _over_ray(units: list[Unit], config: Config, stages: Sequence[str], place: P
             num_gpus=pool.gpus or None,
             **make,
         )
-    for batch in data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
-        for packed, refused in zip(batch["unit"].to_pylist(), batch["refused"].to_pylist(), strict=True):
-            if refused:
-                raise ExecutorError(refused)
-            yield Unit.unpack(packed)
+    try:
+        for batch in data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
+            for packed, refused in zip(batch["unit"].to_pylist(), batch["refused"].to_pylist(), strict=True):
+                if refused:
+                    raise ExecutorError(refused)
+                yield Unit.unpack(packed)
+    except ray.exceptions.RayError as error:  # the pool as a whole; what has not come back is tried again
+        LOG.warning("Ray lost its workers (%s)", " ".join(str(error).split())[:200])
 
 
 def _map(data: Any, *arguments: Any, **options: Any) -> Any:

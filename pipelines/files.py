@@ -1,9 +1,12 @@
-"""Files that appear whole or not at all: written aside, flushed to the disk, renamed."""
+"""Files that appear whole or not at all: written aside, flushed to the disk, renamed. A full disk is named."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +17,45 @@ FOOTER = b"winnow"
 GROUP_ROWS = 64  # one unit is read back at a time, and a row group is the least that can be read
 
 
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+
+
+class DiskError(Exception):
+    """A folder that takes no more. One line: the folder, the reason, the fix."""
+
+
+@contextmanager
+def writing(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """What is written to a folder meanwhile: an error of a full or broken disk names the folder. Raises DiskError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise DiskError(
+            f"{folder}: cannot be written to ({os.strerror(error.errno)}): free space there, or move the folder to a larger "
+            "disk; what is committed stays, and the same command goes on from there"
+        ) from None
+
+
 def write_parquet(path: Path, schema: pa.Schema, rows: list[dict[str, Any]], footer: dict[str, Any]) -> None:
     """The file appears whole or not at all."""
     schema = schema.with_metadata({FOOTER: json.dumps(footer).encode()})
-    table = pa.Table.from_pylist(rows, schema=schema)
+    write_table(path, pa.Table.from_pylist(rows, schema=schema))
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """The same of a table, whose metadata is kept."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(aside, "wb") as stream:
-            pq.write_table(table, stream, compression="zstd", row_group_size=GROUP_ROWS)
-            stream.flush()
-            os.fsync(stream.fileno())
-        commit(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with writing(path.parent):
+        try:
+            with open(aside, "wb") as stream:
+                pq.write_table(table, stream, compression="zstd", row_group_size=GROUP_ROWS)
+                stream.flush()
+                os.fsync(stream.fileno())
+            commit(aside, path)
+        finally:
+            aside.unlink(missing_ok=True)
 
 
 def commit(aside: Path, path: Path) -> None:
@@ -41,8 +70,9 @@ def commit(aside: Path, path: Path) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(aside, "w", encoding="utf-8") as stream:
-        json.dump(content, stream, indent=1, ensure_ascii=False)
-        stream.flush()
-        os.fsync(stream.fileno())
-    commit(aside, path)
+    with writing(path.parent):
+        with open(aside, "w", encoding="utf-8") as stream:
+            json.dump(content, stream, indent=1, ensure_ascii=False)
+            stream.flush()
+            os.fsync(stream.fileno())
+        commit(aside, path)

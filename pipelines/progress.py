@@ -15,6 +15,7 @@ from rich.text import Text
 from curate.clip import Unit
 from pipelines.annotate import Summary
 from pipelines.curated import Curated
+from pipelines.sources import passed_text
 from pipelines.statistics import clock, funnel_table
 
 
@@ -54,8 +55,8 @@ class Live:
 
     def start(self, units: int, seconds: float, already: int) -> None:
         self.units, self.total, self.began = units, seconds, time.monotonic()
-        if already:
-            self.console.print(f"{already} of the videos are in the dataset already: going on from there")
+        if already and units:
+            self.console.print(f"{counted(already, 'input')} in the dataset already: going on from there")
         self.progress.update(
             self.id, description=f"0 of {units} units, starting workers", completed=0, total=max(seconds, 1e-9)
         )
@@ -66,8 +67,10 @@ class Live:
         self.clips += len(unit.clips)
         self.failed += unit.status == "failed"
         self.footage += unit.footage
-        if unit.status == "failed":
-            self.console.print(Text(f"failed: {os.path.basename(unit.video.path)!r}: {unit.error}", style="yellow"))
+        if unit.status in ("failed", "lost"):
+            self.console.print(
+                Text(f"{unit.status}: {os.path.basename(unit.video.path)!r}: {unit.error}", style="yellow")
+            )
         spent = time.monotonic() - self.began
         rate = self.footage / max(spent, 1e-9)
         left = clock((self.total - self.footage) / rate) if rate > 0 and self.footage < self.total else "0 s"
@@ -83,6 +86,8 @@ class Live:
 
 def print_summary(console: Console, summary: Summary, out: str) -> None:
     """The account at the end: what came in, what became of it, and every kind of failure with an example."""
+    if summary.nothing_to_do:
+        console.print(f"nothing to do: {counted(summary.already, 'input')} in the dataset already", highlight=False)
     table = Table(show_header=False, box=None, pad_edge=False)
     rows = [
         ("videos", f"{summary.videos}" + (f" (+ {summary.already} from earlier runs)" if summary.already else "")),
@@ -95,17 +100,24 @@ def print_summary(console: Console, summary: Summary, out: str) -> None:
     if summary.warned:
         rows.append(("used in part", f"{summary.warned} (see `warnings` in videos/)"))
     if summary.passed_over:
-        kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(summary.passed_over.items()))
-        rows.append(("not videos by name", kinds))
+        rows.append(("passed over", passed_text(summary.passed_over)))
     if summary.clip_failures:
         rows.append(("clips with a failed stage", f"{summary.clip_failures} (see `errors` in clips/)"))
+    if summary.changed:
+        rows.append(("changed", f"{counted(summary.changed, 'video')} held something else than before: worked on anew"))
+    if summary.moved:
+        rows.append(("moved", f"{counted(summary.moved, 'video')}: rows adopted, nothing computed again"))
     rows.append(("failed", _failed(summary)))
+    if summary.lost:
+        lost = counted(len({path for path, _ in summary.lost}), "video")
+        rows.append(("lost", f"{lost}, by no fault of theirs: run the same command again"))
     for name, value in rows:
         table.add_row(name, escape(value))
     console.print(table)
-    reasons = Counter(reason for _, reason in summary.failures)
+    unlucky = summary.failures + summary.lost + (summary.earlier if summary.nothing_to_do else [])
+    reasons = Counter(reason for _, reason in unlucky)
     for reason, count in reasons.most_common(12):
-        example = next(path for path, why in summary.failures if why == reason)
+        example = next(path for path, why in unlucky if why == reason)
         console.print(Text(f"  {count} x {reason}  (e.g. {os.path.basename(example)!r})", style="yellow"))
     if len(reasons) > 12:
         console.print(f"  ... and {len(reasons) - 12} other reasons: `winnow stats {out}` lists them")

@@ -1,199 +1,273 @@
-"""From what the user named to a list of videos: files, folders, globs, and lists that carry captions and other columns."""
+"""From what the user named to a list of videos: files, folders, globs, and lists that carry captions, spans and columns.
+
+Every input becomes a video, once, or a refused input with its reason; both get a row in `videos/`. The rows that several
+lists, or one, have of the same video are put together: all captions in order, and each span that is named.
+"""
 
 from __future__ import annotations
 
-import csv
 import glob
+import hashlib
 import json
-import math
 import os
-import re
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+from curate.clip import Listed, Unit, Video
+from pipelines.entries import ADDRESS, Entry, entry_of, knows_path, plain, suffix_of
+from pipelines.files import commit
+from pipelines.folders import ALIAS, VIDEO_SUFFIXES, PassedOver, Refused, Search
+from pipelines.lists import LIST_SUFFIXES, Broken, ListError, NoPaths, decoded, rows_of
 
-from curate.clip import Video
-
-VIDEO_SUFFIXES = frozenset(
-    [
-        ".mp4",
-        ".m4v",
-        ".mov",
-        ".mkv",
-        ".webm",
-        ".avi",
-        ".gif",
-        ".mpg",
-        ".mpeg",
-        ".mpe",
-        ".ts",
-        ".m2ts",
-        ".mts",
-        ".wmv",
-        ".flv",
-        ".f4v",
-        ".3gp",
-        ".3g2",
-        ".ogv",
-        ".vob",
-        ".asf",
-        ".mxf",
-        ".y4m",
-        ".m2v",
-        ".264",
-        ".h264",
-        ".265",
-        ".hevc",
-        ".ivf",
-        ".rm",
-        ".rmvb",
-        ".dv",
-    ]
-)
-LIST_SUFFIXES = frozenset([".txt", ".jsonl", ".csv", ".parquet"])
-PATH_COLUMNS = ("path", "video_path", "video", "file", "filename", "file_name")
-CAPTION_COLUMNS = ("caption", "text")
-LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+HELD = "sources"  # folder of the dataset for videos that came within a Parquet file
+SIDECAR_BYTES = 1 << 16
+UNREAD = "caption file that cannot be read"
+NO_METADATA = "metadata file that names no videos"
 
 
 class SourceError(Exception):
-    """One line: the source, what is wrong with it, and the mend."""
+    """One line: the source, what is wrong with it, and the fix."""
 
 
 @dataclass
 class Found:
-    """videos: in a fixed order, each path once. passed_over: files in folders that are not videos by name, by suffix."""
+    """videos: in a fixed order, each file once. refused: what cannot be searched or read, as failed units."""
 
     videos: list[Video] = field(default_factory=list)
-    passed_over: Counter[str] = field(default_factory=Counter)
+    refused: list[Unit] = field(default_factory=list)
+    passed_over: PassedOver = field(default_factory=PassedOver)
 
 
-def find_videos(sources: Sequence[str]) -> Found:
-    """All videos that the sources name. A path that is listed but not there stays in: it ends as a failed row."""
-    found, seen = Found(), {}
+def find_videos(sources: Sequence[str], store: Path | None = None) -> Found:
+    """All videos that the sources name. A path that is listed but not there stays in: it ends as a failed row.
+
+    store: the dataset's folder: videos that a Parquet file holds are written to `store/sources/`, each under a name made
+    of its content, so that they can be cut later. Raises SourceError.
+    """
+    finder = _Finder(store)
     for source in sources:
-        for video in _of_source(source, found.passed_over):
-            if video.path not in seen:
-                seen[video.path] = video
-                found.videos.append(video)
-    if not found.videos:
-        passed = f" ({sum(found.passed_over.values())} files there are not videos by name)" if found.passed_over else ""
+        finder.source(source)
+    found = finder.found()
+    if not found.videos and not found.refused:
+        passed = found.passed_over
+        count = sum(passed.suffixes.values()) + sum(passed.others.values())
         raise SourceError(
-            f"no videos in {', '.join(sources)}{passed}: name files, folders, globs, or a .txt, .jsonl, .csv or .parquet list"
+            f"no videos in {', '.join(sources)}"
+            + (
+                f" ({count} {'file' if count == 1 else 'files'} there passed over: {passed_text(passed)})"
+                if count
+                else ""
+            )
+            + ": name files, folders, globs, or a list (.txt, .jsonl, .json, .csv, .tsv, .parquet)"
         )
     return found
 
 
-def _of_source(source: str, passed_over: Counter[str]) -> Iterator[Video]:
-    path = Path(source)
-    if path.is_dir():
-        yield from _of_folder(path, passed_over)
-    elif path.suffix.lower() in LIST_SUFFIXES and path.is_file():
-        yield from _of_list(path)
-    elif os.path.lexists(source):
-        yield Video(_absolute(source))
-    else:
-        matches = sorted(glob.glob(source, recursive=True))
+def passed_text(passed: PassedOver) -> str:
+    """What was passed over, by kind: `3 .txt, 1 hidden (._x.mp4)`."""
+    parts = [f"{count} {suffix}" for suffix, count in sorted(passed.suffixes.items())]
+    parts += [
+        f"{count} {kind} ({'e.g. ' if count > 1 else ''}{os.path.basename(passed.examples[kind])!r})"
+        for kind, count in sorted(passed.others.items())
+    ]
+    return ", ".join(parts)
+
+
+class _Finder:
+    """Collects the rows of every video, by the real path of its file."""
+
+    def __init__(self, store: Path | None) -> None:
+        self.store, self.search = store, Search(None if store is None else Path(store) / HELD)
+        self.paths: dict[str, str] = {}  # real path -> the first name
+        self.aliases: set[str] = set()
+        self.folders: dict[str, str] = {}
+        self.entries: dict[str, list[Entry]] = {}
+        self.refused: dict[str, Unit] = {}
+        self.lists: set[str] = set()
+
+    def source(self, source: str) -> None:
+        if os.path.isdir(source):
+            self._folder(source)
+        elif Path(source).suffix.lower() in LIST_SUFFIXES and os.path.isfile(source):
+            self._list(Path(source))
+        elif _is_there(source):
+            self._add(source)
+        elif ADDRESS.match(source):
+            raise SourceError(f"{source}: is an address, and Winnow reads files only: download it and name its path")
+        else:
+            self._glob(source)
+
+    def found(self) -> Found:
+        videos = [_video(path, self.entries.get(path, [])) for path in self.paths.values()]
+        return Found(videos, list(self.refused.values()), self.search.passed_over)
+
+    def _glob(self, pattern: str) -> None:
+        matches = sorted(glob.glob(pattern, recursive=True))
         if not matches:
-            raise SourceError(f"{source}: no such file, folder or glob match: check the path")
+            raise SourceError(f"{pattern}: no such file, folder or glob match: check the path")
+        asked = Path(pattern).suffix.lower()  # of a pattern such as *.dat every match is taken
         for match in matches:
+            suffix = Path(match).suffix.lower()
             if os.path.isdir(match):
-                yield from _of_folder(Path(match), passed_over)
+                self._folder(match)
+            elif suffix in LIST_SUFFIXES and asked == suffix:
+                self._list(Path(match))
+            elif suffix in VIDEO_SUFFIXES or (asked and asked == suffix) or Path(pattern).name not in ("*", "**"):
+                self._add(match)
             else:
-                yield Video(_absolute(match))
+                self.search.passed_over.suffixes[suffix or "(no suffix)"] += 1
 
-
-def _of_folder(folder: Path, passed_over: Counter[str]) -> Iterator[Video]:
-    for root, folders, files in os.walk(folder):
-        folders.sort()
-        # a directory that is named like a video is an input too: it ends as a row that says so
-        for name in sorted(files + [name for name in folders if Path(name).suffix.lower() in VIDEO_SUFFIXES]):
-            suffix = Path(name).suffix.lower()
-            if suffix in VIDEO_SUFFIXES:
-                yield Video(_absolute(os.path.join(root, name)))
+    def _folder(self, folder: str) -> None:
+        for place in self.search(folder):
+            if isinstance(place, Refused):
+                self._refuse(place.path, place.reason)
+            elif place.kind == "metadata":
+                self._list(Path(place.path), optional=True)
             else:
-                passed_over[suffix or "(no suffix)"] += 1
+                self._add(place.path)
+                for sidecar in place.sidecars:
+                    self._sidecar(place.path, Path(sidecar))
+
+    def _sidecar(self, video: str, path: Path) -> None:
+        """v.txt is v.mp4's caption; v.json an object with it. Where several files say something, all is kept."""
+        try:
+            if path.stat().st_size > SIDECAR_BYTES:
+                raise ListError("too large for a caption")
+            text = decoded(path.read_bytes()).strip()
+            said = json.loads(text) if path.suffix == ".json" else {"caption": text}
+        except (ListError, OSError, ValueError, RecursionError):
+            self.search.passed_over.add(UNREAD, str(path))
+            return
+        entry = entry_of({**(said if isinstance(said, dict) else {"captions": said}), "path": video})
+        if entry.span:
+            entry.span.where = plain(path.name)
+        self._add(video, entry)
+
+    def _list(self, path: Path, optional: bool = False) -> None:
+        """The rows of a list. One that is unusable is a refused input, unless all are: then the list is.
+
+        optional: a VideoFolder's metadata, found in a folder: its rows belong to the files beside it, and a file that only
+        goes by that name is passed over.
+        """
+        if (real := os.path.realpath(path)) in self.lists:
+            return
+        self.lists.add(real)
+        problems: list[tuple[int, Entry]] = []
+        good = 0
+        try:
+            for number, row in enumerate(rows_of(path, knows_path), 1):
+                entry = Entry(problem=row.reason) if isinstance(row, Broken) else entry_of(row)
+                if entry.problem:
+                    problems.append((number, entry))
+                    continue
+                if entry.span:
+                    entry.span.where = plain(f"{path.name}: entry {number}")
+                self._add(self._path_of(entry, path), entry)
+                good += 1
+        except ListError as error:
+            if optional and isinstance(error, NoPaths):
+                self.search.passed_over.add(NO_METADATA, str(path))
+                return
+            raise SourceError(f"{path}: {error}") from None
+        if problems and not good:
+            if optional:
+                self.search.passed_over.add(NO_METADATA, str(path))
+                return
+            number, entry = problems[0]
+            more = f" (and so for all of its {len(problems)} entries)" if len(problems) > 1 else ""
+            raise SourceError(f"{path}: entry {number}: {entry.problem}{more}")
+        for number, entry in problems:
+            self._refuse(f"{os.path.abspath(path)}: entry {number}", f"list entry {number}: {entry.problem}", entry)
+
+    def _path_of(self, entry: Entry, path: Path) -> str:
+        if entry.held:
+            return self._hold(entry, path)
+        return os.path.join(path.parent, entry.path)
+
+    def _hold(self, entry: Entry, path: Path) -> str:
+        """Write the bytes that a row holds to a file of the dataset; whole or not at all."""
+        if self.store is None:
+            raise SourceError(f"{path}: holds the videos themselves, which only `winnow annotate` can store")
+        folder = Path(self.store) / HELD
+        target = folder / f"{hashlib.sha256(entry.held).hexdigest()[:32]}{suffix_of(entry.path)}"
+        if not target.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+            try:
+                with open(aside, "wb") as stream:
+                    stream.write(entry.held)
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                commit(aside, target)
+            finally:
+                aside.unlink(missing_ok=True)
+        entry.held = None
+        return str(target)
+
+    def _add(self, path: str, entry: Entry | None = None) -> None:
+        path = os.path.abspath(path)
+        first = self.paths.setdefault(self._real(path), path)
+        if first != path and path not in self.aliases:
+            self.aliases.add(path)
+            self.search.passed_over.add(ALIAS, path)
+        if entry:
+            self.entries.setdefault(first, []).append(entry)
+
+    def _real(self, path: str) -> str:
+        """The path without links, with one look at the disk for a file of a folder that is known."""
+        folder, name = os.path.split(path)
+        if folder not in self.folders:
+            self.folders[folder] = os.path.realpath(folder)
+        return os.path.realpath(path) if os.path.islink(path) else os.path.join(self.folders[folder], name)
+
+    def _refuse(self, path: str, reason: str, entry: Entry | None = None) -> None:
+        said = {"captions": entry.captions, "columns": entry.columns} if entry else {}
+        self.refused.setdefault(path, Unit(Video(path, **said)).fail(plain(reason)))
 
 
-def _of_list(path: Path) -> Iterator[Video]:
+def _video(path: str, entries: list[Entry]) -> Video:
+    """One video of all that was said of it."""
+    whole = [entry for entry in entries if entry.span is None]
+    spans: dict[tuple, list[Entry]] = {}
+    for entry in entries:
+        if span := entry.span:
+            bounds = (span.start, span.end, span.start_frame, span.end_frame, span.problem)
+            spans.setdefault(bounds, []).append(entry)
+    return Video(
+        path,
+        captions=[caption for entry in whole for caption in entry.captions],
+        columns=_joined([entry for entry in whole if entry.columns or entry.captions]),
+        spans=[_listed(same) for same in spans.values()],
+    )
+
+
+def _listed(entries: list[Entry]) -> Listed:
+    """One span of the rows that name it."""
+    span = entries[0].span
+    span.captions = [caption for entry in entries for caption in entry.captions]
+    span.columns = _joined(entries)
+    return span
+
+
+def _joined(entries: list[Entry]) -> dict[str, Any]:
+    """The columns of several rows: a value that all who have it agree on, else the list of them, null where a row has none."""
+    names = dict.fromkeys(name for entry in entries for name in entry.columns)
+    joined = {}
+    for name in names:
+        values = [entry.columns.get(name) for entry in entries]
+        there = [value for value in values if value is not None]
+        joined[name] = there[0] if all(value == there[0] for value in there) else values
+    return joined
+
+
+def _is_there(source: str) -> bool:
+    """A file, a link, or something that only this user may not look at: opening it says why."""
     try:
-        rows = list(_rows(path))
-    except (ValueError, OSError, RecursionError, csv.Error, pa.ArrowException) as error:
-        raise SourceError(f"{path}: cannot be read as a {path.suffix} list: {error}") from None
-    for number, row in enumerate(rows, 1):
-        if not isinstance(row, dict):
-            raise SourceError(f"{path}: entry {number} is not an object with a path")
-        key = next((name for name in PATH_COLUMNS if row.get(name)), None)
-        if key is None:
-            raise SourceError(
-                f"{path}: entry {number} names no video: one of the columns {', '.join(PATH_COLUMNS)} is needed (found {', '.join(map(str, row))})"
-            )
-        caption = next((name for name in CAPTION_COLUMNS if row.get(name)), None)
-        place = str(row[key])
-        if not _is_file_name(place):
-            raise SourceError(
-                f"{path}: entry {number}: {place!r} cannot be a file name: correct the entry or take it out"
-            )
-        columns = {name: plain(value) for name, value in row.items() if name not in (key, caption)}
-        yield Video(
-            _absolute(place if os.path.isabs(place) else os.path.join(path.parent, place)),
-            caption=plain(str(row[caption])) if caption else None,
-            columns={plain(name): value for name, value in columns.items() if value not in (None, "")},
-        )
-
-
-def plain(value: Any) -> Any:
-    """A value as JSON, Parquet and MessagePack all can hold it: text without lone surrogates, integers of 64 bits (longer
-    ones as text), null for NaN and infinity; what JSON does not know, as text."""
-    if isinstance(value, str):
-        return LONE_SURROGATE.sub("\ufffd", value)
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, int):
-        return value if -(2**63) <= value < 2**63 else str(value)
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {plain(str(name)): plain(part) for name, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(part) for part in value]
-    return plain(str(value))
-
-
-def _is_file_name(place: str) -> bool:
-    try:
-        return b"\0" not in os.fsencode(place)
-    except UnicodeEncodeError:
+        os.lstat(source)
+    except PermissionError:
+        return True
+    except (OSError, ValueError):
         return False
-
-
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    suffix = path.suffix.lower()
-    if suffix == ".parquet":
-        table = pq.read_table(path)
-        yield from table.to_pylist()
-    elif suffix == ".csv":
-        with open(path, newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream)
-            for row in reader:
-                if None in row:
-                    raise SourceError(
-                        f"{path}: line {reader.line_num} has {len(row[None])} more fields than the header: "
-                        "put a field that has a comma in it in double quotes"
-                    )
-                yield row
-    else:
-        for line in path.read_text(encoding="utf-8-sig").split("\n"):
-            if line.strip() and suffix == ".jsonl":
-                yield json.loads(line)
-            elif line.strip() and not line.startswith("#"):
-                yield {"path": line.strip()}
-
-
-def _absolute(path: str) -> str:
-    return os.path.abspath(path)
+    return True

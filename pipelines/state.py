@@ -2,59 +2,127 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import duckdb
 
 from curate.clip import SKIPPED, TOO_SHORT, Unit, Video, path_to_text, text_to_path
+from curate.identity import stamp
 from pipelines.curation import RECALL, stage_of
 from pipelines.dataset import Dataset
+from pipelines.folders import REFUSALS
+from pipelines.tables import video_of
 
-COLUMNS = "video_id, video_path, unit, units, unit_start, unit_end, status, duration, source_caption, source_columns"
+COLUMNS = """video_id, video_path, unit, units, unit_start, unit_end, status, error, duration, bytes,
+    source_caption, source_captions, source_columns, source_spans"""
+COPY = "same content as "  # how the error of a duplicate begins; the path of the other file follows
 
 
 class State:
-    """wanted: stages of this job. retry_failed: failed videos, and clips on which a wanted stage failed, are not done."""
+    """wanted: stages of this job. retry_failed: failed videos, and clips on which a wanted stage failed, are not done.
+
+    changed: paths, as in the tables, whose file holds something else than what is recorded (see `pipelines.changes`).
+    """
 
     def __init__(self, dataset: Dataset, wanted: Sequence[str], retry_failed: bool) -> None:
         self.dataset, self.wanted, self.retry_failed = dataset, wanted, retry_failed
         self.rows: dict[str, dict[str, Any]] = {}
         self.paths: dict[str, list[dict[str, Any]]] = {}
-        self.moved: set[str] = set()
+        self.contents: dict[str, list[dict[str, Any]]] = {}
+        self.copies: dict[str, list[str]] = {}
+        self.changed: set[str] = set()
         if dataset.newest:
-            for row in duckdb.sql(f"SELECT {COLUMNS} FROM {dataset.videos_sql}").to_arrow_table().to_pylist():
+            for row in _recorded(dataset):
                 self.rows[_id(row)] = row
                 self.paths.setdefault(row["video_path"], []).append(row)
+                if row["status"] == "duplicate":
+                    self.copies.setdefault(row["error"].removeprefix(COPY), []).append(row["video_path"])
+                else:
+                    self.contents.setdefault(row["video_id"], []).append(row)
+
+    @property
+    def done(self) -> int:
+        """How many units there are good rows of."""
+        return sum(row["status"] == "ok" for row in self.rows.values())
 
     def videos(self) -> list[Video]:
-        """Every recorded video, with what its source list said of it."""
+        """Every recorded video, with what its source list said of it. A folder or a row of a list that failed is none."""
         found = (rows[0] for _, rows in sorted(self.paths.items()))
-        return [
-            Video(
-                text_to_path(row["video_path"]),
-                caption=row["source_caption"],
-                columns=json.loads(row["source_columns"]) if row["source_columns"] else {},
-            )
-            for row in found
-        ]
+        return [replace(video_of(row), video_id="") for row in found if not _is_no_file(row)]
 
     def planned(self, video: Video) -> bool:
-        """Every unit of this video is recorded, so that it need not be opened again."""
-        rows = self.paths.get(path_to_text(video.path), [])
-        if self.retry_failed and any(row["status"] == "failed" for row in rows):
+        """Every unit of this video is recorded, so that it need not be opened again. What was lost is not."""
+        path = path_to_text(video.path)
+        rows = self.paths.get(path, [])
+        again = {"lost", "failed"} if self.retry_failed else {"lost"}
+        if path in self.changed or any(row["status"] in again for row in rows):
             return False
-        return bool(rows) and len(rows) >= rows[0]["units"]
+        return bool(rows) and len(rows) >= rows[0]["units"] and not self._other_spans(video)
 
-    def failed(self, paths: set[str]) -> int:
-        """How many of these videos are recorded as failed."""
-        return sum(any(row["status"] == "failed" for row in self.paths.get(path, ())) for path in paths)
+    def _other_spans(self, video: Video) -> bool:
+        """The list names other spans than those that the recorded clips are: they are found anew."""
+        rows = self.paths.get(path_to_text(video.path), ())
+        return bool(video.spans) and any(
+            row["status"] == "ok" and _bare(video_of(row)).spans != _bare(video).spans for row in rows
+        )
+
+    def _says_more(self, video: Video, row: dict[str, Any]) -> bool:
+        """The list says something else of a video than when it was recorded: its rows are written anew, with their scores."""
+        said, recorded = _bare(video), _bare(video_of(row))
+        return (said.captions, said.columns) != (recorded.captions, recorded.columns)
+
+    def contents_of(self, path: str) -> set[str]:
+        """`video_id` of what is recorded of this path; of a duplicate, that of the other file."""
+        found = set()
+        for row in self.paths.get(path, ()):
+            copied = row["error"].removeprefix(COPY) if row["status"] == "duplicate" else None
+            found |= (
+                {row["video_id"]} if copied is None else {other["video_id"] for other in self.paths.get(copied, ())}
+            )
+        return found
+
+    def doubtful(self, path: str) -> bool:
+        """A file that is there, and is not by size and time of writing what is recorded, or of which nothing is recorded."""
+        rows = self.paths.get(path, [])
+        if not rows:
+            return True
+        if self._differs(path):
+            return True
+        if rows[0]["status"] != "duplicate":
+            return False
+        owner = rows[0]["error"].removeprefix(COPY)
+        return owner not in self.paths or self._differs(owner) or not os.path.exists(text_to_path(owner))
+
+    def _differs(self, path: str) -> bool:
+        """The file is there, with another size or time of writing than recorded."""
+        now = stamp(text_to_path(path))
+        return None not in now.values() and any(row[name] != now[name] for row in self.paths[path] for name in now)
+
+    def stamped(self, path: str) -> bool:
+        """Size and time of writing are recorded."""
+        return all(row["modified"] is not None for row in self.paths.get(path, ()))
+
+    def failures(self, paths: set[str]) -> list[tuple[str, str]]:
+        """(path, reason) of those of these videos that are recorded as failed."""
+        failed = (
+            (path, row) for path in sorted(paths) for row in self.paths.get(path, ()) if row["status"] == "failed"
+        )
+        return [(text_to_path(path), row["error"]) for path, row in failed]
+
+    def lost(self, unit: Unit) -> bool:
+        """An earlier run has lost it."""
+        row = self.rows.get(unit.id)
+        return row is not None and row["status"] == "lost"
 
     def recorded(self, unit: Unit) -> bool:
         row = self.rows.get(unit.id)
-        if row is None or unit.video.video_id in self.moved:
+        if row is None or row["status"] == "lost" or path_to_text(unit.video.path) in self.changed:
+            return False
+        if self._other_spans(unit.video):
             return False
         return not (self.retry_failed and row["status"] == "failed")
 
@@ -64,41 +132,59 @@ class State:
         return row is not None and row["status"] == "ok"
 
     def stages_of(self, unit: Unit) -> tuple[str, ...]:
-        shard = self.dataset.newest.get(unit.id)
-        return shard.stages if shard else ()
+        """Stages of which there are good rows of this unit."""
+        return self.dataset.newest[unit.id].stages if self.holds(unit) else ()
 
-    def succession(self, unit: Unit) -> dict[str, Any]:
-        """Which rows the new ones of a unit take the place of: arguments for `Writer.add`."""
+    def succession(self, unit: Unit, keep: Collection[str] = (), drop: Iterable[str] = ()) -> dict[str, Any]:
+        """Which rows the new ones of a unit take the place of: arguments for `Writer.add`.
+
+        Of its path, all that are not of its content. keep: contents whose rows live on. drop: other units that go.
+        """
         rows = self.paths.get(path_to_text(unit.video.path), [])
-        old = {_id(row) for row in rows}
-        generations = [shard.generation for name in old | {unit.id} if (shard := self.dataset.newest.get(name))]
-        gone = [_id(row) for row in rows if row["video_id"] != unit.video.video_id]
-        return {"generation": max(generations, default=-1) + 1, "replaces": gone}
+        above = (
+            row for folder in Path(unit.video.path).parents for row in self.paths.get(path_to_text(str(folder)), ())
+        )
+        rows = [*rows, *(row for row in above if _is_no_file(row))]  # a folder that could not be read and now is
+        kept = (unit.video.video_id, *keep)
+        gone = {_id(row) for row in rows if row["video_id"] not in kept}
+        gone |= {_id(row) for row in rows if row["video_id"] == unit.video.video_id and row["unit"] >= unit.count}
+        gone |= set(drop)
+        known = {unit.id, *gone, *(_id(row) for row in rows)}
+        generations = [shard.generation for name in known if (shard := self.dataset.newest.get(name))]
+        return {"generation": max(generations, default=-1) + 1, "replaces": sorted(gone)}
 
     def owner(self, video_id: str) -> str | None:
-        """Path of the recorded video that has this content. A path that is gone owns nothing: the file has moved."""
+        """Path of the recorded video that has this content. A path that holds it no more owns nothing."""
         row = self.rows.get(f"{video_id}-0000")
-        if row is None or row["status"] == "duplicate":
+        if row is None or row["status"] == "duplicate" or row["video_path"] in self.changed:
             return None
-        if not os.path.exists(text_to_path(row["video_path"])):
-            self.moved.add(video_id)
-            return None
-        return row["video_path"]
+        return row["video_path"] if os.path.exists(text_to_path(row["video_path"])) else None
 
-    def incomplete(self) -> Iterator[Unit]:
-        """Units whose rows lack a stage that is wanted now, as references into their shards."""
+    def incomplete(self, listed: Mapping[str, Video]) -> Iterator[Unit]:
+        """Units whose rows lack a stage that is wanted now, or what a list says now, as references into their shards.
+
+        listed: path -> video, of those that a list says something of.
+        """
         failed = self._failed_stages() if self.retry_failed else {}
         for unit_id, row in self.rows.items():
             shard = self.dataset.newest[unit_id]
             todo = [name for name in self.wanted if name not in shard.stages or name in failed.get(unit_id, ())]
-            if todo and row["status"] == "ok":
+            video = listed.get(row["video_path"])
+            if (video and self._other_spans(video)) or row["video_path"] in self.changed:
+                continue
+            if row["status"] == "ok" and (todo or (video and self._says_more(video, row))):
+                same = replace(video, video_id=row["video_id"]) if video else None
                 yield Unit(
-                    Video(text_to_path(row["video_path"]), row["video_id"]),
+                    same or Video(text_to_path(row["video_path"]), row["video_id"]),
                     index=row["unit"],
                     count=row["units"],
                     start=row["unit_start"],
                     end=row["unit_end"],
-                    facts={RECALL: [str(self.dataset.root.absolute()), shard.name], "duration": row["duration"]},
+                    facts={
+                        RECALL: [str(self.dataset.root.absolute()), shard.name],
+                        "duration": row["duration"],
+                        **(stamp(text_to_path(row["video_path"])) if row["modified"] is None else {}),
+                    },
                     todo=todo,
                 )
 
@@ -113,6 +199,22 @@ class State:
         ):
             found.setdefault(f"{video_id}-{unit:04d}", set()).add(stage_of(key))
         return found
+
+
+def _recorded(dataset: Dataset) -> list[dict[str, Any]]:
+    columns = duckdb.sql(f"SELECT * FROM {dataset.videos_sql}").columns
+    modified = "modified" if "modified" in columns else "NULL::BIGINT AS modified"  # an older Winnow did not record it
+    return duckdb.sql(f"SELECT {COLUMNS}, {modified} FROM {dataset.videos_sql}").to_arrow_table().to_pylist()
+
+
+def _is_no_file(row: dict[str, Any]) -> bool:
+    """The row is of a folder that may not be read, or of a list's row that names no video."""
+    return row["status"] == "failed" and (row["error"] or "").startswith(REFUSALS)
+
+
+def _bare(video: Video) -> Video:
+    """What counts of the spans: not which row of which list named them."""
+    return replace(video, spans=[replace(span, where="") for span in video.spans])
 
 
 def _id(row: dict[str, Any]) -> str:

@@ -4,7 +4,7 @@ prints."""
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -89,7 +89,7 @@ def _annotated(dataset: Dataset, filters: Sequence[Filter] | None, why_null: Map
     found.videos = dict(db.execute(f"SELECT status, count(*) FROM {videos} GROUP BY 1 ORDER BY 1 DESC").fetchall())
     facts = [row[0] for row in db.execute(f"DESCRIBE SELECT * FROM {videos}").fetchall()]
     if "duration" in facts:
-        per_video = f"SELECT any_value(duration) AS d FROM {videos} WHERE status = 'ok' GROUP BY video_id"
+        per_video = f"SELECT {footage_sql(facts)} AS d FROM {videos} WHERE status = 'ok' GROUP BY video_id"
         found.footage = db.execute(f"SELECT coalesce(sum(d), 0) / 3600 FROM ({per_video})").fetchall()[0][0]
     failed = f"SELECT 'video', error, count(*) FROM {videos} WHERE status = 'failed' GROUP BY ALL ORDER BY 3 DESC, 2"
     of_clips = f"""SELECT e.key, e.value, count(*) FROM (SELECT unnest(map_entries(errors)) AS e FROM {clips})
@@ -102,13 +102,19 @@ def _annotated(dataset: Dataset, filters: Sequence[Filter] | None, why_null: Map
     rows = db.execute(spent).fetchall()
     total = sum(seconds for _, seconds in rows) or 1.0
     found.seconds = [(stage, seconds, seconds / total) for stage, seconds in rows]
-    found.scores = _scores(db, clips, pq.read_schema(dataset.files("clips")[0]), count)
+    found.scores = _scores(db, clips, dataset.schema("clips"), count)
     if filters and count:
         try:
             found.funnel = select(clips, filters, why_null=why_null).to_dict()["funnel"]
         except SelectionError as error:  # e.g. a stage of the selection was not run yet: the rest is worth seeing
             found.no_funnel = str(error)
     return found
+
+
+def footage_sql(columns: Collection[str]) -> str:
+    """Seconds of pictures of a video, out of the rows of its units: what was decoded; where that was not counted, what
+    the file says."""
+    return "coalesce(sum(footage), any_value(duration))" if "footage" in columns else "any_value(duration)"
 
 
 def _curated(root: Path) -> Statistics:

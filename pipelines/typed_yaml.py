@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -45,6 +46,22 @@ def validate(root: type[Root], tree: dict, origin: str) -> Root:
         return root.model_validate(tree)
     except ValidationError as error:
         raise ConfigError("; ".join(_complaint(root, origin, item) for item in error.errors())) from None
+
+
+def known(root: type[BaseModel], tree: dict) -> dict:
+    """A copy of a tree of keys without those that the config does not know."""
+    tree = copy.deepcopy(tree)
+    try:
+        root.model_validate(tree)
+    except ValidationError as error:
+        for item in error.errors():
+            if item["type"] == "extra_forbidden":
+                *parents, last = item["loc"]
+                section: Any = tree
+                for part in parents:  # the kind of a union's member is in the path, and not in the tree
+                    section = section[part] if isinstance(section, list) or part in section else section
+                section.pop(last, None)
+    return tree
 
 
 def override(tree: dict, assignment: str) -> None:

@@ -205,7 +205,7 @@ def cases(folder: Path) -> Iterator[tuple[str, Expectation]]:
     )
     yield sound(
         "variable_rate.mkv",
-        Expectation(facts=(("variable_frame_rate", True),)),
+        Expectation(says="the header says 25 frames a second", facts=(("variable_frame_rate", True),)),
         times=lambda i: i * 40 + (i // 10) * 300 + (i % 3) * 11,
     )
     yield sound("ten_bit.mp4", Expectation(facts=(("pixel_format", "yuv420p10le"),)), pixels="yuv420p10le")
@@ -246,7 +246,7 @@ def cases(folder: Path) -> Iterator[tuple[str, Expectation]]:
     (folder / "times_go_back.ts").write_bytes(first.read_bytes() + second.read_bytes())
     first.unlink()
     second.unlink()
-    yield "times_go_back.ts", Expectation(says="no time", frames=2 * FRAMES)
+    yield "times_go_back.ts", Expectation(says="the file's clock steps back at 2.08 s", frames=2 * FRAMES)
 
     # --- names
     for name in (

@@ -1,6 +1,7 @@
 """Bytes of a clip or a picture to frames of a given size: resized to cover it, cropped around the centre.
 
-Imports nothing heavy: it runs in child processes that start often.
+Colours, orientation and resizing are those of the stills (curate.base.pixels), for pictures too. Imports nothing heavy:
+it runs in child processes that start often.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import Any
 import av
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+from curate.base import orientation, pixels
 
 MAX_PIXELS = 8192 * 4320
 
@@ -43,7 +46,7 @@ class Job:
 
 
 def decode(job: Job) -> np.ndarray:
-    """The frames, [N, H, W, 3] uint8 RGB as displayed (rotation and sample aspect ratio applied). Raises DecodeError."""
+    """The frames, [N, H, W, 3] uint8 RGB as displayed (orientation and sample aspect ratio applied). Raises DecodeError."""
     if not job.data:
         raise DecodeError("has no bytes")
     if job.kind == "image":
@@ -91,15 +94,14 @@ def _frames(data: bytes, indices: Sequence[int], size: tuple[int, int]) -> np.nd
 
 
 def _cropped(frame: av.VideoFrame, aspect: float, size: tuple[int, int]) -> np.ndarray:
-    turn = round(frame.rotation / 90) % 4  # quarter turns counter-clockwise from stored to displayed
-    target = size[::-1] if turn % 2 else size
+    how = orientation.of(frame)
+    target = size[::-1] if how.sideways else size
     height, width = cover(frame.height, max(1, round(frame.width * aspect)), target)
     if height * width > MAX_PIXELS:
         raise DecodeError(f"has a shape of {frame.width} x {frame.height} that cannot be resized to {size}")
-    how = "AREA" if height < frame.height else "BICUBIC"
-    picture = frame.reformat(width=width, height=height, format="rgb24", interpolation=how, threads=1).to_ndarray()
+    picture = pixels.rgb(frame, width, height)
     top, left = (height - target[0]) // 2, (width - target[1]) // 2
-    return np.rot90(picture[top : top + target[0], left : left + target[1]], turn)
+    return how.apply(picture[top : top + target[0], left : left + target[1]])
 
 
 def _picture(data: bytes, size: tuple[int, int]) -> np.ndarray:
@@ -109,18 +111,11 @@ def _picture(data: bytes, size: tuple[int, int]) -> np.ndarray:
             if source.width * source.height > MAX_PIXELS:
                 raise DecodeError(f"has {source.width} x {source.height} px, more than {MAX_PIXELS}")
             picture = ImageOps.exif_transpose(source)
-            if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-                picture = picture.convert("RGBA")
-                white = Image.new("RGBA", picture.size, "white")
-                picture = Image.alpha_composite(white, picture)
-            picture = picture.convert("RGB")
-            height, width = cover(picture.height, picture.width, size)
-            if height * width > MAX_PIXELS:
-                raise DecodeError(f"has a shape of {picture.width} x {picture.height} that cannot be resized to {size}")
-            picture = picture.resize((width, height), Image.Resampling.BICUBIC)  # antialiased where it reduces
+            clear = picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info
+            picture = np.asarray(picture.convert("RGBA" if clear else "RGB"))
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgba" if clear else "rgb24")
+            return np.ascontiguousarray(_cropped(frame, 1.0, size))
     except UnidentifiedImageError:
         raise DecodeError("is not a picture that Pillow knows, or its header is damaged") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DecodeError(f"cannot be decoded ({str(error).splitlines()[0] if str(error) else error!r})") from None
-    top, left = (height - size[0]) // 2, (width - size[1]) // 2
-    return np.asarray(picture)[top : top + size[0], left : left + size[1]]

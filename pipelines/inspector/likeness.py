@@ -97,10 +97,10 @@ _embedders: dict[str, Any] = {}
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
     """What the child process does."""
-    from pipelines.config import resolve
+    from pipelines.config import recorded
     from pipelines.models import Shelf
 
-    config = resolve(request["config"], "dataset.json")
+    config = recorded(request["config"], "dataset.json")
     key = config.embedder.model_dump_json()
     if key not in _embedders:
         _embedders[key] = Shelf(config).get(config.embedder)

@@ -12,6 +12,7 @@ import os
 import tempfile
 import threading
 from collections import OrderedDict
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,15 @@ from curate.clip import text_to_path
 from curate.extract import Span
 from pipelines.cutting import Cutters, Job
 from pipelines.inspector.columns import Columns
+from pipelines.shards import job_of
 
 STILLS = ("first", "middle", "last")
 PLAYABLE = {"h264", "vp9", "av1", "libdav1d"}  # in browsers without licences; copied where they are 8-bit 4:2:0
 PLAIN_PIXELS = {"yuv420p", "yuvj420p"}
 GROUPS_BYTES, OPEN_FILES = 64_000_000, 48
 CACHE_BYTES = 1_000_000_000
-SPAN = ("start_frame", "end_frame", "start_time", "end_time", "shot_start_time", "shot_end_time")
+SPAN = ("start_frame", "end_frame", "start_time", "end_time")
+FACTS = ("codec", "pixel_format", "bytes", "first_packet", "first_pts", "first_frame", "unit_start")
 
 
 class MediaError(Exception):
@@ -57,7 +60,8 @@ class Media:
         if self.source.kind == "curated":
             key = [str(self.source.root), clip_id, self.source.signature]
             return self.clips.get(key, lambda: self._value(place, "video")["bytes"])
-        (row,) = self.columns.rows([place], [*SPAN, "video_path", "video_id", "unit"])
+        there = [name for name in ("clock",) if name in self.source.schema.names]  # not in datasets of old
+        (row,) = self.columns.rows([place], [*SPAN, *there, "video_path", "video_id", "unit"])
         path = text_to_path(row["video_path"])
         try:
             facts = os.stat(path)
@@ -66,15 +70,12 @@ class Media:
             raise MediaError(
                 f"{row['video_path']}: {reason}: put the source back where the dataset recorded it"
             ) from None
-        span = {name: row[name] for name in SPAN}
-        options = {} if self._plays(place, row) else {"codec": "h264", "size": 480, "crf": 23, "preset": "ultrafast"}
-        key = [clip_id, row["video_path"], facts.st_size, facts.st_mtime_ns, span, options]
-        return self.clips.get(key, lambda: self.clips.cut(Job(clip_id, path, Span(**span), None, options)))
-
-    def _plays(self, place: int, row: dict[str, Any]) -> bool:
-        """Whether a browser can play packets of the source as they are."""
-        video = self.video_row(place, row["video_id"], row["unit"], ["codec", "pixel_format"])
-        return bool(video) and video.get("codec") in PLAYABLE and video.get("pixel_format") in PLAIN_PIXELS
+        video = self.video_row(place, row["video_id"], row["unit"], list(FACTS))
+        plan = row | {name if name in ("codec", "pixel_format") else f"_{name}": video.get(name) for name in FACTS}
+        options = {} if _plays(plan) else {"codec": "h264", "size": 480, "crf": 23, "preset": "ultrafast"}
+        job = job_of(plan | {"clip_id": clip_id, "_keyframes": None}, options)
+        key = [clip_id, row["video_path"], facts.st_size, facts.st_mtime_ns, asdict(job.span), options]
+        return self.clips.get(key, lambda: self.clips.cut(job))
 
     def video_row(self, place: int, video_id: str, unit: int, names: list[str]) -> dict[str, Any]:
         """The row of videos/ of the unit that a clip lies in: it is in the twin of the clip's shard. {} without one."""
@@ -122,6 +123,11 @@ class Media:
         return self._groups[key]
 
 
+def _plays(video: dict[str, Any]) -> bool:
+    """Whether a browser can play packets of the source as they are."""
+    return video.get("codec") in PLAYABLE and video.get("pixel_format") in PLAIN_PIXELS
+
+
 class ClipCache:
     """Clips as files, at most `most` bytes of them, those longest unused go first. Cutting is done in child processes."""
 
@@ -159,7 +165,7 @@ class ClipCache:
 
     def warm(self) -> None:
         """Start the child process, with a job that it refuses."""
-        list(self.cutters([Job("", os.devnull, Span(0, 1, 0.0, 1.0, 0.0, 1.0))]))
+        list(self.cutters([Job("", os.devnull, Span(0, 1, 0.0, 1.0))]))
 
     def close(self) -> None:
         self.cutters.__exit__()

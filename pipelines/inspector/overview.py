@@ -8,6 +8,7 @@ import duckdb
 
 from pipelines.inspector.columns import Columns
 from pipelines.inspector.source import Source
+from pipelines.statistics import footage_sql
 
 LENGTHS = ((10, "under 10 s"), (60, "10 s to 1 min"), (300, "1 to 5 min"), (1800, "5 to 30 min"), (1e12, "over 30 min"))
 MOST = 8
@@ -89,7 +90,7 @@ def _of_videos(db: duckdb.DuckDBPyConnection, found: dict[str, Any]) -> None:
     if not {"duration", "width", "height", "fps"} <= names:
         return
     db.execute(
-        """CREATE TABLE one AS SELECT any_value(duration) AS d, any_value(width) AS width, any_value(height) AS height,
+        f"""CREATE TABLE one AS SELECT {footage_sql(names)} AS d, any_value(width) AS width, any_value(height) AS height,
            any_value(fps) AS fps FROM v WHERE status = 'ok' GROUP BY video_id"""
     ).fetchall()
     found["footage"] = db.execute("SELECT coalesce(sum(d), 0) / 3600 FROM one").fetchall()[0][0]

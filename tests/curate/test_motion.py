@@ -58,7 +58,7 @@ def measured(frames: list[Seen]) -> dict:
 
 
 @pytest.mark.parametrize("fps", [25.0, 60.0])
-@pytest.mark.parametrize("size", [96, 144])
+@pytest.mark.parametrize("size", [90, 96, 144])
 @pytest.mark.parametrize("speed", [0, 2, 5, 10, 25])
 def test_a_pan_scores_its_speed(speed, size, fps):
     values = measured(filmed(size, fps, 3.1, lambda t: (speed / 100 * t, 0, 1)))
@@ -147,3 +147,76 @@ def test_the_camera_fit_takes_pan_zoom_and_roll_out_of_a_field():
     field = np.stack([-3 + 4 * x - 2 * y, 1 + 4 * y + 2 * x], -1)
     pan, zoom, residual = camera(field)
     assert pan == pytest.approx((3, -1), abs=1e-3) and zoom == pytest.approx(4, abs=1e-3) and residual < 1e-3
+
+
+def timed(frames: list[Seen], times) -> list[Seen]:
+    return [Seen(i, float(time), frame.grey) for i, (frame, time) in enumerate(zip(frames, times, strict=True))]
+
+
+def scored(frames: list[Seen], end: float, last: int | None = None) -> dict:
+    """The clip of the frames up to `last`, exclusive, shown until the next one or `end`."""
+    motion, last = FlowMotion(), last or len(frames)
+    for frame in frames:
+        motion.see(frame)
+    until = frames[last].time if last < len(frames) else end
+    clip = Clip(0, last, frames[0].time, until, frames[0].time, until)
+    motion.fill([clip], end)
+    return clip.values
+
+
+def test_a_frame_that_stays_is_stillness_wherever_it_stays():
+    """A pan of 6 percent a second for 4 s, and 8 s in which nothing moves: 24 percent in 12 s."""
+    pan = filmed(96, 10, 4.0, lambda t: (0.06 * t, 0, 1))
+    for place in (0, 1, 7, 10, 25, 39):  # the frame that stays
+        times = np.arange(40) / 10 + np.where(np.arange(40) > place, 8.0, 0.0)
+        values = scored(timed(pan, times), times[-1] + (8.1 if place == 39 else 0.1))
+        assert values["motion_score"] == pytest.approx(2, rel=0.15)
+        assert values["camera_pan_x"] == pytest.approx(2, rel=0.15)
+
+
+def test_a_still_before_the_next_shot_counts_for_its_clip_alone():
+    pan = filmed(96, 10, 2.0, lambda t: (0.06 * t, 0, 1))
+    times = np.r_[np.arange(20) / 10, 10 + np.arange(20) / 10]
+    values = scored(timed([*pan, *pan], times), 12.0, last=20)
+    assert values["motion_score"] == pytest.approx(1.2, rel=0.15)
+
+
+def test_two_frames_that_are_close_do_not_stand_for_half_a_second():
+    """Two pictures 10 percent of a shorter side apart, a 60th of a second between them, shown for 9 s and half a one."""
+    scene = filmed(96, 10, 0.3, lambda t: (t, 0, 1))
+    long = scored(timed(scene[:2], (1.0, 1.0 + 1 / 60)), 1.5 + 1 / 60)
+    assert long["motion_score"] is None or long["motion_score"] < 25
+    values = scored(timed([scene[0], scene[1], scene[1], scene[1]], (0.0, 9.0 - 1 / 60, 9.0, 9.4)), 9.6)
+    assert values["motion_score"] == pytest.approx(10 / 9, rel=0.2)
+    close = scored(timed([scene[0], scene[0], scene[1], scene[1]], (0.0, 0.499, 0.501, 1.2)), 1.4)
+    assert close["motion_score"] < 12
+
+
+def test_the_same_pictures_score_alike_at_steady_and_at_uneven_times():
+    pan = filmed(96, 20, 4.0, lambda t: (0.05 * t, 0, 1))
+    kept = [frame for i, frame in enumerate(pan) if i % 7 in (0, 1, 4)]  # a recorder that drops frames
+    steady, uneven = measured(pan), scored([Seen(i, f.time, f.grey) for i, f in enumerate(kept)], 4.0)
+    assert uneven["motion_score"] == pytest.approx(steady["motion_score"], rel=0.05)
+
+
+@pytest.mark.parametrize("fps", [0.5, 1.0, 1.5, 2.0, 3.0, 7.0])
+def test_a_slow_steady_rate_is_not_stillness(fps):
+    values = measured(filmed(96, fps, 9.0, lambda t: (0.03 * t, 0, 1)))
+    assert values["motion_score"] == pytest.approx(3, rel=0.1)
+
+
+def test_one_picture_for_nine_seconds_is_still():
+    values = scored(timed(filmed(96, 1, 1, lambda t: (0, 0, 1)), [2.0]), 11.0)
+    assert values["motion_score"] == 0 and values["motion_pairs"] == 0
+
+
+def test_a_gap_in_the_clock_is_in_no_clip():
+    """A clip whose last frame ends, and the next one that comes an hour later."""
+    pan = filmed(96, 10, 2.0, lambda t: (0.06 * t, 0, 1))
+    motion = FlowMotion()
+    for frame in timed([*pan, *pan], np.r_[np.arange(20) / 10, 3600 + np.arange(20) / 10]):
+        motion.see(frame)
+    clips = [Clip(0, 20, 0.0, 2.0, 0.0, 2.0), Clip(20, 40, 3600.0, 3602.0, 3600.0, 3602.0)]
+    motion.fill(clips, 3602.0)
+    for clip in clips:
+        assert clip.values["motion_score"] == pytest.approx(6, rel=0.1)

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from curate.shots import CascadeShots, Shot, TransNetShots, clips_of
+from curate.shots import CascadeShots, Shot, TransNetShots
 
 FPS = 25
 HEIGHT, WIDTH = 108, 192
@@ -374,19 +374,6 @@ def test_few_frames():
     assert watch([])[0] == []
     for frames in (1, 2, 3, 6):
         assert watch(scene(1, frames))[0] == [Shot(0, frames)]
-
-
-def test_clips_of_divides_evenly_and_drops_short_shots():
-    times = [10 + i / 25 for i in range(300)]
-    shots = [Shot(0, 20), Shot(20, 50), Shot(60, 300)]
-    clips = clips_of(shots, times, min_seconds=1.0, max_seconds=4.0, end_time=times[-1] + 1 / 25)
-    assert [(c.start_frame, c.end_frame) for c in clips] == [(20, 50), (60, 140), (140, 220), (220, 300)]
-    assert [c.num_frames for c in clips] == [30, 80, 80, 80]
-    assert clips[0].start_time == pytest.approx(10.8) and clips[0].end_time == pytest.approx(12.0)
-    assert clips[-1].end_time == pytest.approx(22.0)
-    assert {(c.shot_start_time, c.shot_end_time) for c in clips[1:]} == {(times[60], times[-1] + 1 / 25)}
-    exact = clips_of([Shot(0, 100)], times, min_seconds=4.0, max_seconds=4.0, end_time=0.0)
-    assert [(c.start_frame, c.end_frame) for c in exact] == [(0, 100)]
 
 
 def test_transnet_finds_a_hard_cut():

@@ -25,7 +25,7 @@ class Seen:
         return self.index / self.fps
 
     def reduced(self) -> Picture:
-        return Picture((np.full((90, 160, 3), self.index % 250, np.uint8),), None, 0)
+        return Picture(np.full((90, 160, 3), self.index % 250, np.uint8))
 
 
 def clip(start: int, end: int, fps: float = 25.0) -> Clip:

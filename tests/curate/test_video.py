@@ -10,7 +10,9 @@ import pytest
 
 from curate.clip import Unit, Video
 from curate.frame import Frame
-from curate.video import VideoError, fingerprint, frames, plan, probe
+from curate.identity import fingerprint
+from curate.units import plan
+from curate.video import VideoError, frames, open_video, probe
 from tests.bad_inputs import write
 
 GREYS = [20 + 4 * i for i in range(50)]
@@ -162,28 +164,46 @@ def test_the_loop_filter_is_left_out_only_where_stills_are_half_the_size(tmp_pat
 
 
 def test_a_seek_that_goes_too_far_is_made_good(tmp_path, monkeypatch):
-    path = grey_film(tmp_path / "a.mp4")
+    path = grey_film(tmp_path / "a.ts")
     units = plan(Video(str(path)), unit_seconds=0.5)
     want = [(f.index, f.time) for f in frames(units[1])]
-    reader, calls = frames(units[1]), []
+    seeks = []
 
     class Astray:
-        """A container whose first seek lands far behind the place asked for."""
+        """A container whose seeks land far behind the place asked for."""
 
         def __init__(self, inner):
             self.inner = inner
 
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.inner.close()
+
+        def __getattr__(self, name):
+            return getattr(self.inner, name)
+
         def seek(self, offset, **how):
-            calls.append(offset)
-            self.inner.seek(offset if len(calls) > 1 else int(1.6 / how["stream"].time_base), **how)
+            seeks.append(offset)
+            self.inner.seek(int(1.6 / how["stream"].time_base), **how)
 
-        def demux(self, stream):
-            return self.inner.demux(stream)
+    def opened(*arguments, **options):
+        container, stream = open_video(*arguments, **options)
+        return Astray(container), stream
 
-    from curate.video import open_video
+    monkeypatch.setattr("curate.video.open_video", opened)
+    assert [(f.index, f.time) for f in frames(units[1])] == want
+    assert len(seeks) == 1
 
-    container, stream = open_video(str(path))
-    with container:
-        reader.facts = {}
-        assert [(f.index, f.time) for f in reader._frames(Astray(container), stream)] == want
-    assert len(calls) == 2
+
+def test_of_several_video_streams_the_default_or_the_first_is_read(tmp_path):
+    path = tmp_path / "two.mkv"
+    with av.open(os.fspath(path), "w") as out:
+        streams = [out.add_stream("libx264", rate=25) for _ in range(2)]
+        for stream, side in zip(streams, (64, 128), strict=True):
+            stream.width = stream.height = side
+        for stream, side in zip(streams, (64, 128), strict=True):
+            for packet in [*stream.encode(av.VideoFrame(side, side, "yuv420p")), *stream.encode(None)]:
+                out.mux(packet)
+    assert probe(str(path))["width"] == 64

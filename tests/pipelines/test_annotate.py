@@ -1,5 +1,8 @@
 """The job end to end on small films: what becomes of each input, going on, filling in, and being killed."""
 
+import os
+import re
+import socket
 import subprocess
 import sys
 import time
@@ -106,22 +109,26 @@ def test_another_config_is_refused_before_any_work(small_footage, tmp_path, watc
     assert not (tmp_path / "new").exists()
 
 
-def test_failed_videos_can_be_tried_again(small_footage, tmp_path, watcher):
+def test_failed_videos_are_tried_again_when_asked_or_when_the_file_is_another(small_footage, tmp_path, watcher):
     film = tmp_path / "late.mp4"
     film.write_bytes(b"")
     job(tmp_path, tmp_path / "d", watcher, sources=[str(film)])
     assert rows(tmp_path / "d", "status, error", "videos")[0][0] == "failed"
+    again = job(tmp_path, tmp_path / "d", watcher, sources=[str(film)])
+    assert (again.already, again.failed_before, again.videos) == (1, 1, 0)
+    again = job(tmp_path, tmp_path / "d", watcher, sources=[str(film)], retry_failed=True)
+    assert (again.already, again.failed) == (0, 1)
     film.write_bytes((small_footage / "film 1.mp4").read_bytes())
-    assert job(tmp_path, tmp_path / "d", watcher, sources=[str(film)]).already == 1
-    summary = job(tmp_path, tmp_path / "d", watcher, sources=[str(film)], retry_failed=True)
-    assert (summary.clips, summary.failed) == (2, 0)
+    summary = job(tmp_path, tmp_path / "d", watcher, sources=[str(film)])
+    assert (summary.clips, summary.failed, summary.changed) == (2, 0, 1)
     assert rows(tmp_path / "d", "status", "videos") == [("ok",)]
 
 
 def test_two_writers_are_refused(small_footage, tmp_path, watcher):
-    from pipelines.annotate import claimed
+    from pipelines.claims import claimed
 
-    with claimed(tmp_path / "d"), pytest.raises(DatasetError, match="another process is writing"):
+    told = rf"writing this dataset \(process {os.getpid()} on {re.escape(socket.gethostname())}, since 20"
+    with claimed(tmp_path / "d", "dataset", DatasetError), pytest.raises(DatasetError, match=told):
         job(small_footage, tmp_path / "d", watcher)
 
 

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from curate.clip import Clip, Column, Unit, Video
 from curate.filters import Filter, SelectionError, parse_filters
+from curate.identity import fingerprint
 from pipelines import statistics
 from pipelines.curated import CuratedError, make_curated
 from pipelines.cutting import Cutters, cut
@@ -43,12 +44,12 @@ TABLES = Tables(
 )
 
 
-def footage(path, seed, n=120):
-    """4.8 s at 25 frames per second, a keyframe every 12."""
+def footage(path, seed, n=120, gop=12):
+    """4.8 s at 25 frames per second, a keyframe every `gop`."""
     rng = np.random.default_rng(seed)
     with av.open(str(path), "w") as out:
         stream = out.add_stream(
-            "libx264", rate=25, options={"g": "12", "bf": "2", "x264-params": "scenecut=0:open-gop=0"}
+            "libx264", rate=25, options={"g": str(gop), "bf": "2", "x264-params": "scenecut=0:open-gop=0"}
         )
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
         for _ in range(n):
@@ -93,7 +94,7 @@ def make_dataset(root, videos=4):
         clips[3].errors["captions"] = "ValueError: no"
         facts = {"duration": 4.8, "bytes": os.path.getsize(path), "fps": 25.0, "width": 64, "height": 48}
         facts["keyframes"] = [12 * i / 25 for i in range(10)]
-        unit = Unit(Video(path, f"{v:016x}"), facts=facts, clips=clips, seconds={"watch": 2.0, "text": 1.0})
+        unit = Unit(Video(path, fingerprint(path)), facts=facts, clips=clips, seconds={"watch": 2.0, "text": 1.0})
         writer.add(unit, stages=["shots"])
     writer.add(
         Unit(Video(str(root / "bad.mp4"), "f" * 16), seconds={"watch": 0.5}).fail("is a text, not a video"),
@@ -287,7 +288,7 @@ def test_a_child_that_dies_or_hangs_costs_one_clip(dataset):
     from pipelines.cutting import Job
 
     path = str(dataset.root / "src" / "0.mp4")
-    jobs = [Job(f"{i}", path, Span(12 * i, 12 * i + 12, i * 0.48, i * 0.48 + 0.48, 0, 4.8)) for i in range(6)]
+    jobs = [Job(f"{i}", path, Span(12 * i, 12 * i + 12, i * 0.48, i * 0.48 + 0.48)) for i in range(6)]
     with Cutters(1) as cutters:
         assert not isinstance(cutters.children[0].cut(jobs[0]), str)
         pid = cutters.children[0].pid
@@ -295,7 +296,7 @@ def test_a_child_that_dies_or_hangs_costs_one_clip(dataset):
         threading.Timer(0.5, os.kill, [pid, signal.SIGKILL]).start()
         results = list(cutters(jobs))
         assert [isinstance(r, str) for r in results] == [True] + 5 * [False]
-        assert "crashed (SIGKILL" in results[0] and [r.start_frame for r in results[1:]] == [12, 24, 36, 48, 60]
+        assert "killed from outside (SIGKILL" in results[0] and [r.start_frame for r in results[1:]] == [12, 24, 36, 48, 60]
     with Cutters(1) as cutters:
         assert not isinstance(cutters.children[0].cut(jobs[0]), str)
         cutters.children[0].timeout = 1.5

@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from curate.clip import Clip, Column, Unit, Video
+from curate.clip import Clip, Column, Listed, Unit, Video
 from pipelines.dataset import FORMAT, Dataset, DatasetError, Tables, Writer, read_unit, sweep, write_json
+from pipelines.renewal import renew
 
 TABLES = Tables(
     scores=(Column("motion_score", pa.float32(), "f"), Column("text_area", pa.float32(), "f")),
@@ -23,7 +24,7 @@ TABLES = Tables(
 
 def unit(number: int, clips: int = 2, **values) -> Unit:
     found = [Clip(i * 10, i * 10 + 10, i / 2.0, i / 2.0 + 0.5, 0.0, 9.0, values=dict(values)) for i in range(clips)]
-    video = Video(f"/v/{number}.mp4", f"{number:016x}", caption="a cat", columns={"licence": "cc"})
+    video = Video(f"/v/{number}.mp4", f"{number:016x}", captions=["a cat"], columns={"licence": "cc"})
     return Unit(video, facts={"duration": 4.5, "fps": 20.0}, clips=found, seconds={"shots": 0.25})
 
 
@@ -84,9 +85,9 @@ def dying(root, step, before):
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["before the rename", "after the rename"])
-@pytest.mark.parametrize("step", range(6))
+@pytest.mark.parametrize("step", range(7))
 def test_killed_at_any_commit_and_started_again(root, tmp_path_factory, step, before):
-    """The writer of three shards makes six renames; it is killed around each of them in turn."""
+    """The writer of a card and three shards makes seven renames; it is killed around each of them in turn."""
     # a process of its own: a fork of this one would have its locks and not its threads
     code = "import sys; from tests.pipelines.test_dataset import dying; dying(sys.argv[1], int(sys.argv[2]), sys.argv[3] == 'True')"
     command = [sys.executable, "-c", code, str(root), str(step), str(before)]
@@ -117,6 +118,23 @@ def test_a_later_generation_replaces_the_rows_and_then_the_files(root):
     sweep(root)  # the first shard held units 0 and 1 and nothing else: it is gone
     assert len(list((root / "clips").glob("part-*"))) == before - 1 == len(list((root / "videos").glob("part-*")))
     assert len(rows(root)[0]) == 9
+
+
+def test_rows_that_do_not_count_are_swept_out_of_their_shards(root):
+    write_all(root)
+    target = writer(root)
+    target.add(unit(1, motion_score=0.5, text_area=0.25), stages=["shots", "motion", "text"], generation=1)
+    target.flush()
+    before = rows(root)
+    for _ in range(2):
+        sweep(root)
+        assert rows(root) == before and not Dataset(root)._stale()
+        raw = [
+            duckdb.sql(f"SELECT count(*) FROM '{root}/{table}/*.parquet'").fetchall()[0][0]
+            for table in ("clips", "videos")
+        ]
+        assert raw == [12, 6]  # what a tool counts that opens the files itself
+    assert read_unit(root, Dataset(root).newest[unit(0).id].name, unit(0), TABLES).clips[1].values["motion_score"] == 0
 
 
 def test_failed_and_empty_units_have_a_row(root):
@@ -188,3 +206,119 @@ def test_a_unit_is_read_without_the_rest_of_its_shard(root):
     leaf = file.schema_arrow.get_field_index("video_id")
     ranges = [file.metadata.row_group(g).column(leaf).statistics for g in range(file.num_row_groups)]
     assert sum(s.min <= unit(250).video.video_id <= s.max for s in ranges) == 1
+
+
+def first_form(root, units=(1, 2)):
+    """The dataset as the first version of Winnow wrote it: maps for pairs, one caption, no spans."""
+    target = writer(root)
+    for number in units:
+        target.add(unit(number, motion_score=number / 2), stages=["shots", "motion"])
+    target.flush()
+    (root / "README.md").unlink()
+    late = {"bounds", "source_captions", "source_spans"}
+    for path in [*root.glob("clips/*.parquet"), *root.glob("videos/*.parquet")]:
+        table = pq.read_table(path)
+        name, kind = ("errors", pa.string()) if path.parent.name == "clips" else ("seconds", pa.float64())
+        rows = table.to_pylist()
+        for row in rows:
+            row[name] = [tuple(pair.values()) for pair in row[name]]
+        fields = [
+            f.with_type(pa.map_(pa.string(), kind)) if f.name == name else f for f in table.schema if f.name not in late
+        ]
+        schema = pa.schema(fields, metadata=table.schema.metadata)
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
+
+
+def test_a_dataset_of_the_first_form_is_read_and_added_to(root):
+    first_form(root)
+    columns = "clip_id, bounds, source_caption, source_captions, errors['text'], motion_score"
+    before = duckdb.sql(f"SELECT {columns} FROM {Dataset(root).clips_sql} ORDER BY 1").fetchall()
+    assert before[0][1:] == ("shots", "a cat", ["a cat"], None, 0.5)
+    target = writer(root)  # brings all shards to the form of today
+    whole = duckdb.sql(f"SELECT {columns} FROM {Dataset(root).clips_sql} ORDER BY 1").fetchall()
+    assert whole == before and not any(shard.maps for shard in Dataset(root).shards)
+    for table, schema in (("clips", TABLES.clips), ("videos", TABLES.videos)):
+        assert all(pq.read_schema(path).equals(schema) for path in (root / table).glob("*.parquet"))
+        assert not any(renew(path, schema) for path in (root / table).glob("*.parquet"))
+    more = unit(3)
+    more.video.captions = ["a dog", "a hound"]
+    more.clips[0].errors = {"text": "TypeError: x"}
+    target.add(more, stages=["shots", "motion"])
+    target.add(unit(1, text_area=0.25), stages=["shots", "motion", "text"], generation=1)
+    target.flush()
+    dataset = Dataset(root)
+    after = duckdb.sql(f"SELECT {columns} FROM {dataset.clips_sql} ORDER BY 1").fetchall()
+    assert after[2:4] == before[2:] and len(after) == 6
+    assert after[4][1:5] == ("shots", "a dog", ["a dog", "a hound"], "TypeError: x")
+    spent = duckdb.sql(
+        f"SELECT seconds['shots'], source_captions, source_spans FROM {dataset.videos_sql} ORDER BY video_id"
+    )
+    assert spent.fetchall() == [(0.25, ["a cat"], None), (0.25, ["a cat"], None), (0.25, ["a dog", "a hound"], None)]
+    back = read_unit(root, dataset.newest[unit(2).id].name, unit(2), TABLES)
+    assert (back.video, back.seconds, back.clips[0].bounds) == (unit(2).video, {"shots": 0.25}, "shots")
+    assert {"source_captions", "bounds"} <= set(dataset.schema("clips").names)
+    assert not any(pa.types.is_map(field.type) for field in dataset.schema("clips"))
+
+
+def test_a_renewal_that_was_interrupted_is_gone_on_with(root):
+    first_form(root)
+    columns = "* EXCLUDE (bounds, source_captions), bounds, source_captions"
+    before = duckdb.sql(f"SELECT {columns} FROM {Dataset(root).clips_sql} ORDER BY clip_id").fetchall()
+    renew(next((root / "clips").glob("*.parquet")), TABLES.clips)  # and not its videos
+    assert duckdb.sql(f"SELECT {columns} FROM {Dataset(root).clips_sql} ORDER BY clip_id").fetchall() == before
+    writer(root)
+    assert duckdb.sql(f"SELECT {columns} FROM {Dataset(root).clips_sql} ORDER BY clip_id").fetchall() == before
+    assert len(rows(root)[1]) == 2
+
+
+def test_spans_of_a_list_come_back_as_they_were(root):
+    listed = unit(5)
+    listed.video.spans = [
+        Listed(0.5, 1.0, captions=["x"], columns={"n": 1}, where="l.csv: entry 1"),
+        Listed(start_frame=3),
+    ]
+    listed.clips[0].bounds, listed.clips[0].captions, listed.clips[0].columns = "list", ["x", "y"], {"n": 1}
+    target = writer(root)
+    target.add(listed, stages=["shots"])
+    target.flush()
+    back = read_unit(root, Dataset(root).newest[listed.id].name, listed, TABLES)
+    assert back.video == listed.video
+    assert back.clips[0] == Clip(**{**vars(listed.clips[0]), "values": dict.fromkeys(("motion_score", "text_area"))})
+    said = duckdb.sql(
+        f"SELECT bounds, source_caption, source_captions, source_columns FROM {Dataset(root).clips_sql} ORDER BY clip_id"
+    )
+    assert said.fetchall() == [
+        ("list", "x", ["x", "y"], '{"licence": "cc", "n": 1}'), ("shots", "a cat", ["a cat"], '{"licence": "cc"}'),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_hugging_face_loads_both_tables(root, tmp_path_factory, streaming):
+    from datasets import load_dataset
+
+    write_all(root)
+    odd = unit(9, motion_score=1.0)
+    odd.clips[0].errors = {"text": "TypeError: x"}
+    target = writer(root)
+    target.add(odd, stages=["shots", "motion"])
+    target.flush()
+    options = {"split": "train", "streaming": streaming, "cache_dir": str(tmp_path_factory.mktemp("cache"))}
+    clips = list(load_dataset(str(root), "clips", **options))
+    videos = list(load_dataset(str(root), "videos", **options))
+    assert (len(clips), len(videos)) == (14, 7)
+    (failed,) = [row for row in clips if row["errors"]]
+    assert failed["errors"] == [{"stage": "text", "reason": "TypeError: x"}] and failed["source_captions"] == ["a cat"]
+    assert videos[0]["seconds"] == [{"stage": "shots", "seconds": 0.25}]
+    assert len(list(load_dataset(str(root), **options))) == 14  # clips, where none is named
+
+
+def test_a_card_that_a_person_edited_stays(root):
+    write_all(root)
+    card = root / "README.md"
+    written = card.read_text()
+    card.write_text(written.replace("| `clip_id` |", "| `old_id` |"))
+    writer(root)
+    assert card.read_text() == written  # columns of an earlier version
+    card.write_text("# Mine\n")
+    writer(root)
+    assert card.read_text() == "# Mine\n"

@@ -1,24 +1,24 @@
-import datetime
-import json
+"""Folders as people have them, and what becomes of everything in them."""
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import os
+
 import pytest
 
-from curate.clip import Unit
-from curate.isolation import pack, unpack
-from pipelines.dataset import Tables
-from pipelines.sources import SourceError, find_videos
+from pipelines import folders
+from pipelines.folders import AGAIN, ALIAS, CIRCLE, HIDDEN, IN_TRASH, PARTIAL
+from pipelines.sources import SourceError, find_videos, passed_text
 
-TABLES = Tables(scores=(), facts=())
+
+def make(root, *names):
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
 
 
 @pytest.fixture
 def folder(tmp_path):
-    for name in ("b.mp4", "a.MKV", "deep/c.webm", "notes.txt", "deep/poster.jpg", "x 'y'\nz.mp4"):
-        path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(b"")
+    make(tmp_path, "b.mp4", "a.MKV", "deep/c.webm", "notes.txt", "deep/poster.jpg", "x 'y'\nz.mp4")
     return tmp_path
 
 
@@ -29,7 +29,7 @@ def names(found, folder):
 def test_a_folder_is_searched_and_what_is_passed_over_is_counted(folder):
     found = find_videos([str(folder)])
     assert names(found, folder) == ["a.MKV", "b.mp4", "x 'y'\nz.mp4", "deep/c.webm"]
-    assert found.passed_over == {".txt": 1, ".jpg": 1}
+    assert found.passed_over.suffixes == {".txt": 1, ".jpg": 1} and not found.passed_over.others
 
 
 def test_each_path_once_whichever_way_it_is_named(folder):
@@ -37,64 +37,136 @@ def test_each_path_once_whichever_way_it_is_named(folder):
     assert sorted(names(found, folder)) == ["a.MKV", "b.mp4", "deep/c.webm", "x 'y'\nz.mp4"]
 
 
-def test_lists_carry_captions_and_other_columns(folder):
-    rows = [
-        {"video": "b.mp4", "caption": "a bee", "licence": "cc", "n": 3},
-        {"video": str(folder / "gone.mp4"), "caption": None},
+def test_links_to_folders_are_followed_once_and_circles_end(tmp_path):
+    make(tmp_path, "disk/one.mp4", "disk/deep/two.mp4", "videos/three.mp4")
+    videos = tmp_path / "videos"
+    for name, target in {"a": "../disk", "b": "../disk/deep", "circle": "..", "self": "self", "here": "."}.items():
+        os.symlink(target, videos / name)
+    found = find_videos([str(videos)])
+    assert names(found, videos) == ["three.mp4", "a/one.mp4", "a/deep/two.mp4"]
+    assert found.passed_over.others == {CIRCLE: 3, AGAIN: 1} and not found.refused
+    assert found.passed_over.examples == {CIRCLE: str(videos / "circle"), AGAIN: str(videos / "b")}
+    both = find_videos([str(tmp_path)])  # real names before those of links, wherever these lie
+    assert names(both, tmp_path) == ["disk/one.mp4", "disk/deep/two.mp4", "videos/three.mp4"]
+
+
+def test_a_file_with_two_names_is_one_video_by_its_first(tmp_path):
+    make(tmp_path, "a.mp4", "z/real.mp4")
+    os.symlink("a.mp4", tmp_path / "b.mp4")
+    os.symlink("gone.mp4", tmp_path / "c.mp4")
+    os.symlink("/mnt/no such disk", tmp_path / "disk")
+    found = find_videos([str(tmp_path)])
+    assert names(found, tmp_path) == ["a.mp4", "c.mp4", "z/real.mp4"]  # c.mp4 ends as a failed row
+    assert found.passed_over.others == {ALIAS: 1}
+    (unit,) = found.refused
+    assert unit.video.path == str(tmp_path / "disk") and "'/mnt/no such disk', which is not there" in unit.error
+
+
+def test_a_folder_that_may_not_be_read_is_a_failed_input_and_the_rest_is_found(tmp_path, monkeypatch):
+    make(tmp_path, "a.mp4", "secret/b.mp4", "worn/c.mp4", "z/d.mp4")
+    real = os.scandir
+
+    def scandir(path):
+        if path == str(tmp_path / "secret"):
+            raise PermissionError(13, "Permission denied", path)
+        if path == str(tmp_path / "worn"):
+            raise OSError(5, "Input/output error", path)
+        return real(path)
+
+    monkeypatch.setattr(folders.os, "scandir", scandir)
+    found = find_videos([str(tmp_path)])
+    assert names(found, tmp_path) == ["a.mp4", "z/d.mp4"]
+    assert [(unit.video.path, unit.status) for unit in found.refused] == [
+        (str(tmp_path / "secret"), "failed"),
+        (str(tmp_path / "worn"), "failed"),
     ]
-    (folder / "l.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
-    (folder / "l.csv").write_text("path,text,licence\nb.mp4,a bee,cc\n")
-    pq.write_table(pa.Table.from_pylist(rows), folder / "l.parquet")
-    (folder / "l.txt").write_text("# mine\nb.mp4\n\ndeep/c.webm\n")
-    for name in ("l.jsonl", "l.parquet"):
-        first, second = find_videos([str(folder / name)]).videos
-        assert (first.path, first.caption, first.columns) == (str(folder / "b.mp4"), "a bee", {"licence": "cc", "n": 3})
-        assert second.path == str(folder / "gone.mp4") and second.caption is None  # it ends as a failed row
-    (csv,) = find_videos([str(folder / "l.csv")]).videos
-    assert (csv.caption, csv.columns) == ("a bee", {"licence": "cc"})
-    assert names(find_videos([str(folder / "l.txt")]), folder) == ["b.mp4", "deep/c.webm"]
+    assert "folder may not be read (permission denied)" in found.refused[0].error
+    assert "folder may not be read (input/output error)" in found.refused[1].error
+    assert find_videos([str(tmp_path / "secret")]).refused  # a row, also where nothing else was named
 
 
-def test_errors_name_the_source_and_the_mend(folder):
+NOT_INPUTS = {
+    HIDDEN: ("._a.mp4", ".DS_Store", ".thumbs/a.mp4", ".a.mp4.Xy3"),
+    IN_TRASH: (".Trashes/a.mov", ".Trash-1000/files/a.mp4", "$RECYCLE.BIN/a.mp4", "@eaDir/a.mp4/x.jpg", "lost+found/a.mp4",
+               "System Volume Information/a.mp4", "__MACOSX/._a.mp4"),
+    PARTIAL: ("a.mp4.part", "b.f137.mp4.part", "c.mp4.ytdl", "d.mp4.crdownload", "e.mp4.download/e.mp4", "f.mp4.tmp",
+              "g.mp4.part-Frag12", "h.mp4", "h.mp4.aria2"),
+}  # fmt: skip
+
+
+def test_what_is_no_input_is_passed_over_counted_and_named(tmp_path):
+    make(tmp_path, "a.mp4", *(name for kind in NOT_INPUTS.values() for name in kind))
+    found = find_videos([str(tmp_path)])
+    assert names(found, tmp_path) == ["a.mp4"]
+    assert found.passed_over.others == {kind: len(given) for kind, given in NOT_INPUTS.items()}
+    assert "1 hidden" not in passed_text(found.passed_over) and "4 hidden (e.g. '" in passed_text(found.passed_over)
+    with pytest.raises(SourceError, match=r"no videos in .* passed over: 1 partial download \('x.part'\)"):
+        make(tmp_path / "only", "x.part")
+        find_videos([str(tmp_path / "only")])
+
+
+def test_hidden_files_that_are_named_are_taken(tmp_path):
+    make(tmp_path, ".a.mp4", ".cache/b.mp4", "c.mp4.part")
+    (tmp_path / "l.txt").write_text(".cache/b.mp4\n")
+    named = [str(tmp_path / ".a.mp4"), str(tmp_path / "l.txt"), str(tmp_path / "c.mp4.part")]
+    assert names(find_videos(named), tmp_path) == [".a.mp4", ".cache/b.mp4", "c.mp4.part"]
+    assert names(find_videos([str(tmp_path / ".cache")]), tmp_path) == [".cache/b.mp4"]
+
+
+def test_captions_beside_videos_and_videofolders_metadata(tmp_path):
+    make(tmp_path, "a.mp4", "b.mp4", "c.mp4", "train/d.mp4", "other/metadata.csv")
+    (tmp_path / "a.txt").write_text("a bee\n")
+    (tmp_path / "b.json").write_text('{"caption": ["a cat", "a tom"], "licence": "cc"}')
+    (tmp_path / "c.txt").write_bytes(b"caf\xe9")
+    (tmp_path / "metadata.jsonl").write_text(
+        '{"file_name": "a.mp4", "text": "one more", "id": 3}\n{"file_name": "train/d.mp4", "text": "a dog"}\n{"file_name": "gone.mp4"}\n'
+    )
+    (tmp_path / "other" / "metadata.csv").write_text("what,not\n1,2\n")
+    found = find_videos([str(tmp_path)])
+    said = {video.path.removeprefix(f"{tmp_path}/"): (video.captions, video.columns) for video in found.videos}
+    assert said == {
+        "a.mp4": (["a bee", "one more"], {"id": 3}),
+        "b.mp4": (["a cat", "a tom"], {"licence": "cc"}),
+        "c.mp4": ([], {}),
+        "gone.mp4": ([], {}),  # it ends as a failed row
+        "train/d.mp4": (["a dog"], {}),
+    }
+    text = passed_text(found.passed_over)
+    assert "1 caption file that cannot be read ('c.txt')" in text
+    assert "1 metadata file that names no videos ('metadata.csv')" in text
+
+
+def test_globs(folder):
+    make(folder, "raw/1.dat", "raw/2.mp4")
+    assert names(find_videos([f"{folder}/raw/*"]), folder) == ["raw/2.mp4"]
+    assert names(find_videos([f"{folder}/raw/*.dat"]), folder) == ["raw/1.dat"]
     with pytest.raises(SourceError, match=r"nowhere: no such file"):
         find_videos(["nowhere"])
-    (folder / "bad.jsonl").write_text("{]")
-    with pytest.raises(SourceError, match=r"bad.jsonl: cannot be read"):
-        find_videos([str(folder / "bad.jsonl")])
-    (folder / "cols.csv").write_text("name,caption\nb.mp4,x\n")
-    with pytest.raises(SourceError, match=r"cols.csv: entry 1 names no video.*path"):
-        find_videos([str(folder / "cols.csv")])
+    with pytest.raises(SourceError, match=r"https://x.org/v.mp4: is an address"):
+        find_videos(["https://x.org/v.mp4"])
     (folder / "empty").mkdir()
     with pytest.raises(SourceError, match="no videos in"):
         find_videos([str(folder / "empty")])
 
 
-def test_values_that_no_table_holds_cost_no_job(folder):
-    lines = [
-        r'{"path": "b.mp4", "caption": "bad \ud83d emoji", "note": ["\udc00"], "k\ud800": 1}',
-        '{"path": "a.MKV", "id": 123456789012345678901234567890, "near": 9223372036854775807, "score": NaN}',
-    ]
-    (folder / "l.jsonl").write_text("\n".join(lines))
-    day = datetime.datetime(2020, 1, 2, 3, 4, 5)
-    pq.write_table(pa.table({"path": ["deep/c.webm"], "day": [day], "data": [b"\xff"]}), folder / "l.parquet")
-    found = find_videos([str(folder / "l.jsonl"), str(folder / "l.parquet")])
-    first, second, third = found.videos
-    assert (first.caption, first.columns) == ("bad \ufffd emoji", {"note": ["\ufffd"], "k\ufffd": 1})
-    assert second.columns == {"id": "123456789012345678901234567890", "near": 2**63 - 1}
-    assert third.columns == {"day": "2020-01-02 03:04:05", "data": "b'\\xff'"}
-    for video in found.videos:  # the way into a decoding process, and into a table
-        assert unpack(pack(Unit(video).pack())) and TABLES.video_row(Unit(video))["source_columns"].encode()
+def test_the_datasets_own_videos_are_no_sources(tmp_path):
+    make(tmp_path, "a.mp4", "data/sources/held.mp4")
+    assert names(find_videos([str(tmp_path)], tmp_path / "data"), tmp_path) == ["a.mp4"]
 
 
-@pytest.mark.parametrize("name", [r"a\u0000.mp4", r"\ud83d.mp4"])
-def test_what_cannot_be_a_file_name_is_named(folder, name):
-    (folder / "l.jsonl").write_text('{"path": "b.mp4"}\n{"path": "' + name + '"}')
-    with pytest.raises(SourceError, match=r"l.jsonl: entry 2: '.*mp4' cannot be a file name") as caught:
-        find_videos([str(folder / "l.jsonl")])
-    assert str(caught.value).isprintable()
+def test_names_that_are_no_text(tmp_path):
+    """Bytes of a name that are not UTF-8: the row of a failed input can be written all the same."""
+    from curate.clip import Unit, Video
+    from pipelines.dataset import Tables
 
-
-def test_a_row_with_more_fields_than_the_header_is_named(folder):
-    (folder / "l.csv").write_text("path,caption\nb.mp4,a bee\na.MKV,a cat, asleep\n")
-    with pytest.raises(SourceError, match=r"l.csv: line 3 has 1 more fields than the header: .*double quotes"):
-        find_videos([str(folder / "l.csv")])
+    odd = os.fsdecode(b"caf\xe9")
+    os.symlink(f"/mnt/{odd}", tmp_path / odd)
+    (tmp_path / f"{odd}.csv").write_text("path,start,end\na.mp4,soon,2\n,1,2\n")
+    make(tmp_path, f"{odd}.mp4")
+    (tmp_path / "l.txt").write_bytes(b"caf\xe9.mp4\n")
+    found = find_videos([str(tmp_path), str(tmp_path / f"{odd}.csv"), str(tmp_path / "l.txt")])
+    assert len(found.videos) == 2 and len(found.refused) == 2  # the list and the folder name the same file
+    for unit in [*found.refused, *(Unit(video) for video in found.videos)]:
+        row = Tables(scores=(), facts=()).video_row(unit)
+        assert all(row[name] is None or row[name].encode() for name in ("video_path", "error", "source_spans"))
+    assert isinstance(found.videos[0], Video) and passed_text(found.passed_over).isprintable()

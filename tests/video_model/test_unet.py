@@ -96,7 +96,9 @@ def test_text_by_frame_equals_the_frames_as_images():
     torch.testing.assert_close(video(x, c_noise, images), apart.view_as(x), **CLOSE)
 
 
-@pytest.mark.parametrize(("by_frame", "told"), [(False, {}), (True, {}), (False, {"pooled_text": True, "frame_index": True})])
+@pytest.mark.parametrize(
+    ("by_frame", "told"), [(False, {}), (True, {}), (False, {"pooled_text": True, "frame_index": True})]
+)
 def test_padding_never_changes_the_output(by_frame, told):
     network = tiny(temporal=True, **told)
     x, c_noise, cond = inputs()
@@ -282,7 +284,9 @@ def test_a_frame_knows_its_index_and_what_the_text_says_of_it():
     other = network(x.expand(-1, 4, -1, -1, -1), c_noise, {"text": cond["text"].flip(0)})
     step, turned = (video[:, 1:] - video[:, :1] for video in (out, other))
     alone = image(x, c_noise, cond)
-    assert torch.equal(network(x, c_noise, cond), alone) and not torch.equal(out[:, :1], alone)  # one frame has no index
+    assert torch.equal(network(x, c_noise, cond), alone) and not torch.equal(
+        out[:, :1], alone
+    )  # one frame has no index
     assert step.abs().amax((2, 3, 4)).min() > 1e-4 and (step - turned).abs().amax((2, 3, 4)).min() > 1e-4
 
 

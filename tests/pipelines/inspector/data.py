@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import struct
+import tempfile
 from pathlib import Path
 
 import av
@@ -11,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from curate.clip import Clip, Unit, Video
+from curate.identity import fingerprint
 from pipelines.config import load
 from pipelines.curation import TABLES
 from pipelines.dataset import FORMAT, Writer, write_json
@@ -19,6 +22,7 @@ MARKUP = '</script><img src=x onerror="document.title=1">'
 HOSTILE_NAME = "a<img src=x onerror=alert(1)>\"'&.mp4"
 SELECTION = [{"min": {"motion_score": 2.0}}, {"drop_top": {"technical_quality": "25%"}}]
 FRAMES, CLIP = 120, 24  # of a video of 4.8 s, of a clip
+IDS: dict[int, str] = {}  # of the videos made so far
 
 
 def footage(path: Path, seed: int) -> str:
@@ -26,13 +30,22 @@ def footage(path: Path, seed: int) -> str:
     rng = np.random.default_rng(seed)
     picture = np.kron(rng.integers(0, 128, (6, 10, 3), np.uint8), np.ones((16, 16, 1), np.uint8))
     with av.open(str(path), "w", format="mp4") as out:
-        options = {"g": "12", "bf": "2", "x264-params": "scenecut=0:open-gop=0"}
+        options = {"g": "12", "bf": "2", "x264-params": "scenecut=0:open-gop=0:mbtree=0"}
         stream = out.add_stream("libx264", rate=25, options=options)
         stream.width, stream.height, stream.pix_fmt = 160, 96, "yuv420p"
         for i in range(FRAMES):
             out.mux(stream.encode(av.VideoFrame.from_ndarray(picture + np.uint8(i), format="rgb24")))
         out.mux(stream.encode(None))
     return str(path)
+
+
+def identified(path: Path, number: int) -> str:
+    """The id of the file, which is its content's: made to begin with its number, so that ids are in order."""
+    data, tries = path.read_bytes(), 0
+    while not (found := fingerprint(str(path))).startswith(f"{number:02x}"):
+        tries += 1
+        path.write_bytes(data + struct.pack(">I4sI", 12, b"free", tries))  # a box that players pass over
+    return found
 
 
 def still(seed: int) -> bytes:
@@ -49,6 +62,7 @@ def unit(root: Path, number: int, generation: int = 0) -> Unit:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         footage(path, number)
+    IDS[number] = identified(path, number)
     clips = []
     for i in range(FRAMES // CLIP):
         start = i * CLIP
@@ -76,7 +90,7 @@ def unit(root: Path, number: int, generation: int = 0) -> Unit:
         "transitions": [{"start": 2.4, "end": 2.4, "kind": "cut"}],
         "motion_times": [0.5 * k for k in range(1, 9)], "motion_samples": [float(k) for k in range(8)],
     }  # fmt: skip
-    return Unit(Video(str(path), f"{number:032x}"), facts=facts, clips=clips, seconds={"decode": 2.0, "text": 6.0})
+    return Unit(Video(str(path), IDS[number]), facts=facts, clips=clips, seconds={"decode": 2.0, "text": 6.0})
 
 
 def make(root: Path, videos: int = 4) -> Path:
@@ -99,4 +113,7 @@ def add(root: Path, videos) -> None:
 
 
 def clip_id(video: int, clip: int) -> str:
-    return f"{video:032x}-{clip * CLIP:08d}"
+    if video not in IDS:
+        with tempfile.TemporaryDirectory() as folder:
+            IDS[video] = identified(Path(footage(Path(folder) / "film.mp4", video)), video)
+    return f"{IDS[video]}-{clip * CLIP:08d}"

@@ -1,0 +1,86 @@
+"""Decoded frames to RGB pixels of a size: the one reader of stills, training, given images and HDR transcodes.
+
+swscale averages areas when it reduces; with full chroma and accurate rounding, without which it is off by a level or
+more and darker by one. Colours are read by `curate.base.colour`; HDR is shown as `curate.base.tone` says; of an
+interlaced frame one field is shown, so that nothing is combed. Transparency is left out: what lies under it is shown, as
+by FFmpeg and by all that decode with it.
+"""
+
+from __future__ import annotations
+
+import threading
+
+import av
+import numpy as np
+from av.video.reformatter import Interpolation, VideoReformatter
+
+from curate.base import colour as colours
+from curate.base.colour import Colour
+from curate.base.tone import sdr
+
+__all__ = ["copy_of", "field_of", "flags", "rgb", "scaled"]
+
+LOCAL = threading.local()
+ACCURATE = Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP | Interpolation.ACCURATE_RND
+
+
+def flags(width: int, height: int, to_width: int, to_height: int) -> int:
+    """swscale's: areas where nothing is enlarged, else bicubic, which averages too where it reduces."""
+    how = Interpolation.AREA if to_width <= width and to_height <= height else Interpolation.BICUBIC
+    return int(how | ACCURATE)
+
+
+def rgb(frame: av.VideoFrame, width: int, height: int, colour: Colour | None = None) -> np.ndarray:
+    """[height, width, 3] uint8 RGB of the frame as stored, at that size. colour: if it is known already."""
+    colour = colour or colours.of(frame)
+    if colour.hdr:
+        return sdr(scaled(frame, width, height, "rgb48le", colour).to_ndarray(), colour.transfer)
+    return scaled(frame, width, height, "rgb24", colour).to_ndarray()
+
+
+def scaled(frame: av.VideoFrame, width: int, height: int, form: str, colour: Colour) -> av.VideoFrame:
+    """The frame in another size and pixel format, its matrix kept; full range where the format is RGB or grey."""
+    frame = field_of(frame) if frame.interlaced_frame else frame
+    matrix = colours.swscale(colour)
+    span = colours.FULL if form.startswith(("rgb", "gray")) else colour.range
+    return reformatter(frame.format.name, form).reformat(
+        frame,
+        width,
+        height,
+        form,
+        src_colorspace=matrix,
+        dst_colorspace=matrix,
+        src_color_range=colour.range,
+        dst_color_range=span,
+        interpolation=flags(frame.width, frame.height, width, height),
+        threads=1,
+    )
+
+
+def reformatter(form: str, to: str) -> VideoReformatter:
+    """One for each pair of formats and thread: swscale's tables for a size are used again for the next frame."""
+    made = LOCAL.__dict__
+    if (form + to) not in made:
+        made[form + to] = VideoReformatter()
+    return made[form + to]
+
+
+def field_of(frame: av.VideoFrame) -> av.VideoFrame:
+    """The first field (lines 0, 2, 4, ...) of an interlaced frame as a frame of half the height; it is copied."""
+    return _lines(frame, 2)
+
+
+def copy_of(frame: av.VideoFrame) -> av.VideoFrame:
+    """The same picture in memory of its own: a decoder's buffer is not held."""
+    return _lines(frame, 1)
+
+
+def _lines(frame: av.VideoFrame, every: int) -> av.VideoFrame:
+    made = av.VideoFrame(frame.width, max(1, frame.height // every), frame.format.name)
+    for old, new in zip(frame.planes, made.planes, strict=True):
+        size = min(old.line_size, new.line_size)
+        lines = np.frombuffer(old, np.uint8).reshape(old.height, old.line_size)[::every, :size][: new.height]
+        np.frombuffer(new, np.uint8).reshape(new.height, new.line_size)[: len(lines), :size] = lines
+    for tag in ("colorspace", "color_range", "color_trc", "color_primaries"):
+        setattr(made, tag, getattr(frame, tag))
+    return made

@@ -1,0 +1,192 @@
+"""Frames of a file from an exact place on: the one way in which units, clips and pictures are read.
+
+A frame's address is its index in decode order of presentation. Where the file's clock is sound (every frame has a time,
+and they increase) that index is found by the frame's own time, in ticks of the stream, after a seek. Where it is not,
+nothing may be sought by time: packets are counted from the beginning of the file to the keyframe that the unit begins
+with, and frames from there, as the annotating pass counted them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import av
+
+__all__ = ["Mark", "Stamps", "Stretch", "average", "decoded", "demuxed"]
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A keyframe that a stretch begins with or ends before. packet: packets of the stream before it in the file, None
+    where they were not counted. pts: its presentation time in ticks of the stream."""
+
+    packet: int | None
+    pts: int
+
+
+@dataclass
+class Stretch:
+    """The packets of a stream between two marks (None: from the file's beginning, to its end), read once.
+
+    counted: the clock is not sound: marks are found by counting packets, not by their time. seek: look for the first mark
+    near its time; False: from the beginning of the file.
+    packets: how many were read that are shown in the stretch. keyframes: their times, in ticks. hidden: packets that an
+    edit list hides. decoded: frames that came out of the decoder, others' too. stopped: why reading ended before the end
+    of the file. missed: the first mark was not found.
+    """
+
+    container: Any
+    stream: Any
+    first: Mark | None = None
+    end: Mark | None = None
+    counted: bool = False
+    seek: bool = True
+
+    def __post_init__(self) -> None:
+        self.seek = self.seek and not self.counted
+        self.packets = self.hidden = self.decoded = 0
+        self._ordinal = -1
+        self.keyframes: list[int] = []
+        self.begun: list[int] = []  # times of the first packets, until a frame comes out
+        self.first_pts: int | None = None
+        self.stopped: str | None = None
+        self.missed = False
+
+    def __iter__(self) -> Iterator[Any]:
+        """Packets in decode order, and None last, to flush the decoder.
+
+        The keyframe of the next stretch is read too if pictures that follow it are shown before it (an open GOP).
+        """
+        held, ending, leading = None, False, self.first is not None
+        for packet in self._from_first():
+            pts = packet.pts
+            if not ending and self._is_end(packet):
+                held, ending = packet, True
+                continue
+            if ending:
+                if pts is None or pts >= self.end.pts:
+                    break
+                if held is not None:
+                    yield held
+                    held = None
+            before = leading and pts is not None and pts < self.first.pts
+            leading = leading and (before or packet.is_keyframe)
+            if packet.is_discard:
+                self.hidden += 1
+            elif not before:
+                self._count(packet)
+            yield packet
+        yield None
+
+    def _count(self, packet: av.Packet) -> None:
+        self.packets += 1
+        if packet.pts is not None:
+            self.first_pts = packet.pts if self.first_pts is None else min(self.first_pts, packet.pts)
+            if not self.decoded:
+                self.begun.append(packet.pts)
+            if packet.is_keyframe:
+                self.keyframes.append(packet.pts)
+
+    def _is_end(self, packet: av.Packet) -> bool:
+        return self.end is not None and packet.is_keyframe and self._is(packet, self.end)
+
+    def _from_first(self) -> Iterator[av.Packet]:
+        """From the first mark's keyframe on; what is before it is passed over without decoding."""
+        started = self.first is None
+        if not started and self.seek:
+            goal = self.first.pts - int(1.0 / self.stream.time_base)  # transport streams land roughly
+            self.container.seek(goal, stream=self.stream, backward=True)
+        for packet in self._demuxed():
+            self._ordinal += 1
+            if not started and packet.is_keyframe:
+                started = self._is(packet, self.first)
+                if not started and self.seek and packet.pts is not None and packet.pts > self.first.pts:
+                    break  # the seek went too far
+            if started:
+                yield packet
+        self.missed = not started
+
+    def _is(self, packet: av.Packet, mark: Mark) -> bool:
+        return self._ordinal == mark.packet if self.counted else packet.pts == mark.pts
+
+    def _demuxed(self) -> Iterator[av.Packet]:
+        try:
+            yield from demuxed(self.container, self.stream)
+        except av.FFmpegError as error:
+            self.stopped = error.strerror or "unreadable data"
+
+
+def demuxed(container: Any, stream: Any) -> Iterator[av.Packet]:
+    """The packets of a stream, without the empty ones at the end. Raises av.FFmpegError where reading fails."""
+    for packet in container.demux(stream):
+        if packet.size == 0 and packet.pts is None:
+            return
+        yield packet
+
+
+def decoded(stretch: Stretch) -> Iterator[av.VideoFrame | None]:
+    """The frames that are shown in the stretch, in order; None for each packet that the decoder refused."""
+    decode = stretch.stream.codec_context.decode
+    begun = stretch.first is None
+    for packet in stretch:
+        try:
+            found = decode(packet)
+        except MemoryError:
+            raise
+        except av.FFmpegError:
+            yield None
+            continue
+        for frame in found:
+            stretch.decoded += 1
+            begun = begun or _begins(stretch, frame)
+            if begun and _ends(stretch, frame):
+                return
+            if begun:
+                yield frame
+
+
+def _begins(stretch: Stretch, frame: av.VideoFrame) -> bool:
+    """False for the leading pictures of an open GOP: they are the last stretch's."""
+    first = stretch.first.pts
+    return frame.pts == first or (not stretch.counted and frame.pts is not None and frame.pts > first)
+
+
+def _ends(stretch: Stretch, frame: av.VideoFrame) -> bool:
+    """Whether the frame is the next stretch's."""
+    if stretch.end is None or frame.pts is None:
+        return False
+    if stretch.counted:
+        return stretch._ordinal >= stretch.end.packet and frame.pts == stretch.end.pts
+    return frame.pts >= stretch.end.pts
+
+
+class Stamps:
+    """The time that the file gives each frame, in seconds, or None: its presentation time; its decoding time where it has
+    no other, or where presentation times have turned out worse (AVI has none, and what FFmpeg makes up is out of order).
+
+    guessed: presentation times were there and not taken.
+    """
+
+    def __init__(self, base: float) -> None:
+        self.base, self.guessed = base, False
+        self._last: dict[str, int] = {}
+        self._faults = {"pts": 0, "dts": 0}
+
+    def __call__(self, frame: av.VideoFrame) -> float | None:
+        for name in ("pts", "dts"):
+            ticks = getattr(frame, name)
+            if ticks is not None:
+                self._faults[name] += ticks <= self._last.get(name, ticks - 1)
+                self._last[name] = ticks
+        worse = self._faults["pts"] > self._faults["dts"]
+        self.guessed = self.guessed or (worse and frame.pts is not None)
+        ticks = frame.dts if worse or frame.pts is None else frame.pts
+        return None if ticks is None else ticks * self.base
+
+
+def average(stream: Any) -> Fraction:
+    """Frames a second as the header says; 25 where it says nothing."""
+    return stream.average_rate or stream.guessed_rate or Fraction(25)

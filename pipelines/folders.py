@@ -1,0 +1,244 @@
+"""A folder searched for videos: links followed, each real folder once, and nothing left out without a word.
+
+The real folders are searched before the linked ones, so that a video has its own name where both lead to it. What is no
+input (hidden files, trash, partial downloads, links that lead back) is counted, with an example. A folder that may not be
+read is an input that failed.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import Counter, deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+VIDEO_SUFFIXES = frozenset(
+    [
+        ".mp4",
+        ".m4v",
+        ".mov",
+        ".qt",
+        ".mkv",
+        ".webm",
+        ".avi",
+        ".divx",
+        ".gif",
+        ".mpg",
+        ".mpeg",
+        ".mpe",
+        ".m1v",
+        ".m2v",
+        ".mpv",
+        ".ts",
+        ".m2t",
+        ".m2ts",
+        ".mts",
+        ".tp",
+        ".trp",
+        ".wmv",
+        ".asf",
+        ".flv",
+        ".f4v",
+        ".3gp",
+        ".3g2",
+        ".ogv",
+        ".vob",
+        ".mxf",
+        ".y4m",
+        ".264",
+        ".h264",
+        ".265",
+        ".hevc",
+        ".ivf",
+        ".rm",
+        ".rmvb",
+        ".dv",
+        ".mjpeg",
+        ".mjpg",
+        ".nut",
+    ]
+)
+PARTIAL_SUFFIXES = frozenset(
+    [
+        ".part",
+        ".partial",
+        ".crdownload",
+        ".download",
+        ".opdownload",
+        ".tmp",
+        ".aria2",
+        ".ytdl",
+        ".filepart",
+        ".!ut",
+        ".!qb",
+        ".bc!",
+        ".dlpart",
+    ]
+)
+TRASH = frozenset(
+    [
+        "$recycle.bin",
+        "recycler",
+        "#recycle",
+        "@recycle",
+        "@eadir",
+        "#snapshot",
+        "@recently-snapshot",
+        "lost+found",
+        "__macosx",
+        "found.000",
+        "system volume information",
+    ]
+)
+SIDECARS = (".txt", ".json")
+METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # of Hugging Face's VideoFolder
+
+REFUSALS = ("folder may not be read", "list entry ", "link to ")  # how reasons begin of inputs that are no files
+HIDDEN, IN_TRASH, PARTIAL = "hidden", "in a trash or system folder", "partial download"
+CIRCLE, AGAIN, ALIAS = (
+    "link that leads back (a circle)",
+    "other name of a folder searched already",
+    "other name of a file",
+)
+
+
+@dataclass
+class PassedOver:
+    """What folders hold that is no input. suffixes: files that are not videos by name. others: by kind, and one of each."""
+
+    suffixes: Counter[str] = field(default_factory=Counter)
+    others: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
+
+    def add(self, kind: str, path: str) -> None:
+        self.others[kind] += 1
+        self.examples.setdefault(kind, path)
+
+    def __bool__(self) -> bool:
+        return bool(self.suffixes or self.others)
+
+
+@dataclass(frozen=True)
+class Refused:
+    """An input that is no video and cannot be searched. path: its name in `videos/`."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Place:
+    """One thing found. kind: "video", or "metadata": a VideoFolder's list. sidecars: text files that may be its captions."""
+
+    path: str
+    kind: str = "video"
+    sidecars: tuple[str, ...] = ()
+
+
+class Search:
+    """Searches folders one after the other; what was searched for one source is not searched again for the next.
+
+    own: a folder that is no input, wherever it lies: of the dataset that is made.
+    """
+
+    def __init__(self, own: Path | None = None) -> None:
+        self.passed_over = PassedOver()
+        self.searched: set[tuple[int, int]] = set()
+        if own is not None and own.is_dir():
+            self.searched.add((own.stat().st_dev, own.stat().st_ino))
+
+    def __call__(self, folder: str) -> Iterator[Place | Refused]:
+        """The videos of a folder and of all folders in it, in a fixed order."""
+        waiting, links = deque([os.path.abspath(folder)]), deque()
+        named = True  # the folder itself was named by the user, by whatever name
+        while waiting or links:
+            path = waiting.popleft() if waiting else links.popleft()
+            linked, named = not named and os.path.islink(path), False
+            try:
+                facts = os.stat(path)
+                if (facts.st_dev, facts.st_ino) in self.searched:
+                    if linked:
+                        self.passed_over.add(AGAIN, path)
+                    continue
+                with os.scandir(path) as found:
+                    entries = sorted(found, key=lambda entry: entry.name)
+            except OSError as error:
+                yield Refused(path, unreadable(error))
+                continue
+            self.searched.add((facts.st_dev, facts.st_ino))
+            inside: list[str] = []
+            yield from self._files(path, entries, inside, links)
+            waiting.extendleft(reversed(inside))
+
+    def _files(
+        self, path: str, entries: list[os.DirEntry], inside: list[str], links: deque[str]
+    ) -> Iterator[Place | Refused]:
+        """The videos of one folder. Its folders are added to `inside`, those behind links to `links`."""
+        names = {entry.name for entry in entries}
+        stems = {os.path.splitext(name)[0] for name in names if Path(name).suffix.lower() in VIDEO_SUFFIXES}
+        for entry in entries:
+            name, suffix = entry.name, Path(entry.name).suffix.lower()
+            if kind := self._no_input(name, suffix, names):
+                self.passed_over.add(kind, entry.path)
+                continue
+            reached = _reached(entry)
+            if reached == "circle" or (reached == "folder" and entry.is_symlink() and _leads_back(entry.path, path)):
+                self.passed_over.add(CIRCLE, entry.path)
+                continue
+            if reached == "folder":
+                (links if entry.is_symlink() else inside).append(entry.path)
+            if reached == "gone" and suffix not in VIDEO_SUFFIXES and not Path(os.readlink(entry.path)).suffix:
+                yield Refused(
+                    entry.path, f"link to {os.readlink(entry.path)!r}, which is not there: is a disk not mounted?"
+                )
+            elif suffix in VIDEO_SUFFIXES:
+                # A folder that is named like a video is an input too: it ends as a row that says so.
+                yield Place(entry.path, sidecars=_sidecars(entry.path, names))
+            elif name.lower() in METADATA:
+                yield Place(entry.path, "metadata")
+            elif reached != "folder" and not (suffix in SIDECARS and os.path.splitext(name)[0] in stems):
+                self.passed_over.suffixes[suffix or "(no suffix)"] += 1
+
+    def _no_input(self, name: str, suffix: str, names: set[str]) -> str | None:
+        if name.lower() in TRASH or name.lower().startswith((".trash", ".trashes")):
+            return IN_TRASH
+        if name.startswith("."):
+            return HIDDEN
+        if suffix in PARTIAL_SUFFIXES or ".part-Frag" in name or f"{name}.aria2" in names:
+            return PARTIAL
+        return None
+
+
+def unreadable(error: OSError) -> str:
+    """Why a folder cannot be searched, with the fix."""
+    why = (error.strerror or type(error).__name__).lower()
+    fix = "give this user the right to read and enter it" if isinstance(error, PermissionError) else "check the disk"
+    return f"folder may not be read ({why}), the videos in it are not looked at: {fix}, then run again"
+
+
+def _reached(entry: os.DirEntry) -> str:
+    """What a name leads to: "file", "folder", "gone" (a link to nothing) or "circle" (a link to itself)."""
+    try:
+        if entry.is_dir():
+            return "folder"
+        if entry.is_symlink() and not os.path.exists(entry.path):
+            os.stat(entry.path)
+    except FileNotFoundError:
+        return "gone"
+    except OSError as error:
+        return "circle" if error.errno == errno.ELOOP else "file"
+    return "file"
+
+
+def _leads_back(link: str, folder: str) -> bool:
+    """The link leads to the folder that it lies in, or to one above."""
+    target, here = os.path.realpath(link), os.path.realpath(folder)
+    return here == target or here.startswith(target.rstrip(os.sep) + os.sep)
+
+
+def _sidecars(path: str, names: set[str]) -> tuple[str, ...]:
+    """v.txt and v.json beside v.mp4, where trainers keep captions."""
+    stem, folder = os.path.splitext(os.path.basename(path))[0], os.path.dirname(path)
+    return tuple(os.path.join(folder, stem + end) for end in SIDECARS if stem + end in names)

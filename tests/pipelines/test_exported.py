@@ -1,0 +1,191 @@
+"""What is exported is what was scored: trimmed copies, filters that they must still pass, sources that changed or moved."""
+
+import json
+import multiprocessing
+import os
+import shutil
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from curate.clip import Clip, Unit, Video
+from curate.filters import Filter
+from curate.identity import fingerprint
+from pipelines.claims import claimed
+from pipelines.curated import CuratedError, make_curated
+from pipelines.cutting import cut
+from pipelines.dataset import FORMAT, Dataset, Writer, write_json
+from tests.curate.odd_clocks import levels
+from tests.pipelines.test_curated import TABLES, footage, map_here, no_pictures  # noqa: F401
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
+
+def make_dataset(root, spans, gop=12, motion=5.0):
+    """One video of 120 frames with a keyframe every `gop`, and clips of these spans."""
+    (root / "src").mkdir(parents=True)
+    write_json(root / "dataset.json", {"format": FORMAT, "config": {"pack": "embedded"}, "models": {}})
+    path = footage(root / "src" / "a.mp4", 1, gop=gop)
+    clips = [
+        Clip(a, b, a / 25, b / 25, a / 25, b / 25, values={"motion_score": motion}, fps=25.0, width=64, height=48)
+        for a, b in spans
+    ]
+    facts = {"duration": 4.8, "bytes": os.path.getsize(path), "keyframes": [i / 25 for i in range(0, 120, gop)]}
+    writer = Writer(root, TABLES, models={}, shard_clips=50)
+    writer.add(Unit(Video(path, fingerprint(path)), facts=facts, clips=clips), stages=["shots"])
+    writer.flush()
+    return Dataset(root)
+
+
+def rows_of(out):
+    return sorted(
+        (row for path in sorted((out / "data").glob("*.parquet")) for row in pq.read_table(path).to_pylist()),
+        key=lambda row: row["clip_id"],
+    )
+
+
+def test_a_row_has_the_span_of_its_bytes_and_the_one_that_was_scored(tmp_path):
+    dataset = make_dataset(tmp_path / "d", [(11, 48), (60, 96)])
+    made = make_curated(dataset, [], tmp_path / "out", map_fn=map_here)
+    first, second = rows_of(tmp_path / "out")
+    assert (first["cut"], first["start_frame"], first["scored_start_frame"], first["scored_end_frame"]) == (
+        "copy",
+        12,
+        11,
+        48,
+    )
+    assert first["start_time"] == pytest.approx(12 / 25) and first["scored_start_time"] == pytest.approx(11 / 25)
+    assert first["num_frames"] == first["end_frame"] - first["start_frame"] >= 0.9 * 37
+    lost = 37 - first["num_frames"] + 36 - second["num_frames"]
+    assert (made.frames_scored, made.frames_lost) == (73, lost) and made.trimmed >= 1
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"Trimmed: {made.trimmed} of 2 copies" in card and f"{lost} frames, {lost / 73:.1%} of all" in card
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        Filter("min", "num_frames", 37),
+        Filter("where", sql="end_time - start_time >= 37 / 25 - 1e-6"),
+        Filter("where", sql="(SELECT max(num_frames) FROM clips) = num_frames"),
+    ],
+)
+def test_a_copy_that_would_fail_a_filter_is_encoded_whole(tmp_path, chosen):
+    dataset = make_dataset(tmp_path / "d", [(11, 48)])
+    make_curated(dataset, [chosen], tmp_path / "out", map_fn=map_here)
+    (row,) = rows_of(tmp_path / "out")
+    assert (row["cut"], row["num_frames"], row["start_frame"]) == ("transcode", 37, 11)
+    about = json.loads((tmp_path / "out" / "selection.json").read_text())
+    assert about["curated"]["why_transcoded"] == {f"a copy would fail {chosen.name}": 1}
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        Filter("min", "motion_score", 1),
+        Filter("min", "num_frames", 30),
+        Filter("where", sql="end_time - start_time > 1.2 AND height < 100 AND source_caption IS NULL"),
+    ],
+)
+def test_a_filter_that_a_copy_still_passes_leaves_it_alone(tmp_path, chosen):
+    dataset = make_dataset(tmp_path / "d", [(11, 48)])
+    made = make_curated(dataset, [chosen], tmp_path / "out", map_fn=map_here)
+    assert (made.copied, made.transcoded, made.trimmed) == (1, 0, 1)
+
+
+@pytest.mark.parametrize("workers", [None, 1])
+def test_every_row_has_its_own_bytes_when_some_are_cut_again(tmp_path, workers):
+    """Among the clips that are cut first, to learn their size, and later ones."""
+    spans = [(0, 37), (11, 48), (36, 73), (47, 84), (60, 97), (71, 108)]
+    dataset = make_dataset(tmp_path / "d", spans)
+    how = {"workers": 1} if workers else {"map_fn": map_here}
+    made = make_curated(dataset, [Filter("min", "num_frames", 37)], tmp_path / "out", **how)
+    whole = list(levels(tmp_path / "d" / "src" / "a.mp4"))
+    assert made.clips == 6 and made.transcoded >= 3
+    for row in rows_of(tmp_path / "out"):
+        assert row["clip_id"].endswith(f"{row['scored_start_frame']:08d}")
+        shown = list(levels(row["video"]["bytes"]))
+        assert len(shown) == row["num_frames"] >= 37
+        assert np.abs(np.array(shown) - whole[row["start_frame"] : row["end_frame"]]).max() < 3
+
+
+def test_another_rate_is_no_copy_and_no_filter_is_asked_of_it(tmp_path):
+    dataset = make_dataset(tmp_path / "d", [(11, 48)])
+    chosen = [Filter("min", "num_frames", 30)]
+    make_curated(dataset, chosen, tmp_path / "out", options={"fps": 8}, map_fn=map_here)
+    about = json.loads((tmp_path / "out" / "selection.json").read_text())
+    assert about["curated"]["why_transcoded"] == {"asked for": 1}
+
+
+def test_a_source_that_was_replaced_is_not_cut(tmp_path):
+    dataset = make_dataset(tmp_path / "d", [(12, 48)])
+    path = tmp_path / "d" / "src" / "a.mp4"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 255  # the same size
+    path.write_bytes(data)
+    with pytest.raises(CuratedError, match=r"a\.mp4: is not the file that was annotated.*run `winnow annotate`"):
+        make_curated(dataset, [], tmp_path / "out", map_fn=map_here)
+
+
+def test_sources_that_were_moved_are_cut_from_where_they_are(tmp_path):
+    dataset = make_dataset(tmp_path / "d", [(12, 48)])
+    shutil.move(tmp_path / "d" / "src", tmp_path / "elsewhere")
+    with pytest.raises(CuratedError, match="no such file"):
+        make_curated(dataset, [], tmp_path / "out", map_fn=map_here)
+    shutil.rmtree(tmp_path / "out")
+    roots = {str(tmp_path / "d" / "src"): str(tmp_path / "elsewhere")}
+    make_curated(dataset, [], tmp_path / "out", map_fn=map_here, source_roots=roots)
+    (row,) = rows_of(tmp_path / "out")
+    assert row["video_path"] == str(tmp_path / "elsewhere" / "a.mp4")
+    assert make_curated(dataset, [], tmp_path / "out", map_fn=map_here, source_roots=roots).already
+    with pytest.raises(CuratedError, match="where the sources lie"):
+        make_curated(dataset, [], tmp_path / "out", map_fn=map_here)
+
+
+def test_many_clips_after_one_keyframe_are_cut_in_one_pass(tmp_path, monkeypatch):
+    """The same bytes as cut one by one, and none of them was."""
+    monkeypatch.setattr("pipelines.passes.LEAST_SAVED", 1.0)
+    spans = [(a, a + 12) for a in range(0, 120, 12)]
+    dataset = make_dataset(tmp_path / "d", spans, gop=1000)
+    alone = make_curated(dataset, [], tmp_path / "alone", map_fn=map_here)
+    together = make_curated(dataset, [], tmp_path / "together", workers=1)
+    assert (together.copied, together.transcoded) == (alone.copied, alone.transcoded) and together.transcoded >= 9
+    assert rows_of(tmp_path / "together") == rows_of(tmp_path / "alone")
+    assert not (tmp_path / "together" / ".partial").exists()
+
+    def spool_only(jobs):
+        for job in jobs:
+            assert job.spool is not None
+            yield cut(job)
+
+    from pipelines import passes
+    from pipelines.cutting import Cutters, cut_together
+
+    groups = []
+    monkeypatch.setattr(Cutters, "together", lambda self, found: (groups.append(g) or cut_together(g) for g in found))
+    make_curated(dataset, [], tmp_path / "again", workers=1)
+    assert [len(group) for group in groups] == [together.transcoded]
+    assert passes.LEAST_RATIO == 2.0
+
+
+def hold(folder, ready, done):
+    with claimed(folder, "curated dataset", CuratedError):
+        ready.set()
+        done.wait(60)
+
+
+def test_a_second_process_is_told_who_is_at_work(tmp_path):
+    dataset = make_dataset(tmp_path / "d", [(12, 48)])
+    context = multiprocessing.get_context("spawn")
+    ready, done = context.Event(), context.Event()
+    other = context.Process(target=hold, args=(tmp_path / "out" / ".partial", ready, done))
+    other.start()
+    try:
+        assert ready.wait(60)
+        with pytest.raises(CuratedError, match=f"another process is writing this curated dataset.*process {other.pid}"):
+            make_curated(dataset, [], tmp_path / "out", map_fn=map_here)
+    finally:
+        done.set()
+        other.join()
+    assert make_curated(dataset, [], tmp_path / "out", map_fn=map_here).clips == 1

@@ -1,0 +1,166 @@
+"""From lists and folders to rows and back: the job end to end."""
+
+import io
+import json
+
+import duckdb
+import pytest
+from rich.console import Console
+
+from pipelines import folders
+from pipelines.annotate import annotate
+from pipelines.config import load
+from pipelines.curated import make_curated
+from pipelines.dataset import Dataset
+from pipelines.demo import write
+from pipelines.executor import Place
+from pipelines.progress import print_summary
+from pipelines.statistics import read as statistics
+from tests.footage import pan
+
+FAST = ["execution.executor=inline", "decode.isolate=false"]
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory):
+    """Two films of two scenes, a cut at frame 40 of 80, and lists of them."""
+    folder = tmp_path_factory.mktemp("films")
+    for name in ("v", "w"):
+        write(folder / f"{name}.mp4", [*pan(40, 2, seed=ord(name)), *pan(40, 4, seed=ord(name) + 50)])
+    spans = "path,start,end,caption,by\nv.mp4,0.2,2.4,first,x\nv.mp4,0.2,3.2,second,y\nv.mp4,7,9,beyond,z\nw.mp4,0,1.6,third,x\n,0,1,lost,x\n"
+    (folder / "spans.csv").write_text(spans)
+    captions = [{"path": "v.mp4", "caption": text} for text in ("a", "b")] + [
+        {"path": "w.mp4", "caption": ["c"], "id": 4}
+    ]
+    (folder / "captions.jsonl").write_text("\n".join(map(json.dumps, captions)))
+    return folder
+
+
+def job(out, watcher, *sources, stages=("motion", "stills"), **options):
+    return annotate(
+        [str(source) for source in sources], out, load("quickstart", FAST), place=Place("inline"), watcher=watcher,
+        stages=stages, **options,
+    )  # fmt: skip
+
+
+def rows(out, columns, table="clips"):
+    dataset = Dataset(out)
+    sql, order = (dataset.clips_sql, "clip_id") if table == "clips" else (dataset.videos_sql, "video_path, unit")
+    return duckdb.sql(f"SELECT {columns} FROM {sql} ORDER BY {order}").fetchall()
+
+
+def by_video(out, columns):
+    return sorted(rows(out, f"parse_filename(video_path), {columns}"))
+
+
+def test_spans_are_the_clips_and_their_bytes(films, tmp_path, watcher):
+    out = tmp_path / "d"
+    summary = job(out, watcher, films / "spans.csv")
+    made = by_video(out, "start_frame, end_frame, bounds, source_captions, source_columns->>'by'")
+    assert made == [
+        ("v.mp4", 5, 60, "list", ["first"], "x"),
+        ("v.mp4", 5, 80, "list", ["second"], "y"),
+        ("w.mp4", 0, 40, "list", ["third"], "x"),
+    ]
+    videos = rows(out, "parse_filename(video_path), status, error, warnings, clips", "videos")
+    assert [row[:2] for row in videos] == [("spans.csv: entry 5", "failed"), ("v.mp4", "ok"), ("w.mp4", "ok")]
+    assert "names no video" in videos[0][2] and videos[0][3:] == ([], 0)
+    assert videos[1][3] == [
+        "spans.csv: entry 3: the span 7 to 9 s holds no picture (the file ends at 3.20 s, after 80 frames): no clip"
+    ]
+    assert (summary.videos, summary.failed, summary.warned) == (3, 1, 1)
+    curated = make_curated(Dataset(out), [], tmp_path / "c", workers=1)
+    cut = duckdb.sql(f"SELECT num_frames, source_captions, bounds FROM '{tmp_path}/c/data/*.parquet' ORDER BY clip_id")
+    assert curated.clips == 3 and sorted(row[0] for row in cut.fetchall()) == [40, 55, 75]
+
+
+def test_a_pass_that_is_repeated_finds_the_spans_again(films, tmp_path, watcher):
+    job(tmp_path / "d", watcher, films / "spans.csv", stages=["stills"])
+    before = by_video(tmp_path / "d", "clip_id, source_captions, source_columns, still_first")
+    job(tmp_path / "d", watcher, stages=["motion"])
+    assert by_video(tmp_path / "d", "clip_id, source_captions, source_columns, still_first") == before
+    assert all(score is not None for (score,) in rows(tmp_path / "d", "motion_score"))
+
+
+def test_what_a_list_says_later_reaches_the_rows(films, tmp_path, watcher):
+    out = tmp_path / "d"
+    job(out, watcher, films / "v.mp4", films / "w.mp4")
+    scores = rows(out, "clip_id, motion_score, still_middle")
+    decoded = rows(out, "seconds['decode']", "videos")
+    job(out, watcher, films / "captions.jsonl")
+    assert rows(out, "clip_id, motion_score, still_middle") == scores  # nothing was computed again
+    assert rows(out, "seconds['decode']", "videos") == decoded
+    said = {(name, tuple(texts), columns) for name, texts, columns in by_video(out, "source_captions, source_columns")}
+    assert said == {("v.mp4", ("a", "b"), None), ("w.mp4", ("c",), '{"id": 4}')}
+    again = job(out, watcher, films / "captions.jsonl")
+    assert (again.videos, again.already) == (0, 2)
+    job(out, watcher, films / "spans.csv")  # other clips: found anew, and the old ones are gone
+    assert [row[1:4] for row in by_video(out, "start_frame, end_frame, bounds")] == [
+        (5, 60, "list"), (5, 80, "list"), (0, 40, "list"),
+    ]  # fmt: skip
+
+
+def test_a_folder_that_could_not_be_read_and_then_can(films, tmp_path, watcher, monkeypatch):
+    (tmp_path / "in" / "secret").mkdir(parents=True)
+    for name, place in (("v.mp4", "in"), ("w.mp4", "in/secret")):
+        (tmp_path / place / name).write_bytes((films / name).read_bytes())
+    real = folders.os.scandir
+
+    def scandir(path):
+        if str(path).endswith("secret"):
+            raise PermissionError(13, "Permission denied", path)
+        return real(path)
+
+    out = tmp_path / "d"
+    with monkeypatch.context() as patch:
+        patch.setattr(folders.os, "scandir", scandir)
+        summary = job(out, watcher, tmp_path / "in", stages=["stills"])
+        assert (summary.failed, summary.anything_failed) == (1, True)
+        again = job(out, watcher, tmp_path / "in", stages=["stills"])
+        assert (again.videos, again.already, again.failed_before) == (0, 2, 1)
+        assert (
+            job(out, watcher, stages=["stills"], retry_failed=True).failed == 0
+        )  # the folder is not opened as a video
+    found = rows(out, "parse_filename(video_path), status, error", "videos")
+    assert sorted(row[:2] for row in found) == [("secret", "failed"), ("v.mp4", "ok")]
+    assert any("folder may not be read (permission denied)" in (row[2] or "") for row in found)
+    job(out, watcher, tmp_path / "in", stages=["stills"])
+    assert sorted(rows(out, "parse_filename(video_path), status", "videos")) == [("v.mp4", "ok"), ("w.mp4", "ok")]
+
+
+def test_the_spans_of_a_long_video_are_not_cut_at_its_units(tmp_path, watcher):
+    from fractions import Fraction
+
+    import av
+
+    path = tmp_path / "long.mp4"
+    with av.open(str(path), "w") as target:
+        stream = target.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt, stream.gop_size = 320, 180, "yuv420p", 10
+        for number, image in enumerate(pan(100, 2, height=180, width=320)):
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            frame.pts, frame.time_base = number, Fraction(1, 25)
+            target.mux(stream.encode(frame))
+        target.mux(stream.encode(None))
+    (tmp_path / "l.csv").write_text("path,start,end\nlong.mp4,0.5,3.5\n")
+    options = load("quickstart", [*FAST, "decode.unit_seconds=1"])
+    arguments = {"place": Place("inline"), "watcher": watcher, "stages": ["shots"]}
+    annotate([str(path)], tmp_path / "plain", options, **arguments)
+    assert len(rows(tmp_path / "plain", "unit", "videos")) == 4
+    annotate([str(tmp_path / "l.csv")], tmp_path / "d", options, **arguments)
+    assert rows(tmp_path / "d", "unit, start_frame, end_frame") == [(0, 13, 88)]
+    annotate([str(tmp_path / "l.csv")], tmp_path / "plain", options, **arguments)  # four units become one
+    assert rows(tmp_path / "plain", "unit, start_frame, end_frame") == [(0, 13, 88)]
+    assert rows(tmp_path / "plain", "unit, units", "videos") == [(0, 1)]
+
+
+def test_footage_is_one_number_everywhere(films, tmp_path, watcher):
+    summary = job(tmp_path / "d", watcher, films / "v.mp4", films / "w.mp4", stages=["shots"])
+    found = statistics(tmp_path / "d")
+    assert abs(summary.footage - 6.4) < 0.01 and abs(found.footage * 3600 - summary.footage) < 1e-6
+    summary.passed_over.add(folders.HIDDEN, "/x/._v.mp4")
+    console = Console(file=io.StringIO(), width=120)
+    print_summary(console, summary, "d")
+    lines = [line.split("  ", 1) for line in console.file.getvalue().splitlines()]
+    told = {name.strip(): value.strip() for name, value in (line for line in lines if len(line) == 2)}
+    assert (told["footage"], told["passed over"]) == ("6.4 s", "1 hidden ('._v.mp4')")

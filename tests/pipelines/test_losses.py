@@ -1,0 +1,341 @@
+"""What a machine did is no video's fault: lost units are tried again by themselves and by the next run; what ends alike twice
+is recorded as failed; where nothing can work the job stops and says why. The decoders here are real processes that die."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import psutil
+import pytest
+
+from curate import isolation
+from curate.clip import Clip, Column, Unit, Video
+from curate.isolation import Lost, settle
+from curate.stage import Stage
+from pipelines import executor, files
+from pipelines.annotate import annotate
+from pipelines.cluster import ExecutorError
+from pipelines.config import load
+from pipelines.decoding import limit_of
+from pipelines.demo import write
+from pipelines.executor import Place, run, work
+from pipelines.files import DiskError, write_json
+from tests.footage import pan
+from tests.pipelines.test_annotate import rows
+
+NAUGHTY = """
+import json, os, signal, time, curate.video, curate.watch
+log = LOG
+def said(what, path):
+    with open(log, "a") as stream: stream.write(json.dumps([what, os.path.basename(path)]) + chr(10))
+    with open(log) as stream: return [json.loads(line) for line in stream].count([what, os.path.basename(path)])
+def misbehave(what, path):
+    times, name = said(what, path), os.path.basename(path)
+    if not name.startswith(what): return
+    if "once" in name and times > 1: return
+    if "kill" in name: os.kill(os.getpid(), signal.SIGKILL)
+    if "abort" in name: os.abort()
+    if "sleep" in name: time.sleep(60)
+    if "grow" in name: kept = [bytearray(50_000_000) for _ in range(100)]
+watch, plan = curate.watch.watch, curate.watch.plan
+def naughty_watch(unit, **how):
+    misbehave("watch", unit.video.path)
+    return watch(unit, **how)
+def naughty_plan(video, **how):
+    misbehave("plan", video.path)
+    return plan(video, **how)
+curate.watch.watch, curate.watch.plan = naughty_watch, naughty_plan
+"""
+
+
+@pytest.fixture
+def films(tmp_path):
+    """Makes films of these names, each other content of one shot."""
+
+    def make(*names):
+        folder = tmp_path / "films"
+        folder.mkdir(exist_ok=True)
+        for seed, name in enumerate(names):
+            write(folder / f"{name}.mp4", pan(20, 2, seed=seed))
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def naughty(tmp_path, monkeypatch):
+    """Decoders do what a file's name says: watch kill once.mp4, plan sleep.mp4 ... The log of what they were asked."""
+    log = tmp_path / "log"
+    boot = isolation.BOOT.split("; ", 2)
+    text = "; ".join(boot[:2]) + "\n" + NAUGHTY.replace("LOG", repr(str(log))) + boot[2]
+    monkeypatch.setattr(isolation, "BOOT", text)
+    monkeypatch.setattr(isolation, "START_PAUSES", (0.05,))
+    return log
+
+
+def job(folder, out, watcher, *overrides, place="inline", **options):
+    config = load("quickstart", ["decode.memory_gb=1", *overrides])
+    return annotate([str(folder)], out, config, place=Place(place), watcher=watcher, stages=["shots"], **options)
+
+
+def videos(out):
+    return dict(rows(out, "parse_filename(video_path, true), status", "videos"))
+
+
+def test_a_killed_decoder_costs_a_second_try_and_nothing_else(films, naughty, tmp_path, watcher):
+    summary = job(films("a", "watch kill once", "z"), tmp_path / "d", watcher)
+    assert not summary.anything_failed and set(videos(tmp_path / "d").values()) == {"ok"}
+    assert [json.loads(line) for line in naughty.read_text().splitlines() if json.loads(line)[0] == "watch"] == [
+        ["watch", "a.mp4"], ["watch", "watch kill once.mp4"], ["watch", "z.mp4"], ["watch", "watch kill once.mp4"],
+    ]  # fmt: skip
+
+
+def test_what_is_killed_each_time_is_lost_and_done_by_the_next_run(films, naughty, tmp_path, watcher, monkeypatch):
+    folder = films("a", "watch kill", "plan kill")
+    summary = job(folder, tmp_path / "d", watcher)
+    assert videos(tmp_path / "d") == {"a": "ok", "watch kill": "lost", "plan kill": "lost"}
+    assert summary.failed == 0 and summary.anything_failed and {why[:70] for _, why in summary.lost} == {
+        "the decoding process was killed from outside (SIGKILL; the machine may"
+    }  # fmt: skip
+    monkeypatch.undo()
+    again = job(folder, tmp_path / "d", watcher)  # no --retry-failed
+    assert (again.videos, again.already, again.anything_failed) == (2, 1, False)
+    assert set(videos(tmp_path / "d").values()) == {"ok"}
+
+
+@pytest.mark.parametrize(
+    "what, reason",
+    [
+        ("watch abort", "the decoder crashed (SIGABRT)"),
+        ("plan abort", "the decoder crashed (SIGABRT)"),
+        ("watch grow", "needs more than 1 GB of memory (decode.memory_gb)"),
+        ("watch sleep", "took longer than 1 s"),
+    ],
+)
+def test_what_ends_alike_twice_is_failed(films, naughty, tmp_path, watcher, what, reason):
+    short = ("decode.timeout_seconds=1", "decode.timeout_per_second=0") if "sleep" in what else ()
+    summary = job(films("a", what, "z"), tmp_path / "d", watcher, *short)
+    assert videos(tmp_path / "d") == {"a": "ok", what: "failed", "z": "ok"}
+    assert [why for _, why in summary.failures] == [reason] and not summary.lost
+    asked = [json.loads(line) for line in naughty.read_text().splitlines()]
+    assert asked.count([what.split()[0], f"{what}.mp4"]) == 2
+
+
+def test_a_loss_never_replaces_good_rows(films, naughty, tmp_path, watcher):
+    folder, out = films("a", "watch kill"), tmp_path / "d"
+    config = load("quickstart", ["decode.isolate=false"])
+    annotate([str(folder)], out, config, place=Place("inline"), watcher=watcher, stages=["stills"])
+    before = rows(out, "clip_id, still_middle")
+    config = load("quickstart")
+    summary = annotate([str(folder)], out, config, place=Place("inline"), watcher=watcher, stages=["motion"])
+    assert len(summary.lost) == 1 and summary.failed == 0
+    assert rows(out, "clip_id, still_middle") == before and set(videos(out).values()) == {"ok"}
+    assert sum(score is None for (score,) in rows(out, "motion_score")) == 1
+    assert rows(out, "cardinality(errors)") == [(0,), (0,)]  # it is no failure of the stage: the next run does it
+
+
+def test_killed_by_its_pid_from_outside(films, tmp_path, watcher):
+    """Every decoder that shows up within the first seconds is killed, planners too."""
+    folder = films("a", "b", "c")
+    stop, killed = threading.Event(), []
+
+    def hunt():
+        while not stop.is_set() and len(killed) < 2:
+            for child in psutil.Process().children():
+                if "curate.isolation" in " ".join(child.cmdline()):
+                    child.kill()
+                    killed.append(child.pid)
+            time.sleep(0.7)
+
+    thread = threading.Thread(target=hunt)
+    thread.start()
+    try:
+        summary = job(folder, tmp_path / "d", watcher)
+    finally:
+        stop.set()
+        thread.join()
+    assert killed and summary.failed == 0
+    if summary.lost:
+        assert not job(folder, tmp_path / "d", watcher).anything_failed
+    assert videos(tmp_path / "d") == {"a": "ok", "b": "ok", "c": "ok"}
+
+
+def test_where_all_are_lost_alike_the_job_stops_and_what_was_done_stays(films, naughty, tmp_path, watcher):
+    folder = films(*[f"watch kill {i}" for i in range(8)])
+    with pytest.raises(ExecutorError, match=r"stopped: 6 units in a row were lost alike .*SIGKILL.*: free memory"):
+        job(folder, tmp_path / "d", watcher)
+    assert videos(tmp_path / "d") == {f"watch kill {i}": "lost" for i in range(6)}
+    assert naughty.read_text().count('["watch"') == 6  # nothing was tried again in vain
+
+
+def fake_pool(monkeypatch, outcome):
+    """Workers on Ray that are none: outcome(unit, workers, times) says which kind of loss a unit meets there, or None;
+    "gone": it does not come back."""
+    asked = []
+
+    def pool(units, config, stages, place):
+        for unit in units:
+            asked.append((unit.video.path, place.workers))
+            kind = outcome(unit, place.workers, sum(path == unit.video.path for path, _ in asked))
+            if kind != "gone":
+                yield settle(unit, Lost("so it was", kind)) if kind else unit
+
+    monkeypatch.setattr(executor, "_over_ray", pool)
+    monkeypatch.setattr(executor, "RaySession", lambda *_: executor.nullcontext())
+    return asked
+
+
+def over(count, **options):
+    units = [Unit(Video(f"{i:02}")) for i in range(count)]
+    return run(units, load("quickstart"), ["shots"], Place("ray", workers=4), **options)
+
+
+def test_crashes_do_not_stop_the_job_and_one_done_unit_buys_patience(monkeypatch):
+    fake_pool(monkeypatch, lambda unit, workers, times: "crash")
+    assert [unit.status for unit in over(9)] == ["failed"] * 9
+    asked = fake_pool(monkeypatch, lambda unit, workers, times: None if unit.video.path == "00" else "killed")
+    assert [unit.status for unit in over(20)] == ["ok"] + ["lost"] * 19
+    assert len(asked) == 20 + 6  # six in vain, with nothing beside them, are enough
+    found = []
+    with pytest.raises(ExecutorError, match=r"stopped: 32 units in a row were lost alike \(so it was\)"):
+        found.extend(over(50))
+    assert [unit.status for unit in found] == ["ok"] + ["lost"] * 32
+    assert sum(1 for _ in over(20, before=1)) == 20
+
+
+def test_kinds_of_losses_do_not_add_up_to_a_failure(monkeypatch):
+    kinds = ["killed", "memory", "late"]
+    fake_pool(monkeypatch, lambda unit, workers, times: kinds[times - 1])
+    (unit,) = over(1)
+    assert (unit.status, unit.lost) == ("lost", kinds)
+    fake_pool(monkeypatch, lambda unit, workers, times: ["killed", "time", "time"][times - 1])
+    assert [unit.status for unit in over(1)] == ["failed"]
+
+
+def test_two_files_that_stall_when_they_are_opened(films, naughty, tmp_path, watcher):
+    names = ["plan sleep 1", "plan sleep 2", *"bcdefghij"]
+    began = time.monotonic()
+    summary = job(films(*names), tmp_path / "d", watcher, "decode.open_seconds=2")
+    assert {name for name, status in videos(tmp_path / "d").items() if status == "failed"} == set(names[:2])
+    assert {why for _, why in summary.failures} == {"took longer than 2 s"} and summary.clips == 9
+    assert time.monotonic() - began < 45
+
+
+def cli(*arguments, code="import sys; from pipelines.cli import app; app(standalone_mode=False)"):
+    return subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True)
+
+
+NO_RAY = """
+import sys
+from pipelines.cli import app
+try:
+    app()
+finally:
+    assert "ray" not in sys.modules, "Ray was imported"
+"""
+
+
+def test_nothing_to_do_starts_no_ray(films, tmp_path, watcher):
+    folder, out = films("a"), tmp_path / "d"
+    job(folder, out, watcher)
+    done = cli("annotate", folder, "--out", out, "--stages", "shots", code=NO_RAY)  # the default executor
+    assert done.returncode == 0 and "nothing to do: 1 input in the dataset already" in done.stdout, done.stderr
+
+
+def test_only_unreadable_files_are_told_without_ray(tmp_path):
+    folder = tmp_path / "films"
+    folder.mkdir()
+    (folder / "a.mp4").write_text("no video")
+    (folder / "b.mp4").touch()
+    command = ("annotate", folder, "--out", tmp_path / "d", "--stages", "shots")
+    first, again = cli(*command, code=NO_RAY), cli(*command, code=NO_RAY)
+    assert (first.returncode, again.returncode) == (1, 1), first.stderr
+    for said in (first.stdout, again.stdout):
+        assert "1 x is a text, not a video" in said and "1 x is empty (0 bytes)" in said
+    assert "nothing to do" in again.stdout and "+ 2 in earlier runs" in again.stdout
+
+
+def test_a_memory_limit_that_no_decoder_starts_under_ends_the_job(films, naughty, tmp_path, watcher):
+    with pytest.raises(ExecutorError, match=r"cannot start within its 0.05 GB of memory .*: raise decode.memory_gb"):
+        job(films("a", "b"), tmp_path / "d", watcher, "decode.memory_gb=0.05", place="ray")
+    assert not list((tmp_path / "d" / "videos").iterdir())  # no video was blamed
+
+
+def test_a_worker_on_ray_without_memory_for_a_decoder_stops_the_job(monkeypatch):
+    """What a worker says in the column `refused` ends the job, without another try."""
+    worker = executor.Worker.__new__(executor.Worker)
+    worker.refused, worker.steps = None, [lambda units: (_ for _ in ()).throw(isolation.NotStarted("no room"))]
+    table = worker(executor._table([Unit(Video("a"))]))
+    assert table["refused"].to_pylist() == ["no room"]
+
+
+@pytest.mark.parametrize("deaths, status", [(1, "ok"), (2, "failed")])
+def test_a_worker_that_dies_is_a_loss_and_alone_again_a_failure(monkeypatch, deaths, status):
+    asked = fake_pool(
+        monkeypatch, lambda unit, workers, times: "gone" if unit.video.path == "01" and times <= deaths else None
+    )
+    found = list(over(3))
+    assert [(unit.video.path, unit.status) for unit in found] == [("00", "ok"), ("02", "ok"), ("01", status)]
+    assert [workers for path, workers in asked if path == "01"] == [4, 1]
+    if status == "failed":
+        assert found[-1].error.startswith(
+            "the worker process died 2 times while working on it, also with nothing beside"
+        )
+
+
+def test_a_pool_that_dies_as_a_whole_blames_no_unit(monkeypatch):
+    fake_pool(monkeypatch, lambda unit, workers, times: "gone" if unit.video.path >= "10" else None)
+    assert [unit.status for unit in over(30)] == ["ok"] * 10 + ["lost"] * 20
+
+
+def test_a_step_without_memory_is_a_loss_then_recorded_on_the_clip():
+    class Hungry(Stage):
+        name, columns = "hungry", (Column("size", None, ""),)
+
+        def process(self, clips):
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    class Full:
+        def __call__(self, units):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    clip = dict(start_frame=0, end_frame=9, start_time=0, end_time=1, shot_start_time=0, shot_end_time=1)
+    (unit,) = work([Unit(Video("a"), clips=[Clip(**clip)])], [Hungry()])
+    assert unit.status == "lost" and unit.lost == ["memory"]
+    (unit,) = work([Unit(Video("a"), clips=[Clip(**clip)], lost=unit.lost)], [Hungry()])
+    assert unit.status == "ok" and "CUDA out of memory" in unit.clips[0].errors["hungry"]
+    for _ in range(3):
+        (unit,) = work([Unit(Video("a"), lost=unit.lost)], [Full()])
+        assert unit.status == "lost" and "No space left on device" in unit.error
+
+
+def test_the_time_limit_follows_the_footage():
+    config = load("quickstart")
+    facts = {"duration": 300.0, "width": 1920, "height": 1080, "bytes": 10_000_000}
+    assert limit_of(config, Unit(Video("a"), facts=facts)) == 60 + 10 * 300
+    assert limit_of(config, Unit(Video("a"), facts=facts | {"width": 3840, "height": 2160})) == 60 + 10 * 300 * 4
+    assert limit_of(config, Unit(Video("a"), facts=facts | {"duration": 6.0, "width": 64})) == 60 + 10 * 8
+    silent = {"duration": None, "bytes": 125_000_000}  # a header that says nothing, or too little: by the size
+    assert limit_of(config, Unit(Video("a"), facts=silent)) == 60 + 10 * 100
+    assert limit_of(load("quickstart", ["decode.timeout_per_second=0"]), Unit(Video("a"), facts=facts)) == 60
+
+
+def test_a_full_disk_is_named(films, tmp_path, watcher, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    folder = films("a")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DiskError, match=rf"^{tmp_path}: cannot be written to \(No space left on device\): free space"):
+        write_json(tmp_path / "a.json", {})
+    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(files.pq, "write_table", lambda *_, **__: full(None))
+        with pytest.raises(DiskError, match=r"d/clips: cannot be written to \(No space left on device\)"):
+            job(folder, tmp_path / "d", watcher)
+    assert not list((tmp_path / "d").rglob("*.tmp"))
+    assert not job(folder, tmp_path / "d", watcher).anything_failed
