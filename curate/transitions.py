@@ -20,7 +20,8 @@ from curate.thumbs import evidence
 RATE = 27.0  # frames a second that the network is used to: of faster footage it sees every second frame, or third
 REACH = 80  # frames to either side that an answer depends on
 CERTAIN = 0.5  # probability from which a transition is one
-RARE = 8.0  # wipes are about that much rarer among the transitions of films than of those that it was trained on
+WITHIN = 0.75  # probability from which a cut is called a jump: one that is a cut would be lost where jumps are not wanted
+RARE = 1.0  # wipes are about that much rarer among the transitions of films than of those that it was trained on
 GRADUAL = ("dissolve", "fade", "wipe")
 
 
@@ -103,7 +104,7 @@ def decide(odds: np.ndarray, jumps: bool = True) -> list[Transition]:
         found.append(Transition(start, end, GRADUAL[int(odds[start:end, 3:].sum(0).argmax())]))
         cuts = [t for t in cuts if t not in inside]
     for t in cuts:
-        kind = "jump" if odds[t, 1] > 0.5 else "cut"
+        kind = "jump" if odds[t, 1] >= WITHIN else "cut"
         if jumps or kind == "cut":
             found.append(Transition(t, t, kind))
     return sorted(found, key=lambda q: (q.start, q.end))

@@ -243,7 +243,7 @@ NOT_CUTS = {
     "lightning": lightning,
     "picture in picture": picture_in_picture,
     "subtitles": subtitles,
-    "very fast pan": lambda: paced(8, 120, lambda i: 12),
+    "very fast pan": lambda: paced(8, 60, lambda i: 12),
     "move between two holds": lambda: paced(4, 120, lambda i: 14 * np.exp(-(((i - 60) / 8) ** 2))),
     "static": lambda: scene(11, 1) * 150,
     "stutter": stutter,
