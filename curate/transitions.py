@@ -20,8 +20,10 @@ from curate.thumbs import evidence
 RATE = 27.0  # frames a second that the network is used to: of faster footage it sees every second frame, or third
 REACH = 80  # frames to either side that an answer depends on
 CERTAIN = 0.5  # probability from which a transition is one
-WITHIN = 0.75  # probability from which a cut is called a jump: one that is a cut would be lost where jumps are not wanted
-RARE = 1.0  # wipes are about that much rarer among the transitions of films than of those that it was trained on
+WITHIN = (
+    0.75  # probability from which a cut is called a jump: one that is a cut would be lost where jumps are not wanted
+)
+FAINT = 0.1  # probability down to which a wipe's ends are followed: they show in few points
 GRADUAL = ("dissolve", "fade", "wipe")
 
 
@@ -49,10 +51,7 @@ class Judge:
         """[N, 27, 48, 3] uint8 to probabilities [N, 6]: the frame is the first after a cut; if so, after a jump; it is in
         no gradual transition, in a dissolve, a fade, a wipe (these four add up to one)."""
         seen = evidence(thumbs)
-        odds = np.mean([answer(weights, seen) for weights in self.members.values()], 0)
-        odds[:, 5] /= RARE
-        odds[:, 2:] /= odds[:, 2:].sum(1, keepdims=True)
-        return odds
+        return np.mean([answer(weights, seen) for weights in self.members.values()], 0)
 
 
 def answer(w: dict[str, np.ndarray], seen: np.ndarray) -> np.ndarray:
@@ -101,7 +100,14 @@ def decide(odds: np.ndarray, jumps: bool = True) -> list[Transition]:
         inside = [t for t in cuts if start - 1 <= t <= end + 1]
         if end - start < 2 or gradual[start:end].max() < CERTAIN or (inside and end - start <= 3):
             continue
-        found.append(Transition(start, end, GRADUAL[int(odds[start:end, 3:].sum(0).argmax())]))
+        kind = GRADUAL[int(odds[start:end, 3:].sum(0).argmax())]
+        if kind != "fade" and (start <= 2 or end >= len(odds) - 2):
+            continue  # of two pictures one is not there
+        while kind == "wipe" and start > 1 and odds[start - 1, 5] > FAINT:
+            start -= 1
+        while kind == "wipe" and end < len(odds) - 1 and odds[end, 5] > FAINT:
+            end += 1
+        found.append(Transition(start, end, kind))
         cuts = [t for t in cuts if t not in inside]
     for t in cuts:
         kind = "jump" if odds[t, 1] >= WITHIN else "cut"

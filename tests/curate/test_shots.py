@@ -263,7 +263,7 @@ def paced(seed: int, frames: int, speed) -> list[np.ndarray]:
     big, x, out = canvas(seed), float(WIDTH), []
     for i in range(frames):
         x += speed(i)
-        picture = big[HEIGHT : 2 * HEIGHT, int(x) % (4 * WIDTH) :][:, :WIDTH]
+        picture = big[HEIGHT : 2 * HEIGHT, min(int(x), 5 * WIDTH) :][:, :WIDTH]
         out.append(cv2.blur(picture, (max(1, round(abs(speed(i)) / 2)), 1)))
     return out
 
