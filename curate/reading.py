@@ -15,7 +15,7 @@ from typing import Any
 
 import av
 
-__all__ = ["Mark", "Stretch", "average", "decoded", "demuxed", "seconds_of"]
+__all__ = ["Mark", "Stretch", "average", "decoded", "decoding_of", "demuxed", "seconds_of"]
 
 
 @dataclass(frozen=True)
@@ -164,6 +164,11 @@ def seconds_of(frame: av.VideoFrame, base: float) -> float | None:
     """The time that the file gives a frame, in seconds; its decoding time where it has no other; or None."""
     pts = frame.pts if frame.pts is not None else frame.dts
     return None if pts is None else pts * base
+
+
+def decoding_of(frame: av.VideoFrame, base: float) -> float | None:
+    """When the packet was due that brought the frame out of the decoder, in seconds; or None."""
+    return None if frame.dts is None else frame.dts * base
 
 
 def average(stream: Any) -> Fraction:

@@ -24,7 +24,7 @@ from curate.clip import COUNTED, FILE, Unit, Video
 from curate.clock import FEW, HOLD_SECONDS, SHORTEST, Clock
 from curate.frame import Frame, displayed
 from curate.opening import MAX_PIXELS, VideoError, open_video, printable
-from curate.reading import Mark, Stretch, average, decoded, demuxed, seconds_of
+from curate.reading import Mark, Stretch, average, decoded, decoding_of, demuxed, seconds_of
 
 __all__ = [
     "MAX_PIXELS",
@@ -315,7 +315,7 @@ class Decode:
             elif source.interlaced_frame:
                 self.facts["interlaced"] = True
             self.given += 1
-            time = self.clock(time)
+            time = self.clock(time, decoding_of(source, base))
             if self.given == 1:
                 self.first_time = time
             shown = (source.duration or 0) * base
@@ -348,6 +348,11 @@ class Decode:
             places = ", ".join(f"{time:.2f} s" for time in self.clock.turns[:3])
             more = f" and {len(self.clock.turns) - 3} more" if len(self.clock.turns) > 3 else ""
             said.append(f"the file's clock steps back at {places}{more}: times continue from there, frames are counted")
+        elif self.clock.decoding_from is not None:
+            said.append(
+                f"presentation times are out of order from {self.clock.decoding_from:.2f} s on: those of decoding are taken, "
+                "frames are counted"
+            )
         elif self.clock.repaired:
             said.append(f"{self.clock.repaired} frames had no time, or one before the last frame's; it was guessed")
         return [text for text in said if text]
