@@ -14,7 +14,7 @@ __all__ = ["HOLD_SECONDS", "Clock", "interruptions", "rate"]
 
 FEW = 5  # usual steps: a longer one may be an interruption
 REORDERED = 16  # frames that a decoder may hold back: the most that H.264 and HEVC allow
-SHORTEST, HOLD_SECONDS = 0.5, 10.0  # s: no shorter step is one; no picture is held longer within a shot
+SHORTEST, HOLD_SECONDS = 0.25, 10.0  # s: no shorter step is one; no picture is held longer within a shot
 
 
 class Clock:
@@ -105,7 +105,7 @@ def interruptions(times: np.ndarray, shown: np.ndarray) -> np.ndarray:
     """Positions [K] of the frames before which pictures are missing: the clock jumped, the recording was paused.
 
     times [N]: presentation seconds, increasing. shown [N]: how long the file says that each frame is shown, 0 where it
-    does not say. A step is an interruption if it is longer than half a second, than five usual steps and than what is
+    does not say. A step is an interruption if it is longer than a quarter of a second, than five usual steps and than what is
     common in this footage (screen recorders store a frame only when something changes), and the frame before it is not
     said to be shown until then; and any step of more than `HOLD_SECONDS` that is not usual.
     """

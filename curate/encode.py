@@ -23,7 +23,7 @@ from curate.base import colour as colours
 from curate.base import orientation, pixels
 from curate.frame import displayed, fitted
 from curate.reading import average
-from curate.span import CLOSE, Extracted, Span, as_displayed, rate_of
+from curate.span import Extracted, Span, as_displayed, rate_of
 from curate.video import aspect_of
 
 # libx264's AVX-512 code reads memory that it never wrote (with macroblock trees, and pictures of any size): its bytes
@@ -33,6 +33,8 @@ AVX512F = 13  # OpenCV's CV_CPU_AVX_512F
 STEADY = {"x264-params": "asm=avx2"} if cv2.checkHardwareSupport(AVX512F) else {}
 
 FINE = Fraction(1, 1000)  # s: no coarser are the steps of the times in a transcode, for guessed times lie on no grid
+
+ROUNDED = 1e-3  # s: Matroska and FLV round times by so much; no frame is repeated for that
 
 # One frame out for each in, at the first field's time; frames that are not marked as interlaced pass unchanged.
 DEINTERLACE = "bwdif=mode=send_frame:parity=auto:deint=interlaced"
@@ -90,7 +92,7 @@ class Encoder:
             due = round((time - self.origin) / self.tick)
             self._encode(frame, due, round((ends - self.origin) / self.tick) - due, self.tick)
             return
-        while self.encoded / self.fps < ends - self.origin - CLOSE:
+        while self.encoded / self.fps < ends - self.origin - ROUNDED:
             self._encode(frame, self.encoded, 1, 1 / self.fps)
 
     def _plain(

@@ -34,7 +34,8 @@ class Stretch:
     counted: the clock is not sound: marks are found by counting packets, not by their time. seek: look for the first mark
     near its time; False: from the beginning of the file.
     packets: how many were read that are shown in the stretch. keyframes: their times, in ticks. hidden: packets that an
-    edit list hides. decoded: frames that came out of the decoder, others' too. stopped: why reading ended before the end
+    edit list hides. decoded: frames that came out of the decoder, others' too. incomplete: packets of which the container
+    says that a part is missing, and that were decoded all the same. stopped: why reading ended before the end
     of the file. missed: the first mark was not found.
     """
 
@@ -47,7 +48,7 @@ class Stretch:
 
     def __post_init__(self) -> None:
         self.seek = self.seek and not self.counted
-        self.packets = self.hidden = self.decoded = 0
+        self.packets = self.hidden = self.decoded = self.incomplete = 0
         self._ordinal = -1
         self.keyframes: list[int] = []
         self.first_pts: int | None = None
@@ -136,6 +137,7 @@ def decoded(stretch: Stretch) -> Iterator[av.VideoFrame | None]:
         except av.FFmpegError:
             yield None
             continue
+        stretch.incomplete += packet is not None and packet.is_corrupt
         for frame in found:
             stretch.decoded += 1
             begun = begun or _begins(stretch, frame)

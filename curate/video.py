@@ -73,7 +73,7 @@ def header(path: str, container: Any, stream: Any) -> dict[str, Any]:
     rate = stream.average_rate or stream.guessed_rate or stream.base_rate
     return {
         "fps": float(rate) if rate else None,
-        "codec": context.name,
+        "codec": context.codec.canonical_name,
         "pixel_format": context.pix_fmt,
         "container": container.format.name,
         "duration": duration_of(container, stream),
@@ -250,7 +250,7 @@ class Decode:
     grey, picture: sizes of the views (see Frame). threads: of the decoder. loop_filter: "auto" leaves the deblocking
     filter out on pictures that no other picture refers to, where stills are reduced at least twofold; "all" never does.
     decoded: frames that came out of the decoder, `given` of them of this unit. packets: frames that went in. damaged:
-    packets refused or frames marked corrupt. keyframes: the file's times of the keyframes in the unit, s. clock: the
+    packets refused, frames marked corrupt, packets that the container knows to be incomplete. keyframes: the file's times of the keyframes in the unit, s. clock: the
     times that were told; sound if all are the file's own.
     """
 
@@ -266,7 +266,7 @@ class Decode:
     ) -> None:
         self.unit, self.threads, self.max_pixels, self.loop_filter = unit, threads, max_pixels, loop_filter
         self.grey, self.picture = grey, picture
-        self.decoded = self.given = self.packets = self.hidden = self.refused = self.corrupt = 0
+        self.decoded = self.given = self.packets = self.hidden = self.refused = self.corrupt = self.incomplete = 0
         self.keyframes: list[float] = []
         self.stopped: str | None = None  # why reading ended before the end of the file
         self.begins_within = False  # a group of pictures
@@ -276,7 +276,7 @@ class Decode:
 
     @property
     def damaged(self) -> int:
-        return self.refused + self.corrupt
+        return self.refused + max(self.corrupt, self.incomplete)
 
     def __iter__(self) -> Iterator[Frame]:
         counted = self.unit.facts.get("clock") == COUNTED
@@ -326,6 +326,7 @@ class Decode:
     def _count(self, stretch: Stretch) -> None:
         base = float(stretch.stream.time_base)
         self.decoded, self.packets, self.hidden = stretch.decoded, stretch.packets, stretch.hidden
+        self.incomplete = stretch.incomplete
         self.keyframes, self.stopped = [pts * base for pts in stretch.keyframes], stretch.stopped
 
     def why_nothing(self) -> str:

@@ -47,7 +47,7 @@ VIDEO_COLUMNS: tuple[Column, ...] = (
         "how frames are found again: by the file's own times; or by counting, where these are missing or step back",
         range="file, counted",
     ),
-    Column("codec", pa.string(), "name of the decoder"),
+    Column("codec", pa.string(), "FFmpeg's name, e.g. h264, hevc, vp9, av1"),
     Column("pixel_format", pa.string(), "FFmpeg's name"),
     Column("container", pa.string(), "FFmpeg's name of the file format"),
     Column(
@@ -93,7 +93,9 @@ VIDEO_COLUMNS: tuple[Column, ...] = (
     Column("frames_claimed", pa.int64(), "frames of the whole file, as its header says", "frames"),
     Column("frames_in_file", pa.int64(), "video packets of this unit, counted while reading", "frames"),
     Column("frames_decoded", pa.int64(), "frames that the decoder gave while annotating this unit", "frames"),
-    Column("frames_damaged", pa.int64(), "packets refused by the decoder, and frames that it marked corrupt", "frames"),
+    Column(
+        "frames_damaged", pa.int64(), "refused by the decoder, or marked corrupt by it or by the container", "frames"
+    ),
     Column("end_time", pa.float64(), "presentation time of the end of the last frame of this unit", "s"),
     Column("keyframes", pa.list_(pa.float64()), "presentation times of the keyframes", "s"),
     Column(

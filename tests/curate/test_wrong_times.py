@@ -11,7 +11,8 @@ from curate.clock import Clock
 from curate.encode import Encoder
 from curate.extract import extract
 from curate.span import Span, span_of
-from tests.curate.odd_clocks import RATE, film, levels, numbers, watched
+from curate.video import probe
+from tests.curate.odd_clocks import RATE, film, levels, numbers, retimed, watched
 
 FRAMES = 60
 
@@ -99,3 +100,47 @@ def test_the_last_frame_of_a_transcode_is_shown_as_long_as_its_row_says(tmp_path
     with av.open(io.BytesIO(made.bytes)) as container:
         video = container.streams.video[0]
         assert float(video.duration * video.time_base) == pytest.approx(ends[-1], abs=0.002)
+
+
+@pytest.mark.parametrize(("length", "frames"), [(1.667, 20), (1.6664, 20), (1.67, 21)])
+def test_a_rounded_end_asks_for_no_further_frame_at_a_fixed_rate(tmp_path, length, frames):
+    source = film(tmp_path / "a.mp4", range(25))
+    with av.open(str(source)) as given:
+        stream = given.streams.video[0]
+        encoder = Encoder(stream, None, 12, 18, "veryfast", 1)
+        ends = [(place + 1) * length / 25 for place in range(25)]
+        for frame, time, end in zip(given.decode(stream), [0.0, *ends], ends, strict=False):
+            encoder.add(frame, time, end)
+        assert encoder.finish(Span(0, 25, 0.0, length), 0.0, length, "").num_frames == frames
+
+
+def test_packets_that_the_container_knows_to_be_incomplete_are_damage(tmp_path):
+    path = tmp_path / "a.ts"
+    film(path, range(FRAMES), textured=True, size=(320, 240), options={"bf": "0", "crf": "1"})
+    data = path.read_bytes()
+    packets = [data[at : at + 188] for at in range(0, len(data), 188)]
+    middle = len(packets) // 2
+    path.write_bytes(b"".join(packets[:middle] + packets[middle + 3 :]))
+    (unit,) = watched(path)
+    assert unit.facts["frames_damaged"] >= 1
+    assert any("damaged or could not be decoded" in warning for warning in unit.warnings)
+
+
+def test_less_than_half_a_second_of_missing_pictures_bounds_a_shot(tmp_path):
+    path = retimed(
+        tmp_path / "a.mkv", film(tmp_path / "a.mp4", range(FRAMES), options={"bf": "0"}),
+        lambda place, time: time + 0.4 * (place >= 30), base=1000,
+    )  # fmt: skip
+    (unit,) = watched(path)
+    assert [(clip.start_frame, clip.end_frame) for clip in unit.clips] == [(0, 30), (30, 60)]
+    assert [gap["kind"] for gap in unit.facts["transitions"]] == ["gap"]
+
+
+def test_a_codec_has_the_name_of_its_format(tmp_path):
+    with av.open(str(tmp_path / "a.mkv"), "w") as out:
+        stream = out.add_stream("libsvtav1", rate=RATE, options={"preset": "12"})
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        for _ in range(3):
+            out.mux(stream.encode(av.VideoFrame(64, 64, "yuv420p")))
+        out.mux(stream.encode(None))
+    assert probe(str(tmp_path / "a.mkv"))["codec"] == "av1"
