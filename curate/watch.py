@@ -48,7 +48,7 @@ VIDEO_COLUMNS: tuple[Column, ...] = (
         "how frames are found again: by the file's own times; or by counting, where these are missing or step back",
         range="file, counted",
     ),
-    Column("codec", pa.string(), "name of the decoder"),
+    Column("codec", pa.string(), "FFmpeg's name, e.g. h264, hevc, vp9, av1"),
     Column("pixel_format", pa.string(), "FFmpeg's name"),
     Column("container", pa.string(), "FFmpeg's name of the file format"),
     Column(
@@ -82,7 +82,9 @@ VIDEO_COLUMNS: tuple[Column, ...] = (
     Column("has_audio", pa.bool_(), "the file has an audio stream"),
     Column("bytes", pa.int64(), "size of the file", "bytes"),
     Column("modified", pa.int64(), "when the file was last written, as the file system says", "ns since 1970"),
-    Column("first_frame", pa.int64(), "frames of the file that are displayed before this unit", "frames"),
+    Column(
+        "first_frame", pa.int64(), "frames of the file that are displayed before the unit's first keyframe", "frames"
+    ),
     *(
         Column(f"{name}_{what}", pa.int64(), f"of the keyframe that the unit {verb}: {formula}", unit)
         for name, verb in (("first", "begins with"), ("end", "ends before"))
@@ -94,7 +96,9 @@ VIDEO_COLUMNS: tuple[Column, ...] = (
     Column("frames_claimed", pa.int64(), "frames of the whole file, as its header says", "frames"),
     Column("frames_in_file", pa.int64(), "video packets of this unit, counted while reading", "frames"),
     Column("frames_decoded", pa.int64(), "frames that the decoder gave while annotating this unit", "frames"),
-    Column("frames_damaged", pa.int64(), "packets refused by the decoder, and frames that it marked corrupt", "frames"),
+    Column(
+        "frames_damaged", pa.int64(), "refused by the decoder, or marked corrupt by it or by the container", "frames"
+    ),
     Column("end_time", pa.float64(), "presentation time of the end of the last frame of this unit", "s"),
     Column("keyframes", pa.list_(pa.float64()), "times of the keyframes, as the file has them", "s"),
     Column(
@@ -153,10 +157,10 @@ def _watch(unit: Unit, reader: Decode, shots: dict, motion: dict | None, stills:
     detector = detector_of(shots.pop("detector", "cascade"))
     flow = FlowMotion(**motion) if motion is not None else None
     keeper = Stills(**stills) if stills is not None else None
-    seen, times, shown, sizes = None, [], [], []
+    seen, first, times, shown, sizes = None, 0, [], [], []
     for frame in reader:
         if seen is None:
-            seen = _observer(unit, detector, shots)
+            first, seen = frame.index, _observer(unit, detector, shots, frame.index)
         seen.see(frame)
         if keeper:
             keeper.see(frame, seen.jumped)
@@ -165,8 +169,7 @@ def _watch(unit: Unit, reader: Decode, shots: dict, motion: dict | None, stills:
         times.append(frame.time)
         shown.append(frame.shown)
         sizes.append((frame.width, frame.height))
-    first = unit.facts.get("first_frame") or 0
-    _facts_of(unit, reader, first)
+    _facts_of(unit, reader)
     if seen is None:
         raise VideoError(unit.video.path, reader.why_nothing())
     line = Line(np.array(times), np.array(shown), np.array(sizes), reader.clock.breaks, reader.end_time)
@@ -196,10 +199,10 @@ def _watch(unit: Unit, reader: Decode, shots: dict, motion: dict | None, stills:
         keeper.fill(unit.clips)
 
 
-def _observer(unit: Unit, detector: Any, shots: dict[str, Any]) -> Any:
+def _observer(unit: Unit, detector: Any, shots: dict[str, Any], first: int) -> Any:
     """What looks for shots: nothing where the clips are known, or a source list names them."""
     if unit.clips:
-        return KnownClips(unit.clips, unit.facts.get("first_frame") or 0)
+        return KnownClips(unit.clips, first)
     return ListedSpans(unit.video.spans) if unit.video.spans else detector(**shots)
 
 
@@ -235,12 +238,13 @@ class Line:
         return said
 
 
-def _facts_of(unit: Unit, reader: Decode, first: int) -> None:
+def _facts_of(unit: Unit, reader: Decode) -> None:
+    first = unit.facts.get("first_frame") or 0
     claimed = unit.facts.get("frames_claimed", unit.facts.get("frames_in_file"))
     unit.facts |= reader.facts | {"first_frame": first, "frames_claimed": claimed, "end_time": reader.end_time}
     unit.facts["frames_in_file"], unit.facts["frames_decoded"] = reader.packets, reader.decoded
     unit.facts["frames_damaged"], unit.facts["keyframes"] = reader.damaged, reader.keyframes
-    counted = unit.facts.get("clock") == COUNTED or not reader.clock.sound or reader.stamps.guessed
+    counted = unit.facts.get("clock") == COUNTED or not reader.clock.sound
     unit.facts["clock"] = COUNTED if counted else FILE
 
 
