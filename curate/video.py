@@ -43,6 +43,7 @@ NOTHING_THERE = "has a video stream, but no frames in it"
 NOTHING_DECODED = "has a video stream, but no frame of it can be decoded"
 LOOP_FILTERED = {"h264", "hevc"}
 LARGE = 256_000_000  # bytes of a file whose packets are looked at although its header promises a short one
+NOT_CODED = 19  # bytes, at most, of an MPEG-4 packet without a picture, as FFmpeg has it
 DURATION_GUESSED = {"mpegts", "mpeg", "mpegvideo", "h264", "hevc", "m4v", "ivf", "avi"}  # from clock or bit rate
 
 
@@ -173,6 +174,8 @@ def boundaries(path: str, facts: dict[str, Any], unit_seconds: float, max_pixels
         packets = []
         with suppress(av.FFmpegError):  # the pass itself reports what is damaged
             for packet in demuxed(container, stream):
+                if stream.codec_context.name == "mpeg4" and packet.size <= NOT_CODED:
+                    return []  # packed B-frames: a packet holds two pictures, and a unit could not begin with the second
                 packets.append((packet.pts, packet.dts, packet.is_keyframe, packet.is_discard))
         return split(packets, float(stream.time_base), float(average(stream)), unit_seconds)
 
@@ -250,7 +253,7 @@ class Decode:
     grey, picture: sizes of the views (see Frame). threads: of the decoder. loop_filter: "auto" leaves the deblocking
     filter out on pictures that no other picture refers to, where stills are reduced at least twofold; "all" never does.
     decoded: frames that came out of the decoder, `given` of them of this unit. packets: frames that went in. damaged:
-    packets refused, frames marked corrupt, packets that the container knows to be incomplete. keyframes: the file's times of the keyframes in the unit, s. clock: the
+    packets refused or frames marked corrupt. incomplete: packets of which the container says so. keyframes: the file's times of the keyframes in the unit, s. clock: the
     times that were told; sound if all are the file's own.
     """
 
@@ -276,7 +279,7 @@ class Decode:
 
     @property
     def damaged(self) -> int:
-        return self.refused + max(self.corrupt, self.incomplete)
+        return self.refused + self.corrupt
 
     def __iter__(self) -> Iterator[Frame]:
         counted = self.unit.facts.get("clock") == COUNTED
@@ -339,6 +342,10 @@ class Decode:
             said.append(f"reading stopped at {self.end_time:.2f} s: {self.stopped}")
         if self.damaged:
             said.append(f"{self.damaged} of {self.packets} frames are damaged or could not be decoded")
+        if self.incomplete:
+            said.append(
+                f"the counter of the file's packets jumps {self.incomplete} times: data are missing there, or recordings joined"
+            )
         expected = self.packets - self.refused
         if self.facts.get("interlaced") and expected > 1.5 * self.given:  # a packet for each field
             expected = (expected + 1) // 2

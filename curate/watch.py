@@ -93,9 +93,7 @@ VIDEO_COLUMNS: tuple[Column, ...] = (
     Column("frames_claimed", pa.int64(), "frames of the whole file, as its header says", "frames"),
     Column("frames_in_file", pa.int64(), "video packets of this unit, counted while reading", "frames"),
     Column("frames_decoded", pa.int64(), "frames that the decoder gave while annotating this unit", "frames"),
-    Column(
-        "frames_damaged", pa.int64(), "refused by the decoder, or marked corrupt by it or by the container", "frames"
-    ),
+    Column("frames_damaged", pa.int64(), "refused by the decoder, or marked corrupt by it", "frames"),
     Column("end_time", pa.float64(), "presentation time of the end of the last frame of this unit", "s"),
     Column("keyframes", pa.list_(pa.float64()), "presentation times of the keyframes", "s"),
     Column(
@@ -171,7 +169,7 @@ def _watch(unit: Unit, reader: Decode, shots: dict, motion: dict | None, stills:
     if seen is None:
         raise VideoError(unit.video.path, reader.why_nothing())
     line = Line(np.array(times), np.array(shown), np.array(sizes), reader.clock.breaks, reader.end_time)
-    _rates(unit, line)
+    _rates(unit, line, reader.clock.decoding_from)
     said = [*reader.warnings(), *_rate_warnings(unit), *line.warnings()]
     if unit.video.spans:
         unit.clips, missed = clips_of_spans(unit.video.spans, line.times, line.ends, line.breaks)
@@ -235,10 +233,12 @@ def _facts_of(unit: Unit, reader: Decode, first: int) -> None:
     unit.facts["clock"] = COUNTED if counted else FILE
 
 
-def _rates(unit: Unit, line: Line) -> None:
+def _rates(unit: Unit, line: Line, since: float | None) -> None:
+    """since: from when on the times of the frames say something of the rate; None: from the first."""
     facts = unit.facts
     claimed = facts["fps_claimed"] = facts.get("fps")
-    measured = rate(line.times, line.gaps)
+    first = 0 if since is None else int(np.searchsorted(line.times, since))
+    measured = rate(line.times[first:], line.gaps[line.gaps > first] - first)
     facts["fps"] = claimed if measured is None else _close(measured, claimed, 0.01)
     facts["footage"] = line.seconds
     if unit.count == 1:
