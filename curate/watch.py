@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from curate.clip import COUNTED, FILE, Column, Unit
-from curate.clock import interruptions, rate
+from curate.clock import FEW, SHORTEST, interruptions, rate
 from curate.dividing import clips_of, frame_ends, parted
 from curate.identity import identify
 from curate.listed import ListedSpans, clips_of_spans
@@ -158,7 +158,7 @@ def _watch(unit: Unit, reader: Decode, shots: dict, motion: dict | None, stills:
             seen = ListedSpans(spans) if spans else detector(**shots)
         seen.see(frame)
         if keeper:
-            keeper.see(frame, seen.jumped)
+            keeper.see(frame, seen.jumped or _interrupted(frame, reader, times, sizes))
         if flow:
             flow.see(frame)
         times.append(frame.time)
@@ -190,6 +190,16 @@ def _watch(unit: Unit, reader: Decode, shots: dict, motion: dict | None, stills:
         unit.facts["motion_samples"] = [sample.magnitude for sample in flow.samples]
     if keeper:
         keeper.fill(unit.clips)
+
+
+def _interrupted(frame: Any, reader: Decode, times: Sequence[float], sizes: Sequence[tuple[int, int]]) -> bool:
+    """Whether the recording may have been interrupted before this frame, so that a clip ends there, as `Line` finds at
+    the end. times, sizes: of the frames before it."""
+    if not times:
+        return False
+    turned = bool(reader.clock.breaks) and reader.clock.breaks[-1] == len(times)
+    paused = frame.time - times[-1] > max(SHORTEST, FEW * reader.clock.usual)
+    return turned or paused or (frame.width, frame.height) != sizes[-1]
 
 
 class Line:

@@ -157,6 +157,8 @@ def test_less_than_half_a_second_of_missing_pictures_bounds_a_shot(tmp_path):
     (unit,) = watched(path)
     assert [(clip.start_frame, clip.end_frame) for clip in unit.clips] == [(0, 30), (30, 60)]
     assert [gap["kind"] for gap in unit.facts["transitions"]] == ["gap"]
+    first, second = (clip.values["still_times"] for clip in unit.clips)
+    assert [first[0], first[2], second[0], second[2]] == pytest.approx([0.0, 1.16, 1.6, 2.76], abs=0.002)
 
 
 def test_a_codec_has_the_name_of_its_format(tmp_path):
