@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from curate.clip import Listed, Unit, Video
-from pipelines.entries import ADDRESS, Entry, entry_of, knows_path, plain, suffix_of
+from pipelines.entries import ADDRESS, PATHS, Entry, entries_of, knows_path, plain, suffix_of
 from pipelines.files import commit
 from pipelines.folders import ALIAS, VIDEO_SUFFIXES, PassedOver, Refused, Search
 from pipelines.lists import LIST_SUFFIXES, Broken, ListError, NoPaths, decoded, rows_of
@@ -140,10 +140,13 @@ class _Finder:
         except (ListError, OSError, ValueError, RecursionError):
             self.search.passed_over.add(UNREAD, str(path))
             return
-        entry = entry_of({**(said if isinstance(said, dict) else {"captions": said}), "path": video})
-        if entry.span:
-            entry.span.where = plain(path.name)
-        self._add(video, entry)
+        for entry in entries_of({**(said if isinstance(said, dict) else {"captions": said}), PATHS[0]: video}):
+            if entry.problem:
+                self.search.passed_over.add(UNREAD, str(path))
+                return
+            if entry.span:
+                entry.span.where = plain(path.name)
+            self._add(video, entry)
 
     def _list(self, path: Path, optional: bool = False) -> None:
         """The rows of a list. One that is unusable is a refused input, unless all are: then the list is.
@@ -158,13 +161,14 @@ class _Finder:
         good = 0
         try:
             for number, row in enumerate(rows_of(path, knows_path), 1):
-                entry = Entry(problem=row.reason) if isinstance(row, Broken) else entry_of(row)
-                if entry.problem:
-                    problems.append((number, entry))
+                entries = [Entry(problem=row.reason)] if isinstance(row, Broken) else entries_of(row)
+                if entries[0].problem:
+                    problems.append((number, entries[0]))
                     continue
-                if entry.span:
-                    entry.span.where = plain(f"{path.name}: entry {number}")
-                self._add(self._path_of(entry, path), entry)
+                for entry in entries:
+                    if entry.span:
+                        entry.span.where = plain(f"{path.name}: entry {number}")
+                    self._add(self._path_of(entry, path), entry)
                 good += 1
         except ListError as error:
             if optional and isinstance(error, NoPaths):
