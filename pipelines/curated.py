@@ -161,17 +161,17 @@ def _write(
             _write_rows(dataset, selection, request["seed"], rows)
         if isinstance(cut, Cutters):
             cut_passes(rows, partial / "spool", cut, options, moved)
-        plan_path = partial / "plan.json"
+        plan_path, sample = partial / "plan.json", []
         if not plan_path.exists():
-            bounds, results = _plan(rows, request["shard_bytes"], cut, options, moved, partial / "spool")
+            bounds, sample = _plan(rows, request["shard_bytes"], cut, options, moved, partial / "spool")
             write_json(plan_path, {"bounds": bounds})
-            cut = _after(results, cut)
         plan = json.loads(plan_path.read_text())
         data = out / "data" if (out / "data").exists() else partial / "data"
         columns = read_schema(dataset.schema("clips"), drop=HEAVY)
         standing = Standing(selection.conditions())
         bounds, spool = plan["bounds"], partial / "spool"
-        return data, write_shards(data, rows, columns, bounds, cut, options, standing, moved, spool, progress)
+        in_order = _after(sample, cut)
+        return data, write_shards(data, rows, columns, bounds, in_order, cut, options, standing, moved, spool, progress)
 
 
 def why_empty(config: Mapping[str, Any]) -> dict[str, str]:
