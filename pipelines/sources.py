@@ -19,6 +19,7 @@ from curate.clip import Listed, Unit, Video
 from pipelines.entries import ADDRESS, PATHS, Entry, entries_of, knows_path, plain, suffix_of
 from pipelines.files import commit
 from pipelines.folders import ALIAS, VIDEO_SUFFIXES, PassedOver, Refused, Search
+from pipelines.listed import bounds
 from pipelines.lists import LIST_SUFFIXES, Broken, ListError, NoPaths, decoded, rows_of
 
 HELD = "sources"  # folder of the dataset for videos that came within a Parquet file
@@ -237,17 +238,16 @@ def _video(path: str, entries: list[Entry]) -> Video:
     spans: dict[tuple, list[Entry]] = {}
     for entry in entries:
         if span := entry.span:
-            bounds = (span.start, span.end, span.start_frame, span.end_frame, span.problem)
-            spans.setdefault(bounds, []).append(entry)
+            spans.setdefault(bounds(span), []).append(entry)
     return Video(
         path,
         captions=[caption for entry in whole for caption in entry.captions],
         columns=_joined([entry for entry in whole if entry.columns or entry.captions]),
-        spans=[_listed(same) for same in spans.values()],
+        spans=[_joined_span(same) for same in spans.values()],
     )
 
 
-def _listed(entries: list[Entry]) -> Listed:
+def _joined_span(entries: list[Entry]) -> Listed:
     """One span of the rows that name it."""
     span = entries[0].span
     span.captions = [caption for entry in entries for caption in entry.captions]
