@@ -49,12 +49,13 @@ def clips_of_spans(
 
     times, ends: presentation seconds from and until which each frame of the file is shown, ascending. breaks: position ->
     why no clip goes on there ("gap", "size", "clock"). Spans that hold the same frames are one clip with the captions of
-    all.
+    all. Each span is told its frames.
     """
     times, ends = [float(time) for time in times], [float(time) for time in ends]
     found: dict[tuple[int, int], Clip] = {}
     said = []
     for span in spans:
+        span.frames = []
         if problem := span.problem or _backwards(span):
             said.append(f"{span.where}: {problem}: no clip")
             continue
@@ -66,7 +67,8 @@ def clips_of_spans(
         inside = [at for at in sorted(breaks) if first < at < end]
         if inside:
             said.append(f"{span.where}: {_parted(span, times, inside, breaks)}")
-        for start, stop in pairwise([first, *inside, end]):
+        span.frames = [first, *inside, end]
+        for start, stop in pairwise(span.frames):
             began, ended = times[start], ends[stop - 1]
             clip = found.setdefault((start, stop), Clip(start, stop, began, ended, began, ended, bounds="list"))
             clip.captions += span.captions
