@@ -124,7 +124,7 @@ def make_curated(
         request["labels"] = labels.digest(dataset.root)
     if _state(out, request) == "done":
         return _read(out, selection)
-    with writing(out), claimed(out / ".partial", "curated dataset", CuratedError):
+    with claimed(out / ".partial", "curated dataset", CuratedError):
         state = _state(out, request)  # by the time it is ours
         if state == "done":
             return _read(out, selection)
@@ -149,7 +149,8 @@ def _write(
 ) -> tuple[Path, Made]:
     """The shards, whatever was written of them before; and the folder they are in."""
     partial = out / ".partial"
-    (partial / "data").mkdir(exist_ok=True)
+    with writing(out):
+        (partial / "data").mkdir(exist_ok=True)
     limits = {name: value for name, value in limits.items() if value is not None}
     options = request["options"] | ({"max_pixels": limits["max_pixels"]} if "max_pixels" in limits else {})
     child = {name: limits[key] for name, key in CHILD_LIMITS.items() if key in limits}
@@ -210,7 +211,8 @@ def _finish(out: Path, data: Path, dataset: Dataset, selection: Selection, reque
     }
     write_card(out, dataset, selection, about, schema)
     if data != out / "data":
-        commit(data, out / "data")
+        with writing(out):
+            commit(data, out / "data")
     write_json(out / "selection.json", about)
     shutil.rmtree(out / ".partial", ignore_errors=True)
 
@@ -290,9 +292,10 @@ def _write_rows(dataset: Dataset, selection: Selection, seed: int, path: Path) -
             ORDER BY p._position
         ) TO '{str(aside).replace("'", "''")}' (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 2048)"""
     ).fetchall()
-    with open(aside, "rb+") as stream:
-        os.fsync(stream.fileno())
-    commit(aside, path)
+    with writing(path.parent):
+        with open(aside, "rb+") as stream:
+            os.fsync(stream.fileno())
+        commit(aside, path)
 
 
 def _plan(

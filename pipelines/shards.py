@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from curate.clip import COUNTED, Column, text_to_path
 from curate.extract import Extracted, Span
 from curate.span import Origin
 from pipelines.cutting import Job, MapFn, Source
-from pipelines.files import FOOTER, commit
+from pipelines.files import FOOTER, commit, writing
 
 GROUP_BYTES, GROUP_ROWS = 16_000_000, 100  # a reader that streams holds one row group
 
@@ -210,7 +211,8 @@ class _Shard:
         self.made = Made()
 
     def __enter__(self) -> _Shard:
-        self.stream = open(self.aside, "wb")
+        with writing(self.path.parent):
+            self.stream = open(self.aside, "wb")
         heavy = ("video.bytes", "still_middle")  # compressed already
         leaves = pq.ParquetFile(_empty(self.schema)).schema
         names = [leaves.column(i).path for i in range(len(leaves))]
@@ -245,15 +247,22 @@ class _Shard:
 
     def _flush(self) -> None:
         if self.rows:
-            self.writer.write_table(pa.Table.from_pylist(self.rows, schema=self.schema))
+            with writing(self.path.parent):
+                self.writer.write_table(pa.Table.from_pylist(self.rows, schema=self.schema))
         self.rows, self.held = [], 0
 
     def __exit__(self, kind: type | None, *_: object) -> None:
-        if kind is not None:
-            self.writer.close()
-            self.stream.close()
+        try:
+            if kind is None:
+                with writing(self.path.parent):
+                    self._commit()
+        finally:  # where the disk is full closing fails too, and the file must go all the same
+            for opened in (self.writer, self.stream):
+                with suppress(OSError, pa.ArrowException):
+                    opened.close()
             self.aside.unlink(missing_ok=True)
-            return
+
+    def _commit(self) -> None:
         self._flush()
         made = {name: value for name, value in asdict(self.made).items() if name != "shards"}
         self.writer.add_key_value_metadata({FOOTER: json.dumps({"made": made}).encode()})

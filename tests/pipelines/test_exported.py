@@ -1,8 +1,10 @@
 """What is exported is what was scored: trimmed copies, filters that they must still pass, sources that changed or moved."""
 
+import errno
 import json
 import multiprocessing
 import os
+import resource
 import shutil
 
 import pyarrow.parquet as pq
@@ -15,6 +17,7 @@ from pipelines.claims import claimed
 from pipelines.curated import CuratedError, make_curated
 from pipelines.cutting import cut
 from pipelines.dataset import FORMAT, Dataset, Writer, write_json
+from pipelines.files import DiskError
 from tests.pipelines.test_curated import TABLES, footage, map_here, no_pictures  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -143,6 +146,36 @@ def test_many_clips_after_one_keyframe_are_cut_in_one_pass(tmp_path, monkeypatch
     assert passes.LEAST_RATIO == 2.0
 
 
+def test_a_disk_that_is_full_in_the_middle_of_a_shard(tmp_path):
+    """A real write that fails: the folder is named, nothing half written stays, and the same command goes on."""
+    dataset = make_dataset(tmp_path / "d", [(12, 48), (48, 84)])
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def map_full(jobs):
+        made = list(map_here(jobs))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))  # the shard is larger, the plan is not
+        yield from made
+
+    try:
+        with pytest.raises(DiskError, match=r"out/\.partial/data: cannot be written to \(File too large\): free space"):
+            make_curated(dataset, [], tmp_path / "out", map_fn=map_full)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list((tmp_path / "out" / ".partial" / "data").iterdir())
+    assert make_curated(dataset, [], tmp_path / "out", map_fn=map_here).clips == 2
+
+
+def test_a_dataset_that_cannot_be_read_is_not_blamed_on_the_folder_that_is_written(tmp_path, monkeypatch):
+    dataset = make_dataset(tmp_path / "d", [(12, 48)])
+
+    def broken(*_):
+        raise OSError(errno.EIO, "Input/output error", str(dataset.root))
+
+    monkeypatch.setattr(Dataset, "schema", broken)
+    with pytest.raises(OSError, match=f"Input/output error: '{dataset.root}'"):
+        make_curated(dataset, [], tmp_path / "out", map_fn=map_here)
+
+
 def hold(folder, ready, done):
     with claimed(folder, "curated dataset", CuratedError):
         ready.set()
@@ -163,3 +196,13 @@ def test_a_second_process_is_told_who_is_at_work(tmp_path):
         done.set()
         other.join()
     assert make_curated(dataset, [], tmp_path / "out", map_fn=map_here).clips == 1
+
+
+def test_a_folder_that_cannot_be_locked_is_told(tmp_path, monkeypatch):
+    def without_locks(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    dataset = make_dataset(tmp_path / "d", [(12, 48)])
+    monkeypatch.setattr("fcntl.flock", without_locks)
+    with pytest.raises(CuratedError, match=r"its file system has no locks \(No locks available\).*or choose an --out"):
+        make_curated(dataset, [], tmp_path / "out", map_fn=map_here)

@@ -354,3 +354,16 @@ def test_a_full_disk_is_named(films, tmp_path, watcher, monkeypatch):
             job(folder, tmp_path / "d", watcher)
     assert not list((tmp_path / "d").rglob("*.tmp"))
     assert not job(folder, tmp_path / "d", watcher).anything_failed
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes(b"old")
+    with pytest.raises(KeyError), files.whole(path) as stream:
+        stream.write(b"half")
+        raise KeyError
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+    with files.whole(path) as stream:
+        stream.write(b"new")
+        assert path.read_bytes() == b"old"
+    assert path.read_bytes() == b"new" and list(tmp_path.iterdir()) == [path]
