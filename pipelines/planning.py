@@ -73,7 +73,9 @@ class Planner:
                 raise ExecutorError(str(error)) from None
 
     def _identify(self, path: str) -> Identity:
-        return self._ask(lambda child, limit: child.identify(path, limit), lambda: identify(path), self.config.decode.open_seconds)
+        return self._ask(
+            lambda child, limit: child.identify(path, limit), lambda: identify(path), self.config.decode.open_seconds
+        )
 
     def _plan(self, wanted: tuple[Video, list[str]]) -> list[Unit]:
         video, lost = wanted
