@@ -63,8 +63,8 @@ class Listed:
 class Video:
     """A source file as it was named to us.
 
-    path: absolute. video_id: 16 hex digits of the content's fingerprint, so that it does not change when files move; of the
-    path, for a file that cannot be read. captions: of the source list, in its order. columns: every other column of the
+    path: absolute. video_id: 32 hex digits, the content's fingerprint, so that it does not change when files move; 16 of the
+    path's hash for a file that cannot be read. captions: of the source list, in its order. columns: every other column of the
     source list, kept as it came (JSON values). spans: those that the list names; where there are any, they are the clips.
     """
 

@@ -256,7 +256,3 @@ def _check(data: bytes, frames: int) -> tuple[int, int]:
 
 def _nearest(times: list[float], time: float) -> int:
     return min(range(len(times)), key=lambda i: abs(times[i] - time))
-
-
-def _end(packet, tick) -> float:
-    return float((packet.pts + (packet.duration or 0)) * tick)

@@ -29,7 +29,7 @@ def captioner_frames(unit: Unit, count: int, *, size: int = 360, quality: int = 
         wanted = [_places(clip, count) for clip in clips]
         try:
             found = pictures(unit.video.path, [span_of(unit, clip) for clip in clips], wanted, size) if clips else []
-        except (ExtractError, av.FFmpegError, ValueError) as error:
+        except (ExtractError, ValueError) as error:
             for clip in clips:
                 clip.errors["frames"] = plain(error)
             continue
@@ -46,11 +46,15 @@ def pictures(
 ) -> list[dict[int, np.ndarray]]:
     """For each span, by their position in it, its frames at `places`: [h, w, 3] uint8 RGB, shorter side at most `size`.
 
-    Raises ExtractError, ValueError, av.FFmpegError.
+    Raises ExtractError, ValueError.
     """
     problem = FIRST_MISSING
     for back in BACK:
-        found = _read(path, spans, places, size, back)
+        try:
+            found = _read(path, spans, places, size, back)
+        except (av.FFmpegError, ValueError) as error:
+            problem = plain(error)
+            continue
         missing = sum(len(set(wanted) - got.keys()) for wanted, got in zip(places, found, strict=True))
         if not missing:
             return found

@@ -13,7 +13,7 @@ from curate.base import orientation
 from curate.clip import COUNTED, Clip, Unit
 from curate.frame import displayed
 from curate.opening import MAX_PIXELS, VideoError, open_video
-from curate.reading import Mark, Stretch, decoded, seconds_of
+from curate.reading import Mark, Stretch, decoded, decoding_of, seconds_of
 from curate.video import aspect_of, clock_of
 
 CLOSE = 1e-4  # s: presentation times closer than this are the same frame
@@ -159,7 +159,7 @@ def frames_from(
         if origin is not None:
             if held is None and origin.time is not None and time is not None:
                 clock = clock_of(stream, origin.time - time)
-            time = clock(time)
+            time = clock(time, decoding_of(frame, base))
         elif time is None or (held is not None and time <= held[-1]):
             raise ValueError("the file's clock is not sound, which its row does not know: annotate it again")
         if held is not None:

@@ -89,13 +89,14 @@ def split(packets: Sequence[tuple], base: float, rate: float, unit_seconds: floa
     else:
         line = np.arange(len(shown)) / rate
     keys = _keys(packets, order if sound else None)
+    lost = keys[0][1] if keys else 0  # of a capture that begins within a group of pictures: they give no picture
     count, found = round(line[-1] / unit_seconds), []
     for i in range(1, count):
         best = min(keys, key=lambda key: abs(line[key[1]] - line[-1] * i / count), default=None)
-        if best and best[1] > (found[-1].frame if found else 0):
+        if best and best[1] - lost > (found[-1].frame if found else 0):
             packet, frame, pts = best
             time = pts * base if sound else (shown[0] or 0) * base + float(line[frame])
-            found.append(Bound(time, frame, Mark(packet, pts), counted=not sound))
+            found.append(Bound(time, frame - lost, Mark(packet, pts), counted=not sound))
     return found
 
 

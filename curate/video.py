@@ -19,7 +19,7 @@ from curate.clip import COUNTED, Unit
 from curate.clock import HOLD_SECONDS, Clock
 from curate.frame import Frame, displayed
 from curate.opening import MAX_PIXELS, VideoError, open_video, printable
-from curate.reading import Mark, Stretch, average, decoded, demuxed, seconds_of
+from curate.reading import Mark, Stretch, average, decoded, decoding_of, demuxed, seconds_of
 
 __all__ = [
     "MAX_PIXELS",
@@ -65,7 +65,7 @@ def header(path: str, container: Any, stream: Any) -> dict[str, Any]:
     rate = stream.average_rate or stream.guessed_rate or stream.base_rate
     return {
         "fps": float(rate) if rate else None,
-        "codec": context.name,
+        "codec": context.codec.canonical_name,
         "pixel_format": context.pix_fmt,
         "container": container.format.name,
         "duration": duration_of(container, stream),
@@ -129,7 +129,7 @@ class Decode:
     grey, picture: sizes of the views (see Frame). threads: of the decoder. loop_filter: "auto" leaves the deblocking
     filter out on pictures that no other picture refers to, where stills are reduced at least twofold; "all" never does.
     decoded: frames that came out of the decoder, `given` of them of this unit. packets: frames that went in. damaged:
-    packets refused or frames marked corrupt. keyframes: the file's times of the keyframes in the unit, s. clock: the
+    packets refused, frames marked corrupt, packets that the container knows to be incomplete. keyframes: the file's times of the keyframes in the unit, s. clock: the
     times that were told; sound if all are the file's own.
     """
 
@@ -145,7 +145,7 @@ class Decode:
     ) -> None:
         self.unit, self.threads, self.max_pixels, self.loop_filter = unit, threads, max_pixels, loop_filter
         self.grey, self.picture = grey, picture
-        self.decoded = self.given = self.packets = self.hidden = self.refused = self.corrupt = 0
+        self.decoded = self.given = self.packets = self.hidden = self.refused = self.corrupt = self.incomplete = 0
         self.keyframes: list[float] = []
         self.stopped: str | None = None  # why reading ended before the end of the file
         self.begins_within = False  # a group of pictures
@@ -155,7 +155,7 @@ class Decode:
 
     @property
     def damaged(self) -> int:
-        return self.refused + self.corrupt
+        return self.refused + max(self.corrupt, self.incomplete)
 
     def __iter__(self) -> Iterator[Frame]:
         counted = self.unit.facts.get("clock") == COUNTED
@@ -189,12 +189,14 @@ class Decode:
             if not self.given:
                 self.facts |= shape_of(stream, source)
                 self.begins_within = stretch.first is None and (stretch.first_pts or 0) < (source.pts or 0)
+                if stretch.first is not None and not stretch.counted:  # pictures that only the unit before could show
+                    index += sum(pts < (source.pts or 0) for pts in stretch.begun)
                 if stretch.counted and self.unit.start is not None and time is not None:
                     self.clock = clock_of(stream, self.unit.start - time)
             elif source.interlaced_frame:
                 self.facts["interlaced"] = True
             self.given += 1
-            time = self.clock(time)
+            time = self.clock(time, decoding_of(source, base))
             if self.given == 1:
                 self.first_time = time
             shown = (source.duration or 0) * base
@@ -205,6 +207,7 @@ class Decode:
     def _count(self, stretch: Stretch) -> None:
         base = float(stretch.stream.time_base)
         self.decoded, self.packets, self.hidden = stretch.decoded, stretch.packets, stretch.hidden
+        self.incomplete = stretch.incomplete
         self.keyframes, self.stopped = [pts * base for pts in stretch.keyframes], stretch.stopped
 
     def why_nothing(self) -> str:
@@ -227,24 +230,29 @@ class Decode:
             places = ", ".join(f"{time:.2f} s" for time in self.clock.turns[:3])
             more = f" and {len(self.clock.turns) - 3} more" if len(self.clock.turns) > 3 else ""
             said.append(f"the file's clock steps back at {places}{more}: times continue from there, frames are counted")
+        elif self.clock.decoding_from is not None:
+            said.append(
+                f"presentation times are out of order from {self.clock.decoding_from:.2f} s on: those of decoding are taken, "
+                "frames are counted"
+            )
         elif self.clock.repaired:
             said.append(f"{self.clock.repaired} frames had no time, or one before the last frame's; it was guessed")
         return [text for text in said if text]
 
     def _cut_short(self) -> str | None:
         """By what the header promises: frames; or a duration, where the format has one that is that of the pictures."""
-        claim = self.facts.get("frames_in_file")
+        if self.unit.end is not None:  # the last unit knows
+            return None
+        claim, before = self.facts.get("frames_in_file"), self.unit.facts.get("first_frame") or 0
         if claim:
-            there = self.packets + self.hidden
-            if self.unit.count > 1 or there >= claim or packets_without_edits(self.unit.video.path) >= claim:
+            there = before + self.packets + self.hidden
+            if there >= claim or packets_without_edits(self.unit.video.path) >= claim:
                 return None
             return f"cut short: {there} of the {claim} frames that the header promises are there"
         promised, lasts = self.facts["duration"] or 0.0, self.end_time - self.first_time
         lasts = max(lasts, self.end_time)  # Matroska counts from 0, wherever the pictures begin
         guessed = DURATION_GUESSED & set(self.facts["container"].split(","))
-        if self.unit.end is not None or self.unit.count > 1 or guessed or self.facts["has_audio"]:
-            return None
-        if lasts >= promised - max(1.0, 0.02 * promised):
+        if guessed or self.facts["has_audio"] or lasts >= promised - max(1.0, 0.02 * promised):
             return None
         return f"cut short: the pictures last {lasts:.2f} s, of {promised:.2f} s promised"
 

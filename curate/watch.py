@@ -48,7 +48,7 @@ VIDEO_COLUMNS: tuple[Column, ...] = (
         "how frames are found again: by the file's own times; or by counting, where these are missing or step back",
         range="file, counted",
     ),
-    Column("codec", pa.string(), "name of the decoder"),
+    Column("codec", pa.string(), "FFmpeg's name, e.g. h264, hevc, vp9, av1"),
     Column("pixel_format", pa.string(), "FFmpeg's name"),
     Column("container", pa.string(), "FFmpeg's name of the file format"),
     Column(
@@ -82,7 +82,9 @@ VIDEO_COLUMNS: tuple[Column, ...] = (
     Column("has_audio", pa.bool_(), "the file has an audio stream"),
     Column("bytes", pa.int64(), "size of the file", "bytes"),
     Column("modified", pa.int64(), "when the file was last written, as the file system says", "ns since 1970"),
-    Column("first_frame", pa.int64(), "frames of the file that are displayed before this unit", "frames"),
+    Column(
+        "first_frame", pa.int64(), "frames of the file that are displayed before the unit's first keyframe", "frames"
+    ),
     *(
         Column(f"{name}_{what}", pa.int64(), f"of the keyframe that the unit {verb}: {formula}", unit)
         for name, verb in (("first", "begins with"), ("end", "ends before"))
@@ -94,9 +96,11 @@ VIDEO_COLUMNS: tuple[Column, ...] = (
     Column("frames_claimed", pa.int64(), "frames of the whole file, as its header says", "frames"),
     Column("frames_in_file", pa.int64(), "video packets of this unit, counted while reading", "frames"),
     Column("frames_decoded", pa.int64(), "frames that the decoder gave while annotating this unit", "frames"),
-    Column("frames_damaged", pa.int64(), "packets refused by the decoder, and frames that it marked corrupt", "frames"),
+    Column(
+        "frames_damaged", pa.int64(), "refused by the decoder, or marked corrupt by it or by the container", "frames"
+    ),
     Column("end_time", pa.float64(), "presentation time of the end of the last frame of this unit", "s"),
-    Column("keyframes", pa.list_(pa.float64()), "presentation times of the keyframes", "s"),
+    Column("keyframes", pa.list_(pa.float64()), "times of the keyframes, as the file has them", "s"),
     Column(
         "transitions",
         pa.list_(pa.struct([("start", pa.float64()), ("end", pa.float64()), ("kind", pa.string())])),
@@ -153,10 +157,10 @@ def _watch(unit: Unit, reader: Decode, shots: dict, motion: dict | None, stills:
     detector = detector_of(shots.pop("detector", "cascade"))
     flow = FlowMotion(**motion) if motion is not None else None
     keeper = Stills(**stills) if stills is not None else None
-    seen, times, shown, sizes = None, [], [], []
+    seen, first, times, shown, sizes = None, 0, [], [], []
     for frame in reader:
         if seen is None:
-            seen = _observer(unit, detector, shots)
+            first, seen = frame.index, _observer(unit, detector, shots, frame.index)
         seen.see(frame)
         if keeper:
             keeper.see(frame, seen.jumped)
@@ -165,13 +169,12 @@ def _watch(unit: Unit, reader: Decode, shots: dict, motion: dict | None, stills:
         times.append(frame.time)
         shown.append(frame.shown)
         sizes.append((frame.width, frame.height))
-    first = unit.facts.get("first_frame") or 0
-    _facts_of(unit, reader, first)
+    _facts_of(unit, reader)
     if seen is None:
         raise VideoError(unit.video.path, reader.why_nothing())
     line = Line(np.array(times), np.array(shown), np.array(sizes), reader.clock.breaks, reader.end_time)
     _rates(unit, line)
-    said = [*reader.warnings(), *_rate_warnings(unit), *line.warnings()]
+    said = [*reader.warnings(), *_rate_warnings(unit, line), *line.warnings()]
     if isinstance(seen, KnownClips):
         unit.clips = seen.found(line.times, line.ends)
     elif unit.video.spans:
@@ -196,10 +199,10 @@ def _watch(unit: Unit, reader: Decode, shots: dict, motion: dict | None, stills:
         keeper.fill(unit.clips)
 
 
-def _observer(unit: Unit, detector: Any, shots: dict[str, Any]) -> Any:
+def _observer(unit: Unit, detector: Any, shots: dict[str, Any], first: int) -> Any:
     """What looks for shots: nothing where the clips are known, or a source list names them."""
     if unit.clips:
-        return KnownClips(unit.clips, unit.facts.get("first_frame") or 0)
+        return KnownClips(unit.clips, first)
     return ListedSpans(unit.video.spans) if unit.video.spans else detector(**shots)
 
 
@@ -228,14 +231,15 @@ class Line:
                 f"{self.times[at] - self.ends[at - 1]:.2f} s at {self.ends[at - 1]:.2f} s" for at in self.gaps[:3]
             )
             more = f", and {len(self.gaps) - 3} more" if len(self.gaps) > 3 else ""
-            said.append(f"the clock runs on without pictures for {places}{more}: no shot goes across")
+            said.append(f"no new picture comes for {places}{more}: no shot goes across")
         if len(self.changes):
             first = self.times[self.changes[0]]
             said.append(f"the size of the pictures changes: {len(self.changes)} times, first at {first:.2f} s")
         return said
 
 
-def _facts_of(unit: Unit, reader: Decode, first: int) -> None:
+def _facts_of(unit: Unit, reader: Decode) -> None:
+    first = unit.facts.get("first_frame") or 0
     claimed = unit.facts.get("frames_claimed", unit.facts.get("frames_in_file"))
     unit.facts |= reader.facts | {"first_frame": first, "frames_claimed": claimed, "end_time": reader.end_time}
     unit.facts["frames_in_file"], unit.facts["frames_decoded"] = reader.packets, reader.decoded
@@ -258,9 +262,12 @@ def _rates(unit: Unit, line: Line) -> None:
     facts["variable_frame_rate"] = bool(len(steps) and np.mean(np.abs(steps - usual) > 0.2 * usual) > 0.01)
 
 
-def _rate_warnings(unit: Unit) -> list[str]:
+def _rate_warnings(unit: Unit, line: Line) -> list[str]:
     fps, claimed = unit.facts["fps"], unit.facts["fps_claimed"]
-    if not fps or not claimed or abs(claimed / fps - 1) < 0.05:
+    if not fps or not claimed:
+        return []
+    across = len(line.times) / (line.ends[-1] - line.times[0])  # gaps too: what a header counts where it counts frames
+    if min(abs(claimed / fps - 1), abs(claimed / across - 1)) < 0.05:
         return []
     return [f"the header says {claimed:.4g} frames a second, the times of the frames {fps:.4g}: the times are taken"]
 

@@ -11,6 +11,7 @@ from rich.text import Text
 from pipelines import training_cli
 from pipelines.commands import DONE, WITH_FAILURES, err_console, errors, out_console
 from pipelines.inspector import commands as inspector
+from pipelines.options import config_of, place_of, recorded_config, source_roots_of, stages_of, with_export
 
 app = typer.Typer(
     name="winnow",
@@ -64,8 +65,8 @@ def run(
     with errors():
         from pipelines.preflight import check_run
 
-        resolved = _config(config, set_)
-        place = _place(resolved, executor, workers, address)
+        resolved = config_of(config, set_)
+        place = place_of(resolved, executor, workers, address)
         check_run(resolved, f"{out}/curated")
         failed = _annotate(sources, f"{out}/annotated", resolved, None, place, False)
         failed += _select(f"{out}/annotated", f"{out}/curated", resolved, resolved.filters, workers)
@@ -106,9 +107,9 @@ def annotate(
       winnow annotate --out dataset            (fills in the stages that are missing)
     """
     with errors():
-        resolved = _config(config, set_)
-        chosen = None if stages is None else _stages(stages)
-        place = _place(resolved, executor, workers, address)
+        resolved = config_of(config, set_)
+        chosen = None if stages is None else stages_of(stages)
+        place = place_of(resolved, executor, workers, address)
         failed = _annotate(sources or [], out, resolved, chosen, place, retry_failed)
     raise typer.Exit(WITH_FAILURES if failed else DONE)
 
@@ -173,8 +174,8 @@ def select(
     with errors():
         from curate.filters import filters_from_options, parse_filters
 
-        resolved = _recorded_config(dataset, set_) if config is None else _config(config, set_)
-        resolved = _with_export(resolved, seed=seed, shard_size=shard_size)
+        resolved = recorded_config(dataset, set_) if config is None else config_of(config, set_)
+        resolved = with_export(resolved, seed=seed, shard_size=shard_size)
         filters = filters_from_options(where, minimum, maximum, drop_bottom, drop_top)
         if preset:
             filters = parse_filters(preset) + filters
@@ -183,7 +184,7 @@ def select(
         if dry_run:
             _funnel(dataset, filters)
             raise typer.Exit(DONE)
-        failed = _select(dataset, out, resolved, filters, workers, _roots(source_root))
+        failed = _select(dataset, out, resolved, filters, workers, source_roots_of(source_root))
     raise typer.Exit(WITH_FAILURES if failed else DONE)
 
 
@@ -202,7 +203,7 @@ def stats(
 
         filters = why = None
         if (Path(dataset) / "dataset.json").exists():
-            made = _recorded_config(dataset)
+            made = recorded_config(dataset)
             filters, why = made.filters, why_empty(made.model_dump(mode="json"))
         statistics.show(statistics.read(dataset, filters, why_null=why), out_console)
 
@@ -218,7 +219,7 @@ def models(
 
         from pipelines.curation import STAGES, weights
 
-        found = weights(_config(config, set_), STAGES)
+        found = weights(config_of(config, set_), STAGES)
         table = Table("column", "model", "found", title=f"models of {config}", title_justify="left")
         for column, item in found:
             table.add_row(
@@ -244,19 +245,6 @@ def _annotate(sources, out, config, stages, place, retry_failed) -> bool:
         summary = job(sources, out, config, place=place, watcher=live, stages=stages, retry_failed=retry_failed)
     print_summary(out_console, summary, out)
     return summary.anything_failed
-
-
-def _roots(options: list[str]) -> dict[str, str]:
-    """OLD=NEW, each, of folders."""
-    from pipelines.config import ConfigError
-
-    roots = {}
-    for option in options:
-        old, sign, new = option.partition("=")
-        if not (old and sign and new):
-            raise ConfigError(f"--source-root {option}: write OLD=NEW, such as /mnt/old/videos=/data/videos")
-        roots[old] = new
-    return roots
 
 
 def _select(dataset, out, config, filters, workers, source_roots=None) -> int:
@@ -291,58 +279,6 @@ def _funnel(dataset, filters) -> None:
     data = Dataset(dataset)
     chosen = choose(data.labelled_sql, filters, why_null=why_empty(data.config))
     out_console.print(funnel_table(chosen.to_dict()["funnel"], (chosen.clips, chosen.hours)))
-
-
-def _config(name: str, overrides: list[str]):
-    from pipelines.config import load
-
-    return load(name, overrides)
-
-
-def _recorded_config(dataset: str, overrides: list[str] = []):  # noqa: B006
-    """The config that a dataset was made with."""
-    from pathlib import Path
-
-    from pipelines.config import override, recorded, resolve
-    from pipelines.dataset import read_about
-
-    tree = recorded(read_about(Path(dataset))["config"], f"{dataset}/dataset.json").model_dump(mode="json")
-    for item in overrides:
-        override(tree, item)
-    return resolve(tree, f"{dataset}/dataset.json")
-
-
-def _with_export(config, **options):
-    """The config with the options of the command line that were given: of a shard's size and of the order."""
-    from pipelines.config import ConfigError, resolve, size_of
-
-    given = {name: value for name, value in options.items() if value is not None}
-    try:
-        size_of(given.get("shard_size", config.export.shard_size))
-    except ConfigError as error:
-        raise ConfigError(f"--shard-size: {error}") from None
-    tree = config.model_dump()
-    return resolve(tree | {"export": tree["export"] | given}, "the command line")
-
-
-def _stages(text: str) -> list[str]:
-    from pipelines.curation import STAGES, StageError
-
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    if not names:
-        raise StageError(f"--stages: none is named: choose from {', '.join(STAGES)}, or leave the option out for all")
-    return names
-
-
-def _place(config, executor: str | None, workers: int | None, address: str | None):
-    from pipelines.config import ConfigError
-    from pipelines.executor import Place
-
-    run = config.execution
-    chosen = executor or run.executor
-    if chosen not in ("ray", "inline"):
-        raise ConfigError(f"--executor {chosen}: choose ray or inline")
-    return Place(chosen, workers or run.workers, address or run.address)
 
 
 def _version(wanted: bool) -> None:

@@ -165,16 +165,16 @@ def _write(
             _write_rows(dataset, selection, request["seed"], rows)
         cutters = cut if isinstance(cut, Cutters) else None
         spool = Spool(rows, partial / "spool", cutters, options, moved, progress)
-        plan_path = partial / "plan.json"
+        plan_path, sample = partial / "plan.json", []
         if not plan_path.exists():
-            bounds, results = _plan(rows, request["shard_bytes"], cut, options, moved, spool)
+            bounds, sample = _plan(rows, request["shard_bytes"], cut, options, moved, spool)
             write_json(plan_path, {"bounds": bounds})
-            cut = _after(results, cut)
         plan = json.loads(plan_path.read_text())
         data = out / "data" if (out / "data").exists() else partial / "data"
         columns = read_schema(dataset.schema("clips"), drop=HEAVY)
         standing = Standing(selection.conditions())
-        return data, write_shards(data, rows, columns, plan["bounds"], cut, options, standing, moved, spool)
+        bounds, in_order = plan["bounds"], _after(sample, cut)
+        return data, write_shards(data, rows, columns, bounds, in_order, cut, options, standing, moved, spool)
 
 
 def why_empty(config: Mapping[str, Any]) -> dict[str, str]:

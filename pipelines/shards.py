@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 GROUP_BYTES, GROUP_ROWS = 16_000_000, 100  # a reader that streams holds one row group
 
 OF_BYTES = ("start_frame", "end_frame", "start_time", "end_time", "num_frames", "fps", "width", "height")
+NOT_ASKED = ("still_middle", "image_embedding", "errors")
 VIDEO = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 ADDED = (
     Column("video", VIDEO, "the clip: an mp4 without sound, starting at time 0, and its name"),
@@ -125,21 +126,28 @@ class Standing:
         self.conditions = [(name, sql) for name, sql in conditions if any(column in sql.lower() for column in OF_BYTES)]
 
     def fails(self, row: dict[str, Any], made: Extracted) -> str | None:
-        """Name of the first filter that the clip passed and its copy does not."""
-        if not self.conditions or made.num_frames == row["num_frames"]:
+        """Why a copy will not do: the first filter that the clip passed and its copy does not; None where it will."""
+        if not self.conditions or made.how != "copy" or made.num_frames == row["num_frames"]:
             return None
-        plain = {name: value for name, value in row.items() if not name.startswith("_") and name != "still_middle"}
-        cut = plain | {name: getattr(made, name) for name in OF_BYTES}
-        rows = pa.Table.from_pylist([plain | {"_cut": False}, cut | {"_cut": True}])
+        plain = {name: value for name, value in row.items() if not name.startswith("_") and name not in NOT_ASKED}
+        plain["errors"] = list(dict(row.get("errors") or ()).items())
+        both = [plain | {"_cut": False}, plain | {name: getattr(made, name) for name in OF_BYTES} | {"_cut": True}]
+        errors = pa.map_(pa.string(), pa.string())
+        rows = pa.Table.from_pylist(both)
+        rows = rows.set_column(
+            rows.schema.get_field_index("errors"), "errors", pa.array([r["errors"] for r in both], errors)
+        )
         db = duckdb.connect(config={"enable_external_access": False})
         db.register("clips", rows)
         for name, sql in self.conditions:
             try:
-                verdicts = dict(db.sql(f"SELECT _cut, ({sql}\n) FROM clips").fetchall())
+                verdicts = dict(db.execute(f"SELECT _cut, ({sql}\n) FROM clips").fetchall())
             except duckdb.Error:
-                return name  # what cannot be asked of one clip alone
-            if not (verdicts[False] and verdicts[True]):  # of a clip alone it may be false: ranks, comparisons
-                return name
+                verdicts = {False: None}
+            if not verdicts[False]:  # of one clip alone it is not true: ranks, comparisons with others, labels
+                return f"whether a copy would pass {name} cannot be asked of one clip"
+            if not verdicts[True]:
+                return f"a copy would fail {name}"
         return None
 
 
@@ -149,6 +157,7 @@ def write_shards(
     schema: pa.Schema,
     bounds: Sequence[int],
     cut: MapFn,
+    again: MapFn,
     options: dict[str, Any],
     standing: Standing,
     moved: Callable[[str], str],
@@ -156,7 +165,8 @@ def write_shards(
 ) -> Made:
     """Write the shards that are not there yet; shard k holds rows bounds[k] to bounds[k + 1]. Counts are over all.
 
-    standing: a copy that would fail it is cut again, whole. moved: where a source lies now, by the path recorded.
+    cut: called once, with the jobs of all missing shards. again: for single jobs meanwhile: a copy that would fail
+    `standing` is cut again, whole. moved: where a source lies now, by the path recorded.
     spool: where clips may lie that were cut already; it counts what is done.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -190,9 +200,9 @@ def write_shards(
             for _ in range(bounds[k], bounds[k + 1]):
                 result = next(results)
                 row = ahead.pop(0)
-                if not isinstance(result, str) and (name := standing.fails(row, result)):
-                    (result,) = cut([job_of(row, options | {"snap": False}, spool.folder)])
-                    result = result if isinstance(result, str) else replace(result, why=f"a copy would fail {name}")
+                if not isinstance(result, str) and (why := standing.fails(row, result)):
+                    (result,) = again([job_of(row, options | {"snap": False}, spool.folder)])
+                    result = result if isinstance(result, str) else replace(result, why=why)
                 if isinstance(result, str):
                     shard.fail(row, result)
                     failures += 1

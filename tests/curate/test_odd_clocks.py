@@ -1,5 +1,7 @@
 """Rows describe exactly the pictures in their bytes, whatever the file's clock does."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -75,7 +77,8 @@ def test_a_gap_in_the_clock_bounds_a_shot_and_is_no_footage(tmp_path, name, paus
     assert unit.facts["fps"] == pytest.approx(25, rel=0.01)
     assert unit.facts["duration"] == pytest.approx(2.4, abs=0.05)
     assert [t["kind"] for t in unit.facts["transitions"]] == ["gap"]
-    assert any("without pictures" in text for text in unit.warnings)
+    assert any("no new picture comes" in text for text in unit.warnings)
+    assert not any("the header says" in text for text in unit.warnings)
     assert_bytes_are_the_rows(path, [unit], list(levels(source)))
 
 
@@ -103,6 +106,52 @@ def test_a_capture_that_begins_within_a_group_of_pictures_says_what_is_lost(tmp_
     assert unit.warnings == [
         f"{lost} of {unit.facts['frames_in_file']} frames gave no picture: the file begins within a group of pictures"
     ]
+
+
+def test_frames_lost_at_the_beginning_shift_no_later_unit(tmp_path):
+    whole = film(tmp_path / "a.ts", range(200), options={"g": "25", "x264-params": "scenecut=0"}, textured=True)
+    data = whole.read_bytes()
+    path = tmp_path / "cap.ts"
+    path.write_bytes(data[len(data) // 188 // 12 * 188 :])
+    (alone,) = watched(path)
+    units = watched(path, unit_seconds=2.0)
+    assert len(units) >= 3 and alone.facts["frames_decoded"] < alone.facts["frames_in_file"]
+    frames = [(clip.start_frame, clip.end_frame) for unit in units for clip in unit.clips]
+    assert frames[0][0] == 0 and frames[-1][1] == alone.facts["frames_decoded"]
+    assert all(a[1] == b[0] for a, b in itertools.pairwise(frames))
+    assert_bytes_are_the_rows(path, units, list(levels(path)))
+
+
+def test_a_file_cut_short_says_so_in_units_too(tmp_path):
+    for name in ("a.mkv", "a.mp4"):
+        whole = film(tmp_path / name, range(150), options={"g": "25", "movflags": "faststart"}, textured=True)
+        data = whole.read_bytes()
+        at = len(data) // 2 if name == "a.mkv" else data.index(b"mdat") + (len(data) - data.index(b"mdat")) // 2
+        if name == "a.mp4" and data.index(b"mdat") < data.index(b"moov"):
+            continue  # without its index it cannot be opened at all
+        (tmp_path / f"half_{name}").write_bytes(data[:at])
+        units = watched(tmp_path / f"half_{name}", unit_seconds=1.0)
+        assert len(units) > 1
+        assert any("cut short" in text for text in units[-1].warnings), units[-1].warnings
+
+
+def test_h264_with_b_frames_in_avi_has_the_times_that_it_is_decoded_at(tmp_path):
+    """AVI has no presentation times; what FFmpeg makes up is out of order."""
+    path = film(tmp_path / "a.avi", range(100), options={"bf": "2", "g": "25"})
+    (unit,), whole = watched(path), list(levels(path))
+    assert [(c.start_frame, c.end_frame) for c in unit.clips] == [(0, len(whole))] and len(whole) >= 98
+    assert unit.clips[0].end_time - unit.clips[0].start_time == pytest.approx(4.0, abs=0.2)
+    assert unit.facts["fps"] == pytest.approx(25, rel=0.03)
+    assert not any("steps back" in text or "header says" in text for text in unit.warnings)
+    assert_bytes_are_the_rows(path, [unit], whole)
+
+
+def test_a_time_that_is_repeated_ends_no_shot(tmp_path):
+    source = film(tmp_path / "a.mp4", range(75), options=NO_B)
+    path = retimed(tmp_path / "r.mkv", source, lambda place, time: time - (0.04 if place >= 50 else 0), 1000)
+    (unit,) = watched(path)
+    assert [(c.start_frame, c.end_frame) for c in unit.clips] == [(0, 75)]
+    assert_bytes_are_the_rows(path, [unit], list(levels(source)))
 
 
 def test_a_file_trimmed_by_stream_copy_is_not_cut_short(tmp_path):

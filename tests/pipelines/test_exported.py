@@ -7,6 +7,7 @@ import os
 import resource
 import shutil
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -18,6 +19,7 @@ from pipelines.curated import CuratedError, make_curated
 from pipelines.cutting import Cutters, cut_together
 from pipelines.dataset import FORMAT, Dataset, Writer, write_json
 from pipelines.files import DiskError
+from tests.curate.odd_clocks import levels
 from tests.pipelines.test_curated import TABLES, footage, map_here, no_pictures  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -105,6 +107,30 @@ def test_a_filter_that_a_copy_still_passes_leaves_it_alone(tmp_path, chosen):
     dataset = make_dataset(tmp_path / "d", [(11, 48)])
     made = make_curated(dataset, [chosen], tmp_path / "out", map_fn=map_here)
     assert (made.copied, made.transcoded, made.trimmed) == (1, 0, 1)
+
+
+@pytest.mark.parametrize("workers", [None, 1])
+def test_every_row_has_its_own_bytes_when_some_are_cut_again(tmp_path, workers):
+    """Among the clips that are cut first, to learn their size, and later ones."""
+    spans = [(0, 37), (11, 48), (36, 73), (47, 84), (60, 97), (71, 108)]
+    dataset = make_dataset(tmp_path / "d", spans)
+    how = {"workers": 1} if workers else {"map_fn": map_here}
+    made = make_curated(dataset, [Filter("min", "num_frames", 37)], tmp_path / "out", **how)
+    whole = list(levels(tmp_path / "d" / "src" / "a.mp4"))
+    assert made.clips == 6 and made.transcoded >= 3
+    for row in rows_of(tmp_path / "out"):
+        assert row["clip_id"].endswith(f"{row['scored_start_frame']:08d}")
+        shown = list(levels(row["video"]["bytes"]))
+        assert len(shown) == row["num_frames"] >= 37
+        assert np.abs(np.array(shown) - whole[row["start_frame"] : row["end_frame"]]).max() < 3
+
+
+def test_another_rate_is_no_copy_and_no_filter_is_asked_of_it(tmp_path):
+    dataset = make_dataset(tmp_path / "d", [(11, 48)])
+    chosen = [Filter("min", "num_frames", 30)]
+    make_curated(dataset, chosen, tmp_path / "out", options={"fps": 8}, map_fn=map_here)
+    about = json.loads((tmp_path / "out" / "selection.json").read_text())
+    assert about["curated"]["why_transcoded"] == {"asked for": 1}
 
 
 def test_a_source_that_was_replaced_is_not_cut(tmp_path):
