@@ -13,7 +13,8 @@ from curate.clock import Clock
 from curate.encode import Encoder
 from curate.extract import extract
 from curate.span import Span, span_of
-from curate.video import plan, probe
+from curate.units import plan
+from curate.video import probe
 from tests.curate.odd_clocks import RATE, film, levels, numbers, retimed, watched
 
 FRAMES = 60
