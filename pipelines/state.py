@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,11 @@ class State:
         """Every recorded video, with what its source list said of it. A folder or a row of a list that failed is none."""
         found = (rows[0] for _, rows in sorted(self.paths.items()))
         return [replace(video_of(row), video_id="") for row in found if not _is_no_file(row)]
+
+    def repaired(self, accepted: Callable[[str], bool]) -> list[str]:
+        """Rows of folders, links and rows of lists that were refused, and now are accepted."""
+        refused = (row for row in self.rows.values() if _is_no_file(row))
+        return [_id(row) for row in refused if accepted(text_to_path(row["video_path"]))]
 
     def planned(self, video: Video) -> bool:
         """Every unit of this video is recorded, so that it need not be opened again. What was lost is not."""

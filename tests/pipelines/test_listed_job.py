@@ -139,6 +139,30 @@ def test_other_words_for_the_same_spans_reach_the_rows_without_decoding(films, t
     assert rows(out, "start_frame, end_frame") == [(25, 75)] and rows(out, "seconds", "videos") != spent
 
 
+def test_a_repaired_list_leaves_no_failed_row(films, tmp_path, watcher):
+    (tmp_path / "w.mp4").write_bytes((films / "w.mp4").read_bytes())
+    listed, other = tmp_path / "l.csv", tmp_path / "other.csv"
+    rest = "w.mp4,fine\n"
+    listed.write_text(f"path,caption\n,lost\n{rest},lost too\n,third\n")
+    other.write_text(f"path,caption\n,lost\n{rest}")
+    out = tmp_path / "d"
+    assert job(out, watcher, listed, other, stages=["stills"]).failed == 4
+    clips = rows(out, "clip_id, still_first")
+    named = "parse_filename(video_path), status"
+    listed.write_text(f"path,caption\n{rest},lost too\n")  # two are taken out, and one is now the second entry
+    again = job(out, watcher, listed, stages=["stills"])
+    assert [row[0] for row in rows(out, named, "videos")] == ["l.csv: entry 2", "other.csv: entry 1", "w.mp4"]
+    assert (again.failed, again.failed_before) == (1, 0)
+    assert rows(out, "clip_id, still_first") == clips
+    listed.write_text(f"path,caption\n{rest}")
+    other.write_text(f"path,caption\n{rest}")
+    job(out, watcher, listed, stages=["stills"])
+    assert [row[0] for row in rows(out, named, "videos")] == ["other.csv: entry 1", "w.mp4"]
+    summary = job(out, watcher, listed, other, stages=["stills"])
+    assert rows(out, named, "videos") == [("w.mp4", "ok")] and not summary.anything_failed
+    assert rows(out, "clip_id, still_first") == clips
+
+
 def test_a_folder_that_could_not_be_read_and_then_can(films, tmp_path, watcher, monkeypatch):
     (tmp_path / "in" / "secret").mkdir(parents=True)
     for name, place in (("v.mp4", "in"), ("w.mp4", "in/secret")):
@@ -163,6 +187,10 @@ def test_a_folder_that_could_not_be_read_and_then_can(films, tmp_path, watcher, 
     found = rows(out, "parse_filename(video_path), status, error", "videos")
     assert sorted(row[:2] for row in found) == [("secret", "failed"), ("v.mp4", "ok")]
     assert any("folder may not be read (permission denied)" in (row[2] or "") for row in found)
+    (tmp_path / "in" / "secret" / "w.mp4").rename(tmp_path / "w.mp4")
+    job(out, watcher, tmp_path / "in", stages=["stills"])  # nothing in it, but it can be read
+    assert rows(out, "parse_filename(video_path), status", "videos") == [("v.mp4", "ok")]
+    (tmp_path / "w.mp4").rename(tmp_path / "in" / "secret" / "w.mp4")
     job(out, watcher, tmp_path / "in", stages=["stills"])
     assert sorted(rows(out, "parse_filename(video_path), status", "videos")) == [("v.mp4", "ok"), ("w.mp4", "ok")]
 
