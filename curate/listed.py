@@ -110,7 +110,7 @@ def _outside(span: Listed, times: Sequence[float], end_time: float, first: int, 
     length = end_time - times[0]
     if first >= end:
         beyond = first >= len(times)
-        why = f"the file ends at {length:.2f} s, after {len(times)} frames" if beyond else "no frame is shown in it"
+        why = f"the file ends at {length:.2f} s, after {len(times)} frames" if beyond else "no frame begins in it"
         return f"the span {_name(span)} holds no picture ({why}): no clip"
     if (span.end or 0) > length + BEYOND or (span.end_frame or 0) > len(times):
         return f"the span {_name(span)} ends with the file, at {length:.2f} s, after {len(times)} frames"

@@ -34,10 +34,10 @@ from curate.span import CLOSE
 from pipelines import labels
 from pipelines.card import write_card
 from pipelines.claims import claimed
-from pipelines.cutting import Cutters, Job, MapFn, Result
+from pipelines.cutting import CutterError, Cutters, Job, MapFn, Result
 from pipelines.dataset import Dataset
 from pipelines.files import commit, write_json, writing
-from pipelines.passes import Moved, cut_passes
+from pipelines.passes import Moved, Spool
 from pipelines.shards import Made, Standing, job_of, read_schema, write_shards
 
 SAMPLE_CLIPS, SAMPLE_BYTES = 32, 64_000_000  # cut first, to learn how many bytes a clip takes
@@ -53,7 +53,7 @@ HEAVY = ("still_first", "still_last")  # in the video itself
 
 
 class CuratedError(Exception):
-    """Curated shards that cannot be made. One line: the folder, the reason, the mend."""
+    """Curated shards that cannot be made. One line: the folder, the reason, the fix."""
 
 
 @dataclass(frozen=True)
@@ -124,13 +124,16 @@ def make_curated(
         request["labels"] = labels.digest(dataset.root)
     if _state(out, request) == "done":
         return _read(out, selection)
-    with writing(out), claimed(out / ".partial", "curated dataset", CuratedError):
+    with claimed(out / ".partial", "curated dataset", CuratedError):
         state = _state(out, request)  # by the time it is ours
         if state == "done":
             return _read(out, selection)
         if state == "new":
             write_json(out / ".partial" / "request.json", request)
-        data, made = _write(dataset, selection, out, request, limits or {}, workers, map_fn, progress)
+        try:
+            data, made = _write(dataset, selection, out, request, limits or {}, workers, map_fn, progress)
+        except CutterError as error:
+            raise CuratedError(f"{out}: not finished: {error}; then the same command goes on from there") from None
         if not made.clips:
             raise CuratedError(f"{out}: not one of {selection.kept} clips could be cut: {made.failed[0]['reason']}")
         _finish(out, data, dataset, selection, request, made)
@@ -149,7 +152,8 @@ def _write(
 ) -> tuple[Path, Made]:
     """The shards, whatever was written of them before; and the folder they are in."""
     partial = out / ".partial"
-    (partial / "data").mkdir(exist_ok=True)
+    with writing(out):
+        (partial / "data").mkdir(exist_ok=True)
     limits = {name: value for name, value in limits.items() if value is not None}
     options = request["options"] | ({"max_pixels": limits["max_pixels"]} if "max_pixels" in limits else {})
     child = {name: limits[key] for name, key in CHILD_LIMITS.items() if key in limits}
@@ -159,19 +163,18 @@ def _write(
         rows = partial / "rows.parquet"
         if not rows.exists():
             _write_rows(dataset, selection, request["seed"], rows)
-        if isinstance(cut, Cutters):
-            cut_passes(rows, partial / "spool", cut, options, moved)
+        cutters = cut if isinstance(cut, Cutters) else None
+        spool = Spool(rows, partial / "spool", cutters, options, moved, progress)
         plan_path, sample = partial / "plan.json", []
         if not plan_path.exists():
-            bounds, sample = _plan(rows, request["shard_bytes"], cut, options, moved, partial / "spool")
+            bounds, sample = _plan(rows, request["shard_bytes"], cut, options, moved, spool)
             write_json(plan_path, {"bounds": bounds})
         plan = json.loads(plan_path.read_text())
         data = out / "data" if (out / "data").exists() else partial / "data"
         columns = read_schema(dataset.schema("clips"), drop=HEAVY)
         standing = Standing(selection.conditions())
-        bounds, spool = plan["bounds"], partial / "spool"
-        in_order = _after(sample, cut)
-        return data, write_shards(data, rows, columns, bounds, in_order, cut, options, standing, moved, spool, progress)
+        bounds, in_order = plan["bounds"], _after(sample, cut)
+        return data, write_shards(data, rows, columns, bounds, in_order, cut, options, standing, moved, spool)
 
 
 def why_empty(config: Mapping[str, Any]) -> dict[str, str]:
@@ -210,7 +213,8 @@ def _finish(out: Path, data: Path, dataset: Dataset, selection: Selection, reque
     }
     write_card(out, dataset, selection, about, schema)
     if data != out / "data":
-        commit(data, out / "data")
+        with writing(out):
+            commit(data, out / "data")
     write_json(out / "selection.json", about)
     shutil.rmtree(out / ".partial", ignore_errors=True)
 
@@ -290,13 +294,14 @@ def _write_rows(dataset: Dataset, selection: Selection, seed: int, path: Path) -
             ORDER BY p._position
         ) TO '{str(aside).replace("'", "''")}' (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 2048)"""
     ).fetchall()
-    with open(aside, "rb+") as stream:
-        os.fsync(stream.fileno())
-    commit(aside, path)
+    with writing(path.parent):
+        with open(aside, "rb+") as stream:
+            os.fsync(stream.fileno())
+        commit(aside, path)
 
 
 def _plan(
-    rows: Path, shard_bytes: int, cut: MapFn, options: dict[str, Any], moved: Moved, spool: Path
+    rows: Path, shard_bytes: int, cut: MapFn, options: dict[str, Any], moved: Moved, spool: Spool
 ) -> tuple[list[int], list[Result]]:
     """How many shards, and which rows go in each: contiguous in the shuffled order, of about equal weight.
 
@@ -305,7 +310,8 @@ def _plan(
     """
     weights = pq.read_table(rows, columns=["_weight"])["_weight"].to_numpy()
     sample = pq.ParquetFile(rows).iter_batches(batch_size=SAMPLE_CLIPS)
-    jobs = [job_of(moved.row(row), options, spool) for row in next(sample).to_pylist()]
+    jobs = [job_of(moved.row(row), options, spool.folder) for row in next(sample).to_pylist()]
+    spool.fill(len(jobs))
     taken = weight = 0.0
     results: list[Result] = []
     for job_weight, result in zip(weights, cut(jobs), strict=False):

@@ -1,6 +1,7 @@
 """Files are looked at in a few child processes: what their content is, and which units they are worked on as.
 
-A file that stalls holds one child for `decode.open_seconds`, and is tried once more after all others.
+A file that stalls holds one child for `decode.open_seconds` (planning one: longer by its size, as all its packets may be
+read), and is tried once more after all others.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from curate.clip import Unit, Video, path_to_text
-from curate.identity import identify
+from curate.identity import identify, stamp
 from curate.isolation import LATE, Isolated, Lost, NotStarted, settle
 from curate.units import plan
 from pipelines.cluster import ExecutorError
@@ -21,6 +22,7 @@ from pipelines.state import COPY, State
 PLANNERS = 8  # files looked at at a time; most of it is waiting for disks
 WHOLE = 1e12  # seconds of a unit: the file is one
 FILES_EACH = 4  # a child takes a second to start
+BYTES_A_SECOND = 10_000_000  # of a file, that a slow disk gives to one of several readers
 
 Item = TypeVar("Item")
 Found = TypeVar("Found")
@@ -71,7 +73,9 @@ class Planner:
                 raise ExecutorError(str(error)) from None
 
     def _identify(self, path: str) -> Identity:
-        return self._ask(lambda child, limit: child.identify(path, limit), lambda: identify(path))
+        return self._ask(
+            lambda child, limit: child.identify(path, limit), lambda: identify(path), self.config.decode.open_seconds
+        )
 
     def _plan(self, wanted: tuple[Video, list[str]]) -> list[Unit]:
         video, lost = wanted
@@ -80,19 +84,26 @@ class Planner:
         unit_seconds = WHOLE if video.spans else decode.unit_seconds
         options = {"unit_seconds": unit_seconds, "max_pixels": decode.max_pixels}
         units = self._ask(
-            lambda child, limit: child.plan(video, limit, lost, **options), lambda: plan(video, **options)
+            lambda child, limit: child.plan(video, limit, lost, **options),
+            lambda: plan(video, **options),
+            self.limit(video.path),
         )
         if units[0].status != "ok":  # content that is no video says nothing: an empty file is no copy of another
             units = [replace(unit, video=replace(video, video_id="")) for unit in units]
         return units
 
-    def _ask(self, there: Callable[[Isolated, float], Found], here: Callable[[], Found]) -> Found:
+    def limit(self, path: str) -> float:
+        """Seconds that planning a file may take."""
+        size = stamp(path)["bytes"] or 0
+        return self.config.decode.open_seconds + size // BYTES_A_SECOND
+
+    def _ask(self, there: Callable[[Isolated, float], Found], here: Callable[[], Found], limit: float) -> Found:
         decode = self.config.decode
         if not decode.isolate:
             return here()
         child = self.free.pop() if self.free else Isolated(memory_gb=decode.memory_gb)
         try:
-            return there(child, decode.open_seconds)
+            return there(child, limit)
         finally:
             self.free.append(child)
 

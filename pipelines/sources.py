@@ -17,7 +17,7 @@ from typing import Any
 
 from curate.clip import Listed, Unit, Video
 from pipelines.entries import ADDRESS, PATHS, Entry, entries_of, knows_path, plain, suffix_of
-from pipelines.files import commit
+from pipelines.files import whole
 from pipelines.folders import ALIAS, VIDEO_SUFFIXES, PassedOver, Refused, Search
 from pipelines.listed import bounds
 from pipelines.lists import LIST_SUFFIXES, Broken, ListError, NoPaths, decoded, rows_of
@@ -218,15 +218,8 @@ class _Finder:
         target = folder / f"{hashlib.sha256(entry.held).hexdigest()[:32]}{suffix_of(entry.path)}"
         if not target.exists():
             folder.mkdir(parents=True, exist_ok=True)
-            aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-            try:
-                with open(aside, "wb") as stream:
-                    stream.write(entry.held)
-                    stream.flush()
-                    os.fsync(stream.fileno())
-                commit(aside, target)
-            finally:
-                aside.unlink(missing_ok=True)
+            with whole(target) as stream:
+                stream.write(entry.held)
         entry.held = None
         return str(target)
 

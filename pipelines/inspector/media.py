@@ -12,6 +12,7 @@ import os
 import tempfile
 import threading
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ import pyarrow.parquet as pq
 
 from curate.clip import text_to_path
 from curate.extract import Span
-from pipelines.cutting import Cutters, Job
+from pipelines.cutting import CutterError, Cutters, Job
 from pipelines.inspector.columns import Columns
 from pipelines.shards import job_of
 
@@ -158,14 +159,18 @@ class ClipCache:
         return path
 
     def cut(self, job: Job) -> bytes:
-        (made,) = self.cutters([job])
+        try:
+            (made,) = self.cutters([job])
+        except CutterError as error:
+            raise MediaError(str(error)) from None
         if isinstance(made, str):
             raise MediaError(made)
         return made.bytes
 
     def warm(self) -> None:
         """Start the child process, with a job that it refuses."""
-        list(self.cutters([Job("", os.devnull, Span(0, 1, 0.0, 1.0))]))
+        with suppress(CutterError):  # the first clip that is asked for says so
+            list(self.cutters([Job("", os.devnull, Span(0, 1, 0.0, 1.0))]))
 
     def close(self) -> None:
         self.cutters.__exit__()
