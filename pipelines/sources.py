@@ -141,7 +141,7 @@ class _Finder:
         self.searched.append(os.path.abspath(folder))
         for place in self.search(folder):
             if isinstance(place, Refused):
-                self._refuse(place.path, place.reason)
+                self._refuse(place.path, place.reason, place.kind)
             elif place.kind == "metadata":
                 self._list(Path(place.path), optional=True)
             else:
@@ -203,7 +203,9 @@ class _Finder:
             raise SourceError(f"{path}: entry {number}: {entry.problem}{more}")
         self.read.append(os.path.abspath(path))
         for number, entry in problems:
-            self._refuse(f"{os.path.abspath(path)}{ENTRY}{number}", f"list entry {number}: {entry.problem}", entry)
+            self._refuse(
+                f"{os.path.abspath(path)}{ENTRY}{number}", f"list entry {number}: {entry.problem}", "entry", entry
+            )
 
     def _path_of(self, entry: Entry, path: Path) -> str:
         if entry.held:
@@ -239,9 +241,9 @@ class _Finder:
             self.folders[folder] = os.path.realpath(folder)
         return os.path.realpath(path) if os.path.islink(path) else os.path.join(self.folders[folder], name)
 
-    def _refuse(self, path: str, reason: str, entry: Entry | None = None) -> None:
+    def _refuse(self, path: str, reason: str, kind: str, entry: Entry | None = None) -> None:
         said = {"captions": entry.captions, "columns": entry.columns} if entry else {}
-        self.refused.setdefault(path, Unit(Video(path, **said)).fail(plain(reason)))
+        self.refused.setdefault(path, Unit(Video(path, **said), kind=kind).fail(plain(reason)))
 
 
 def _video(path: str, entries: list[Entry]) -> Video:
