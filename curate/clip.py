@@ -132,7 +132,9 @@ class Unit:
     facts: what was seen of the file (width, height, fps, codec, frames_in_file, frames_decoded ...), see VIDEO_COLUMNS.
     status: "ok", "failed", "lost" or "duplicate"; error: the plain reason. A unit can be ok and carry a warning.
     lost: kinds of the losses so far (see `curate.isolation`): what a machine did is tried again, and is no failure.
-    seconds: wall seconds by stage. todo: the stages still to run on it; None: all.
+    seconds: wall seconds by stage. todo: the stages still to run on it; None: all. kind: what its path names: "file", or an
+    input that is none and failed: "folder", "link", "entry" of a list. duplicate_of: of a second copy, the path of the
+    first, as tables have it.
     """
 
     video: Video
@@ -148,6 +150,8 @@ class Unit:
     seconds: dict[str, float] = field(default_factory=dict)
     todo: list[str] | None = None
     lost: list[str] = field(default_factory=list)
+    kind: str = "file"
+    duplicate_of: str | None = None
 
     def wants(self, stage: str) -> bool:
         return self.status == "ok" and (self.todo is None or stage in self.todo)

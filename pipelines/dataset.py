@@ -16,7 +16,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from pipelines.renewal import renew, without
 from pipelines.tables import PAIRS, Tables
 
 __all__ = [
-    "FORMAT", "Dataset", "DatasetError", "Shard", "Tables", "Writer", "commit", "read_about", "read_shards", "read_unit",
+    "FORMAT", "Dataset", "DatasetError", "Shard", "Tables", "Writer", "commit", "forget", "read_about", "read_shards", "read_unit",
     "sweep", "write_json",
 ]  # fmt: skip
 
@@ -279,18 +279,33 @@ def sweep(root: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def forget(root: Path, units: Collection[str]) -> None:
+    """Remove the rows of these units, which nothing takes the place of. Called by the one process that writes, after `sweep`."""
+    dataset = Dataset(root)
+    gone: dict[str, list[str]] = {}
+    for unit in units:
+        gone.setdefault(dataset.newest[unit].name, []).append(unit)
+    _drop(dataset, gone)
+
+
 def _drop_stale(dataset: Dataset) -> None:
-    """Shards of which only some rows still count are written again with these, clips first, under the name of these."""
-    stale = dataset._stale()
+    """Shards of which only some rows still count are written again with these."""
+    _drop(dataset, dataset._stale())
+
+
+def _drop(dataset: Dataset, gone: Mapping[str, Sequence[str]]) -> None:
+    """Write shards again without these units, clips first, under the name of those that stay."""
     for shard in dataset.shards:
-        if shard.name in stale:
-            gone = set(stale[shard.name])
-            kept = [unit for unit in shard.units if unit not in gone]
-            name = _name(kept, shard.stages, shard.generation)
+        if shard.name not in gone:
+            continue
+        kept = [unit for unit in shard.units if unit not in set(gone[shard.name])]
+        name = _name(kept, shard.stages, shard.generation)
+        if kept:
             for table in ("clips", "videos"):
                 folder = dataset.root / table
                 without(folder / f"part-{shard.name}.parquet", folder / f"part-{name}.parquet", kept)
-            (dataset.root / "videos" / f"part-{shard.name}.parquet").unlink()
+        (dataset.root / "videos" / f"part-{shard.name}.parquet").unlink()
+        (dataset.root / "clips" / f"part-{shard.name}.parquet").unlink()
 
 
 def _name(units: Sequence[str], stages: Sequence[str], generation: int) -> str:

@@ -17,7 +17,7 @@ from curate.isolation import LATE, Isolated, Lost, NotStarted, settle
 from curate.units import plan
 from pipelines.cluster import ExecutorError
 from pipelines.config import Config
-from pipelines.state import COPY, State
+from pipelines.state import State, duplicate
 
 PLANNERS = 8  # files looked at at a time; most of it is waiting for disks
 WHOLE = 1e12  # seconds of a unit: the file is one
@@ -137,6 +137,6 @@ def plan_videos(
             owner = owners.setdefault(first.video.video_id, state.owner(first.video.video_id) or path)
             if owner != path:
                 copy = replace(first.video, video_id="")
-                yield Unit(copy, status="duplicate", error=f"{COPY}{owner}", facts=units[0].facts)
+                yield duplicate(Unit(copy, facts=units[0].facts), owner)
                 continue
         yield from units
