@@ -203,8 +203,9 @@ class State:
 
 def _recorded(dataset: Dataset) -> list[dict[str, Any]]:
     columns = duckdb.sql(f"SELECT * FROM {dataset.videos_sql}").columns
-    modified = "modified" if "modified" in columns else "NULL::BIGINT AS modified"  # an older Winnow did not record it
-    return duckdb.sql(f"SELECT {COLUMNS}, {modified} FROM {dataset.videos_sql}").to_arrow_table().to_pylist()
+    newer = {"modified": "BIGINT", "checksum": "VARCHAR"}  # an older Winnow did not record them
+    newer = ", ".join(name if name in columns else f"NULL::{kind} AS {name}" for name, kind in newer.items())
+    return duckdb.sql(f"SELECT {COLUMNS}, {newer} FROM {dataset.videos_sql}").to_arrow_table().to_pylist()
 
 
 def _is_no_file(row: dict[str, Any]) -> bool:
