@@ -46,7 +46,8 @@ class Listed:
 
     start, end: seconds after the first picture of the file, end exclusive; start_frame, end_frame: in their place, frames
     of the file in presentation order. None: from the first picture, to the end of the last. captions, columns: what the
-    rows of this span say. where: the list and the row, for messages. problem: why it cannot be used, or None.
+    rows of this span say. where: the list and the row, for messages. problem: why it cannot be used, or None. frames: once
+    the file is decoded, the frames that bound its clips, ascending, the last one exclusive; none where it became no clip.
     """
 
     start: float | None = None
@@ -57,6 +58,7 @@ class Listed:
     columns: dict[str, Any] = field(default_factory=dict)
     where: str = ""
     problem: str | None = None
+    frames: list[int] | None = None
 
 
 @dataclass

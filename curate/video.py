@@ -129,8 +129,8 @@ class Decode:
     grey, picture: sizes of the views (see Frame). threads: of the decoder. loop_filter: "auto" leaves the deblocking
     filter out on pictures that no other picture refers to, where stills are reduced at least twofold; "all" never does.
     decoded: frames that came out of the decoder, `given` of them of this unit. packets: frames that went in. damaged:
-    packets refused, frames marked corrupt, packets that the container knows to be incomplete. keyframes: the file's times of the keyframes in the unit, s. clock: the
-    times that were told; sound if all are the file's own.
+    packets refused or frames marked corrupt. incomplete: packets of which the container says so. keyframes: the file's
+    times of the keyframes in the unit, s. clock: what gave the frames their times; sound if all are the file's own.
     """
 
     def __init__(
@@ -155,7 +155,7 @@ class Decode:
 
     @property
     def damaged(self) -> int:
-        return self.refused + max(self.corrupt, self.incomplete)
+        return self.refused + self.corrupt
 
     def __iter__(self) -> Iterator[Frame]:
         counted = self.unit.facts.get("clock") == COUNTED
@@ -220,6 +220,10 @@ class Decode:
             said.append(f"reading stopped at {self.end_time:.2f} s: {self.stopped}")
         if self.damaged:
             said.append(f"{self.damaged} of {self.packets} frames are damaged or could not be decoded")
+        if self.incomplete:
+            said.append(
+                f"the counter of the file's packets jumps {self.incomplete} times: data are missing there, or recordings joined"
+            )
         expected = self.packets - self.refused
         if self.facts.get("interlaced") and expected > 1.5 * self.given:  # a packet for each field
             expected = (expected + 1) // 2

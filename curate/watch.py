@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from curate.clip import COUNTED, FILE, Column, Unit
-from curate.clock import interruptions, rate
+from curate.clock import FEW, SHORTEST, interruptions, rate
 from curate.dividing import KnownClips, clips_of, frame_ends, parted
 from curate.identity import checksum, identify
 from curate.listed import ListedSpans, clips_of_spans
@@ -98,9 +98,7 @@ VIDEO_COLUMNS: tuple[Column, ...] = (
     Column("frames_claimed", pa.int64(), "frames of the whole file, as its header says", "frames"),
     Column("frames_in_file", pa.int64(), "video packets of this unit, counted while reading", "frames"),
     Column("frames_decoded", pa.int64(), "frames that the decoder gave while annotating this unit", "frames"),
-    Column(
-        "frames_damaged", pa.int64(), "refused by the decoder, or marked corrupt by it or by the container", "frames"
-    ),
+    Column("frames_damaged", pa.int64(), "refused by the decoder, or marked corrupt by it", "frames"),
     Column("end_time", pa.float64(), "presentation time of the end of the last frame of this unit", "s"),
     Column("keyframes", pa.list_(pa.float64()), "times of the keyframes, as the file has them", "s"),
     Column(
@@ -169,7 +167,7 @@ def _watch(unit: Unit, reader: Decode, shots: dict, motion: dict | None, stills:
             first, seen = frame.index, _observer(unit, detector, shots, frame.index)
         seen.see(frame)
         if keeper:
-            keeper.see(frame, seen.jumped)
+            keeper.see(frame, seen.jumped or _interrupted(frame, reader, times, sizes))
         if flow:
             flow.see(frame)
         times.append(frame.time)
@@ -179,7 +177,7 @@ def _watch(unit: Unit, reader: Decode, shots: dict, motion: dict | None, stills:
     if seen is None:
         raise VideoError(unit.video.path, reader.why_nothing())
     line = Line(np.array(times), np.array(shown), np.array(sizes), reader.clock.breaks, reader.end_time)
-    _rates(unit, line)
+    _rates(unit, line, reader.clock.decoding_from)
     said = [*reader.warnings(), *_rate_warnings(unit, line), *line.warnings()]
     if isinstance(seen, KnownClips):
         unit.clips = seen.found(line.times, line.ends)
@@ -210,6 +208,16 @@ def _observer(unit: Unit, detector: Any, shots: dict[str, Any], first: int) -> A
     if unit.clips:
         return KnownClips(unit.clips, first)
     return ListedSpans(unit.video.spans) if unit.video.spans else detector(**shots)
+
+
+def _interrupted(frame: Any, reader: Decode, times: Sequence[float], sizes: Sequence[tuple[int, int]]) -> bool:
+    """Whether the recording may have been interrupted before this frame, so that a clip ends there, as `Line` finds at
+    the end. times, sizes: of the frames before it."""
+    if not times:
+        return False
+    turned = bool(reader.clock.breaks) and reader.clock.breaks[-1] == len(times)
+    paused = frame.time - times[-1] > max(SHORTEST, FEW * reader.clock.usual)
+    return turned or paused or (frame.width, frame.height) != sizes[-1]
 
 
 class Line:
@@ -254,10 +262,12 @@ def _facts_of(unit: Unit, reader: Decode) -> None:
     unit.facts["clock"] = COUNTED if counted else FILE
 
 
-def _rates(unit: Unit, line: Line) -> None:
+def _rates(unit: Unit, line: Line, since: float | None) -> None:
+    """since: from when on the times of the frames say something of the rate; None: from the first."""
     facts = unit.facts
     claimed = facts["fps_claimed"] = facts.get("fps")
-    measured = rate(line.times, line.gaps)
+    first = 0 if since is None else int(np.searchsorted(line.times, since))
+    measured = rate(line.times[first:], line.gaps[line.gaps > first] - first)
     facts["fps"] = claimed if measured is None else _close(measured, claimed, 0.01)
     facts["footage"] = line.seconds
     if unit.count == 1:

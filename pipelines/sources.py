@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from curate.clip import Listed, Unit, Video
-from pipelines.entries import ADDRESS, Entry, entry_of, knows_path, plain, suffix_of
+from pipelines.entries import ADDRESS, PATHS, Entry, entries_of, knows_path, plain, suffix_of
 from pipelines.files import whole
 from pipelines.folders import ALIAS, VIDEO_SUFFIXES, PassedOver, Refused, Search
+from pipelines.listed import bounds
 from pipelines.lists import LIST_SUFFIXES, Broken, ListError, NoPaths, decoded, rows_of
 
 HELD = "sources"  # folder of the dataset for videos that came within a Parquet file
@@ -140,10 +141,13 @@ class _Finder:
         except (ListError, OSError, ValueError, RecursionError):
             self.search.passed_over.add(UNREAD, str(path))
             return
-        entry = entry_of({**(said if isinstance(said, dict) else {"captions": said}), "path": video})
-        if entry.span:
-            entry.span.where = plain(path.name)
-        self._add(video, entry)
+        for entry in entries_of({**(said if isinstance(said, dict) else {"captions": said}), PATHS[0]: video}):
+            if entry.problem:
+                self.search.passed_over.add(UNREAD, str(path))
+                return
+            if entry.span:
+                entry.span.where = plain(path.name)
+            self._add(video, entry)
 
     def _list(self, path: Path, optional: bool = False) -> None:
         """The rows of a list. One that is unusable is a refused input, unless all are: then the list is.
@@ -158,13 +162,14 @@ class _Finder:
         good = 0
         try:
             for number, row in enumerate(rows_of(path, knows_path), 1):
-                entry = Entry(problem=row.reason) if isinstance(row, Broken) else entry_of(row)
-                if entry.problem:
-                    problems.append((number, entry))
+                entries = [Entry(problem=row.reason)] if isinstance(row, Broken) else entries_of(row)
+                if entries[0].problem:
+                    problems.append((number, entries[0]))
                     continue
-                if entry.span:
-                    entry.span.where = plain(f"{path.name}: entry {number}")
-                self._add(self._path_of(entry, path), entry)
+                for entry in entries:
+                    if entry.span:
+                        entry.span.where = plain(f"{path.name}: entry {number}")
+                    self._add(self._path_of(entry, path), entry)
                 good += 1
         except ListError as error:
             if optional and isinstance(error, NoPaths):
@@ -226,17 +231,16 @@ def _video(path: str, entries: list[Entry]) -> Video:
     spans: dict[tuple, list[Entry]] = {}
     for entry in entries:
         if span := entry.span:
-            bounds = (span.start, span.end, span.start_frame, span.end_frame, span.problem)
-            spans.setdefault(bounds, []).append(entry)
+            spans.setdefault(bounds(span), []).append(entry)
     return Video(
         path,
         captions=[caption for entry in whole for caption in entry.captions],
         columns=_joined([entry for entry in whole if entry.columns or entry.captions]),
-        spans=[_listed(same) for same in spans.values()],
+        spans=[_joined_span(same) for same in spans.values()],
     )
 
 
-def _listed(entries: list[Entry]) -> Listed:
+def _joined_span(entries: list[Entry]) -> Listed:
     """One span of the rows that name it."""
     span = entries[0].span
     span.captions = [caption for entry in entries for caption in entry.captions]

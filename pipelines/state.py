@@ -15,6 +15,7 @@ from curate.identity import stamp
 from pipelines.curation import RECALL, stage_of
 from pipelines.dataset import Dataset
 from pipelines.folders import REFUSALS
+from pipelines.listed import other_spans, says_more
 from pipelines.tables import video_of
 
 COLUMNS = """video_id, video_path, unit, units, unit_start, unit_end, status, error, duration, bytes,
@@ -66,14 +67,7 @@ class State:
     def _other_spans(self, video: Video) -> bool:
         """The list names other spans than those that the recorded clips are: they are found anew."""
         rows = self.paths.get(path_to_text(video.path), ())
-        return bool(video.spans) and any(
-            row["status"] == "ok" and _bare(video_of(row)).spans != _bare(video).spans for row in rows
-        )
-
-    def _says_more(self, video: Video, row: dict[str, Any]) -> bool:
-        """The list says something else of a video than when it was recorded: its rows are written anew, with their scores."""
-        said, recorded = _bare(video), _bare(video_of(row))
-        return (said.captions, said.columns) != (recorded.captions, recorded.columns)
+        return any(row["status"] == "ok" and other_spans(video, video_of(row)) for row in rows)
 
     def contents_of(self, path: str) -> set[str]:
         """`video_id` of what is recorded of this path; of a duplicate, that of the other file."""
@@ -172,7 +166,7 @@ class State:
             video = listed.get(row["video_path"])
             if (video and self._other_spans(video)) or row["video_path"] in self.changed:
                 continue
-            if row["status"] == "ok" and (todo or (video and self._says_more(video, row))):
+            if row["status"] == "ok" and (todo or (video and says_more(video, video_of(row)))):
                 same = replace(video, video_id=row["video_id"]) if video else None
                 yield Unit(
                     same or Video(text_to_path(row["video_path"]), row["video_id"]),
@@ -211,11 +205,6 @@ def _recorded(dataset: Dataset) -> list[dict[str, Any]]:
 def _is_no_file(row: dict[str, Any]) -> bool:
     """The row is of a folder that may not be read, or of a list's row that names no video."""
     return row["status"] == "failed" and (row["error"] or "").startswith(REFUSALS)
-
-
-def _bare(video: Video) -> Video:
-    """What counts of the spans: not which row of which list named them."""
-    return replace(video, spans=[replace(span, where="") for span in video.spans])
 
 
 def _id(row: dict[str, Any]) -> str:

@@ -39,10 +39,13 @@ PAIRS = {
     "errors": pa.list_(pa.struct([("stage", pa.string()), ("reason", pa.string())])),
     "seconds": pa.list_(pa.struct([("stage", pa.string()), ("seconds", pa.float64())])),
 }
-OF_VIDEO = (  # facts of the video that are columns of its clips too, so that a selection can ask for them
-    "codec", "pixel_format", "container", "bitrate", "rotation", "mirrored", "sample_aspect_ratio", "interlaced",
-    "variable_frame_rate", "transfer", "primaries", "matrix", "range", "bit_depth", "hdr", "has_audio",
-)  # fmt: skip
+OF_VIDEO = {  # facts of the video that are columns of its clips too, so that a selection can ask for them: DuckDB's types
+    **dict.fromkeys(("codec", "pixel_format", "container"), "VARCHAR"),
+    "bitrate": "DOUBLE", "rotation": "INTEGER", "mirrored": "BOOLEAN", "sample_aspect_ratio": "DOUBLE",
+    "interlaced": "BOOLEAN", "variable_frame_rate": "BOOLEAN",
+    **dict.fromkeys(("transfer", "primaries", "matrix", "range"), "VARCHAR"),
+    "bit_depth": "INTEGER", "hdr": "BOOLEAN", "has_audio": "BOOLEAN",
+}  # fmt: skip
 CLIP_TAIL = (
     Column("source_caption", pa.string(), "first of source_captions"),
     Column(

@@ -5,12 +5,15 @@ from fractions import Fraction
 from itertools import pairwise
 
 import av
+import numpy as np
 import pytest
 
+from curate.clip import Video
 from curate.clock import Clock
 from curate.encode import Encoder
 from curate.extract import extract
 from curate.span import Span, span_of
+from curate.units import plan
 from curate.video import probe
 from tests.curate.odd_clocks import RATE, film, levels, numbers, retimed, watched
 
@@ -114,7 +117,7 @@ def test_a_rounded_end_asks_for_no_further_frame_at_a_fixed_rate(tmp_path, lengt
         assert encoder.finish(Span(0, 25, 0.0, length), 0.0, length, "").num_frames == frames
 
 
-def test_packets_that_the_container_knows_to_be_incomplete_are_damage(tmp_path):
+def test_lost_transport_packets_are_told(tmp_path):
     path = tmp_path / "a.ts"
     film(path, range(FRAMES), textured=True, size=(320, 240), options={"bf": "0", "crf": "1"})
     data = path.read_bytes()
@@ -122,8 +125,29 @@ def test_packets_that_the_container_knows_to_be_incomplete_are_damage(tmp_path):
     middle = len(packets) // 2
     path.write_bytes(b"".join(packets[:middle] + packets[middle + 3 :]))
     (unit,) = watched(path)
-    assert unit.facts["frames_damaged"] >= 1
-    assert any("damaged or could not be decoded" in warning for warning in unit.warnings)
+    assert any("counter of the file's packets jumps" in warning for warning in unit.warnings)
+
+
+def test_packed_b_frames_are_not_divided_into_units(tmp_path):
+    path = tmp_path / "a.avi"
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("mpeg4", rate=RATE, options={"g": "12"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for place in range(100):
+            picture = np.random.default_rng(place).integers(0, 255, (48, 64, 3)).astype(np.uint8)
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        out.mux(stream.encode(None))
+    data = path.read_bytes()
+    assert len(plan(Video(str(path)), unit_seconds=1.0)) == 4
+    at = data.index(b"00dc", data.index(b"movi") + 40)
+    size = int.from_bytes(data[at + 4 : at + 8], "little")
+    assert size > 19
+    changed = data[: at + 8] + bytes.fromhex("000001b6510000") + bytes(size - 7) + data[at + 8 + size :]
+    changed = changed[: at + 4] + (7).to_bytes(4, "little") + changed[at + 8 :]
+    index = changed.index(b"idx1")
+    entry = changed.index(size.to_bytes(4, "little"), index + 8 + 16)
+    path.write_bytes(changed[:entry] + (7).to_bytes(4, "little") + changed[entry + 4 :])
+    assert len(plan(Video(str(path)), unit_seconds=1.0)) == 1
 
 
 def test_less_than_half_a_second_of_missing_pictures_bounds_a_shot(tmp_path):
@@ -134,6 +158,8 @@ def test_less_than_half_a_second_of_missing_pictures_bounds_a_shot(tmp_path):
     (unit,) = watched(path)
     assert [(clip.start_frame, clip.end_frame) for clip in unit.clips] == [(0, 30), (30, 60)]
     assert [gap["kind"] for gap in unit.facts["transitions"]] == ["gap"]
+    first, second = (clip.values["still_times"] for clip in unit.clips)
+    assert [first[0], first[2], second[0], second[2]] == pytest.approx([0.0, 1.16, 1.6, 2.76], abs=0.002)
 
 
 def test_a_codec_has_the_name_of_its_format(tmp_path):

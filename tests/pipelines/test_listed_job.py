@@ -100,6 +100,45 @@ def test_what_a_list_says_later_reaches_the_rows(films, tmp_path, watcher):
     ]  # fmt: skip
 
 
+def test_other_words_for_the_same_spans_reach_the_rows_without_decoding(films, tmp_path, watcher):
+    out, listed = tmp_path / "d", tmp_path / "l.jsonl"
+    path = str(films / "v.mp4")
+
+    def said(*rows):
+        listed.write_text("\n".join(json.dumps({"path": path, **row}) for row in rows))
+        return job(out, watcher, listed)
+
+    said(
+        {"start": 0.2, "end": 2.4, "caption": "first", "by": "x"},
+        {"start": 0.2, "end": 2.39, "caption": "as long"},  # the same frames: one clip with both captions
+        {"start": 1, "end": 3.2, "caption": "second", "by": "y"},
+        {"start": 7, "end": 9, "caption": "beyond"},
+    )
+    columns = "start_frame, end_frame, source_captions, source_columns->>'by', motion_score, still_middle"
+    before, spent = rows(out, columns), rows(out, "seconds", "videos")
+    assert [row[:4] for row in before] == [(5, 60, ["first", "as long"], "x"), (25, 80, ["second"], "y")]
+    said(  # in another order, with one caption corrected, one more, one gone, and other columns
+        {"start": 1, "end": 3.2, "caption": "corrected"},
+        {"start": 1, "end": 3.2, "caption": "once more"},
+        {"start": 0.2, "end": 2.4, "caption": "first", "by": "z"},
+        {"start": 0.2, "end": 2.39},
+        {"start": 7, "end": 9, "caption": "beyond"},
+    )
+    after = rows(out, columns)
+    assert [row[:4] for row in after] == [(5, 60, ["first"], "z"), (25, 80, ["corrected", "once more"], None)]
+    assert [row[4:] for row in after] == [row[4:] for row in before]
+    assert rows(out, "seconds", "videos") == spent  # nothing was decoded
+    assert (job(out, watcher, listed).clips, len(rows(out, "unit", "videos"))) == (0, 1)
+    (films / "whole.jsonl").write_text(json.dumps({"path": path, "caption": "all"}))
+    job(out, watcher, films / "whole.jsonl")  # says nothing of spans: they stay, with their words
+    assert [row[:4] for row in rows(out, columns)] == [row[:4] for row in after]
+    assert rows(out, "source_captions", "videos") == [(["all"],)] and rows(out, "seconds", "videos") == spent
+    job(out, watcher, listed)
+    assert rows(out, columns) == after and rows(out, "seconds", "videos") == spent
+    said({"start": 1, "end": 3, "caption": "corrected"})
+    assert rows(out, "start_frame, end_frame") == [(25, 75)] and rows(out, "seconds", "videos") != spent
+
+
 def test_a_folder_that_could_not_be_read_and_then_can(films, tmp_path, watcher, monkeypatch):
     (tmp_path / "in" / "secret").mkdir(parents=True)
     for name, place in (("v.mp4", "in"), ("w.mp4", "in/secret")):
