@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import cv2
@@ -18,7 +19,7 @@ import pyarrow as pa
 from curate.clip import COUNTED, FILE, Column, Unit
 from curate.clock import FEW, SHORTEST, interruptions, rate
 from curate.dividing import KnownClips, clips_of, frame_ends, parted
-from curate.identity import identify
+from curate.identity import checksum, identify
 from curate.listed import ListedSpans, clips_of_spans
 from curate.motion import FlowMotion
 from curate.rereading import captioner_frames
@@ -82,6 +83,7 @@ VIDEO_COLUMNS: tuple[Column, ...] = (
     Column("has_audio", pa.bool_(), "the file has an audio stream"),
     Column("bytes", pa.int64(), "size of the file", "bytes"),
     Column("modified", pa.int64(), "when the file was last written, as the file system says", "ns since 1970"),
+    Column("checksum", pa.string(), "BLAKE2b of the whole file, 32 hex digits; in the row of its first stretch"),
     Column(
         "first_frame", pa.int64(), "frames of the file that are displayed before the unit's first keyframe", "frames"
     ),
@@ -146,6 +148,10 @@ def watch(
         raise  # the caller knows how much there was
     except Exception as error:  # a frame that an observer chokes on costs this unit, not the job
         unit.fail(f"{type(error).__name__}: {error}")
+    unit.facts.setdefault("checksum", None)
+    if unit.status == "ok" and unit.index == 0 and not unit.facts["checksum"]:
+        with suppress(OSError):  # gone meanwhile, as whoever compares it with its stamp says
+            unit.facts["checksum"] = checksum(unit.video.path)
     unit.seconds["decode"] = time.perf_counter() - began
     return unit
 
@@ -299,10 +305,12 @@ def _transitions(found: Sequence[Any], line: Line) -> list[dict[str, Any]]:
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
-    """What a child process of `Isolated` does: `identify`, `plan`, `watch` or `captioner_frames`, on packed units."""
+    """What a child process of `Isolated` does: `identify`, `checksum`, `plan`, `watch` or `captioner_frames`, on packed units."""
     unit, arguments = Unit.unpack(request["unit"]), request["arguments"]
     if request["do"] == "identify":
         return identify(unit.video.path)
+    if request["do"] == "checksum":
+        return {"checksum": checksum(unit.video.path)}
     if request["do"] == "plan":
         units = plan(unit.video, **arguments)
     elif request["do"] == "frames":

@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from curate.clip import Unit, Video, path_to_text, text_to_path
+from pipelines.contents import Identity, identities
 from pipelines.curation import TABLES
 from pipelines.dataset import Writer, read_unit
-from pipelines.planning import Identity, Planner
+from pipelines.planning import Planner
 from pipelines.state import State, duplicate
 
 __all__ = ["Changes", "look"]
@@ -75,11 +76,11 @@ class Changes:
 
 
 def look(videos: Sequence[Video], state: State, planner: Planner, progress: Callable[[int, int], None]) -> Changes:
-    """Compare the videos of a job with what is recorded; contents are read only where size or time of writing differ."""
+    """Compare the videos of a job with what is recorded; contents are read only where size or time of writing differ, whole where samples of them agree."""
     seen: dict[str, Identity] = {}
     asked = {path for video in videos if state.doubtful(path := path_to_text(video.path))}
     while asked:
-        seen |= planner.identities([text_to_path(path) for path in sorted(asked)], progress)
+        seen |= identities([text_to_path(path) for path in sorted(asked)], state, planner, progress)
         asked = _also(seen, state) - seen.keys()
     found = Changes(seen)
     for path, identity in sorted(seen.items()):

@@ -23,14 +23,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curate.filters import Filter
 from curate.selection import Selection, select
-from curate.span import CLOSE
 from pipelines import labels
 from pipelines.card import write_card
 from pipelines.claims import claimed
@@ -38,6 +35,7 @@ from pipelines.cutting import CutterError, Cutters, Job, MapFn, Result
 from pipelines.dataset import Dataset
 from pipelines.files import commit, write_json, writing
 from pipelines.passes import Moved, Spool
+from pipelines.rows import HEAVY, write_rows
 from pipelines.shards import Made, Standing, job_of, read_schema, write_shards
 
 SAMPLE_CLIPS, SAMPLE_BYTES = 32, 64_000_000  # cut first, to learn how many bytes a clip takes
@@ -49,7 +47,6 @@ MODELS = (
       for key in ("frame", "video", "merged")),
 )  # fmt: skip
 CHILD_LIMITS = {"timeout": "timeout_seconds", "memory_gb": "memory_gb"}  # of Cutters: of a config's decode section
-HEAVY = ("still_first", "still_last")  # in the video itself
 
 
 class CuratedError(Exception):
@@ -162,7 +159,7 @@ def _write(
         cut = map_fn or stack.enter_context(Cutters(workers, **child))
         rows = partial / "rows.parquet"
         if not rows.exists():
-            _write_rows(dataset, selection, request["seed"], rows)
+            write_rows(dataset, selection, request["seed"], rows)
         cutters = cut if isinstance(cut, Cutters) else None
         spool = Spool(rows, partial / "spool", cutters, options, moved, progress)
         plan_path, sample = partial / "plan.json", []
@@ -253,51 +250,6 @@ def _state(out: Path, request: dict[str, Any]) -> str:
     if out.exists() and any(path.name != ".partial" for path in out.iterdir()):
         raise CuratedError(f"{out}: is not empty and not a curated dataset; choose another --out")
     return "new"
-
-
-def _write_rows(dataset: Dataset, selection: Selection, seed: int, path: Path) -> None:
-    """The kept rows in the order of the shards, with what cutting needs; sorted on disk, so that it scales."""
-    aside = path.with_suffix(".tmp")
-    db = duckdb.connect(config={"temp_directory": str(path.parent)})
-    db.register("kept", pa.table({"clip_id": selection.kept_ids()}))
-    facts = [row[0] for row in db.execute(f"DESCRIBE SELECT * FROM {dataset.videos_sql}").fetchall()]
-    # Without a source's bytes and length all its clips weigh as their seconds.
-    weight = "bytes / nullif(duration, 0)" if {"bytes", "duration"} <= set(facts) else "NULL"
-    keyframes = "keyframes" if "keyframes" in facts else "NULL::DOUBLE[]"
-    kept_facts = ", ".join(
-        f"any_value({name if name in facts else 'NULL'})::{kind} AS _{name}"
-        for name, kind in (("bytes", "BIGINT"), ("first_packet", "BIGINT"), ("first_pts", "BIGINT"),
-                           ("first_frame", "BIGINT"), ("unit_start", "DOUBLE"))
-    )  # fmt: skip
-    columns = [row[0] for row in db.execute(f"DESCRIBE SELECT * FROM {dataset.clips_sql}").fetchall()]
-    counted = "coalesce(c.clock, '') = 'counted'" if "clock" in columns else "false"
-    # Narrow tables first, so that only one sort and one join carry the stills.
-    db.execute(
-        f"""CREATE TEMP TABLE places AS
-            SELECT clip_id, row_number() OVER (ORDER BY md5('{int(seed)}:' || clip_id), clip_id) - 1 AS _position FROM kept;
-            CREATE TEMP TABLE sources AS
-            SELECT video_id, unit, any_value({keyframes}) AS keyframes, any_value({weight})::DOUBLE AS weight, {kept_facts}
-            FROM {dataset.videos_sql} WHERE status = 'ok' GROUP BY video_id, unit"""
-    ).fetchall()
-    decoded_from = f"""CASE WHEN {counted} THEN coalesce(v._unit_start, v.keyframes[1])
-        ELSE list_max(list_filter(v.keyframes, lambda k: k <= c.start_time + {CLOSE})) END"""
-    db.execute(
-        f"""COPY (
-            SELECT p._position,
-                   list_filter(v.keyframes, lambda k: k >= c.start_time - 1 AND k < c.end_time) AS _keyframes,
-                   {decoded_from} AS _decoded_from,
-                   (c.end_time - c.start_time) * coalesce(v.weight, (SELECT avg(weight) FROM sources), 1) AS _weight,
-                   v._bytes, v._first_packet, v._first_pts, v._first_frame, v._unit_start,
-                   c.* EXCLUDE ({", ".join(HEAVY)})
-            FROM {dataset.clips_sql} c JOIN places p USING (clip_id)
-            LEFT JOIN sources v ON v.video_id = c.video_id AND v.unit = c.unit
-            ORDER BY p._position
-        ) TO '{str(aside).replace("'", "''")}' (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 2048)"""
-    ).fetchall()
-    with writing(path.parent):
-        with open(aside, "rb+") as stream:
-            os.fsync(stream.fileno())
-        commit(aside, path)
 
 
 def _plan(

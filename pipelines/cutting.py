@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from curate.extract import Extracted, ExtractError, Span, extract
-from curate.identity import fingerprint
+from curate.identity import checksum, fingerprint
 from curate.isolation import RAISED, SUSPECT, Child, Lost, NotStarted
 from curate.opening import printable
 from curate.transcode import transcode
@@ -34,10 +34,12 @@ class CutterError(Exception):
 
 @dataclass(frozen=True)
 class Source:
-    """What a file was when it was annotated. bytes: its size, None where that was not recorded."""
+    """What a file was when it was annotated. bytes, modified, checksum: as in `videos/`, None where that was not recorded."""
 
     video_id: str
     bytes: int | None = None
+    modified: int | None = None
+    checksum: str | None = None
 
 
 @dataclass(frozen=True)
@@ -123,10 +125,13 @@ def changed(path: str, source: Source | None) -> str | None:
         return None
     try:
         facts = os.stat(path)
-        same = source.bytes in (None, facts.st_size) and _fingerprint(path, facts.st_size, facts.st_mtime_ns)
+        if source.bytes in (None, facts.st_size):
+            if source.bytes is not None and source.modified == facts.st_mtime_ns:
+                return None
+            known, look = (source.checksum, checksum) if source.checksum else (source.video_id, fingerprint)
+            if _looked_at(look, path, facts.st_size, facts.st_mtime_ns) == known:
+                return None
     except (OSError, ValueError):
-        return None
-    if same == source.video_id:
         return None
     return (
         f"{printable(path)}: is not the file that was annotated: its content has changed since; run `winnow annotate` on "
@@ -135,8 +140,8 @@ def changed(path: str, source: Source | None) -> str | None:
 
 
 @lru_cache(maxsize=256)
-def _fingerprint(path: str, size: int, modified: int) -> str:
-    return fingerprint(path)
+def _looked_at(look: Callable[[str], str], path: str, size: int, modified: int) -> str:
+    return look(path)
 
 
 class Cutters:

@@ -92,7 +92,7 @@ def read_schema(clips: pa.Schema, drop: Sequence[str]) -> pa.Schema:
 def job_of(row: dict[str, Any], options: dict[str, Any], spool: Path | None = None) -> Job:
     """row: of a clip, with _bytes, _keyframes and the unit's marks, as the plan of a curated dataset has them."""
     span = Span(row["start_frame"], row["end_frame"], row["start_time"], row["end_time"], _origin(row))
-    source = Source(row["video_id"], row["_bytes"])
+    source = Source(row["video_id"], row["_bytes"], row.get("_modified"), row.get("_checksum"))
     return Job(
         row["clip_id"], text_to_path(row["video_path"]), span, row["_keyframes"], options, source, spool and str(spool)
     )

@@ -21,6 +21,7 @@ COLUMNS = """video_id, video_path, unit, units, unit_start, unit_end, status, er
     source_caption, source_captions, source_columns, source_spans"""
 SAID = {  # in rows of an older Winnow the error alone says it
     "modified": "NULL::BIGINT",
+    "checksum": "NULL::VARCHAR",
     "duplicate_of": "CASE WHEN status = 'duplicate' THEN substr(error, length('same content as ') + 1) END",
     "kind": """CASE WHEN status <> 'failed' THEN 'file' WHEN starts_with(error, 'folder may not be read') THEN 'folder'
         WHEN starts_with(error, 'list entry ') THEN 'entry' WHEN starts_with(error, 'link to ') THEN 'link' ELSE 'file' END""",

@@ -235,7 +235,7 @@ def test_the_time_to_plan_a_file_follows_its_size(films, tmp_path, naughty, watc
     with Planner(config) as planner:
         assert planner.limit(str(tmp_path / "large")) == 2 + 3000
         assert planner.limit(str(tmp_path / "gone")) == 2
-    monkeypatch.setattr("pipelines.planning.BYTES_A_SECOND", os.path.getsize(folder / "plan sleep.mp4"))
+    monkeypatch.setattr("pipelines.planning.READING", os.path.getsize(folder / "plan sleep.mp4"))
     summary = job(folder, tmp_path / "d", watcher, "decode.open_seconds=2")
     assert [why for _, why in summary.failures] == ["took longer than 3 s"]
 
@@ -331,12 +331,12 @@ def test_a_step_without_memory_is_a_loss_then_recorded_on_the_clip():
 def test_the_time_limit_follows_the_footage():
     config = load("quickstart")
     facts = {"duration": 300.0, "width": 1920, "height": 1080, "bytes": 10_000_000}
-    assert limit_of(config, Unit(Video("a"), facts=facts)) == 60 + 10 * 300
-    assert limit_of(config, Unit(Video("a"), facts=facts | {"width": 3840, "height": 2160})) == 60 + 10 * 300 * 4
-    assert limit_of(config, Unit(Video("a"), facts=facts | {"duration": 6.0, "width": 64})) == 60 + 10 * 8
+    assert limit_of(config, Unit(Video("a"), facts=facts)) == 60 + 10 * 300 + 1  # the file is read whole once
+    assert limit_of(config, Unit(Video("a"), facts=facts | {"width": 3840, "height": 2160})) == 60 + 10 * 300 * 4 + 1
+    assert limit_of(config, Unit(Video("a"), facts=facts | {"duration": 6.0, "width": 64})) == 60 + 10 * 8 + 1
     silent = {"duration": None, "bytes": 125_000_000}  # a header that says nothing, or too little: by the size
-    assert limit_of(config, Unit(Video("a"), facts=silent)) == 60 + 10 * 100
-    assert limit_of(load("quickstart", ["decode.timeout_per_second=0"]), Unit(Video("a"), facts=facts)) == 60
+    assert limit_of(config, Unit(Video("a"), facts=silent)) == 60 + 10 * 100 + 12
+    assert limit_of(load("quickstart", ["decode.timeout_per_second=0"]), Unit(Video("a"), facts=facts)) == 61
 
 
 def test_a_full_disk_is_named(films, tmp_path, watcher, monkeypatch):
