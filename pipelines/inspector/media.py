@@ -32,7 +32,17 @@ PLAIN_PIXELS = {"yuv420p", "yuvj420p"}
 GROUPS_BYTES, OPEN_FILES = 64_000_000, 48
 CACHE_BYTES = 1_000_000_000
 SPAN = ("start_frame", "end_frame", "start_time", "end_time")
-FACTS = ("codec", "pixel_format", "bytes", "modified", "checksum", "first_packet", "first_pts", "first_frame", "unit_start")
+FACTS = (
+    "codec",
+    "pixel_format",
+    "bytes",
+    "modified",
+    "checksum",
+    "first_packet",
+    "first_pts",
+    "first_frame",
+    "unit_start",
+)
 
 
 class MediaError(Exception):
