@@ -46,7 +46,8 @@ class Listed:
 
     start, end: seconds after the first picture of the file, end exclusive; start_frame, end_frame: in their place, frames
     of the file in presentation order. None: from the first picture, to the end of the last. captions, columns: what the
-    rows of this span say. where: the list and the row, for messages. problem: why it cannot be used, or None.
+    rows of this span say. where: the list and the row, for messages. problem: why it cannot be used, or None. frames: once
+    the file is decoded, the frames that bound its clips, ascending, the last one exclusive; none where it became no clip.
     """
 
     start: float | None = None
@@ -57,6 +58,7 @@ class Listed:
     columns: dict[str, Any] = field(default_factory=dict)
     where: str = ""
     problem: str | None = None
+    frames: list[int] | None = None
 
 
 @dataclass
@@ -130,7 +132,9 @@ class Unit:
     facts: what was seen of the file (width, height, fps, codec, frames_in_file, frames_decoded ...), see VIDEO_COLUMNS.
     status: "ok", "failed", "lost" or "duplicate"; error: the plain reason. A unit can be ok and carry a warning.
     lost: kinds of the losses so far (see `curate.isolation`): what a machine did is tried again, and is no failure.
-    seconds: wall seconds by stage. todo: the stages still to run on it; None: all.
+    seconds: wall seconds by stage. todo: the stages still to run on it; None: all. kind: what its path names: "file", or an
+    input that is none and failed: "folder", "link", "entry" of a list. duplicate_of: of a second copy, the path of the
+    first, as tables have it.
     """
 
     video: Video
@@ -146,6 +150,8 @@ class Unit:
     seconds: dict[str, float] = field(default_factory=dict)
     todo: list[str] | None = None
     lost: list[str] = field(default_factory=list)
+    kind: str = "file"
+    duplicate_of: str | None = None
 
     def wants(self, stage: str) -> bool:
         return self.status == "ok" and (self.todo is None or stage in self.todo)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import math
 from collections import deque
 from fractions import Fraction
 
@@ -22,7 +23,7 @@ from curate.base import colour as colours
 from curate.base import orientation, pixels
 from curate.frame import displayed, fitted
 from curate.reading import average
-from curate.span import CLOSE, Extracted, Span, as_displayed, rate_of
+from curate.span import Extracted, Span, as_displayed, rate_of
 from curate.video import aspect_of
 
 # libx264's AVX-512 code reads memory that it never wrote (with macroblock trees, and pictures of any size): its bytes
@@ -30,6 +31,10 @@ from curate.video import aspect_of
 # the processor has what it is told to use, so it is told only where there is AVX-512, which implies AVX2.
 AVX512F = 13  # OpenCV's CV_CPU_AVX_512F
 STEADY = {"x264-params": "asm=avx2"} if cv2.checkHardwareSupport(AVX512F) else {}
+
+FINE = Fraction(1, 1000)  # s: no coarser are the steps of the times in a transcode, for guessed times lie on no grid
+
+ROUNDED = 1e-3  # s: Matroska and FLV round times by so much; no frame is repeated for that
 
 # One frame out for each in, at the first field's time; frames that are not marked as interlaced pass unchanged.
 DEINTERLACE = "bwdif=mode=send_frame:parity=auto:deint=interlaced"
@@ -40,13 +45,15 @@ class Encoder:
 
     def __init__(self, stream, size: int | None, fps: float | None, crf: int, preset: str, threads: int) -> None:
         self.source, self.size, self.fps = stream, size, Fraction(fps).limit_denominator(100_000) if fps else None
+        self.tick = stream.time_base / max(1, math.ceil(stream.time_base / FINE))
         self.options = {"crf": str(crf), "preset": preset} | STEADY
         self.threads = threads
         self.buffer = io.BytesIO()
         self.target = self.out = self.graph = self.seen = self.origin = self.held = self.tags = None
         self.interlaced = self.sideways = False
         self.due: deque[tuple[float, float]] = deque()  # (time, end) of the frames that the filters still hold
-        self.encoded = 0
+        self.encoded, self.latest = 0, -1  # latest: presentation time of the packets written, ticks
+        self.durations: dict[int, int] = {}  # of the frames that the encoder holds, by their times: it forgets them
 
     def add(self, frame: av.VideoFrame, time: float, ends: float) -> None:
         """A frame shown from `time` until `ends`, presentation seconds."""
@@ -82,11 +89,10 @@ class Encoder:
 
     def _show(self, frame: av.VideoFrame, time: float, ends: float) -> None:
         if self.fps is None:
-            tick = self.source.time_base
-            due = round((time - self.origin) / tick)
-            self._encode(frame, due, round((ends - self.origin) / tick) - due, tick)
+            due = round((time - self.origin) / self.tick)
+            self._encode(frame, due, round((ends - self.origin) / self.tick) - due, self.tick)
             return
-        while self.encoded / self.fps < ends - self.origin - CLOSE:
+        while self.encoded / self.fps < ends - self.origin - ROUNDED:
             self._encode(frame, self.encoded, 1, 1 / self.fps)
 
     def _plain(
@@ -153,13 +159,16 @@ class Encoder:
             context.color_range = colours.LIMITED
         frame.pts, frame.time_base, frame.duration = pts, tick, duration
         frame.pict_type = 0
+        self.durations[pts] = duration
         self._mux(self.out.encode(frame))
         self.encoded += 1
 
     def _mux(self, packets: list[av.Packet]) -> None:
         """Write all but the last packet, whose duration is known only when no other follows."""
         for packet in packets:
+            packet.duration = self.durations.pop(packet.pts)
             if self.held:
+                self.latest = max(self.latest, self.held.pts)
                 self.target.mux_one(self.held)
             else:
                 self.first_due = packet.dts
@@ -170,7 +179,9 @@ class Encoder:
         self._mux(self.out.encode(None))
         seconds = last - first
         length = self.encoded / self.fps if self.fps else seconds
-        self.held.duration = max(1, round(length / self.held.time_base) - (self.held.dts - self.first_due))
+        due = round(length / self.held.time_base)
+        shown_last = self.held.pts > self.latest  # else one that was decoded before it
+        self.held.duration = max(1, due - (self.held.pts if shown_last else self.held.dts - self.first_due))
         self.target.mux_one(self.held)
         self.target.close()
         width, height = displayed(self.out.width, self.out.height, float(self.out.sample_aspect_ratio or 1), False)

@@ -9,9 +9,11 @@ from typing import Any
 
 from curate.opening import VideoError
 
-__all__ = ["fingerprint", "identify", "stamp"]
+__all__ = ["READING", "SAMPLED", "checksum", "distinct", "fingerprint", "identify", "stamp"]
 
 TRIES = 3
+SAMPLED = 4 * 1024 * 1024  # bytes of a file, beyond which its fingerprint is that of samples
+READING = 10_000_000  # bytes a second that a slow disk gives to one of several readers
 
 
 def stamp(path: str) -> dict[str, int | None]:
@@ -39,6 +41,17 @@ def identify(path: str) -> dict[str, Any]:
     return {"video_id": content, **before}
 
 
+def checksum(path: str) -> str:
+    """BLAKE2b of the whole file, 32 hex digits. Raises OSError."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def distinct(content: str, whole: str) -> str:
+    """Identity of a file whose fingerprint another one has too, 32 hex digits. whole: its checksum."""
+    return content[:16] + hashlib.sha256((content + whole).encode()).hexdigest()[:16]
+
+
 def fingerprint(path: str) -> str:
     """Identity of the content, 32 hex digits: size and whole content up to 4 MiB, else 16 blocks of 128 KiB.
 
@@ -51,7 +64,7 @@ def fingerprint(path: str) -> str:
     with open(path, "rb") as stream:
         size = os.fstat(stream.fileno()).st_size
         total = hashlib.sha256(str(size).encode())
-        if size <= 4 * 1024 * 1024:
+        if size <= SAMPLED:
             total.update(stream.read())
         else:
             for i in range(blocks):

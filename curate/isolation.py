@@ -269,6 +269,15 @@ class Isolated(Child):
         except Lost:
             return {"video_id": None, "bytes": None, "modified": None}
 
+    def checksum(self, path: str, timeout: float | None = None) -> str | None:
+        """`checksum(path)`; None where it cannot be read."""
+        try:
+            return self.ask({"do": "checksum", "unit": Unit(Video(path)).pack(), "arguments": {}}, timeout)["checksum"]
+        except NotStarted:
+            raise
+        except Lost:
+            return None
+
 
 def pack(message: dict[str, Any]) -> bytes:
     return msgpack.packb(message, unicode_errors="surrogateescape")

@@ -49,12 +49,13 @@ def clips_of_spans(
 
     times, ends: presentation seconds from and until which each frame of the file is shown, ascending. breaks: position ->
     why no clip goes on there ("gap", "size", "clock"). Spans that hold the same frames are one clip with the captions of
-    all.
+    all. Each span is told its frames.
     """
     times, ends = [float(time) for time in times], [float(time) for time in ends]
     found: dict[tuple[int, int], Clip] = {}
     said = []
     for span in spans:
+        span.frames = []
         if problem := span.problem or _backwards(span):
             said.append(f"{span.where}: {problem}: no clip")
             continue
@@ -66,7 +67,8 @@ def clips_of_spans(
         inside = [at for at in sorted(breaks) if first < at < end]
         if inside:
             said.append(f"{span.where}: {_parted(span, times, inside, breaks)}")
-        for start, stop in pairwise([first, *inside, end]):
+        span.frames = [first, *inside, end]
+        for start, stop in pairwise(span.frames):
             began, ended = times[start], ends[stop - 1]
             clip = found.setdefault((start, stop), Clip(start, stop, began, ended, began, ended, bounds="list"))
             clip.captions += span.captions
@@ -108,7 +110,7 @@ def _outside(span: Listed, times: Sequence[float], end_time: float, first: int, 
     length = end_time - times[0]
     if first >= end:
         beyond = first >= len(times)
-        why = f"the file ends at {length:.2f} s, after {len(times)} frames" if beyond else "no frame is shown in it"
+        why = f"the file ends at {length:.2f} s, after {len(times)} frames" if beyond else "no frame begins in it"
         return f"the span {_name(span)} holds no picture ({why}): no clip"
     if (span.end or 0) > length + BEYOND or (span.end_frame or 0) > len(times):
         return f"the span {_name(span)} ends with the file, at {length:.2f} s, after {len(times)} frames"

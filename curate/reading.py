@@ -15,7 +15,7 @@ from typing import Any
 
 import av
 
-__all__ = ["Mark", "Stamps", "Stretch", "average", "decoded", "demuxed"]
+__all__ = ["Mark", "Stretch", "average", "decoded", "decoding_of", "demuxed", "seconds_of"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ class Stretch:
     counted: the clock is not sound: marks are found by counting packets, not by their time. seek: look for the first mark
     near its time; False: from the beginning of the file.
     packets: how many were read that are shown in the stretch. keyframes: their times, in ticks. hidden: packets that an
-    edit list hides. decoded: frames that came out of the decoder, others' too. stopped: why reading ended before the end
+    edit list hides. decoded: frames that came out of the decoder, others' too. incomplete: packets of which the container
+    says that a part is missing, and that were decoded all the same. stopped: why reading ended before the end
     of the file. missed: the first mark was not found.
     """
 
@@ -47,7 +48,7 @@ class Stretch:
 
     def __post_init__(self) -> None:
         self.seek = self.seek and not self.counted
-        self.packets = self.hidden = self.decoded = 0
+        self.packets = self.hidden = self.decoded = self.incomplete = 0
         self._ordinal = -1
         self.keyframes: list[int] = []
         self.begun: list[int] = []  # times of the first packets, until a frame comes out
@@ -139,6 +140,7 @@ def decoded(stretch: Stretch) -> Iterator[av.VideoFrame | None]:
         except av.FFmpegError:
             yield None
             continue
+        stretch.incomplete += packet is not None and packet.is_corrupt
         for frame in found:
             stretch.decoded += 1
             begun = begun or _begins(stretch, frame)
@@ -163,28 +165,15 @@ def _ends(stretch: Stretch, frame: av.VideoFrame) -> bool:
     return frame.pts >= stretch.end.pts
 
 
-class Stamps:
-    """The time that the file gives each frame, in seconds, or None: its presentation time; its decoding time where it has
-    no other, or where presentation times have turned out worse (AVI has none, and what FFmpeg makes up is out of order).
+def seconds_of(frame: av.VideoFrame, base: float) -> float | None:
+    """The time that the file gives a frame, in seconds; its decoding time where it has no other; or None."""
+    pts = frame.pts if frame.pts is not None else frame.dts
+    return None if pts is None else pts * base
 
-    guessed: presentation times were there and not taken.
-    """
 
-    def __init__(self, base: float) -> None:
-        self.base, self.guessed = base, False
-        self._last: dict[str, int] = {}
-        self._faults = {"pts": 0, "dts": 0}
-
-    def __call__(self, frame: av.VideoFrame) -> float | None:
-        for name in ("pts", "dts"):
-            ticks = getattr(frame, name)
-            if ticks is not None:
-                self._faults[name] += ticks <= self._last.get(name, ticks - 1)
-                self._last[name] = ticks
-        worse = self._faults["pts"] > self._faults["dts"]
-        self.guessed = self.guessed or (worse and frame.pts is not None)
-        ticks = frame.dts if worse or frame.pts is None else frame.pts
-        return None if ticks is None else ticks * self.base
+def decoding_of(frame: av.VideoFrame, base: float) -> float | None:
+    """When the packet was due that brought the frame out of the decoder, in seconds; or None."""
+    return None if frame.dts is None else frame.dts * base
 
 
 def average(stream: Any) -> Fraction:

@@ -13,7 +13,7 @@ from curate.base import orientation
 from curate.clip import COUNTED, Clip, Unit
 from curate.frame import displayed
 from curate.opening import MAX_PIXELS, VideoError, open_video
-from curate.reading import Mark, Stamps, Stretch, decoded
+from curate.reading import Mark, Stretch, decoded, decoding_of, seconds_of
 from curate.video import aspect_of, clock_of
 
 CLOSE = 1e-4  # s: presentation times closer than this are the same frame
@@ -151,15 +151,15 @@ def frames_from(
     elif origin.pts is not None:
         first = Mark(origin.packet, origin.pts)
     stretch = Stretch(source, stream, first, counted=origin is not None)
-    clock, stamps, index, held = clock_of(stream), Stamps(base), origin.frame if origin else 0, None
+    clock, index, held = clock_of(stream), origin.frame if origin else 0, None
     for frame in decoded(stretch):
         if frame is None:
             continue
-        time = stamps(frame)
+        time = seconds_of(frame, base)
         if origin is not None:
             if held is None and origin.time is not None and time is not None:
                 clock = clock_of(stream, origin.time - time)
-            time = clock(time)
+            time = clock(time, decoding_of(frame, base))
         elif time is None or (held is not None and time <= held[-1]):
             raise ValueError("the file's clock is not sound, which its row does not know: annotate it again")
         if held is not None:

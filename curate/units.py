@@ -19,6 +19,7 @@ from curate.video import probe
 
 __all__ = ["plan"]
 
+NOT_CODED = 19  # bytes, at most, of an MPEG-4 packet without a picture, as FFmpeg has it
 LARGE = 256_000_000  # bytes of a file whose packets are looked at although its header promises a short one
 
 
@@ -69,6 +70,8 @@ def boundaries(path: str, facts: dict[str, Any], unit_seconds: float, max_pixels
         packets = []
         with suppress(av.FFmpegError):  # the pass itself reports what is damaged
             for packet in demuxed(container, stream):
+                if stream.codec_context.name == "mpeg4" and packet.size <= NOT_CODED:
+                    return []  # packed B-frames: a packet holds two pictures, and a unit could not begin with the second
                 packets.append((packet.pts, packet.dts, packet.is_keyframe, packet.is_discard))
         return split(packets, float(stream.time_base), float(average(stream)), unit_seconds)
 

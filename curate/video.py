@@ -19,7 +19,7 @@ from curate.clip import COUNTED, Unit
 from curate.clock import HOLD_SECONDS, Clock
 from curate.frame import Frame, displayed
 from curate.opening import MAX_PIXELS, VideoError, open_video, printable
-from curate.reading import Mark, Stamps, Stretch, average, decoded, demuxed
+from curate.reading import Mark, Stretch, average, decoded, decoding_of, demuxed, seconds_of
 
 __all__ = [
     "MAX_PIXELS",
@@ -65,7 +65,7 @@ def header(path: str, container: Any, stream: Any) -> dict[str, Any]:
     rate = stream.average_rate or stream.guessed_rate or stream.base_rate
     return {
         "fps": float(rate) if rate else None,
-        "codec": context.name,
+        "codec": context.codec.canonical_name,
         "pixel_format": context.pix_fmt,
         "container": container.format.name,
         "duration": duration_of(container, stream),
@@ -129,8 +129,8 @@ class Decode:
     grey, picture: sizes of the views (see Frame). threads: of the decoder. loop_filter: "auto" leaves the deblocking
     filter out on pictures that no other picture refers to, where stills are reduced at least twofold; "all" never does.
     decoded: frames that came out of the decoder, `given` of them of this unit. packets: frames that went in. damaged:
-    packets refused or frames marked corrupt. keyframes: the file's times of the keyframes in the unit, s. clock: the
-    times that were told; sound if all are the file's own.
+    packets refused or frames marked corrupt. incomplete: packets of which the container says so. keyframes: the file's
+    times of the keyframes in the unit, s. clock: what gave the frames their times; sound if all are the file's own.
     """
 
     def __init__(
@@ -145,12 +145,12 @@ class Decode:
     ) -> None:
         self.unit, self.threads, self.max_pixels, self.loop_filter = unit, threads, max_pixels, loop_filter
         self.grey, self.picture = grey, picture
-        self.decoded = self.given = self.packets = self.hidden = self.refused = self.corrupt = 0
+        self.decoded = self.given = self.packets = self.hidden = self.refused = self.corrupt = self.incomplete = 0
         self.keyframes: list[float] = []
         self.stopped: str | None = None  # why reading ended before the end of the file
         self.begins_within = False  # a group of pictures
         self.facts: dict[str, Any] = {}
-        self.clock, self.stamps = Clock(0.04), Stamps(1.0)
+        self.clock = Clock(0.04)
         self.first_time = self.end_time = 0.0
 
     @property
@@ -179,14 +179,13 @@ class Decode:
     def _frames(self, stretch: Stretch) -> Iterator[Frame]:
         stream, index = stretch.stream, self.unit.facts.get("first_frame", 0)
         base, self.clock = float(stream.time_base), clock_of(stream)
-        self.stamps = Stamps(base)
         options = {"aspect": aspect_of(stream), "grey": self.grey, "picture": self.picture}
         for source in decoded(stretch):
             if source is None:
                 self.refused += 1
                 continue
             self.corrupt += source.is_corrupt
-            time = self.stamps(source)
+            time = seconds_of(source, base)
             if not self.given:
                 self.facts |= shape_of(stream, source)
                 self.begins_within = stretch.first is None and (stretch.first_pts or 0) < (source.pts or 0)
@@ -197,7 +196,7 @@ class Decode:
             elif source.interlaced_frame:
                 self.facts["interlaced"] = True
             self.given += 1
-            time = self.clock(time)
+            time = self.clock(time, decoding_of(source, base))
             if self.given == 1:
                 self.first_time = time
             shown = (source.duration or 0) * base
@@ -208,6 +207,7 @@ class Decode:
     def _count(self, stretch: Stretch) -> None:
         base = float(stretch.stream.time_base)
         self.decoded, self.packets, self.hidden = stretch.decoded, stretch.packets, stretch.hidden
+        self.incomplete = stretch.incomplete
         self.keyframes, self.stopped = [pts * base for pts in stretch.keyframes], stretch.stopped
 
     def why_nothing(self) -> str:
@@ -220,6 +220,10 @@ class Decode:
             said.append(f"reading stopped at {self.end_time:.2f} s: {self.stopped}")
         if self.damaged:
             said.append(f"{self.damaged} of {self.packets} frames are damaged or could not be decoded")
+        if self.incomplete:
+            said.append(
+                f"the counter of the file's packets jumps {self.incomplete} times: data are missing there, or recordings joined"
+            )
         expected = self.packets - self.refused
         if self.facts.get("interlaced") and expected > 1.5 * self.given:  # a packet for each field
             expected = (expected + 1) // 2
@@ -230,6 +234,11 @@ class Decode:
             places = ", ".join(f"{time:.2f} s" for time in self.clock.turns[:3])
             more = f" and {len(self.clock.turns) - 3} more" if len(self.clock.turns) > 3 else ""
             said.append(f"the file's clock steps back at {places}{more}: times continue from there, frames are counted")
+        elif self.clock.decoding_from is not None:
+            said.append(
+                f"presentation times are out of order from {self.clock.decoding_from:.2f} s on: those of decoding are taken, "
+                "frames are counted"
+            )
         elif self.clock.repaired:
             said.append(f"{self.clock.repaired} frames had no time, or one before the last frame's; it was guessed")
         return [text for text in said if text]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import cv2
@@ -16,9 +17,9 @@ import numpy as np
 import pyarrow as pa
 
 from curate.clip import COUNTED, FILE, Column, Unit
-from curate.clock import interruptions, rate
+from curate.clock import FEW, SHORTEST, interruptions, rate
 from curate.dividing import KnownClips, clips_of, frame_ends, parted
-from curate.identity import identify
+from curate.identity import checksum, identify
 from curate.listed import ListedSpans, clips_of_spans
 from curate.motion import FlowMotion
 from curate.rereading import captioner_frames
@@ -48,7 +49,7 @@ VIDEO_COLUMNS: tuple[Column, ...] = (
         "how frames are found again: by the file's own times; or by counting, where these are missing or step back",
         range="file, counted",
     ),
-    Column("codec", pa.string(), "name of the decoder"),
+    Column("codec", pa.string(), "FFmpeg's name, e.g. h264, hevc, vp9, av1"),
     Column("pixel_format", pa.string(), "FFmpeg's name"),
     Column("container", pa.string(), "FFmpeg's name of the file format"),
     Column(
@@ -82,7 +83,10 @@ VIDEO_COLUMNS: tuple[Column, ...] = (
     Column("has_audio", pa.bool_(), "the file has an audio stream"),
     Column("bytes", pa.int64(), "size of the file", "bytes"),
     Column("modified", pa.int64(), "when the file was last written, as the file system says", "ns since 1970"),
-    Column("first_frame", pa.int64(), "frames of the file that are displayed before this unit", "frames"),
+    Column("checksum", pa.string(), "BLAKE2b of the whole file, 32 hex digits; in the row of its first stretch"),
+    Column(
+        "first_frame", pa.int64(), "frames of the file that are displayed before the unit's first keyframe", "frames"
+    ),
     *(
         Column(f"{name}_{what}", pa.int64(), f"of the keyframe that the unit {verb}: {formula}", unit)
         for name, verb in (("first", "begins with"), ("end", "ends before"))
@@ -94,7 +98,7 @@ VIDEO_COLUMNS: tuple[Column, ...] = (
     Column("frames_claimed", pa.int64(), "frames of the whole file, as its header says", "frames"),
     Column("frames_in_file", pa.int64(), "video packets of this unit, counted while reading", "frames"),
     Column("frames_decoded", pa.int64(), "frames that the decoder gave while annotating this unit", "frames"),
-    Column("frames_damaged", pa.int64(), "packets refused by the decoder, and frames that it marked corrupt", "frames"),
+    Column("frames_damaged", pa.int64(), "refused by the decoder, or marked corrupt by it", "frames"),
     Column("end_time", pa.float64(), "presentation time of the end of the last frame of this unit", "s"),
     Column("keyframes", pa.list_(pa.float64()), "times of the keyframes, as the file has them", "s"),
     Column(
@@ -144,6 +148,10 @@ def watch(
         raise  # the caller knows how much there was
     except Exception as error:  # a frame that an observer chokes on costs this unit, not the job
         unit.fail(f"{type(error).__name__}: {error}")
+    unit.facts.setdefault("checksum", None)
+    if unit.status == "ok" and unit.index == 0 and not unit.facts["checksum"]:
+        with suppress(OSError):  # gone meanwhile, as whoever compares it with its stamp says
+            unit.facts["checksum"] = checksum(unit.video.path)
     unit.seconds["decode"] = time.perf_counter() - began
     return unit
 
@@ -153,24 +161,23 @@ def _watch(unit: Unit, reader: Decode, shots: dict, motion: dict | None, stills:
     detector = detector_of(shots.pop("detector", "cascade"))
     flow = FlowMotion(**motion) if motion is not None else None
     keeper = Stills(**stills) if stills is not None else None
-    seen, times, shown, sizes = None, [], [], []
+    seen, first, times, shown, sizes = None, 0, [], [], []
     for frame in reader:
         if seen is None:
-            seen = _observer(unit, detector, shots)
+            first, seen = frame.index, _observer(unit, detector, shots, frame.index)
         seen.see(frame)
         if keeper:
-            keeper.see(frame, seen.jumped)
+            keeper.see(frame, seen.jumped or _interrupted(frame, reader, times, sizes))
         if flow:
             flow.see(frame)
         times.append(frame.time)
         shown.append(frame.shown)
         sizes.append((frame.width, frame.height))
-    first = unit.facts.get("first_frame") or 0
-    _facts_of(unit, reader, first)
+    _facts_of(unit, reader)
     if seen is None:
         raise VideoError(unit.video.path, reader.why_nothing())
     line = Line(np.array(times), np.array(shown), np.array(sizes), reader.clock.breaks, reader.end_time)
-    _rates(unit, line)
+    _rates(unit, line, reader.clock.decoding_from)
     said = [*reader.warnings(), *_rate_warnings(unit, line), *line.warnings()]
     if isinstance(seen, KnownClips):
         unit.clips = seen.found(line.times, line.ends)
@@ -196,11 +203,21 @@ def _watch(unit: Unit, reader: Decode, shots: dict, motion: dict | None, stills:
         keeper.fill(unit.clips)
 
 
-def _observer(unit: Unit, detector: Any, shots: dict[str, Any]) -> Any:
+def _observer(unit: Unit, detector: Any, shots: dict[str, Any], first: int) -> Any:
     """What looks for shots: nothing where the clips are known, or a source list names them."""
     if unit.clips:
-        return KnownClips(unit.clips, unit.facts.get("first_frame") or 0)
+        return KnownClips(unit.clips, first)
     return ListedSpans(unit.video.spans) if unit.video.spans else detector(**shots)
+
+
+def _interrupted(frame: Any, reader: Decode, times: Sequence[float], sizes: Sequence[tuple[int, int]]) -> bool:
+    """Whether the recording may have been interrupted before this frame, so that a clip ends there, as `Line` finds at
+    the end. times, sizes: of the frames before it."""
+    if not times:
+        return False
+    turned = bool(reader.clock.breaks) and reader.clock.breaks[-1] == len(times)
+    paused = frame.time - times[-1] > max(SHORTEST, FEW * reader.clock.usual)
+    return turned or paused or (frame.width, frame.height) != sizes[-1]
 
 
 class Line:
@@ -235,19 +252,22 @@ class Line:
         return said
 
 
-def _facts_of(unit: Unit, reader: Decode, first: int) -> None:
+def _facts_of(unit: Unit, reader: Decode) -> None:
+    first = unit.facts.get("first_frame") or 0
     claimed = unit.facts.get("frames_claimed", unit.facts.get("frames_in_file"))
     unit.facts |= reader.facts | {"first_frame": first, "frames_claimed": claimed, "end_time": reader.end_time}
     unit.facts["frames_in_file"], unit.facts["frames_decoded"] = reader.packets, reader.decoded
     unit.facts["frames_damaged"], unit.facts["keyframes"] = reader.damaged, reader.keyframes
-    counted = unit.facts.get("clock") == COUNTED or not reader.clock.sound or reader.stamps.guessed
+    counted = unit.facts.get("clock") == COUNTED or not reader.clock.sound
     unit.facts["clock"] = COUNTED if counted else FILE
 
 
-def _rates(unit: Unit, line: Line) -> None:
+def _rates(unit: Unit, line: Line, since: float | None) -> None:
+    """since: from when on the times of the frames say something of the rate; None: from the first."""
     facts = unit.facts
     claimed = facts["fps_claimed"] = facts.get("fps")
-    measured = rate(line.times, line.gaps)
+    first = 0 if since is None else int(np.searchsorted(line.times, since))
+    measured = rate(line.times[first:], line.gaps[line.gaps > first] - first)
     facts["fps"] = claimed if measured is None else _close(measured, claimed, 0.01)
     facts["footage"] = line.seconds
     if unit.count == 1:
@@ -285,10 +305,12 @@ def _transitions(found: Sequence[Any], line: Line) -> list[dict[str, Any]]:
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
-    """What a child process of `Isolated` does: `identify`, `plan`, `watch` or `captioner_frames`, on packed units."""
+    """What a child process of `Isolated` does: `identify`, `checksum`, `plan`, `watch` or `captioner_frames`, on packed units."""
     unit, arguments = Unit.unpack(request["unit"]), request["arguments"]
     if request["do"] == "identify":
         return identify(unit.video.path)
+    if request["do"] == "checksum":
+        return {"checksum": checksum(unit.video.path)}
     if request["do"] == "plan":
         units = plan(unit.video, **arguments)
     elif request["do"] == "frames":

@@ -17,7 +17,7 @@ from pipelines.changes import Changes, look
 from pipelines.claims import LOCK, claimed
 from pipelines.config import Config, ConfigError, recorded
 from pipelines.curation import RECALL, STAGES, TABLES, check_weights, identity, with_needs
-from pipelines.dataset import FORMAT, Dataset, DatasetError, Writer, read_about, sweep, write_json
+from pipelines.dataset import FORMAT, Dataset, DatasetError, Writer, forget, read_about, sweep, write_json
 from pipelines.executor import Place, run
 from pipelines.folders import PassedOver
 from pipelines.planning import Planner, plan_videos
@@ -134,6 +134,9 @@ def _work(
     videos = found.videos
     for last in (False, True):  # again for the videos that were written to while they were worked on
         state = State(Dataset(root), stages, retry_failed)
+        if not last and (gone := state.repaired(found.accepts)):
+            forget(root, gone)
+            state = State(Dataset(root), stages, retry_failed)
         with Planner(config) as planner:
             changes = look(videos, state, planner, watcher.planning)
             if changes.adopt(videos, state, writer):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import pyarrow as pa
 import yaml
 
 from curate.selection import Selection
+from pipelines.files import whole
 from pipelines.plots import contact_sheet, plot_scores
 
 
@@ -19,12 +19,8 @@ def write_card(out: Path, dataset: Any, selection: Selection, about: dict[str, A
     plots = plot_scores(dataset.clips_sql, annotated, selection, out / "plots")
     sheet = contact_sheet(dataset.clips_sql, selection, out / "plots" / "overview.png")
     text = card(selection, about, schema, [plot["file"] for plot in plots], "overview.png" if sheet else None)
-    aside = out / ".README.md.tmp"
-    with open(aside, "w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(aside, out / "README.md")
+    with whole(out / "README.md") as stream:
+        stream.write(text.encode())
 
 
 def card(selection: Selection, about: dict[str, Any], schema: pa.Schema, plots: list[str], sheet: str | None) -> str:

@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from curate.clip import Unit, Video, path_to_text, text_to_path
+from pipelines.contents import Identity, identities
 from pipelines.curation import TABLES
 from pipelines.dataset import Writer, read_unit
-from pipelines.planning import Identity, Planner
-from pipelines.state import COPY, State
+from pipelines.planning import Planner
+from pipelines.state import State, duplicate
 
 __all__ = ["Changes", "look"]
 
@@ -43,7 +44,7 @@ class Changes:
                 self._rewrite(row, path, named.get(path), state, writer, drop)
             for copy in alike:
                 for row in state.paths[copy]:
-                    self._rewrite(row, copy, None, state, writer, error=f"{COPY}{path}")
+                    self._rewrite(row, copy, None, state, writer, owner=path)
         for path in self.touched:
             for row in state.paths[path]:
                 self._rewrite(row, path, None, state, writer)
@@ -59,7 +60,7 @@ class Changes:
         state: State,
         writer: Writer,
         drop: Sequence[str] = (),
-        error: str | None = None,
+        owner: str | None = None,
     ) -> None:
         """One unit, with the path and the stamp that its file has now, and what a new list says of it."""
         reference = Unit(Video(text_to_path(row["video_path"]), row["video_id"]), index=row["unit"])
@@ -69,16 +70,17 @@ class Changes:
         if video is not None and (video.captions or video.columns):
             unit.video.captions, unit.video.columns = video.captions, video.columns
         unit.facts |= {name: self.seen[path][name] for name in ("bytes", "modified")}
-        unit.error = error or unit.error
+        if owner is not None:
+            duplicate(unit, owner)
         writer.add(unit, stages=shard.stages, **state.succession(unit, keep=self.moved.keys(), drop=drop))
 
 
 def look(videos: Sequence[Video], state: State, planner: Planner, progress: Callable[[int, int], None]) -> Changes:
-    """Compare the videos of a job with what is recorded; contents are read only where size or time of writing differ."""
+    """Compare the videos of a job with what is recorded; contents are read only where size or time of writing differ, whole where samples of them agree."""
     seen: dict[str, Identity] = {}
     asked = {path for video in videos if state.doubtful(path := path_to_text(video.path))}
     while asked:
-        seen |= planner.identities([text_to_path(path) for path in sorted(asked)], progress)
+        seen |= identities([text_to_path(path) for path in sorted(asked)], state, planner, progress)
         asked = _also(seen, state) - seen.keys()
     found = Changes(seen)
     for path, identity in sorted(seen.items()):

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
+from pipelines.files import writing
+
 LOCK = ".lock"
 
 
@@ -20,7 +22,7 @@ def claimed(root: Path, what: str, error: type[Exception]) -> Iterator[None]:
     """Hold the folder's lock, which goes with the process, however it ends; the folder is made where it is not there.
 
     what: what is written, for the message. error: raised where another process holds the lock, or the folder cannot be
-    written to.
+    written to, or locked. DiskError where its disk is full.
     """
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -34,9 +36,15 @@ def claimed(root: Path, what: str, error: type[Exception]) -> Iterator[None]:
             raise error(
                 f"{root}: another process is writing this {what}{_holder(stream)}: wait for it or stop it, or choose another --out"
             ) from None
-        stream.truncate(0)
-        json.dump({"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}, stream)
-        stream.flush()
+        except OSError as reason:  # as of NFS without its lock service, or Lustre mounted without flock
+            raise error(
+                f"{root}: its file system has no locks ({os.strerror(reason.errno)}), which keep a second process from writing "
+                "there: mount it with locks (NFS: with lockd; Lustre: -o flock), or choose an --out on another disk"
+            ) from None
+        with writing(root):
+            stream.truncate(0)
+            json.dump({"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}, stream)
+            stream.flush()
         yield
 
 

@@ -23,21 +23,19 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curate.filters import Filter
 from curate.selection import Selection, select
-from curate.span import CLOSE
 from pipelines import labels
 from pipelines.card import write_card
 from pipelines.claims import claimed
-from pipelines.cutting import Cutters, Job, MapFn, Result
+from pipelines.cutting import CutterError, Cutters, Job, MapFn, Result
 from pipelines.dataset import Dataset
 from pipelines.files import commit, write_json, writing
-from pipelines.passes import Moved, cut_passes
+from pipelines.passes import Moved, Spool
+from pipelines.rows import HEAVY, write_rows
 from pipelines.shards import Made, Standing, job_of, read_schema, write_shards
 
 SAMPLE_CLIPS, SAMPLE_BYTES = 32, 64_000_000  # cut first, to learn how many bytes a clip takes
@@ -49,11 +47,10 @@ MODELS = (
       for key in ("frame", "video", "merged")),
 )  # fmt: skip
 CHILD_LIMITS = {"timeout": "timeout_seconds", "memory_gb": "memory_gb"}  # of Cutters: of a config's decode section
-HEAVY = ("still_first", "still_last")  # in the video itself
 
 
 class CuratedError(Exception):
-    """Curated shards that cannot be made. One line: the folder, the reason, the mend."""
+    """Curated shards that cannot be made. One line: the folder, the reason, the fix."""
 
 
 @dataclass(frozen=True)
@@ -124,13 +121,16 @@ def make_curated(
         request["labels"] = labels.digest(dataset.root)
     if _state(out, request) == "done":
         return _read(out, selection)
-    with writing(out), claimed(out / ".partial", "curated dataset", CuratedError):
+    with claimed(out / ".partial", "curated dataset", CuratedError):
         state = _state(out, request)  # by the time it is ours
         if state == "done":
             return _read(out, selection)
         if state == "new":
             write_json(out / ".partial" / "request.json", request)
-        data, made = _write(dataset, selection, out, request, limits or {}, workers, map_fn, progress)
+        try:
+            data, made = _write(dataset, selection, out, request, limits or {}, workers, map_fn, progress)
+        except CutterError as error:
+            raise CuratedError(f"{out}: not finished: {error}; then the same command goes on from there") from None
         if not made.clips:
             raise CuratedError(f"{out}: not one of {selection.kept} clips could be cut: {made.failed[0]['reason']}")
         _finish(out, data, dataset, selection, request, made)
@@ -149,7 +149,8 @@ def _write(
 ) -> tuple[Path, Made]:
     """The shards, whatever was written of them before; and the folder they are in."""
     partial = out / ".partial"
-    (partial / "data").mkdir(exist_ok=True)
+    with writing(out):
+        (partial / "data").mkdir(exist_ok=True)
     limits = {name: value for name, value in limits.items() if value is not None}
     options = request["options"] | ({"max_pixels": limits["max_pixels"]} if "max_pixels" in limits else {})
     child = {name: limits[key] for name, key in CHILD_LIMITS.items() if key in limits}
@@ -158,20 +159,19 @@ def _write(
         cut = map_fn or stack.enter_context(Cutters(workers, **child))
         rows = partial / "rows.parquet"
         if not rows.exists():
-            _write_rows(dataset, selection, request["seed"], rows)
-        if isinstance(cut, Cutters):
-            cut_passes(rows, partial / "spool", cut, options, moved)
+            write_rows(dataset, selection, request["seed"], rows)
+        cutters = cut if isinstance(cut, Cutters) else None
+        spool = Spool(rows, partial / "spool", cutters, options, moved, progress)
         plan_path, sample = partial / "plan.json", []
         if not plan_path.exists():
-            bounds, sample = _plan(rows, request["shard_bytes"], cut, options, moved, partial / "spool")
+            bounds, sample = _plan(rows, request["shard_bytes"], cut, options, moved, spool)
             write_json(plan_path, {"bounds": bounds})
         plan = json.loads(plan_path.read_text())
         data = out / "data" if (out / "data").exists() else partial / "data"
         columns = read_schema(dataset.schema("clips"), drop=HEAVY)
         standing = Standing(selection.conditions())
-        bounds, spool = plan["bounds"], partial / "spool"
-        in_order = _after(sample, cut)
-        return data, write_shards(data, rows, columns, bounds, in_order, cut, options, standing, moved, spool, progress)
+        bounds, in_order = plan["bounds"], _after(sample, cut)
+        return data, write_shards(data, rows, columns, bounds, in_order, cut, options, standing, moved, spool)
 
 
 def why_empty(config: Mapping[str, Any]) -> dict[str, str]:
@@ -210,7 +210,8 @@ def _finish(out: Path, data: Path, dataset: Dataset, selection: Selection, reque
     }
     write_card(out, dataset, selection, about, schema)
     if data != out / "data":
-        commit(data, out / "data")
+        with writing(out):
+            commit(data, out / "data")
     write_json(out / "selection.json", about)
     shutil.rmtree(out / ".partial", ignore_errors=True)
 
@@ -251,52 +252,8 @@ def _state(out: Path, request: dict[str, Any]) -> str:
     return "new"
 
 
-def _write_rows(dataset: Dataset, selection: Selection, seed: int, path: Path) -> None:
-    """The kept rows in the order of the shards, with what cutting needs; sorted on disk, so that it scales."""
-    aside = path.with_suffix(".tmp")
-    db = duckdb.connect(config={"temp_directory": str(path.parent)})
-    db.register("kept", pa.table({"clip_id": selection.kept_ids()}))
-    facts = [row[0] for row in db.execute(f"DESCRIBE SELECT * FROM {dataset.videos_sql}").fetchall()]
-    # Without a source's bytes and length all its clips weigh as their seconds.
-    weight = "bytes / nullif(duration, 0)" if {"bytes", "duration"} <= set(facts) else "NULL"
-    keyframes = "keyframes" if "keyframes" in facts else "NULL::DOUBLE[]"
-    kept_facts = ", ".join(
-        f"any_value({name if name in facts else 'NULL'})::{kind} AS _{name}"
-        for name, kind in (("bytes", "BIGINT"), ("first_packet", "BIGINT"), ("first_pts", "BIGINT"),
-                           ("first_frame", "BIGINT"), ("unit_start", "DOUBLE"))
-    )  # fmt: skip
-    columns = [row[0] for row in db.execute(f"DESCRIBE SELECT * FROM {dataset.clips_sql}").fetchall()]
-    counted = "coalesce(c.clock, '') = 'counted'" if "clock" in columns else "false"
-    # Narrow tables first, so that only one sort and one join carry the stills.
-    db.execute(
-        f"""CREATE TEMP TABLE places AS
-            SELECT clip_id, row_number() OVER (ORDER BY md5('{int(seed)}:' || clip_id), clip_id) - 1 AS _position FROM kept;
-            CREATE TEMP TABLE sources AS
-            SELECT video_id, unit, any_value({keyframes}) AS keyframes, any_value({weight})::DOUBLE AS weight, {kept_facts}
-            FROM {dataset.videos_sql} WHERE status = 'ok' GROUP BY video_id, unit"""
-    ).fetchall()
-    decoded_from = f"""CASE WHEN {counted} THEN coalesce(v._unit_start, v.keyframes[1])
-        ELSE list_max(list_filter(v.keyframes, lambda k: k <= c.start_time + {CLOSE})) END"""
-    db.execute(
-        f"""COPY (
-            SELECT p._position,
-                   list_filter(v.keyframes, lambda k: k >= c.start_time - 1 AND k < c.end_time) AS _keyframes,
-                   {decoded_from} AS _decoded_from,
-                   (c.end_time - c.start_time) * coalesce(v.weight, (SELECT avg(weight) FROM sources), 1) AS _weight,
-                   v._bytes, v._first_packet, v._first_pts, v._first_frame, v._unit_start,
-                   c.* EXCLUDE ({", ".join(HEAVY)})
-            FROM {dataset.clips_sql} c JOIN places p USING (clip_id)
-            LEFT JOIN sources v ON v.video_id = c.video_id AND v.unit = c.unit
-            ORDER BY p._position
-        ) TO '{str(aside).replace("'", "''")}' (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 2048)"""
-    ).fetchall()
-    with open(aside, "rb+") as stream:
-        os.fsync(stream.fileno())
-    commit(aside, path)
-
-
 def _plan(
-    rows: Path, shard_bytes: int, cut: MapFn, options: dict[str, Any], moved: Moved, spool: Path
+    rows: Path, shard_bytes: int, cut: MapFn, options: dict[str, Any], moved: Moved, spool: Spool
 ) -> tuple[list[int], list[Result]]:
     """How many shards, and which rows go in each: contiguous in the shuffled order, of about equal weight.
 
@@ -305,7 +262,8 @@ def _plan(
     """
     weights = pq.read_table(rows, columns=["_weight"])["_weight"].to_numpy()
     sample = pq.ParquetFile(rows).iter_batches(batch_size=SAMPLE_CLIPS)
-    jobs = [job_of(moved.row(row), options, spool) for row in next(sample).to_pylist()]
+    jobs = [job_of(moved.row(row), options, spool.folder) for row in next(sample).to_pylist()]
+    spool.fill(len(jobs))
     taken = weight = 0.0
     results: list[Result] = []
     for job_weight, result in zip(weights, cut(jobs), strict=False):

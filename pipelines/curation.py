@@ -23,6 +23,7 @@ from curate.watch import VIDEO_COLUMNS
 from pipelines.config import Config
 from pipelines.dataset import Tables, read_unit
 from pipelines.decoding import PASS, Frames, Pass, captioner_wants
+from pipelines.listed import retell
 from pipelines.models import Shelf, adapter
 
 STAGES = (*PASS, "text", "appearance", "captions", "similarity")
@@ -145,7 +146,7 @@ def recall(units: Sequence[Unit]) -> list[Unit]:
             stamps = {name: unit.facts[name] for name in ("bytes", "modified") if name in unit.facts}
             stored = read_unit(Path(root), shard, unit, TABLES)
             if unit.video.captions or unit.video.columns or unit.video.spans:  # what the list says now
-                stored.video = unit.video
+                retell(stored, unit.video)
             for name in ("video", "count", "start", "end", "status", "error", "warnings", "facts", "clips", "seconds"):
                 setattr(unit, name, getattr(stored, name))
             unit.facts |= stamps

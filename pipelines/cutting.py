@@ -1,33 +1,45 @@
-"""Clips cut in child processes, several at a time: a source that crashes or hangs a decoder costs its own clip only."""
+"""Clips cut in child processes, several at a time: a source that crashes or hangs a decoder costs its own clip only.
+
+A clip whose child was lost is tried again in a fresh one, with nothing beside it. What ends alike twice is the clip's own
+fault, and the reason why it is not cut. What the machine does twice is nobody's: the work stops, to be taken up again.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import queue
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from curate.extract import Extracted, ExtractError, Span, extract
-from curate.identity import fingerprint
-from curate.isolation import Child, Lost
+from curate.identity import checksum, fingerprint
+from curate.isolation import RAISED, SUSPECT, Child, Lost, NotStarted
 from curate.opening import printable
 from curate.transcode import transcode
 
 PASS_SECONDS = 30.0  # of time allowed, for each second that is decoded
 
 
+class CutterError(Exception):
+    """The machine kept clips from being cut, which is no fault of theirs. One line: the reason, the fix."""
+
+
 @dataclass(frozen=True)
 class Source:
-    """What a file was when it was annotated. bytes: its size, None where that was not recorded."""
+    """What a file was when it was annotated. bytes, modified, checksum: as in `videos/`, None where that was not recorded."""
 
     video_id: str
     bytes: int | None = None
+    modified: int | None = None
+    checksum: str | None = None
 
 
 @dataclass(frozen=True)
@@ -113,10 +125,13 @@ def changed(path: str, source: Source | None) -> str | None:
         return None
     try:
         facts = os.stat(path)
-        same = source.bytes in (None, facts.st_size) and _fingerprint(path, facts.st_size, facts.st_mtime_ns)
+        if source.bytes in (None, facts.st_size):
+            if source.bytes is not None and source.modified == facts.st_mtime_ns:
+                return None
+            known, look = (source.checksum, checksum) if source.checksum else (source.video_id, fingerprint)
+            if _looked_at(look, path, facts.st_size, facts.st_mtime_ns) == known:
+                return None
     except (OSError, ValueError):
-        return None
-    if same == source.video_id:
         return None
     return (
         f"{printable(path)}: is not the file that was annotated: its content has changed since; run `winnow annotate` on "
@@ -125,20 +140,21 @@ def changed(path: str, source: Source | None) -> str | None:
 
 
 @lru_cache(maxsize=256)
-def _fingerprint(path: str, size: int, modified: int) -> str:
-    return fingerprint(path)
+def _looked_at(look: Callable[[str], str], path: str, size: int, modified: int) -> str:
+    return look(path)
 
 
 class Cutters:
     """`workers` child processes. Call it with jobs: results come in the order of the jobs, a few are under way ahead.
 
-    timeout: seconds for one clip. memory_gb: most memory that one child may allocate.
+    timeout: seconds for one clip. memory_gb: most memory that one child may allocate. Results raise CutterError.
     """
 
     def __init__(self, workers: int | None = None, *, timeout: float = 600.0, memory_gb: float = 4.0) -> None:
         self.workers = workers or len(os.sched_getaffinity(0))
         self.timeout, self.memory_gb = timeout, memory_gb
         self.idle: queue.SimpleQueue[_Child] = queue.SimpleQueue()
+        self.collecting = threading.Lock()
         self.children = [_Child(timeout, memory_gb) for _ in range(self.workers)]
         for child in self.children:
             self.idle.put(child)
@@ -151,25 +167,61 @@ class Cutters:
             child.close()
 
     def __call__(self, jobs: Iterable[Job]) -> Iterator[Result]:
-        return self._each(_Child.cut, jobs)
+        return self._each(self._cut, jobs)
 
     def together(self, groups: Iterable[Sequence[Job]]) -> Iterator[None]:
         """Each group in one pass over its source (see `cut_together`). What fails is left to be cut alone."""
-        return self._each(_Child.cut_together, groups)
+        return self._each(self._cut_together, groups)
 
-    def _each(self, work: Callable[[_Child, Any], Any], items: Iterable[Any]) -> Iterator[Any]:
-        def one(item: Any) -> Any:
-            child = self.idle.get()
+    def _cut(self, job: Job) -> Result:
+        losses: list[str] = []
+        while True:
             try:
-                return work(child, item)
-            finally:
+                with self._child(alone=bool(losses)) as child:
+                    return child.cut(job)
+            except NotStarted as error:
+                raise CutterError(str(error)) from None
+            except Lost as lost:
+                losses.append(lost.kind)
+                what = f"{printable(job.path)}: frames {job.span.start_frame} to {job.span.end_frame} cannot be cut: {lost}"
+            suspect = sum(kind in SUSPECT for kind in losses)
+            if losses[-1] == RAISED or suspect == 2:
+                return what
+            if len(losses) - suspect == 2:
+                raise CutterError(
+                    f"{what}, twice: free memory and processors of the machine, or cut with fewer --workers"
+                )
+
+    def _cut_together(self, jobs: Sequence[Job]) -> None:
+        try:
+            with self._child() as child:
+                child.cut_together(jobs)
+        except NotStarted as error:
+            raise CutterError(str(error)) from None
+        except Lost:
+            pass  # what was cut before is in the spool; each of the others says why when its turn comes
+
+    @contextmanager
+    def _child(self, alone: bool = False) -> Iterator[_Child]:
+        """One that is idle. alone: a fresh process, while all others are idle."""
+        if not alone:
+            children = [self.idle.get()]
+        else:
+            with self.collecting:  # one collects at a time, or two would wait for what the other has
+                children = [self.idle.get() for _ in range(self.workers)]
+            children[0].close()
+        try:
+            yield children[0]
+        finally:
+            for child in children:
                 self.idle.put(child)
 
+    def _each(self, work: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
         ahead: deque = deque()
         with ThreadPoolExecutor(self.workers) as threads:
             try:
                 for item in items:
-                    ahead.append(threads.submit(one, item))
+                    ahead.append(threads.submit(work, item))
                     if len(ahead) >= 3 * self.workers:
                         yield ahead.popleft().result()
                 while ahead:
@@ -184,21 +236,12 @@ class _Child(Child):
         super().__init__("pipelines.cutting", timeout=timeout, memory_gb=memory_gb)
 
     def cut(self, job: Job) -> Result:
-        try:
-            made = self.ask(asdict(job))
-        except Lost as lost:
-            return f"{printable(job.path)}: frames {job.span.start_frame} to {job.span.end_frame} cannot be cut: {lost}"
+        made = self.ask(asdict(job))
         return made["reason"] if "reason" in made else Extracted(**made)
 
     def cut_together(self, jobs: Sequence[Job]) -> None:
         seconds = max(job.span.end_time for job in jobs) - min(job.span.start_time for job in jobs)
-        one, self.timeout = self.timeout, self.timeout + PASS_SECONDS * seconds
-        try:
-            self.ask({"together": [asdict(job) for job in jobs]})
-        except Lost:
-            pass  # what was cut before is in the spool; each of the others says why when its turn comes
-        finally:
-            self.timeout = one
+        self.ask({"together": [asdict(job) for job in jobs]}, self.timeout + PASS_SECONDS * seconds)
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:

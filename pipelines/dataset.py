@@ -16,7 +16,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,16 +28,16 @@ from curate.clip import Unit
 from pipelines.dataset_card import write_dataset_card
 from pipelines.files import FOOTER, commit, write_json, write_parquet
 from pipelines.labels import labelled
+from pipelines.relation import lacking, relation
 from pipelines.renewal import renew, without
 from pipelines.tables import PAIRS, Tables
 
 __all__ = [
-    "FORMAT", "Dataset", "DatasetError", "Shard", "Tables", "Writer", "commit", "read_about", "read_shards", "read_unit",
+    "FORMAT", "Dataset", "DatasetError", "Shard", "Tables", "Writer", "commit", "forget", "read_about", "read_shards", "read_unit",
     "sweep", "write_json",
 ]  # fmt: skip
 
 FORMAT = 1
-PAIRED = {"clips": "errors", "videos": "seconds"}
 
 
 class DatasetError(Exception):
@@ -49,8 +49,7 @@ class Shard:
     """A committed shard: its name, the units that its footer names, and the stages that ran on them.
 
     replaces: units of lower generations that do not count any more although no unit here has their id (a file that failed
-    is known by its path, and once it can be read by its content). maps: as the first version of Winnow wrote it: what is
-    a list of pairs today is a map, which Hugging Face `datasets` cannot read, and lists gave one caption and no spans.
+    is known by its path, and once it can be read by its content).
     """
 
     name: str
@@ -58,7 +57,6 @@ class Shard:
     stages: tuple[str, ...]
     generation: int
     replaces: tuple[str, ...] = ()
-    maps: bool = False
 
 
 class Dataset:
@@ -78,6 +76,7 @@ class Dataset:
                 if unit in newest and newest[unit].generation < shard.generation:
                     del newest[unit]
         self.newest = newest
+        self._heads: dict[Path, pa.Schema] = {}
 
     @property
     def config(self) -> dict[str, Any]:
@@ -105,40 +104,29 @@ class Dataset:
         return self.newest[unit].name if unit in self.newest else None
 
     def _sql(self, table: str, places: bool = False) -> str:
-        """Whole shards as they are; of the others what no stale unit owns. Stale units are one text, as the parser takes
-        seconds for a list of thousands of literals."""
         files = self.files(table)
         if not files:
             raise DatasetError(f"{self.root}: the dataset has no committed shard yet: run `winnow annotate` on it")
-        stale = self._stale()
-        maps = {shard.name for shard in self.shards if shard.maps}
-        if table == "clips":  # renewed first: the videos file may not be, if that was interrupted
-            maps = {name for name in maps if _has_map(self.root / "clips" / f"part-{name}.parquet")}
-        options, hidden = (", filename=true, file_row_number=true", "") if places else ("", "EXCLUDE (filename)")
-        parts = []
-        for old in (False, True):
-            mine = [path for path in files if (path.stem.removeprefix("part-") in maps) == old]
-            whole = [path for path in mine if path.stem.removeprefix("part-") not in stale]
-            if whole:
-                parts.append(f"SELECT {_columns(table, old)} FROM {_parquet(whole, options)}")
-            if mixed := [path for path in mine if path not in whole]:
-                named = {path.stem.removeprefix("part-") for path in mixed}
-                gone = " ".join(f"part-{name}/{unit}" for name in sorted(named) for unit in stale[name])
-                parts.append(
-                    f"SELECT {_columns(table, old, hidden)} FROM {_parquet(mixed, options or ', filename=true')} WHERE "
-                    "printf('%s/%s-%04d', parse_filename(filename, true), video_id, unit) "
-                    f"NOT IN (SELECT unnest(string_split({_quote(gone)}, ' ')))"
-                )
-        return f"({' UNION ALL BY NAME '.join(parts)})"
+        return relation(table, [(path, self._head(path), self._twin(path)) for path in files], self._stale(), places)
+
+    def _head(self, path: Path) -> pa.Schema:
+        if path not in self._heads:
+            self._heads[path] = pq.read_schema(path)
+        return self._heads[path]
+
+    def _twin(self, path: Path) -> pa.Schema | None:
+        """Of the file in videos/, for a file in clips/ that lacks facts of its videos."""
+        missing = path.parent.name == "clips" and lacking(self._head(path))
+        return self._head(self.root / "videos" / path.name) if missing else None
 
     def schema(self, table: str) -> pa.Schema:
         """Of all that counts: the columns of every shard, with formula, unit, range and source; pairs as lists."""
         schemas: dict[str, pa.Schema] = {}
         for path in self.files(table):
-            found = pq.read_schema(path).remove_metadata()
-            schemas[str(found)] = pa.schema(
-                [f.with_type(PAIRS[f.name]) if pa.types.is_map(f.type) else f for f in found]
-            )
+            found, twin = self._head(path).remove_metadata(), self._twin(path)
+            fields = [f.with_type(PAIRS[f.name]) if pa.types.is_map(f.type) else f for f in found]
+            fields += [twin.field(name) for name in lacking(found) if name in twin.names] if twin else []
+            schemas[str(pa.schema(fields))] = pa.schema(fields)
         newest_first = sorted(schemas.values(), key=len, reverse=True)
         return pa.unify_schemas(newest_first) if newest_first else pa.schema([])
 
@@ -200,7 +188,7 @@ class Writer:
             (self.root / table).mkdir(parents=True, exist_ok=True)
         sweep(self.root)
         for path in sorted((self.root / "clips").glob("part-*.parquet")):
-            renew(path, tables.clips)
+            renew(path, tables.clips, twin=self.root / "videos" / path.name)
             renew(self.root / "videos" / path.name, tables.videos)
         write_dataset_card(self.root, tables)
 
@@ -265,7 +253,7 @@ def read_shards(root: Path) -> list[Shard]:
             )
         name = path.stem.removeprefix("part-")
         listed = (tuple(footer[key]) for key in ("units", "stages"))
-        shards.append(Shard(name, *listed, footer["generation"], tuple(footer["replaces"]), _has_map(schema)))
+        shards.append(Shard(name, *listed, footer["generation"], tuple(footer["replaces"])))
     return shards
 
 
@@ -291,18 +279,33 @@ def sweep(root: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def forget(root: Path, units: Collection[str]) -> None:
+    """Remove the rows of these units, which nothing takes the place of. Called by the one process that writes, after `sweep`."""
+    dataset = Dataset(root)
+    gone: dict[str, list[str]] = {}
+    for unit in units:
+        gone.setdefault(dataset.newest[unit].name, []).append(unit)
+    _drop(dataset, gone)
+
+
 def _drop_stale(dataset: Dataset) -> None:
-    """Shards of which only some rows still count are written again with these, clips first, under the name of these."""
-    stale = dataset._stale()
+    """Shards of which only some rows still count are written again with these."""
+    _drop(dataset, dataset._stale())
+
+
+def _drop(dataset: Dataset, gone: Mapping[str, Sequence[str]]) -> None:
+    """Write shards again without these units, clips first, under the name of those that stay."""
     for shard in dataset.shards:
-        if shard.name in stale:
-            gone = set(stale[shard.name])
-            kept = [unit for unit in shard.units if unit not in gone]
-            name = _name(kept, shard.stages, shard.generation)
+        if shard.name not in gone:
+            continue
+        kept = [unit for unit in shard.units if unit not in set(gone[shard.name])]
+        name = _name(kept, shard.stages, shard.generation)
+        if kept:
             for table in ("clips", "videos"):
                 folder = dataset.root / table
                 without(folder / f"part-{shard.name}.parquet", folder / f"part-{name}.parquet", kept)
-            (dataset.root / "videos" / f"part-{shard.name}.parquet").unlink()
+        (dataset.root / "videos" / f"part-{shard.name}.parquet").unlink()
+        (dataset.root / "clips" / f"part-{shard.name}.parquet").unlink()
 
 
 def _name(units: Sequence[str], stages: Sequence[str], generation: int) -> str:
@@ -312,31 +315,3 @@ def _name(units: Sequence[str], stages: Sequence[str], generation: int) -> str:
 
 def _rank(shard: Shard) -> tuple[int, int, str]:
     return shard.generation, len(shard.stages), shard.name
-
-
-def _has_map(schema: pa.Schema | Path) -> bool:
-    schema = pq.read_schema(schema) if isinstance(schema, Path) else schema
-    return any(pa.types.is_map(field.type) for field in schema)
-
-
-def _columns(table: str, old: bool, hidden: str = "") -> str:
-    """The columns of a relation. Pairs are maps, for `errors['text']` in a condition, however they are stored."""
-    if old:
-        captions = "CASE WHEN source_caption IS NOT NULL THEN [source_caption] END AS source_captions"
-        return f"* {hidden}, {captions}, " + (
-            "'shots' AS bounds" if table == "clips" else "NULL::VARCHAR AS source_spans"
-        )
-    return f"* {hidden} REPLACE (map_from_entries({PAIRED[table]}) AS {PAIRED[table]})"
-
-
-def _parquet(paths: list[Path], options: str) -> str:
-    """By name, as later versions of Winnow add columns: where a shard has none, they are null."""
-    return f"read_parquet({_listed(paths)}, union_by_name=true{options})"
-
-
-def _listed(paths: list[Path]) -> str:
-    return f"[{', '.join(_quote(str(path)) for path in paths)}]"
-
-
-def _quote(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
 
 from curate.clip import Column
-from pipelines.files import commit
+from pipelines.files import whole
 from pipelines.tables import VIDEO_IDENTITY, Tables
 
 TEXT = """# Annotated dataset
@@ -49,12 +48,8 @@ def write_dataset_card(root: Path, tables: Tables) -> None:
         there = path.read_text(encoding="utf-8", errors="replace")
         if there == text or not there.startswith(opening):
             return
-    aside = path.with_name(f".README.md.{os.getpid()}.tmp")
-    with open(aside, "w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    commit(aside, path)
+    with whole(path) as stream:
+        stream.write(text.encode())
 
 
 def _table(name: str, columns: Sequence[Column]) -> str:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from curate.clip import Unit
-from curate.identity import stamp
+from curate.identity import READING, stamp
 from curate.isolation import CHANGED, Isolated, Lost, settle
 from curate.rereading import captioner_frames
 from curate.watch import watch
@@ -41,7 +41,8 @@ def limit_of(config: Config, unit: Unit) -> float:
     facts = unit.facts
     by_size = (facts.get("bytes") or 0) / unit.count / BYTES_A_SECOND
     pixels = (facts.get("width") or 0) * (facts.get("height") or 0)
-    return config.decode.time_limit(max(unit.footage, by_size), pixels)
+    whole = (facts.get("bytes") or 0) // READING if unit.index == 0 else 0  # for the checksum of the file
+    return config.decode.time_limit(max(unit.footage, by_size), pixels) + whole
 
 
 class Pass:

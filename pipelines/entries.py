@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import ast
-import datetime
 import math
 import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from curate.clip import Listed
+from pipelines.spans import PAIRED, missing, spans_of, written
 
 PATHS = [
     "path",
@@ -51,56 +49,18 @@ CAPTIONS = [
     "sentence",
     "sentences",
 ]
-STARTS = [
-    "start",
-    "start_time",
-    "start_sec",
-    "start_secs",
-    "start_seconds",
-    "start_second",
-    "start_s",
-    "start_timestamp",
-    "begin",
-    "begin_time",
-    "clip_start",
-    "clip_start_time",
-    "span_start",
-    "time_start",
-    "t_start",
-    "start_ms",
-]
-ENDS = [
-    "end",
-    "end_time",
-    "end_sec",
-    "end_secs",
-    "end_seconds",
-    "end_second",
-    "end_s",
-    "end_timestamp",
-    "stop",
-    "stop_time",
-    "clip_end",
-    "clip_end_time",
-    "span_end",
-    "time_end",
-    "t_end",
-    "end_ms",
-]
-PAIRED = ["span", "timestamp", "timestamps", "segment"]  # [start, end] in one column
-FRAMES = (("start_frame", "end_frame"), ("frame_start", "frame_end"))
 
 MOST_BYTES = 1000  # of a picture or the like in another column
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-CLOCK = re.compile(r"(?:(\d+):)?(\d+):(\d+(?:\.\d*)?)$")
 ADDRESS = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
 
 
 @dataclass
 class Entry:
-    """One row. path: as it is written, None where the row holds the video itself (held), or nothing that can be a path.
+    """What a row says of a video, or of one span of it.
 
-    span: None where the row is of the whole video. problem: why the row cannot be used, or None.
+    path: as it is written, None where the row holds the video itself (held), or nothing that can be a path. span: None
+    for the whole video. problem: why the row cannot be used, or None.
     """
 
     path: str | None = None
@@ -120,47 +80,90 @@ def head_of(name: Any) -> str:
     return re.sub(r"[\s_-]+", "_", str(name).strip().lstrip("\ufeff")).strip("_").lower()
 
 
-def entry_of(row: Mapping[str, Any]) -> Entry:
-    """The first column that names a path, a caption and a span is that; every other one is kept as it is."""
+def entries_of(row: Mapping[str, Any]) -> list[Entry]:
+    """One for each span that the row names, and one for what it says of the whole video; at least one.
+
+    The first column that names a path, captions and spans is that; every other one is kept as it is.
+    """
+    heads, cells = _read(row)
+    held = [head for head in PATHS if _holds_bytes(cells.get(head))]
+    place = next((head for head in held or PATHS if head in cells), None)
+    name = heads.get(place)
+    given, columns = Entry(), {}
+    if place is not None:
+        _place(given, cells[place], name, columns)
+    else:
+        given.problem = (
+            f"names no video: one of the columns {', '.join(PATHS[:6])} is needed (found {', '.join(map(str, row))})"
+        )
+    entries = _said({other: value for other, value in row.items() if other != name})
+    for entry in entries:
+        entry.path, entry.held, entry.columns = given.path, given.held, columns | entry.columns
+        entry.problem = given.problem or entry.problem
+    bad = [entry for entry in entries if entry.problem]
+    return bad[:1] or entries
+
+
+def _said(row: Mapping[str, Any], within: bool = False) -> list[Entry]:
+    """The entries of a row without their path. within: it is an object in a cell, which has no such objects itself."""
+    heads, cells = _read(row)
+    told = next((head for head in CAPTIONS if head in cells), None)
+    spans, used = spans_of(cells)
+    inner = None
+    if not spans and not within:
+        inner = next((head for head in (*CAPTIONS, *PAIRED) if head in cells and _of_spans(cells[head])), None)
+    taken = [heads[head] for head in (told, inner, *used) if head]
+    rest = {plain(str(name)): plain(value) for name, value in row.items() if name not in taken}
+    columns = {name: value for name, value in rest.items() if value not in (None, "")}
+    parts = _parts(cells[told]) if told and told != inner else []
+    whole = [Entry(captions=[text for part in parts for text in part], columns=columns)]
+    if inner:
+        entries = [entry for part in _of_spans(cells[inner]) for entry in _said(part, within=True)]
+        for entry in entries:
+            entry.columns = columns | entry.columns
+        return [*entries, *(whole if whole[0].captions else [])]
+    if not spans:
+        return whole
+    if len(spans) == 1:
+        parts = [whole[0].captions]
+    elif len(parts) < 2:  # of all of them together
+        entries = [Entry(columns=columns, span=span) for span in spans]
+        return [*entries, *([Entry(captions=parts[0])] if parts and parts[0] else [])]
+    if len(parts) != len(spans):
+        said = f"names {len(spans)} spans and {len(parts)} captions: write one caption for each span, or one for all"
+        return [Entry(captions=whole[0].captions, columns=columns, problem=said)]
+    return [Entry(captions=texts, columns=dict(columns), span=span) for texts, span in zip(parts, spans, strict=True)]
+
+
+def _read(row: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:
+    """Head -> name of the first column that has it, and head -> its value where there is one."""
     heads: dict[str, str] = {}
     for name in row:
         heads.setdefault(head_of(name), name)
-    taken: list[str] = []
-
-    def first(names: list[str]) -> Any:
-        for name in names:
-            if name in heads and not _missing(row[heads[name]]):
-                taken.append(heads[name])
-                return row[heads[name]]
-        return None
-
-    entry = Entry()
-    columns: dict[str, Any] = {}
-    held = [name for name in PATHS if name in heads and _holds_bytes(row[heads[name]])]
-    _place(entry, first(held or PATHS), taken, columns)
-    entry.captions = list(_captions(first(CAPTIONS)))
-    entry.span = _span(first, heads, row)
-    rest = {name: plain(value) for name, value in row.items() if name not in taken}
-    entry.columns = {plain(str(name)): value for name, value in {**columns, **rest}.items() if value not in (None, "")}
-    if entry.problem is None and entry.path is None and entry.held is None:
-        entry.problem = (
-            f"names no video: one of the columns {', '.join(PATHS[:6])} is needed (found {', '.join(map(str, row))})"
-        )
-    return entry
+    return heads, {head: row[name] for head, name in heads.items() if not missing(row[name])}
 
 
-def _place(entry: Entry, value: Any, taken: list[str], columns: dict[str, Any]) -> None:
+def _of_spans(value: Any) -> list[Mapping[str, Any]]:
+    """The objects in a cell, where one of them at least names a span: `[{"start": 0, "end": 5, "caption": "..."}]`."""
+    value = written(value) if isinstance(value, str) else value
+    parts = [value] if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else []
+    objects = [part if isinstance(part, Mapping) else {"caption": part} for part in parts]
+    return objects if any(spans_of(_read(part)[1])[0] for part in objects) else []
+
+
+def _place(entry: Entry, value: Any, name: str, columns: dict[str, Any]) -> None:
     """The video itself, as the hub's struct {bytes, path} or as bytes; or where it lies."""
     if isinstance(value, Mapping):
         entry.held, value = value.get("bytes"), value.get("path")
         if entry.held and value:
-            columns[taken[-1]] = plain(str(value))
+            columns[plain(str(name))] = plain(str(value))
     elif isinstance(value, bytes):
         entry.held, value = value, None
     if entry.held:
         entry.path = str(value) if value else None
         return
-    if value is None:
+    if missing(value):
+        entry.problem = f"names no video: the path in {plain(str(name))} is empty"
         return
     place = str(value).strip()
     if place.lower().startswith("file://"):
@@ -173,91 +176,39 @@ def _place(entry: Entry, value: Any, taken: list[str], columns: dict[str, Any]) 
         entry.path = place
 
 
+def _parts(value: Any) -> list[list[str]]:
+    """The texts of each part of a cell: those of a list are its items."""
+    value = _texts(value) if isinstance(value, str) else value
+    return [list(_captions(part)) for part in (value if isinstance(value, list | tuple) else [value])]
+
+
 def _captions(value: Any) -> Iterator[str]:
     """Each text in a cell: one, a list of them, or a list of objects that have one each."""
+    value = _texts(value) if isinstance(value, str) else value
     if isinstance(value, list | tuple):
         for part in value:
             yield from _captions(part)
     elif isinstance(value, Mapping):
         heads = {head_of(name): name for name in value}
         yield from _captions(next((value[heads[name]] for name in CAPTIONS if name in heads), None))
-    elif value is not None and str(value).strip():
-        yield from _written_list(str(value)) or [plain(str(value))]
+    elif not missing(value) and str(value).strip():
+        yield plain(str(value))
 
 
-def _written_list(text: str) -> list[str]:
-    """The texts of a list that stands in a cell as JSON or Python write it; [] where it is none."""
-    if not (text.startswith("[") and text.endswith("]")):
-        return []
-    try:
-        found = ast.literal_eval(text)
-    except (ValueError, SyntaxError, RecursionError, MemoryError):
-        return []
-    texts = isinstance(found, list) and all(isinstance(part, str) for part in found)
-    return [plain(part) for part in found if part.strip()] if texts else []
+def _texts(text: str) -> Any:
+    """The list of texts that stands in a cell as JSON or Python write it; the text where it is none."""
+    found = written(text) if text.lstrip().startswith("[") else None
+    return text if found is None or not _only_texts(found) else found
 
 
-def _missing(value: Any) -> bool:
-    return value in (None, "", [], {}) or (isinstance(value, float) and math.isnan(value))
+def _only_texts(value: Any, depth: int = 2) -> bool:
+    if isinstance(value, list):
+        return depth > 0 and all(_only_texts(part, depth - 1) for part in value)
+    return value is None or isinstance(value, str)
 
 
 def _holds_bytes(value: Any) -> bool:
     return isinstance(value, bytes) or (isinstance(value, Mapping) and bool(value.get("bytes")))
-
-
-def _span(first: Any, heads: Mapping[str, str], row: Mapping[str, Any]) -> Listed | None:
-    for names in FRAMES:
-        if all(name in heads for name in names) and not any(name in heads for name in (*STARTS, *ENDS)):
-            values = [first([name]) for name in names]
-            if values == [None, None]:
-                return None
-            try:
-                ends = [None if value is None else int(str(value)) for value in values]
-            except ValueError:
-                return Listed(problem=f"its frames {values[0]} to {values[1]} are no whole numbers")
-            return Listed(start_frame=ends[0], end_frame=ends[1])
-    units = [_unit(names, heads) for names in (STARTS, ENDS)]
-    values = [first(STARTS), first(ENDS)]
-    if values == [None, None]:
-        pair = next((row[heads[name]] for name in PAIRED if name in heads), None)
-        if not isinstance(pair, list | tuple) or len(pair) != 2:
-            return None
-        values = list(pair)
-        first(PAIRED)
-    try:
-        start, end = (
-            None if value is None else seconds_of(value) * unit for value, unit in zip(values, units, strict=True)
-        )
-    except ValueError as error:
-        return Listed(problem=str(error))
-    return Listed(start, end)
-
-
-def _unit(names: list[str], heads: Mapping[str, str]) -> float:
-    """Seconds of 1 in the column that is used."""
-    used = next((name for name in names if name in heads), "")
-    return 0.001 if used.endswith("_ms") else 1.0
-
-
-def seconds_of(value: Any) -> float:
-    """Seconds: a number, `83.5`, `1:23.5`, `00:01:23,500`. ValueError for what is neither."""
-    found = None
-    if isinstance(value, datetime.timedelta):
-        found = value.total_seconds()
-    elif isinstance(value, datetime.time):
-        found = value.hour * 3600 + value.minute * 60 + value.second + value.microsecond / 1e6
-    elif isinstance(value, int | float | Decimal) and not isinstance(value, bool):
-        found = float(value)
-    elif isinstance(value, str):
-        text = value.strip().removesuffix("s").strip()
-        text = text.replace(",", ".") if text.count(",") == 1 and "." not in text else text
-        if clock := CLOCK.match(text):
-            found = int(clock[1] or 0) * 3600 + int(clock[2]) * 60 + float(clock[3])
-        elif re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", text):
-            found = float(text)
-    if found is None or not math.isfinite(found):
-        raise ValueError(f"{value!r} is no time: write seconds or HH:MM:SS.mmm")
-    return found
 
 
 def plain(value: Any) -> Any:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -46,11 +46,21 @@ def write_parquet(path: Path, schema: pa.Schema, rows: list[dict[str, Any]], foo
 
 def write_table(path: Path, table: pa.Table) -> None:
     """The same of a table, whose metadata is kept."""
+    with whole(path) as stream:
+        pq.write_table(table, stream, compression="zstd", row_group_size=GROUP_ROWS)
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[BinaryIO]:
+    """A stream whose bytes become the file at `path` when the block ends, and leave nothing where it raises.
+
+    Raises DiskError where the folder takes no more.
+    """
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with writing(path.parent):
         try:
             with open(aside, "wb") as stream:
-                pq.write_table(table, stream, compression="zstd", row_group_size=GROUP_ROWS)
+                yield stream
                 stream.flush()
                 os.fsync(stream.fileno())
             commit(aside, path)
@@ -69,10 +79,5 @@ def commit(aside: Path, path: Path) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with writing(path.parent):
-        with open(aside, "w", encoding="utf-8") as stream:
-            json.dump(content, stream, indent=1, ensure_ascii=False)
-            stream.flush()
-            os.fsync(stream.fileno())
-        commit(aside, path)
+    with whole(path) as stream:
+        stream.write(json.dumps(content, indent=1, ensure_ascii=False).encode())

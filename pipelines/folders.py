@@ -95,7 +95,6 @@ TRASH = frozenset(
 SIDECARS = (".txt", ".json")
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # of Hugging Face's VideoFolder
 
-REFUSALS = ("folder may not be read", "list entry ", "link to ")  # how reasons begin of inputs that are no files
 HIDDEN, IN_TRASH, PARTIAL = "hidden", "in a trash or system folder", "partial download"
 CIRCLE, AGAIN, ALIAS = (
     "link that leads back (a circle)",
@@ -122,10 +121,11 @@ class PassedOver:
 
 @dataclass(frozen=True)
 class Refused:
-    """An input that is no video and cannot be searched. path: its name in `videos/`."""
+    """An input that is no video and cannot be searched. path: its name in `videos/`. kind: "folder" or "link"."""
 
     path: str
     reason: str
+    kind: str
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ class Search:
                 with os.scandir(path) as found:
                     entries = sorted(found, key=lambda entry: entry.name)
             except OSError as error:
-                yield Refused(path, unreadable(error))
+                yield Refused(path, unreadable(error), "folder")
                 continue
             self.searched.add((facts.st_dev, facts.st_ino))
             inside: list[str] = []
@@ -191,7 +191,9 @@ class Search:
                 (links if entry.is_symlink() else inside).append(entry.path)
             if reached == "gone" and suffix not in VIDEO_SUFFIXES and not Path(os.readlink(entry.path)).suffix:
                 yield Refused(
-                    entry.path, f"link to {os.readlink(entry.path)!r}, which is not there: is a disk not mounted?"
+                    entry.path,
+                    f"link to {os.readlink(entry.path)!r}, which is not there: is a disk not mounted?",
+                    "link",
                 )
             elif suffix in VIDEO_SUFFIXES:
                 # A folder that is named like a video is an input too: it ends as a row that says so.

@@ -12,6 +12,7 @@ import pyarrow as pa
 from PIL import Image
 
 from curate.selection import Selection, quoted
+from pipelines.files import writing
 
 INK, MUTED, GRID = "#22272e", "#8b949e", "#e6e8eb"
 KEPT, DROPPED = "#2a7f62", "#d8a48f"
@@ -79,7 +80,8 @@ def plot_scores(clips: str, schema: pa.Schema, selection: Selection, folder: Pat
         axes.set_axisbelow(True)
         axes.spines[:].set_visible(False)
         axes.legend(fontsize=8, frameon=False, loc="upper right")
-        figure.savefig(folder / f"{name}.png", dpi=130, metadata={"Software": None})
+        with writing(folder):
+            figure.savefig(folder / f"{name}.png", dpi=130, metadata={"Software": None})
         plt.close(figure)
         made.append({"column": name, "file": f"{name}.png"})
     return made
@@ -142,7 +144,8 @@ def contact_sheet(clips: str, selection: Selection, path: Path, *, columns: int 
                 0, -0.04, _said(row, selection, number), transform=axes.transAxes, fontsize=7.5, color=MUTED, va="top"
             )
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110, metadata={"Software": None})
+    with writing(path.parent):
+        figure.savefig(path, dpi=110, metadata={"Software": None})
     plt.close(figure)
     return True
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 import tempfile
 from collections.abc import Sequence
 from html import escape
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from pipelines.files import whole
 from pipelines.inspector import taking
 from pipelines.inspector.choice import Choice
 from pipelines.inspector.media import Media
@@ -44,12 +44,8 @@ def write_report(dataset: str | Path, out: str | Path) -> Path:
         if session.loaded is None:
             raise ReportError(session.wrong)
         text = _Report(session).html()
-    aside = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
-        aside.write_text(text, encoding="utf-8")
-        os.replace(aside, out)
-    finally:
-        aside.unlink(missing_ok=True)
+    with whole(out) as stream:
+        stream.write(text.encode())
     return out
 
 

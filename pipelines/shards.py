@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 import pyarrow as pa
@@ -17,7 +18,10 @@ from curate.clip import COUNTED, Column, text_to_path
 from curate.extract import Extracted, Span
 from curate.span import Origin
 from pipelines.cutting import Job, MapFn, Source
-from pipelines.files import FOOTER, commit
+from pipelines.files import FOOTER, commit, writing
+
+if TYPE_CHECKING:
+    from pipelines.passes import Spool
 
 GROUP_BYTES, GROUP_ROWS = 16_000_000, 100  # a reader that streams holds one row group
 
@@ -88,7 +92,7 @@ def read_schema(clips: pa.Schema, drop: Sequence[str]) -> pa.Schema:
 def job_of(row: dict[str, Any], options: dict[str, Any], spool: Path | None = None) -> Job:
     """row: of a clip, with _bytes, _keyframes and the unit's marks, as the plan of a curated dataset has them."""
     span = Span(row["start_frame"], row["end_frame"], row["start_time"], row["end_time"], _origin(row))
-    source = Source(row["video_id"], row["_bytes"])
+    source = Source(row["video_id"], row["_bytes"], row.get("_modified"), row.get("_checksum"))
     return Job(
         row["clip_id"], text_to_path(row["video_path"]), span, row["_keyframes"], options, source, spool and str(spool)
     )
@@ -157,14 +161,13 @@ def write_shards(
     options: dict[str, Any],
     standing: Standing,
     moved: Callable[[str], str],
-    spool: Path,
-    progress: Callable[[int, int, int], None] | None = None,
+    spool: Spool,
 ) -> Made:
     """Write the shards that are not there yet; shard k holds rows bounds[k] to bounds[k + 1]. Counts are over all.
 
     cut: called once, with the jobs of all missing shards. again: for single jobs meanwhile: a copy that would fail
     `standing` is cut again, whole. moved: where a source lies now, by the path recorded.
-    spool: where clips may lie that were cut already.
+    spool: where clips may lie that were cut already; it counts what is done.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for leftover in folder.glob("*.tmp"):
@@ -177,24 +180,28 @@ def write_shards(
         made.add(json.loads(pq.read_metadata(paths[k]).metadata[FOOTER]))
     done, failures = made.clips + len(made.failed), len(made.failed)
 
+    spool.written = [(bounds[k], bounds[k + 1]) for k in range(count) if k not in missing]
     ahead: list[dict[str, Any]] = []  # rows whose jobs were handed out and whose results are to come
 
     def jobs() -> Iterator[Job]:
         for k in missing:
+            spool.fill(bounds[k + 1])
             table = pq.read_table(rows, filters=[("_position", ">=", bounds[k]), ("_position", "<", bounds[k + 1])])
             for row in table.to_pylist(maps_as_pydicts="strict"):
                 row["video_path"] = moved(row["video_path"])
                 ahead.append(row)
-                yield job_of(row, options, spool)
+                yield job_of(row, options, spool.folder)
 
+    spool.tell(done, failures)
     results = iter(cut(jobs()))
     for k in missing:
+        taken = []
         with _Shard(paths[k], schema) as shard:
             for _ in range(bounds[k], bounds[k + 1]):
                 result = next(results)
                 row = ahead.pop(0)
                 if not isinstance(result, str) and (why := standing.fails(row, result)):
-                    (result,) = again([job_of(row, options | {"snap": False}, spool)])
+                    (result,) = again([job_of(row, options | {"snap": False}, spool.folder)])
                     result = result if isinstance(result, str) else replace(result, why=why)
                 if isinstance(result, str):
                     shard.fail(row, result)
@@ -202,8 +209,10 @@ def write_shards(
                 else:
                     shard.add(row, result)
                 done += 1
-                if progress:
-                    progress(done, bounds[-1], failures)
+                taken.append(row["clip_id"])
+                spool.ready.discard(row["clip_id"])
+                spool.tell(done, failures)
+        spool.drop(taken)
         made.add(json.loads(pq.read_metadata(paths[k]).metadata[FOOTER]))
     made.failed.sort(key=lambda failure: failure["clip_id"])
     return made
@@ -220,7 +229,8 @@ class _Shard:
         self.made = Made()
 
     def __enter__(self) -> _Shard:
-        self.stream = open(self.aside, "wb")
+        with writing(self.path.parent):
+            self.stream = open(self.aside, "wb")
         heavy = ("video.bytes", "still_middle")  # compressed already
         leaves = pq.ParquetFile(_empty(self.schema)).schema
         names = [leaves.column(i).path for i in range(len(leaves))]
@@ -255,15 +265,22 @@ class _Shard:
 
     def _flush(self) -> None:
         if self.rows:
-            self.writer.write_table(pa.Table.from_pylist(self.rows, schema=self.schema))
+            with writing(self.path.parent):
+                self.writer.write_table(pa.Table.from_pylist(self.rows, schema=self.schema))
         self.rows, self.held = [], 0
 
     def __exit__(self, kind: type | None, *_: object) -> None:
-        if kind is not None:
-            self.writer.close()
-            self.stream.close()
+        try:
+            if kind is None:
+                with writing(self.path.parent):
+                    self._commit()
+        finally:  # where the disk is full closing fails too, and the file must go all the same
+            for opened in (self.writer, self.stream):
+                with suppress(OSError, pa.ArrowException):
+                    opened.close()
             self.aside.unlink(missing_ok=True)
-            return
+
+    def _commit(self) -> None:
         self._flush()
         made = {name: value for name, value in asdict(self.made).items() if name != "shards"}
         self.writer.add_key_value_metadata({FOOTER: json.dumps({"made": made}).encode()})

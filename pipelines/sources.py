@@ -16,13 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from curate.clip import Listed, Unit, Video
-from pipelines.entries import ADDRESS, Entry, entry_of, knows_path, plain, suffix_of
-from pipelines.files import commit
+from pipelines.entries import ADDRESS, PATHS, Entry, entries_of, knows_path, plain, suffix_of
+from pipelines.files import whole
 from pipelines.folders import ALIAS, VIDEO_SUFFIXES, PassedOver, Refused, Search
+from pipelines.listed import bounds
 from pipelines.lists import LIST_SUFFIXES, Broken, ListError, NoPaths, decoded, rows_of
 
 HELD = "sources"  # folder of the dataset for videos that came within a Parquet file
 SIDECAR_BYTES = 1 << 16
+ENTRY = ": entry "  # between a list and the number of its row, in the path of a refused row
 UNREAD = "caption file that cannot be read"
 NO_METADATA = "metadata file that names no videos"
 
@@ -33,11 +35,25 @@ class SourceError(Exception):
 
 @dataclass
 class Found:
-    """videos: in a fixed order, each file once. refused: what cannot be searched or read, as failed units."""
+    """videos: in a fixed order, each file once. refused: what cannot be searched or read, as failed units.
+
+    lists, folders: absolute paths of what was read and searched, so that what is not refused any more can be told.
+    """
 
     videos: list[Video] = field(default_factory=list)
     refused: list[Unit] = field(default_factory=list)
     passed_over: PassedOver = field(default_factory=PassedOver)
+    lists: list[str] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
+
+    def accepts(self, path: str) -> bool:
+        """An input that was refused before, looked at again and not refused: a folder, a link, or `LIST: entry 3`."""
+        if any(unit.video.path == path for unit in self.refused):
+            return False
+        name, row, _ = path.rpartition(ENTRY)
+        if row and (name in self.lists or os.path.exists(name)):
+            return name in self.lists
+        return any(Path(path).is_relative_to(folder) for folder in self.folders)
 
 
 def find_videos(sources: Sequence[str], store: Path | None = None) -> Found:
@@ -86,6 +102,8 @@ class _Finder:
         self.entries: dict[str, list[Entry]] = {}
         self.refused: dict[str, Unit] = {}
         self.lists: set[str] = set()
+        self.read: list[str] = []
+        self.searched: list[str] = []
 
     def source(self, source: str) -> None:
         if os.path.isdir(source):
@@ -101,7 +119,7 @@ class _Finder:
 
     def found(self) -> Found:
         videos = [_video(path, self.entries.get(path, [])) for path in self.paths.values()]
-        return Found(videos, list(self.refused.values()), self.search.passed_over)
+        return Found(videos, list(self.refused.values()), self.search.passed_over, self.read, self.searched)
 
     def _glob(self, pattern: str) -> None:
         matches = sorted(glob.glob(pattern, recursive=True))
@@ -120,9 +138,10 @@ class _Finder:
                 self.search.passed_over.suffixes[suffix or "(no suffix)"] += 1
 
     def _folder(self, folder: str) -> None:
+        self.searched.append(os.path.abspath(folder))
         for place in self.search(folder):
             if isinstance(place, Refused):
-                self._refuse(place.path, place.reason)
+                self._refuse(place.path, place.reason, place.kind)
             elif place.kind == "metadata":
                 self._list(Path(place.path), optional=True)
             else:
@@ -140,10 +159,13 @@ class _Finder:
         except (ListError, OSError, ValueError, RecursionError):
             self.search.passed_over.add(UNREAD, str(path))
             return
-        entry = entry_of({**(said if isinstance(said, dict) else {"captions": said}), "path": video})
-        if entry.span:
-            entry.span.where = plain(path.name)
-        self._add(video, entry)
+        for entry in entries_of({**(said if isinstance(said, dict) else {"captions": said}), PATHS[0]: video}):
+            if entry.problem:
+                self.search.passed_over.add(UNREAD, str(path))
+                return
+            if entry.span:
+                entry.span.where = plain(path.name)
+            self._add(video, entry)
 
     def _list(self, path: Path, optional: bool = False) -> None:
         """The rows of a list. One that is unusable is a refused input, unless all are: then the list is.
@@ -158,13 +180,14 @@ class _Finder:
         good = 0
         try:
             for number, row in enumerate(rows_of(path, knows_path), 1):
-                entry = Entry(problem=row.reason) if isinstance(row, Broken) else entry_of(row)
-                if entry.problem:
-                    problems.append((number, entry))
+                entries = [Entry(problem=row.reason)] if isinstance(row, Broken) else entries_of(row)
+                if entries[0].problem:
+                    problems.append((number, entries[0]))
                     continue
-                if entry.span:
-                    entry.span.where = plain(f"{path.name}: entry {number}")
-                self._add(self._path_of(entry, path), entry)
+                for entry in entries:
+                    if entry.span:
+                        entry.span.where = plain(f"{path.name}{ENTRY}{number}")
+                    self._add(self._path_of(entry, path), entry)
                 good += 1
         except ListError as error:
             if optional and isinstance(error, NoPaths):
@@ -178,8 +201,11 @@ class _Finder:
             number, entry = problems[0]
             more = f" (and so for all of its {len(problems)} entries)" if len(problems) > 1 else ""
             raise SourceError(f"{path}: entry {number}: {entry.problem}{more}")
+        self.read.append(os.path.abspath(path))
         for number, entry in problems:
-            self._refuse(f"{os.path.abspath(path)}: entry {number}", f"list entry {number}: {entry.problem}", entry)
+            self._refuse(
+                f"{os.path.abspath(path)}{ENTRY}{number}", f"list entry {number}: {entry.problem}", "entry", entry
+            )
 
     def _path_of(self, entry: Entry, path: Path) -> str:
         if entry.held:
@@ -194,15 +220,8 @@ class _Finder:
         target = folder / f"{hashlib.sha256(entry.held).hexdigest()[:32]}{suffix_of(entry.path)}"
         if not target.exists():
             folder.mkdir(parents=True, exist_ok=True)
-            aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-            try:
-                with open(aside, "wb") as stream:
-                    stream.write(entry.held)
-                    stream.flush()
-                    os.fsync(stream.fileno())
-                commit(aside, target)
-            finally:
-                aside.unlink(missing_ok=True)
+            with whole(target) as stream:
+                stream.write(entry.held)
         entry.held = None
         return str(target)
 
@@ -222,9 +241,9 @@ class _Finder:
             self.folders[folder] = os.path.realpath(folder)
         return os.path.realpath(path) if os.path.islink(path) else os.path.join(self.folders[folder], name)
 
-    def _refuse(self, path: str, reason: str, entry: Entry | None = None) -> None:
+    def _refuse(self, path: str, reason: str, kind: str, entry: Entry | None = None) -> None:
         said = {"captions": entry.captions, "columns": entry.columns} if entry else {}
-        self.refused.setdefault(path, Unit(Video(path, **said)).fail(plain(reason)))
+        self.refused.setdefault(path, Unit(Video(path, **said), kind=kind).fail(plain(reason)))
 
 
 def _video(path: str, entries: list[Entry]) -> Video:
@@ -233,17 +252,16 @@ def _video(path: str, entries: list[Entry]) -> Video:
     spans: dict[tuple, list[Entry]] = {}
     for entry in entries:
         if span := entry.span:
-            bounds = (span.start, span.end, span.start_frame, span.end_frame, span.problem)
-            spans.setdefault(bounds, []).append(entry)
+            spans.setdefault(bounds(span), []).append(entry)
     return Video(
         path,
         captions=[caption for entry in whole for caption in entry.captions],
         columns=_joined([entry for entry in whole if entry.columns or entry.captions]),
-        spans=[_listed(same) for same in spans.values()],
+        spans=[_joined_span(same) for same in spans.values()],
     )
 
 
-def _listed(entries: list[Entry]) -> Listed:
+def _joined_span(entries: list[Entry]) -> Listed:
     """One span of the rows that name it."""
     span = entries[0].span
     span.captions = [caption for entry in entries for caption in entry.captions]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,18 @@ from curate.clip import SKIPPED, TOO_SHORT, Unit, Video, path_to_text, text_to_p
 from curate.identity import stamp
 from pipelines.curation import RECALL, stage_of
 from pipelines.dataset import Dataset
-from pipelines.folders import REFUSALS
+from pipelines.listed import other_spans, says_more
 from pipelines.tables import video_of
 
 COLUMNS = """video_id, video_path, unit, units, unit_start, unit_end, status, error, duration, bytes,
     source_caption, source_captions, source_columns, source_spans"""
-COPY = "same content as "  # how the error of a duplicate begins; the path of the other file follows
+SAID = {  # in rows of an older Winnow the error alone says it
+    "modified": "NULL::BIGINT",
+    "checksum": "NULL::VARCHAR",
+    "duplicate_of": "CASE WHEN status = 'duplicate' THEN substr(error, length('same content as ') + 1) END",
+    "kind": """CASE WHEN status <> 'failed' THEN 'file' WHEN starts_with(error, 'folder may not be read') THEN 'folder'
+        WHEN starts_with(error, 'list entry ') THEN 'entry' WHEN starts_with(error, 'link to ') THEN 'link' ELSE 'file' END""",
+}
 
 
 class State:
@@ -40,7 +46,7 @@ class State:
                 self.rows[_id(row)] = row
                 self.paths.setdefault(row["video_path"], []).append(row)
                 if row["status"] == "duplicate":
-                    self.copies.setdefault(row["error"].removeprefix(COPY), []).append(row["video_path"])
+                    self.copies.setdefault(row["duplicate_of"], []).append(row["video_path"])
                 else:
                     self.contents.setdefault(row["video_id"], []).append(row)
 
@@ -54,6 +60,11 @@ class State:
         found = (rows[0] for _, rows in sorted(self.paths.items()))
         return [replace(video_of(row), video_id="") for row in found if not _is_no_file(row)]
 
+    def repaired(self, accepted: Callable[[str], bool]) -> list[str]:
+        """Rows of folders, links and rows of lists that were refused, and now are accepted."""
+        refused = (row for row in self.rows.values() if _is_no_file(row))
+        return [_id(row) for row in refused if accepted(text_to_path(row["video_path"]))]
+
     def planned(self, video: Video) -> bool:
         """Every unit of this video is recorded, so that it need not be opened again. What was lost is not."""
         path = path_to_text(video.path)
@@ -66,20 +77,13 @@ class State:
     def _other_spans(self, video: Video) -> bool:
         """The list names other spans than those that the recorded clips are: they are found anew."""
         rows = self.paths.get(path_to_text(video.path), ())
-        return bool(video.spans) and any(
-            row["status"] == "ok" and _bare(video_of(row)).spans != _bare(video).spans for row in rows
-        )
-
-    def _says_more(self, video: Video, row: dict[str, Any]) -> bool:
-        """The list says something else of a video than when it was recorded: its rows are written anew, with their scores."""
-        said, recorded = _bare(video), _bare(video_of(row))
-        return (said.captions, said.columns) != (recorded.captions, recorded.columns)
+        return any(row["status"] == "ok" and other_spans(video, video_of(row)) for row in rows)
 
     def contents_of(self, path: str) -> set[str]:
         """`video_id` of what is recorded of this path; of a duplicate, that of the other file."""
         found = set()
         for row in self.paths.get(path, ()):
-            copied = row["error"].removeprefix(COPY) if row["status"] == "duplicate" else None
+            copied = row["duplicate_of"]
             found |= (
                 {row["video_id"]} if copied is None else {other["video_id"] for other in self.paths.get(copied, ())}
             )
@@ -94,7 +98,7 @@ class State:
             return True
         if rows[0]["status"] != "duplicate":
             return False
-        owner = rows[0]["error"].removeprefix(COPY)
+        owner = rows[0]["duplicate_of"]
         return owner not in self.paths or self._differs(owner) or not os.path.exists(text_to_path(owner))
 
     def _differs(self, path: str) -> bool:
@@ -172,7 +176,7 @@ class State:
             video = listed.get(row["video_path"])
             if (video and self._other_spans(video)) or row["video_path"] in self.changed:
                 continue
-            if row["status"] == "ok" and (todo or (video and self._says_more(video, row))):
+            if row["status"] == "ok" and (todo or (video and says_more(video, video_of(row)))):
                 same = replace(video, video_id=row["video_id"]) if video else None
                 yield Unit(
                     same or Video(text_to_path(row["video_path"]), row["video_id"]),
@@ -201,20 +205,23 @@ class State:
         return found
 
 
+def duplicate(unit: Unit, owner: str) -> Unit:
+    """Mark a unit as a second copy. owner: path of the first, as in tables."""
+    unit.status, unit.error, unit.duplicate_of = "duplicate", f"same content as {owner}", owner
+    return unit
+
+
 def _recorded(dataset: Dataset) -> list[dict[str, Any]]:
-    columns = duckdb.sql(f"SELECT * FROM {dataset.videos_sql}").columns
-    modified = "modified" if "modified" in columns else "NULL::BIGINT AS modified"  # an older Winnow did not record it
-    return duckdb.sql(f"SELECT {COLUMNS}, {modified} FROM {dataset.videos_sql}").to_arrow_table().to_pylist()
+    there = duckdb.sql(f"SELECT * FROM {dataset.videos_sql}").columns
+    late = [
+        f"coalesce({name}, {said}) AS {name}" if name in there else f"{said} AS {name}" for name, said in SAID.items()
+    ]
+    return duckdb.sql(f"SELECT {COLUMNS}, {', '.join(late)} FROM {dataset.videos_sql}").to_arrow_table().to_pylist()
 
 
 def _is_no_file(row: dict[str, Any]) -> bool:
     """The row is of a folder that may not be read, or of a list's row that names no video."""
-    return row["status"] == "failed" and (row["error"] or "").startswith(REFUSALS)
-
-
-def _bare(video: Video) -> Video:
-    """What counts of the spans: not which row of which list named them."""
-    return replace(video, spans=[replace(span, where="") for span in video.spans])
+    return row["kind"] != "file"
 
 
 def _id(row: dict[str, Any]) -> str:

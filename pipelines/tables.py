@@ -39,10 +39,13 @@ PAIRS = {
     "errors": pa.list_(pa.struct([("stage", pa.string()), ("reason", pa.string())])),
     "seconds": pa.list_(pa.struct([("stage", pa.string()), ("seconds", pa.float64())])),
 }
-OF_VIDEO = (  # facts of the video that are columns of its clips too, so that a selection can ask for them
-    "codec", "pixel_format", "container", "bitrate", "rotation", "mirrored", "sample_aspect_ratio", "interlaced",
-    "variable_frame_rate", "transfer", "primaries", "matrix", "range", "bit_depth", "hdr", "has_audio",
-)  # fmt: skip
+OF_VIDEO = {  # facts of the video that are columns of its clips too, so that a selection can ask for them: DuckDB's types
+    **dict.fromkeys(("codec", "pixel_format", "container"), "VARCHAR"),
+    "bitrate": "DOUBLE", "rotation": "INTEGER", "mirrored": "BOOLEAN", "sample_aspect_ratio": "DOUBLE",
+    "interlaced": "BOOLEAN", "variable_frame_rate": "BOOLEAN",
+    **dict.fromkeys(("transfer", "primaries", "matrix", "range"), "VARCHAR"),
+    "bit_depth": "INTEGER", "hdr": "BOOLEAN", "has_audio": "BOOLEAN",
+}  # fmt: skip
 CLIP_TAIL = (
     Column("source_caption", pa.string(), "first of source_captions"),
     Column(
@@ -62,6 +65,10 @@ VIDEO_IDENTITY = (
     Column("unit_end", pa.float64(), "end of the stretch; null: of the file", "s"),
     Column("status", pa.string(), "ok, failed, lost (by a machine: tried again) or duplicate"),
     Column("error", pa.string(), "why it failed or was lost, or of which file it is a duplicate"),
+    Column(
+        "kind", pa.string(), "what the path names; null: an older Winnow wrote the row", "", "file, folder, link, entry"
+    ),
+    Column("duplicate_of", pa.string(), "of a duplicate: the path of the other file"),
     Column("warnings", pa.list_(pa.string()), "what was wrong although the unit could be used"),
     Column("clips", pa.int32(), "clips found"),
     Column("seconds", PAIRS["seconds"], "wall time by stage", "s"),
@@ -132,6 +139,8 @@ class Tables:
             "unit_end": unit.end,
             "status": unit.status,
             "error": unit.error,
+            "kind": unit.kind,
+            "duplicate_of": unit.duplicate_of,
             "warnings": unit.warnings,
             "clips": len(unit.clips),
             "seconds": [{"stage": stage, "seconds": spent} for stage, spent in sorted(unit.seconds.items())],
@@ -151,6 +160,8 @@ class Tables:
             end=video["unit_end"],
             status=video["status"],
             error=video["error"],
+            kind=video.get("kind") or "file",
+            duplicate_of=video.get("duplicate_of"),
             warnings=list(video["warnings"] or ()),
             facts={column.name: video.get(column.name) for column in self.facts},
             seconds=_pairs(video["seconds"]),

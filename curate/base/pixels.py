@@ -23,6 +23,9 @@ __all__ = ["copy_of", "field_of", "flags", "rgb", "scaled"]
 LOCAL = threading.local()
 ACCURATE = Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP | Interpolation.ACCURATE_RND
 
+# Planar: swscale writes packed RGB of 16 bits (rgb48le) in wrong colours from 4:2:0 at its own size, with these flags.
+DEEP = "gbrp16le"
+
 
 def flags(width: int, height: int, to_width: int, to_height: int) -> int:
     """swscale's: areas where nothing is enlarged, else bicubic, which averages too where it reduces."""
@@ -34,7 +37,7 @@ def rgb(frame: av.VideoFrame, width: int, height: int, colour: Colour | None = N
     """[height, width, 3] uint8 RGB of the frame as stored, at that size. colour: if it is known already."""
     colour = colour or colours.of(frame)
     if colour.hdr:
-        return sdr(scaled(frame, width, height, "rgb48le", colour).to_ndarray(), colour.transfer)
+        return sdr(scaled(frame, width, height, DEEP, colour).to_ndarray(), colour.transfer)
     return scaled(frame, width, height, "rgb24", colour).to_ndarray()
 
 
@@ -42,7 +45,7 @@ def scaled(frame: av.VideoFrame, width: int, height: int, form: str, colour: Col
     """The frame in another size and pixel format, its matrix kept; full range where the format is RGB or grey."""
     frame = field_of(frame) if frame.interlaced_frame else frame
     matrix = colours.swscale(colour)
-    span = colours.FULL if form.startswith(("rgb", "gray")) else colour.range
+    span = colours.FULL if form.startswith(("rgb", "gbr", "gray")) else colour.range
     return reformatter(frame.format.name, form).reformat(
         frame,
         width,

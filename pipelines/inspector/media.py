@@ -12,6 +12,7 @@ import os
 import tempfile
 import threading
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ import pyarrow.parquet as pq
 
 from curate.clip import text_to_path
 from curate.extract import Span
-from pipelines.cutting import Cutters, Job
+from pipelines.cutting import CutterError, Cutters, Job
 from pipelines.inspector.columns import Columns
 from pipelines.shards import job_of
 
@@ -31,7 +32,17 @@ PLAIN_PIXELS = {"yuv420p", "yuvj420p"}
 GROUPS_BYTES, OPEN_FILES = 64_000_000, 48
 CACHE_BYTES = 1_000_000_000
 SPAN = ("start_frame", "end_frame", "start_time", "end_time")
-FACTS = ("codec", "pixel_format", "bytes", "first_packet", "first_pts", "first_frame", "unit_start")
+FACTS = (
+    "codec",
+    "pixel_format",
+    "bytes",
+    "modified",
+    "checksum",
+    "first_packet",
+    "first_pts",
+    "first_frame",
+    "unit_start",
+)
 
 
 class MediaError(Exception):
@@ -158,14 +169,18 @@ class ClipCache:
         return path
 
     def cut(self, job: Job) -> bytes:
-        (made,) = self.cutters([job])
+        try:
+            (made,) = self.cutters([job])
+        except CutterError as error:
+            raise MediaError(str(error)) from None
         if isinstance(made, str):
             raise MediaError(made)
         return made.bytes
 
     def warm(self) -> None:
         """Start the child process, with a job that it refuses."""
-        list(self.cutters([Job("", os.devnull, Span(0, 1, 0.0, 1.0))]))
+        with suppress(CutterError):  # the first clip that is asked for says so
+            list(self.cutters([Job("", os.devnull, Span(0, 1, 0.0, 1.0))]))
 
     def close(self) -> None:
         self.cutters.__exit__()

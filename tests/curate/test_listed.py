@@ -40,7 +40,7 @@ def test_what_is_no_clip_is_said():
         "the span 1 to 1 s is empty: its end must be after its start: no clip",
         "the span 9 to 10 s holds no picture (the file ends at 4.00 s, after 100 frames): no clip",
         "the span 3 to 8 s ends with the file, at 4.00 s, after 100 frames",
-        "the span 0.001 to 0.03 s holds no picture (no frame is shown in it): no clip",
+        "the span 0.001 to 0.03 s holds no picture (no frame begins in it): no clip",
         "the span -1 to 1 s begins before the file does: no clip",
         "the span frames 90 to 200 ends with the file, at 4.00 s, after 100 frames",
     ]

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import signal
 import threading
 
@@ -16,12 +17,14 @@ import pytest
 import yaml
 from rich.console import Console
 
+from curate import isolation
 from curate.clip import Clip, Column, Unit, Video
+from curate.extract import Span
 from curate.filters import Filter, SelectionError, parse_filters
 from curate.identity import fingerprint
 from pipelines import statistics
 from pipelines.curated import CuratedError, make_curated
-from pipelines.cutting import Cutters, cut
+from pipelines.cutting import Cutters, Job, cut
 from pipelines.dataset import FORMAT, Dataset, Tables, Writer, write_json
 
 TABLES = Tables(
@@ -283,25 +286,74 @@ def test_a_source_that_is_gone_costs_its_clips(tmp_path, no_pictures):
         make_curated(data, [], tmp_path / "none", **SMALL)
 
 
-def test_a_child_that_dies_or_hangs_costs_one_clip(dataset):
-    from curate.extract import Span
-    from pipelines.cutting import Job
+@pytest.fixture
+def naughty(monkeypatch):
+    """Children that cut do what `WINNOW_TEST` says, to the clip that it names: "kill 00000012 /log" kills each time."""
+    code = """
+import os, signal, time, pipelines.cutting as cutting
+real = cutting.cut
+def cut(job):
+    what, clip, log = os.environ.get("WINNOW_TEST", "no clip log").split()
+    if job.clip_id.endswith(clip):
+        with open(log, "a") as stream: stream.write("x")
+        if what == "kill" or (what == "mixed" and os.path.getsize(log) == 1): os.kill(os.getpid(), signal.SIGKILL)
+        if what in ("abort", "mixed"): os.abort()
+        if what == "sleep": time.sleep(60)
+        if what == "grow": kept = [bytearray(50_000_000) for _ in range(100)]
+    return real(job)
+cutting.cut = cut
+"""
+    boot = isolation.BOOT.split("; ", 2)
+    monkeypatch.setattr(isolation, "BOOT", "; ".join(boot[:2]) + "\n" + code + boot[2])
+    return monkeypatch
 
+
+def jobs_of(dataset):
     path = str(dataset.root / "src" / "0.mp4")
-    jobs = [Job(f"{i}", path, Span(12 * i, 12 * i + 12, i * 0.48, i * 0.48 + 0.48)) for i in range(6)]
-    with Cutters(1) as cutters:
-        assert not isinstance(cutters.children[0].cut(jobs[0]), str)
-        pid = cutters.children[0].pid
-        os.kill(pid, signal.SIGSTOP)  # so that it is at work when it dies
-        threading.Timer(0.5, os.kill, [pid, signal.SIGKILL]).start()
-        results = list(cutters(jobs))
-        assert [isinstance(r, str) for r in results] == [True] + 5 * [False]
-        assert "killed from outside (SIGKILL" in results[0] and [r.start_frame for r in results[1:]] == [12, 24, 36, 48, 60]
-    with Cutters(1) as cutters:
-        assert not isinstance(cutters.children[0].cut(jobs[0]), str)
-        cutters.children[0].timeout = 1.5
-        os.kill(cutters.children[0].pid, signal.SIGSTOP)
-        assert "took longer than 1.5 s" in cutters.children[0].cut(jobs[1])
+    return [Job(f"{12 * i:08d}", path, Span(12 * i, 12 * i + 12, i * 0.48, i * 0.48 + 0.48)) for i in range(6)]
+
+
+def test_a_child_that_is_killed_or_stopped_costs_a_second_try(dataset):
+    jobs = jobs_of(dataset)
+    for signals in ((signal.SIGSTOP, signal.SIGKILL), (signal.SIGSTOP,)):
+        with Cutters(1) as cutters:
+            (child,) = cutters.children
+            child.timeout = 3.0
+            child.cut(jobs[0])
+            pid = child.pid
+            os.kill(pid, signals[0])  # so that it is at work when it dies, or until its time is over
+            for then in signals[1:]:
+                threading.Timer(0.5, os.kill, [pid, then]).start()
+            results = list(cutters(jobs))
+            assert child.pid != pid and [r.start_frame for r in results] == [0, 12, 24, 36, 48, 60]
+
+
+@pytest.mark.parametrize(
+    "what, reason, tries",
+    [
+        ("abort", r"the decoder crashed \(SIGABRT\)", 2),
+        ("sleep", r"took longer than 4 s", 2),
+        ("grow", r"needs more than 1 GB of memory \(decode\.memory_gb\)", 2),
+        ("mixed", r"the decoder crashed \(SIGABRT\)", 3),  # killed, and then of its own doing
+    ],
+)
+def test_what_ends_alike_twice_is_the_clips_reason(dataset, naughty, tmp_path, what, reason, tries):
+    log = tmp_path / "log"
+    naughty.setenv("WINNOW_TEST", f"{what} 00000012 {log}")
+    with Cutters(2, timeout=4.0 if what == "sleep" else 60.0, memory_gb=1.0) as cutters:
+        results = list(cutters(jobs_of(dataset)))
+    assert [isinstance(r, str) for r in results] == [False, True, False, False, False, False]
+    assert re.search(f"frames 12 to 24 cannot be cut: {reason}", results[1]) and len(log.read_text()) == tries
+
+
+def test_what_the_machine_does_twice_stops_the_job_and_the_same_command_goes_on(dataset, naughty, tmp_path, no_pictures):
+    naughty.setenv("WINNOW_TEST", f"kill 00000012 {tmp_path / 'log'}")
+    with pytest.raises(CuratedError, match=r"killed from outside \(SIGKILL.*, twice: free memory.*the same command goes on"):
+        make_curated(dataset, [], tmp_path / "out", shard_bytes=20_000, workers=2)
+    assert not list((tmp_path / "out" / ".partial" / "data").iterdir()) and not (tmp_path / "out" / "data").exists()
+    naughty.delenv("WINNOW_TEST")
+    made = make_curated(dataset, [], tmp_path / "out", shard_bytes=20_000, workers=2)
+    assert (made.already, made.clips, made.failed) == (False, 40, [])
 
 
 def test_a_remade_dataset_is_another_one(tmp_path, no_pictures):
@@ -327,8 +379,14 @@ def test_the_limits_of_the_decode_are_those_of_the_cut(dataset, tmp_path, no_pic
     limits = {"max_pixels": 128 * 48, "timeout_seconds": 30.0, "memory_gb": 2.0}
     made = make_curated(dataset, FILTERS, tmp_path / "out", shard_bytes=20_000, limits=limits, workers=1)
     assert made.clips == made.selection.kept
-    with pytest.raises(CuratedError, match=r"not one of .* clips could be cut"):
-        make_curated(dataset, FILTERS, tmp_path / "small", limits={"memory_gb": 0.001}, workers=1)
+
+
+def test_where_no_child_can_start_no_clip_is_blamed(dataset, tmp_path, no_pictures, monkeypatch):
+    monkeypatch.setattr(isolation, "START_PAUSES", (0.05,))
+    with pytest.raises(CuratedError, match=r"cannot start within its 0\.001 GB of memory .*: raise decode\.memory_gb"):
+        make_curated(dataset, FILTERS, tmp_path / "out", limits={"memory_gb": 0.001}, workers=2)
+    made = make_curated(dataset, FILTERS, tmp_path / "out", workers=2)
+    assert made.clips == made.selection.kept and not made.failed
 
 
 def test_asked_for_forms(dataset, tmp_path, no_pictures):

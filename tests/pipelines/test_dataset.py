@@ -13,8 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from curate.clip import Clip, Column, Listed, Unit, Video
+from curate.filters import Filter
+from curate.selection import select
+from curate.watch import VIDEO_COLUMNS
 from pipelines.dataset import FORMAT, Dataset, DatasetError, Tables, Writer, read_unit, sweep, write_json
 from pipelines.renewal import renew
+from pipelines.tables import OF_VIDEO
 
 TABLES = Tables(
     scores=(Column("motion_score", pa.float32(), "f"), Column("text_area", pa.float32(), "f")),
@@ -236,7 +240,7 @@ def test_a_dataset_of_the_first_form_is_read_and_added_to(root):
     assert before[0][1:] == ("shots", "a cat", ["a cat"], None, 0.5)
     target = writer(root)  # brings all shards to the form of today
     whole = duckdb.sql(f"SELECT {columns} FROM {Dataset(root).clips_sql} ORDER BY 1").fetchall()
-    assert whole == before and not any(shard.maps for shard in Dataset(root).shards)
+    assert whole == before
     for table, schema in (("clips", TABLES.clips), ("videos", TABLES.videos)):
         assert all(pq.read_schema(path).equals(schema) for path in (root / table).glob("*.parquet"))
         assert not any(renew(path, schema) for path in (root / table).glob("*.parquet"))
@@ -269,6 +273,73 @@ def test_a_renewal_that_was_interrupted_is_gone_on_with(root):
     writer(root)
     assert duckdb.sql(f"SELECT {columns} FROM {Dataset(root).clips_sql} ORDER BY clip_id").fetchall() == before
     assert len(rows(root)[1]) == 2
+
+
+FILM = Tables(
+    scores=TABLES.scores,
+    facts=(Column("codec", pa.string(), "name of the decoder"), Column("interlaced", pa.bool_(), "two fields"),
+           Column("hdr", pa.bool_(), "PQ or HLG"), Column("bytes", pa.int64(), "size")),
+)  # fmt: skip
+
+
+def film(number: int, **values) -> Unit:
+    made = unit(number, **values)
+    made.facts = {"codec": f"codec{number}", "interlaced": number % 2 == 0, "hdr": True, "bytes": 7}
+    return made
+
+
+def test_facts_of_the_video_are_there_for_clips_that_were_recorded_without_them(root):
+    target = Writer(root, FILM, models={}, shard_clips=4)
+    for number in range(3):
+        target.add(film(number), stages=["shots"])
+    target.flush()
+    for path in root.glob("clips/*.parquet"):
+        pq.write_table(pq.read_table(path).drop_columns(["codec", "interlaced", "hdr"]), path)
+    for path in root.glob("videos/*.parquet"):  # as if it did not know of HDR
+        pq.write_table(pq.read_table(path).drop_columns(["hdr"]), path)
+
+    def facts():
+        dataset = Dataset(root)
+        for sql in (dataset.clips_sql, dataset.placed_sql("clips"), dataset.labelled_sql):
+            yield duckdb.sql(f"SELECT clip_id, codec, interlaced, hdr FROM {sql} ORDER BY 1").fetchall()
+
+    expected = [
+        (f"{n:016x}-{at:08d}", f"codec{n}", n % 2 == 0, None) for n in range(3) for at in (0, 10)
+    ]  # fmt: skip
+    assert list(facts()) == [expected] * 3
+    dataset = Dataset(root)
+    assert dataset.schema("clips").field("interlaced").metadata[b"formula"] == b"two fields"
+    chosen = select(dataset.clips_sql, [Filter("where", sql="NOT interlaced AND codec = 'codec1'")])
+    assert (chosen.clips, chosen.steps[0].remaining) == (6, 2)
+    assert "filename" not in duckdb.sql(f"FROM {dataset.clips_sql}").columns
+    target = Writer(root, FILM, models={})  # brings the shards to the form of today
+    assert list(facts()) == [expected] * 3
+    assert all({"codec", "hdr"} <= set(pq.read_schema(path).names) for path in root.glob("clips/*.parquet"))
+    target.add(film(1, motion_score=2.0), stages=["shots", "motion"], generation=1)
+    target.flush()
+    assert len(next(facts())) == 6
+
+
+def test_facts_are_those_of_the_row_that_counts(root):
+    target = Writer(root, FILM, models={})
+    for number in range(2):
+        target.add(film(number), stages=["shots"])
+    target.flush()
+    newer = film(1, motion_score=1.0)
+    newer.facts |= {"codec": "newer"}
+    target.add(newer, stages=["shots", "motion"], generation=1)
+    target.flush()
+    for path in root.glob("clips/*.parquet"):
+        pq.write_table(pq.read_table(path).drop_columns(["codec", "interlaced", "hdr"]), path)
+    found = duckdb.sql(f"SELECT DISTINCT video_id, codec FROM {Dataset(root).clips_sql} ORDER BY 1").fetchall()
+    assert [codec for _, codec in found] == ["codec0", "newer"]
+
+
+def test_the_types_of_the_facts_of_a_video_are_those_of_its_table():
+    kinds = {column.name: column.type for column in VIDEO_COLUMNS}
+    for name, kind in OF_VIDEO.items():
+        empty = duckdb.sql(f"SELECT NULL::{kind} AS x").to_arrow_table()
+        assert empty.schema.field("x").type == kinds[name], name
 
 
 def test_spans_of_a_list_come_back_as_they_were(root):

@@ -1,8 +1,10 @@
 """What is exported is what was scored: trimmed copies, filters that they must still pass, sources that changed or moved."""
 
+import errno
 import json
 import multiprocessing
 import os
+import resource
 import shutil
 
 import numpy as np
@@ -14,21 +16,34 @@ from curate.filters import Filter
 from curate.identity import fingerprint
 from pipelines.claims import claimed
 from pipelines.curated import CuratedError, make_curated
-from pipelines.cutting import cut
+from pipelines.cutting import Cutters, cut_together
 from pipelines.dataset import FORMAT, Dataset, Writer, write_json
+from pipelines.files import DiskError
 from tests.curate.odd_clocks import levels
 from tests.pipelines.test_curated import TABLES, footage, map_here, no_pictures  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
-def make_dataset(root, spans, gop=12, motion=5.0):
+def make_dataset(root, spans, gop=12, motion=5.0, clock="file"):
     """One video of 120 frames with a keyframe every `gop`, and clips of these spans."""
     (root / "src").mkdir(parents=True)
     write_json(root / "dataset.json", {"format": FORMAT, "config": {"pack": "embedded"}, "models": {}})
     path = footage(root / "src" / "a.mp4", 1, gop=gop)
     clips = [
-        Clip(a, b, a / 25, b / 25, a / 25, b / 25, values={"motion_score": motion}, fps=25.0, width=64, height=48)
+        Clip(
+            a,
+            b,
+            a / 25,
+            b / 25,
+            a / 25,
+            b / 25,
+            values={"motion_score": motion},
+            fps=25.0,
+            width=64,
+            height=48,
+            clock=clock,
+        )
         for a, b in spans
     ]
     facts = {"duration": 4.8, "bytes": os.path.getsize(path), "keyframes": [i / 25 for i in range(0, 120, gop)]}
@@ -154,19 +169,105 @@ def test_many_clips_after_one_keyframe_are_cut_in_one_pass(tmp_path, monkeypatch
     assert rows_of(tmp_path / "together") == rows_of(tmp_path / "alone")
     assert not (tmp_path / "together" / ".partial").exists()
 
-    def spool_only(jobs):
-        for job in jobs:
-            assert job.spool is not None
-            yield cut(job)
 
-    from pipelines import passes
-    from pipelines.cutting import Cutters, cut_together
+@pytest.fixture
+def passes_made(monkeypatch):
+    """Frames that each pass begins its clips with, from now on; passes are worth it for small files too."""
+    made = []
 
-    groups = []
-    monkeypatch.setattr(Cutters, "together", lambda self, found: (groups.append(g) or cut_together(g) for g in found))
-    make_curated(dataset, [], tmp_path / "again", workers=1)
-    assert [len(group) for group in groups] == [together.transcoded]
-    assert passes.LEAST_RATIO == 2.0
+    def together(self, groups):
+        for group in groups:
+            made.append(sorted(job.span.start_frame for job in group))
+            yield cut_together(group)
+
+    monkeypatch.setattr("pipelines.passes.LEAST_SAVED", 0.4)
+    monkeypatch.setattr("pipelines.passes.LEAST_RATIO", 1.0)
+    monkeypatch.setattr(Cutters, "together", together)
+    return made
+
+
+def test_clips_that_can_be_copied_are_in_no_pass(tmp_path, passes_made):
+    dataset = make_dataset(tmp_path / "d", [(a, a + 12) for a in range(0, 120, 12)], gop=24)
+    make_curated(dataset, [], tmp_path / "copies", workers=1)
+    assert passes_made == []
+    make_curated(dataset, [], tmp_path / "small", workers=1, options={"size": 32})
+    assert sorted(passes_made) == [[a, a + 12] for a in range(0, 120, 24)]
+
+
+def test_clips_that_have_to_be_counted_are_cut_in_one_pass(tmp_path, passes_made):
+    """However many keyframes there are: their packets cannot be told apart, so none is copied."""
+    starts = range(0, 120, 12)
+    dataset = make_dataset(tmp_path / "d", [(a, a + 12) for a in starts], clock="counted")
+    alone = make_curated(dataset, [], tmp_path / "alone", map_fn=map_here)
+    assert (alone.copied, passes_made) == (0, [])
+    make_curated(dataset, [], tmp_path / "together", workers=1)
+    assert passes_made == [list(starts)] and rows_of(tmp_path / "together") == rows_of(tmp_path / "alone")
+
+
+def test_passes_are_made_as_shards_need_them_and_count_as_progress(tmp_path, passes_made):
+    """Five groups of two: none is made before its turn, each clip counts once, and what is written leaves the spool."""
+    dataset = make_dataset(tmp_path / "d", [(a, a + 12) for a in range(0, 120, 12)], gop=24)
+    out, told = tmp_path / "out", []
+
+    def progress(done, total, failed):
+        told.append((done, len(passes_made), len(list((out / ".partial" / "data").glob("*.parquet")))))
+        assert (total, failed) == (10, 0)
+
+    how = {"workers": 1, "options": {"size": 32}, "shard_bytes": 1500, "progress": progress}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipelines.curated.SAMPLE_CLIPS", 1)
+        made = make_curated(dataset, [], out, **how)
+    counts = [done for done, _, _ in told]
+    assert counts == sorted(counts) and counts[-1] == 10 and made.clips == 10 and made.shards > 2
+    assert told[0] == (2, 1, 0)  # told after the first pass, before the next is made
+    assert min(passes for _, passes, shards in told if shards) < 5 == len(passes_made)
+
+
+def test_what_lies_in_the_spool_is_not_cut_again_after_an_interruption(tmp_path, passes_made):
+    dataset = make_dataset(tmp_path / "d", [(a, a + 12) for a in range(0, 120, 12)], gop=1000)
+    out = tmp_path / "out"
+
+    def stop(*_):
+        if list((out / ".partial" / "data").glob("*.parquet")):
+            raise KeyboardInterrupt
+
+    how = {"workers": 1, "options": {"size": 32}, "shard_bytes": 5000}
+    with pytest.raises(KeyboardInterrupt):
+        make_curated(dataset, [], out, progress=stop, **how)
+    written = sum(pq.read_metadata(path).num_rows for path in (out / ".partial" / "data").glob("*.parquet"))
+    left = list((out / ".partial" / "spool").glob("*.mp4"))
+    assert len(passes_made) == 1 and 0 < written < 10 and len(left) == 10 - written
+    assert make_curated(dataset, [], out, **how).clips == 10 and len(passes_made) == 1
+
+
+def test_a_disk_that_is_full_in_the_middle_of_a_shard(tmp_path):
+    """A real write that fails: the folder is named, nothing half written stays, and the same command goes on."""
+    dataset = make_dataset(tmp_path / "d", [(12, 48), (48, 84)])
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def map_full(jobs):
+        made = list(map_here(jobs))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))  # the shard is larger, the plan is not
+        yield from made
+
+    try:
+        with pytest.raises(DiskError, match=r"out/\.partial/data: cannot be written to \(File too large\): free space"):
+            make_curated(dataset, [], tmp_path / "out", map_fn=map_full)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list((tmp_path / "out" / ".partial" / "data").iterdir())
+    assert make_curated(dataset, [], tmp_path / "out", map_fn=map_here).clips == 2
+
+
+def test_a_dataset_that_cannot_be_read_is_not_blamed_on_the_folder_that_is_written(tmp_path, monkeypatch):
+    dataset = make_dataset(tmp_path / "d", [(12, 48)])
+
+    def broken(*_):
+        raise OSError(errno.EIO, "Input/output error", str(dataset.root))
+
+    monkeypatch.setattr(Dataset, "schema", broken)
+    with pytest.raises(OSError, match=f"Input/output error: '{dataset.root}'"):
+        make_curated(dataset, [], tmp_path / "out", map_fn=map_here)
 
 
 def hold(folder, ready, done):
@@ -189,3 +290,13 @@ def test_a_second_process_is_told_who_is_at_work(tmp_path):
         done.set()
         other.join()
     assert make_curated(dataset, [], tmp_path / "out", map_fn=map_here).clips == 1
+
+
+def test_a_folder_that_cannot_be_locked_is_told(tmp_path, monkeypatch):
+    def without_locks(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    dataset = make_dataset(tmp_path / "d", [(12, 48)])
+    monkeypatch.setattr("fcntl.flock", without_locks)
+    with pytest.raises(CuratedError, match=r"its file system has no locks \(No locks available\).*or choose an --out"):
+        make_curated(dataset, [], tmp_path / "out", map_fn=map_here)

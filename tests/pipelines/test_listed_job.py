@@ -4,6 +4,7 @@ import io
 import json
 
 import duckdb
+import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
@@ -15,6 +16,7 @@ from pipelines.dataset import Dataset
 from pipelines.demo import write
 from pipelines.executor import Place
 from pipelines.progress import print_summary
+from pipelines.state import State
 from pipelines.statistics import read as statistics
 from tests.footage import pan
 
@@ -100,6 +102,96 @@ def test_what_a_list_says_later_reaches_the_rows(films, tmp_path, watcher):
     ]  # fmt: skip
 
 
+def test_other_words_for_the_same_spans_reach_the_rows_without_decoding(films, tmp_path, watcher):
+    out, listed = tmp_path / "d", tmp_path / "l.jsonl"
+    path = str(films / "v.mp4")
+
+    def said(*rows):
+        listed.write_text("\n".join(json.dumps({"path": path, **row}) for row in rows))
+        return job(out, watcher, listed)
+
+    said(
+        {"start": 0.2, "end": 2.4, "caption": "first", "by": "x"},
+        {"start": 0.2, "end": 2.39, "caption": "as long"},  # the same frames: one clip with both captions
+        {"start": 1, "end": 3.2, "caption": "second", "by": "y"},
+        {"start": 7, "end": 9, "caption": "beyond"},
+    )
+    columns = "start_frame, end_frame, source_captions, source_columns->>'by', motion_score, still_middle"
+    before, spent = rows(out, columns), rows(out, "seconds", "videos")
+    assert [row[:4] for row in before] == [(5, 60, ["first", "as long"], "x"), (25, 80, ["second"], "y")]
+    said(  # in another order, with one caption corrected, one more, one gone, and other columns
+        {"start": 1, "end": 3.2, "caption": "corrected"},
+        {"start": 1, "end": 3.2, "caption": "once more"},
+        {"start": 0.2, "end": 2.4, "caption": "first", "by": "z"},
+        {"start": 0.2, "end": 2.39},
+        {"start": 7, "end": 9, "caption": "beyond"},
+    )
+    after = rows(out, columns)
+    assert [row[:4] for row in after] == [(5, 60, ["first"], "z"), (25, 80, ["corrected", "once more"], None)]
+    assert [row[4:] for row in after] == [row[4:] for row in before]
+    assert rows(out, "seconds", "videos") == spent  # nothing was decoded
+    assert (job(out, watcher, listed).clips, len(rows(out, "unit", "videos"))) == (0, 1)
+    (films / "whole.jsonl").write_text(json.dumps({"path": path, "caption": "all"}))
+    job(out, watcher, films / "whole.jsonl")  # says nothing of spans: they stay, with their words
+    assert [row[:4] for row in rows(out, columns)] == [row[:4] for row in after]
+    assert rows(out, "source_captions", "videos") == [(["all"],)] and rows(out, "seconds", "videos") == spent
+    job(out, watcher, listed)
+    assert rows(out, columns) == after and rows(out, "seconds", "videos") == spent
+    said({"start": 1, "end": 3, "caption": "corrected"})
+    assert rows(out, "start_frame, end_frame") == [(25, 75)] and rows(out, "seconds", "videos") != spent
+
+
+def test_a_repaired_list_leaves_no_failed_row(films, tmp_path, watcher):
+    (tmp_path / "w.mp4").write_bytes((films / "w.mp4").read_bytes())
+    listed, other = tmp_path / "l.csv", tmp_path / "other.csv"
+    rest = "w.mp4,fine\n"
+    listed.write_text(f"path,caption\n,lost\n{rest},lost too\n,third\n")
+    other.write_text(f"path,caption\n,lost\n{rest}")
+    out = tmp_path / "d"
+    assert job(out, watcher, listed, other, stages=["stills"]).failed == 4
+    clips = rows(out, "clip_id, still_first")
+    named = "parse_filename(video_path), status"
+    listed.write_text(f"path,caption\n{rest},lost too\n")  # two are taken out, and one is now the second entry
+    again = job(out, watcher, listed, stages=["stills"])
+    assert [row[0] for row in rows(out, named, "videos")] == ["l.csv: entry 2", "other.csv: entry 1", "w.mp4"]
+    assert (again.failed, again.failed_before) == (1, 0)
+    assert rows(out, "clip_id, still_first") == clips
+    listed.write_text(f"path,caption\n{rest}")
+    other.write_text(f"path,caption\n{rest}")
+    job(out, watcher, listed, stages=["stills"])
+    assert [row[0] for row in rows(out, named, "videos")] == ["other.csv: entry 1", "w.mp4"]
+    summary = job(out, watcher, listed, other, stages=["stills"])
+    assert rows(out, named, "videos") == [("w.mp4", "ok")] and not summary.anything_failed
+    assert rows(out, "clip_id, still_first") == clips
+
+
+def test_what_a_row_is_of_is_a_column_and_is_known_of_rows_without_it(films, tmp_path, watcher):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("a.mp4", "b.mp4", "list entry 1.mp4"):
+        (folder / name).write_bytes((films / "v.mp4").read_bytes() if name[0] != "l" else b"folder may not be read")
+    (folder / "disk").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "l.csv").write_text(f"path\n{folder}/a.mp4\n s3://b/x.mp4\n")
+    out = tmp_path / "d"
+    job(out, watcher, folder, tmp_path / "l.csv", stages=["stills"])
+    kinds = "parse_filename(video_path), kind, parse_filename(duplicate_of), status"
+    expected = [
+        ("a.mp4", "file", None, "ok"), ("b.mp4", "file", "a.mp4", "duplicate"), ("disk", "link", None, "failed"),
+        ("l.csv: entry 2", "entry", None, "failed"), ("list entry 1.mp4", "file", None, "failed"),
+    ]  # fmt: skip
+    assert sorted(rows(out, kinds, "videos")) == expected
+    known = State(Dataset(out), [], False)
+    for path in out.glob("videos/*.parquet"):
+        pq.write_table(pq.read_table(path).drop_columns(["kind", "duplicate_of", "modified"]), path)
+    old = State(Dataset(out), [], False)
+    assert (old.copies, old.videos(), old.contents_of(f"{folder}/b.mp4")) == (
+        known.copies, known.videos(), known.contents_of(f"{folder}/a.mp4"),
+    )  # fmt: skip
+    assert [video.path for video in old.videos()] == [
+        f"{folder}/{name}" for name in ("a.mp4", "b.mp4", "list entry 1.mp4")
+    ]
+
+
 def test_a_folder_that_could_not_be_read_and_then_can(films, tmp_path, watcher, monkeypatch):
     (tmp_path / "in" / "secret").mkdir(parents=True)
     for name, place in (("v.mp4", "in"), ("w.mp4", "in/secret")):
@@ -124,6 +216,10 @@ def test_a_folder_that_could_not_be_read_and_then_can(films, tmp_path, watcher, 
     found = rows(out, "parse_filename(video_path), status, error", "videos")
     assert sorted(row[:2] for row in found) == [("secret", "failed"), ("v.mp4", "ok")]
     assert any("folder may not be read (permission denied)" in (row[2] or "") for row in found)
+    (tmp_path / "in" / "secret" / "w.mp4").rename(tmp_path / "w.mp4")
+    job(out, watcher, tmp_path / "in", stages=["stills"])  # nothing in it, but it can be read
+    assert rows(out, "parse_filename(video_path), status", "videos") == [("v.mp4", "ok")]
+    (tmp_path / "w.mp4").rename(tmp_path / "in" / "secret" / "w.mp4")
     job(out, watcher, tmp_path / "in", stages=["stills"])
     assert sorted(rows(out, "parse_filename(video_path), status", "videos")) == [("v.mp4", "ok"), ("w.mp4", "ok")]
 

@@ -12,8 +12,8 @@ import pytest
 from curate.clip import Unit
 from curate.isolation import pack, unpack
 from pipelines.dataset import Tables
-from pipelines.entries import seconds_of
 from pipelines.sources import SourceError, find_videos
+from pipelines.spans import seconds_of, written
 
 TABLES = Tables(scores=(), facts=())
 ODD = 'two\nlines, "q" \U0001f600'
@@ -124,6 +124,88 @@ def test_spans(folder):
     (video,) = read(folder, "ms.csv", "path,start_ms,end_ms\nv.mp4,500,1500\n").videos
     assert (video.spans[0].start, video.spans[0].end) == (0.5, 1.5)
     assert Unit.unpack(Unit(video).pack()).video == video
+
+
+AB = [((0, 5, ["a"]), (5, 9, ["b"])), []]
+SPANS = {  # form: what the row says, beside its path; the spans with their captions, and the captions of the video
+    "two pairs": ({"timestamps": [[0, 5], [5, 9]], "sentences": ["a", "b"]}, *AB),
+    "three pairs": (
+        {"timestamps": [[0, 5], [5, 9], [9, 12.5]], "sentences": ["a", "b", "c"]},
+        ((0, 5, ["a"]), (5, 9, ["b"]), (9, 12.5, ["c"])), [],
+    ),
+    "one pair in a list": ({"timestamps": [["0:01", "0:02.5"]], "caption": ["a", "b"]}, ((1, 2.5, ["a", "b"]),), []),
+    "several captions each": ({"segments": [[0, 5], [5, 9]], "captions": [["a", "x"], ["b"]]}, ((0, 5, ["a", "x"]), (5, 9, ["b"])), []),
+    "a caption is empty": ({"spans": [[0, 5], [5, 9]], "captions": ["", "b"]}, ((0, 5, []), (5, 9, ["b"])), []),
+    "one caption for all": ({"spans": [[0, 5], [5, 9]], "caption": "all"}, ((0, 5, []), (5, 9, [])), ["all"]),
+    "pairs as text, in Python's form": (
+        {"timestamp": "[['0:00:00.000','0:00:05.130'], ['0:00:06', '0:00:09']]", "caption": "['it\\'s a', \"b's\"]"},
+        ((0, 5.13, ["it's a"]), (6, 9, ["b's"])), [],
+    ),
+    "pairs as text, in JSON": ({"timestamp": "[[0, 5], [5, 9]]", "caption": '["a", "b"]'}, *AB),
+    "a pair as text": ({"segment": "[1.0, 2.0]", "caption": "c"}, ((1, 2, ["c"]),), []),
+    "a tuple as text": ({"span": "(1, None)", "caption": "c"}, ((1, None, ["c"]),), []),
+    "a pair as NumPy prints it": ({"span": "[1.  2.5]", "caption": "c"}, ((1, 2.5, ["c"]),), []),
+    "clocks without quotes": ({"span": "[0:00:01, 0:00:02.5]", "caption": "c"}, ((1, 2.5, ["c"]),), []),
+    "a range": ({"timestamp": "00:00:01,500 --> 00:00:02,500", "caption": "c"}, ((1.5, 2.5, ["c"]),), []),
+    "columns of lists": ({"start": [0, 5], "end": "[5, 9]", "caption": ["a", "b"]}, *AB),
+    "milliseconds beside an empty column": ({"start": "", "start_ms": "1500", "end": None, "end_ms": 2500}, ((1.5, 2.5, []),), []),
+    "seconds and milliseconds": ({"start": 1, "end_ms": 2500}, ((1, 2.5, []),), []),
+    "an empty span beside a segment": ({"span": None, "segment": [1, 2], "caption": "c"}, ((1, 2, ["c"]),), []),
+    "frames beside empty times": ({"start": "", "end": "", "start_frame": 10.0, "end_frame": "20"}, (("frames", 10, 20),), []),
+    "objects": ({"captions": [{"start": 0, "end": 5, "text": "a"}, {"start": 5, "end": 9, "text": "b"}]}, *AB),
+    "objects beside a caption": (
+        {"segments": [{"start": 0, "end": 5, "text": "a"}, {"span": [5, 9], "text": "b"}], "caption": "all"}, AB[0], ["all"],
+    ),
+    "no span": ({"timestamp": 1672531200, "caption": "c"}, (), ["c"]),
+    "no span either": ({"timestamp": "2019-01-01", "segment": "[intro]", "caption": "[1, 2]"}, (), ["[1, 2]"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", SPANS)
+def test_forms_of_spans(folder, form):
+    says, spans, whole = SPANS[form]
+    (video,) = read(folder, "l.jsonl", json.dumps({"path": "v.mp4", **says, "by": "x"})).videos
+    assert not [span.problem for span in video.spans if span.problem]
+    made = tuple(
+        (s.start, s.end, s.captions) if s.start_frame is None else ("frames", s.start_frame, s.end_frame)
+        for s in video.spans
+    )
+    assert (made, video.captions) == (spans, whole)
+    columns = [span.columns for span in video.spans] or [video.columns]
+    assert all(said.pop("by") == "x" for said in columns)
+    assert (columns[0] == {}) == bool(spans)  # a column that names spans is used up, and no other one is lost
+
+
+def test_panda_70m_as_a_table(folder):
+    with open(folder / "panda.csv", "w", newline="") as stream:
+        table = csv.writer(stream)
+        table.writerow(["path", "timestamp", "caption", "matching_score"])
+        table.writerow(["v.mp4", "[['0:00:00.000', '0:00:05.130'], ['0:00:06.1', '0:00:09.2']]", "['a dog, and a cat', \"it's\"]", "[0.4, 0.5]"])  # fmt: skip
+    (video,) = read(folder, "panda.csv").videos
+    assert [(s.start, s.end, s.captions) for s in video.spans] == [
+        (0, 5.13, ["a dog, and a cat"]), (6.1, 9.2, ["it's"]),
+    ]  # fmt: skip
+    assert video.spans[0].columns == {"matching_score": "[0.4, 0.5]"} and video.captions == []
+
+
+def test_spans_and_captions_of_other_counts_are_refused(folder):
+    rows = [{"path": "v.mp4"}, {"path": "w.mkv", "timestamps": [[0, 1], [1, 2], [2, 3]], "captions": ["a", "b"]}]
+    found = read(folder, "l.jsonl", "\n".join(map(json.dumps, rows)))
+    assert [video.path for video in found.videos] == [str(folder / "v.mp4")]
+    assert "names 3 spans and 2 captions: write one caption for each span" in found.refused[0].error
+    (video,) = read(folder, "m.json", '[{"path": "v.mp4", "timestamps": [[0, 5], [5], [5, 9]]}]').videos
+    assert [span.problem for span in video.spans] == [None, "[5] is no span: write [start, end]", None]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("['a', \"b\"]", ["a", "b"]), (r"['\n\x41\u00e9\\ \d']", ["\nA\u00e9\\ \\d"]), ("[1, -2.5e1, None]", [1, -25, None]),
+     ("[[1, 2], ['a']]", [[1, 2], ["a"]]), ("('a', 'b',)", ["a", "b"]), ("[]", []), ("['a' 'b']", ["a", "b"]),
+     ("[music]", None), ("['a'", None), ("['a'] and ['b']", None), ("[a.b('c')]", None), ("[,]", None), ("text", None),
+     ("[" * 100_000 + "]" * 100_000, None), ("['" + "\\'" * 50_000 + "]", None)],
+)  # fmt: skip
+def test_lists_written_as_text(text, value):
+    assert written(text) == value
 
 
 @pytest.mark.parametrize(

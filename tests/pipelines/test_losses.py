@@ -24,6 +24,7 @@ from pipelines.decoding import limit_of
 from pipelines.demo import write
 from pipelines.executor import Place, run, work
 from pipelines.files import DiskError, write_json
+from pipelines.planning import Planner
 from tests.footage import pan
 from tests.pipelines.test_annotate import rows
 
@@ -225,6 +226,20 @@ def test_two_files_that_stall_when_they_are_opened(films, naughty, tmp_path, wat
     assert time.monotonic() - began < 45
 
 
+def test_the_time_to_plan_a_file_follows_its_size(films, tmp_path, naughty, watcher, monkeypatch):
+    """All packets of a large file may be read: a slow disk is no fault of it, and a stall still ends."""
+    folder = films("plan sleep")
+    config = load("quickstart", ["decode.open_seconds=2"])
+    with open(tmp_path / "large", "wb") as stream:
+        stream.truncate(30_000_000_000)  # sparse
+    with Planner(config) as planner:
+        assert planner.limit(str(tmp_path / "large")) == 2 + 3000
+        assert planner.limit(str(tmp_path / "gone")) == 2
+    monkeypatch.setattr("pipelines.planning.READING", os.path.getsize(folder / "plan sleep.mp4"))
+    summary = job(folder, tmp_path / "d", watcher, "decode.open_seconds=2")
+    assert [why for _, why in summary.failures] == ["took longer than 3 s"]
+
+
 def cli(*arguments, code="import sys; from pipelines.cli import app; app(standalone_mode=False)"):
     return subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True)
 
@@ -316,12 +331,12 @@ def test_a_step_without_memory_is_a_loss_then_recorded_on_the_clip():
 def test_the_time_limit_follows_the_footage():
     config = load("quickstart")
     facts = {"duration": 300.0, "width": 1920, "height": 1080, "bytes": 10_000_000}
-    assert limit_of(config, Unit(Video("a"), facts=facts)) == 60 + 10 * 300
-    assert limit_of(config, Unit(Video("a"), facts=facts | {"width": 3840, "height": 2160})) == 60 + 10 * 300 * 4
-    assert limit_of(config, Unit(Video("a"), facts=facts | {"duration": 6.0, "width": 64})) == 60 + 10 * 8
+    assert limit_of(config, Unit(Video("a"), facts=facts)) == 60 + 10 * 300 + 1  # the file is read whole once
+    assert limit_of(config, Unit(Video("a"), facts=facts | {"width": 3840, "height": 2160})) == 60 + 10 * 300 * 4 + 1
+    assert limit_of(config, Unit(Video("a"), facts=facts | {"duration": 6.0, "width": 64})) == 60 + 10 * 8 + 1
     silent = {"duration": None, "bytes": 125_000_000}  # a header that says nothing, or too little: by the size
-    assert limit_of(config, Unit(Video("a"), facts=silent)) == 60 + 10 * 100
-    assert limit_of(load("quickstart", ["decode.timeout_per_second=0"]), Unit(Video("a"), facts=facts)) == 60
+    assert limit_of(config, Unit(Video("a"), facts=silent)) == 60 + 10 * 100 + 12
+    assert limit_of(load("quickstart", ["decode.timeout_per_second=0"]), Unit(Video("a"), facts=facts)) == 61
 
 
 def test_a_full_disk_is_named(films, tmp_path, watcher, monkeypatch):
@@ -339,3 +354,16 @@ def test_a_full_disk_is_named(films, tmp_path, watcher, monkeypatch):
             job(folder, tmp_path / "d", watcher)
     assert not list((tmp_path / "d").rglob("*.tmp"))
     assert not job(folder, tmp_path / "d", watcher).anything_failed
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes(b"old")
+    with pytest.raises(KeyError), files.whole(path) as stream:
+        stream.write(b"half")
+        raise KeyError
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+    with files.whole(path) as stream:
+        stream.write(b"new")
+        assert path.read_bytes() == b"old"
+    assert path.read_bytes() == b"new" and list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,53 @@
+"""What a list says of a recorded video now: other spans are other clips, other words are the same clips with new words."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+from curate.clip import Listed, Unit, Video
+
+__all__ = ["bounds", "other_spans", "retell", "says_more"]
+
+
+def bounds(span: Listed) -> tuple[Any, ...]:
+    """What makes it the span that it is, whatever is said of it."""
+    return span.start, span.end, span.start_frame, span.end_frame, span.problem
+
+
+def other_spans(now: Video, recorded: Video) -> bool:
+    """The list names other spans than those that were looked for, so that the clips have to be found anew."""
+    if not now.spans:
+        return False
+    was, are = {bounds(span) for span in recorded.spans}, {bounds(span) for span in now.spans}
+    # A span of which it is not recorded which clips it became cannot get new words.
+    unplaced = any(span.frames is None for span in recorded.spans)
+    return was != are or (unplaced and _words(now) != _words(recorded))
+
+
+def says_more(now: Video, recorded: Video) -> bool:
+    """The list says something else of the video, or of its spans, than what is recorded."""
+    spans = bool(now.spans) and _words(now) != _words(recorded)
+    return spans or (now.captions, now.columns) != (recorded.captions, recorded.columns)
+
+
+def retell(unit: Unit, now: Video) -> None:
+    """Give a recorded unit, with its clips, what the list says now. The spans are the recorded ones, in any order."""
+    recorded = {bounds(span): span for span in unit.video.spans}
+    spans = [replace(span, frames=recorded[bounds(span)].frames) for span in now.spans] or unit.video.spans
+    unit.video = replace(now, video_id=unit.video.video_id, spans=spans)
+    if not now.spans or any(span.frames is None for span in spans):
+        return
+    clips = {(clip.start_frame, clip.end_frame): clip for clip in unit.clips if clip.bounds == "list"}
+    for clip in clips.values():
+        clip.captions, clip.columns = [], {}
+    for span in spans:
+        for place in pairwise(span.frames):
+            clip = clips[place]
+            clip.captions = [*clip.captions, *span.captions]
+            clip.columns = {**span.columns, **clip.columns}
+
+
+def _words(video: Video) -> list[tuple[Any, ...]]:
+    return [(bounds(span), span.captions, span.columns) for span in video.spans]
