@@ -1,9 +1,9 @@
 """Where one shot ends and the next begins: a small trained network over the evidence of thumbs, and a rule that reads it.
 
 The network is a committee of temporal convolutions (residual, dilated; 72 numbers a frame in, 6 out, 30 to 70 thousand
-weights) that see two seconds to either side. It was trained on generated films only (`tests/benchmarks/judge.py`): moving crops of free
-pictures, sprites, drawings and single shots, joined by transitions at known frames, with flashes, shakes, whip pans,
-borders, titles and the like between them. It never sees a picture, only how pictures differ.
+weights each) that see two seconds to either side. It was trained on generated films only (`tests/benchmarks/judge.py`):
+moving crops of free pictures, sprites, drawings and single shots, joined by transitions at known frames, with flashes,
+shakes, whip pans, borders, titles and the like between them. It never sees a picture, only how pictures differ.
 """
 
 from __future__ import annotations
