@@ -22,7 +22,7 @@ COLUMN_KINDS: tuple[Kind, ...] = ("min", "max", "drop_bottom", "drop_top")
 
 
 class SelectionError(Exception):
-    """A selection that cannot be made. One line: the part, the reason, the mend."""
+    """A selection that cannot be made. One line: the part, the reason, the fix."""
 
 
 @dataclass(frozen=True)

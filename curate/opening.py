@@ -25,7 +25,7 @@ UNWELCOME = {
 
 
 class VideoError(Exception):
-    """A file that cannot be used. The message names the file, the reason, and the mend where there is one."""
+    """A file that cannot be used. The message names the file, the reason, and the fix where there is one."""
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(f"{printable(path)}: {reason}")

@@ -140,7 +140,7 @@ def select(clips: str, filters: Sequence[Filter], *, why_null: Mapping[str, str]
     """Apply filters to all clips.
 
     clips: a DuckDB relation as in FROM, e.g. `read_parquet(['a.parquet'])`; only the columns that the filters name
-    are read. why_null: column -> why it is empty throughout and the mend, said when a filter needs it. Raises
+    are read. why_null: column -> why it is empty throughout and the fix, said when a filter needs it. Raises
     SelectionError: unknown column, bad SQL, a column with no score at all, an empty dataset.
     """
     table = ScoreTable(clips, filters)

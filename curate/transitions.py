@@ -41,7 +41,7 @@ class Judge:
     """The trained networks, in numpy: a committee of a few, whose answers are averaged. Loads in the constructor."""
 
     def __init__(self) -> None:
-        data = load(files("curate").joinpath("transitions.safetensors").read_bytes())
+        data = load(weights_file())
         self.members: dict[str, dict[str, np.ndarray]] = {}
         for name, array in data.items():
             member, part = name.split(".", 1)
@@ -52,6 +52,11 @@ class Judge:
         no gradual transition, in a dissolve, a fade, a wipe (these four add up to one)."""
         seen = evidence(thumbs)
         return np.mean([answer(weights, seen) for weights in self.members.values()], 0)
+
+
+def weights_file() -> bytes:
+    """The weights as they ship with Winnow, for loading and to be recorded by their hash."""
+    return files("curate").joinpath("transitions.safetensors").read_bytes()
 
 
 def answer(w: dict[str, np.ndarray], seen: np.ndarray) -> np.ndarray:

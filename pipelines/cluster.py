@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 
 class ExecutorError(Exception):
-    """The job cannot run at all: what is missing, and the mend."""
+    """The job cannot run at all: what is missing, and the fix."""
 
 
 class RaySession:

@@ -1,4 +1,4 @@
-"""What the commands of `winnow` share: where they print, how they exit, and errors that a person can mend."""
+"""What the commands of `winnow` share: where they print, how they exit, and errors that a person can fix."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ DONE, WITH_FAILURES, COULD_NOT_START, DEFECT, INTERRUPTED = 0, 1, 2, 3, 130
 
 
 class CommandError(Exception):
-    """Options that do not go together. One line with the mend."""
+    """Options that do not go together. One line with the fix."""
 
 
 class errors:
-    """Every error that a person can mend becomes one line and exit code 2; an interruption says how to go on.
+    """Every error that a person can fix becomes one line and exit code 2; an interruption says how to go on.
 
     What remains is a defect of Winnow: its traceback is shown, and the exit code is 3.
     """
@@ -42,7 +42,7 @@ class errors:
             raise typer.Exit(INTERRUPTED) from None
         if kind.__module__.startswith(("pipelines.", "curate.", "video_model.")):
             _stop(str(error))
-        if reason := _mendable(error):
+        if reason := _fixable(error):
             _stop(reason)
         traceback.print_exception(error)
         err_console.print(
@@ -51,7 +51,7 @@ class errors:
         raise typer.Exit(DEFECT) from None
 
 
-def _mendable(error: BaseException) -> str | None:
+def _fixable(error: BaseException) -> str | None:
     """What to say of errors of disks and damaged files, which come from anywhere; None for others."""
     import duckdb
     from pyarrow import ArrowInvalid

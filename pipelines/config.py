@@ -335,7 +335,7 @@ class Config(Section):
 
 
 def load(name: str = "quickstart", overrides: tuple[str, ...] | list[str] = ()) -> Config:
-    """A config by file name, or by the name of a shipped one. ConfigError names the key and the mend."""
+    """A config by file name, or by the name of a shipped one. ConfigError names the key and the fix."""
     return read(Config, find(name), overrides)
 
 

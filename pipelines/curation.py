@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from curate.prefilter import Prefilter
 from curate.similarity import Similarity
 from curate.stills import Stills
 from curate.text import Text
+from curate.transitions import weights_file
 from curate.watch import VIDEO_COLUMNS
 from pipelines.config import Config
 from pipelines.dataset import Tables, read_unit
@@ -211,6 +213,13 @@ def weights(config: Config, stages: Sequence[str]) -> list[tuple[str, Weights]]:
 def check_weights(config: Config, stages: Sequence[str]) -> dict[str, Any]:
     """Names and hashes of the models by column, to be recorded; MissingWeights before any work is done."""
     recorded: dict[str, Any] = {}
+    if "shots" in stages and config.shots.detector == "cascade":
+        judge = {
+            "model": "judge of transitions",
+            "source": "in the package",
+            "sha256": sha256(weights_file()).hexdigest(),
+        }
+        recorded["shots"] = {"kind": "cascade", "pack": config.pack, "weights": [judge]}
     digests: dict[str, str] = {}
     for column, section in roles(config, stages):
         kind, arguments = adapter(section, config)

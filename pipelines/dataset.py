@@ -41,7 +41,7 @@ FORMAT = 1
 
 
 class DatasetError(Exception):
-    """One line: the folder, what is wrong with it, and the mend."""
+    """One line: the folder, what is wrong with it, and the fix."""
 
 
 @dataclass(frozen=True)

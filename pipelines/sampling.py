@@ -11,7 +11,7 @@ import numpy as np
 
 
 class SamplingError(Exception):
-    """An option of `winnow sample` that cannot be. One line with the mend."""
+    """An option of `winnow sample` that cannot be. One line with the fix."""
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ HEADS = ("min", "5%", "25%", "50%", "75%", "95%", "max")
 
 
 class StatisticsError(Exception):
-    """A folder that holds no dataset. One line, with the mend."""
+    """A folder that holds no dataset. One line, with the fix."""
 
 
 @dataclass(frozen=True)

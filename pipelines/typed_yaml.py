@@ -1,4 +1,4 @@
-"""Typed configs read from YAML: `a.b=value` overrides, and complaints that name the file, the key and the mend."""
+"""Typed configs read from YAML: `a.b=value` overrides, and complaints that name the file, the key and the fix."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Root = TypeVar("Root", bound=BaseModel)
 
 
 class ConfigError(Exception):
-    """One line: the file, the key, what is wrong, and the mend."""
+    """One line: the file, the key, what is wrong, and the fix."""
 
 
 def find(name: str, folder: Path = SHIPPED) -> Path:
@@ -28,7 +28,7 @@ def find(name: str, folder: Path = SHIPPED) -> Path:
 
 
 def read(root: type[Root], path: Path, overrides: tuple[str, ...] | list[str] = ()) -> Root:
-    """Read a config and apply `a.b=value` overrides (values are YAML). ConfigError names the key and the mend."""
+    """Read a config and apply `a.b=value` overrides (values are YAML). ConfigError names the key and the fix."""
     try:
         tree = yaml.safe_load(path.read_text()) or {}
     except (yaml.YAMLError, ValueError) as error:  # a ValueError: not UTF-8, or a date that is none

@@ -25,7 +25,7 @@ STATE = "state.json"
 
 
 class CheckpointError(Exception):
-    """One line: the folder, the reason, the mend."""
+    """One line: the folder, the reason, the fix."""
 
 
 @dataclass(frozen=True)

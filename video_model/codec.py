@@ -27,7 +27,7 @@ FLATTEST = 1e-5  # variance of a patch coefficient below which it is rounding of
 
 
 class CodecError(ValueError):
-    """A codec that cannot be built, read or applied; the message names the thing, the reason and the mend."""
+    """A codec that cannot be built, read or applied; the message names the thing, the reason and the fix."""
 
 
 class Codec(Protocol):

@@ -22,7 +22,7 @@ OTHER_CAPTIONS = ("caption", "text")  # names of the caption column of image-tex
 
 
 class DataError(Exception):
-    """Data that cannot be trained on. One line: the thing, the reason, the mend."""
+    """Data that cannot be trained on. One line: the thing, the reason, the fix."""
 
 
 @dataclass(frozen=True)

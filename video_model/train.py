@@ -34,7 +34,7 @@ Batch = Mapping[str, Any]
 
 
 class NotFinite(Exception):
-    """A loss or gradient that is no number. One line: the step, the clips, where the batch is kept, the mend."""
+    """A loss or gradient that is no number. One line: the step, the clips, where the batch is kept, the fix."""
 
 
 class Interrupted(KeyboardInterrupt):

@@ -45,7 +45,7 @@ _FIXED = {
 
 
 class WeightsError(ValueError):
-    """A checkpoint that does not fit: the message names the tensor or the setting, and the mend."""
+    """A checkpoint that does not fit: the message names the tensor or the setting, and the fix."""
 
 
 def config_from_diffusers(settings: dict[str, Any], source: Path) -> UNetConfig:

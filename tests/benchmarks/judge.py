@@ -10,10 +10,11 @@ recordings of single shots (MP4, AVI, MPG). The weights that ship were trained o
     Debian  gnome-backgrounds, mate-backgrounds, plasma-workspace-wallpapers, lomiri-wallpapers, opencv-doc,
             stellarium-data, pingus-data, wesnoth-1.16-data and its campaigns
 
-Those weights grew in stages, while the films were made harder: two members saw 2,100 and 4,800 films, three saw 3,600 and
-540 more with many wipes; a run of this script makes a committee of the same form in one go. A sixth of the pictures is held out, and the network is scored on films of these. One core takes about a second for three
-films, and a tenth of a second for every twelve in each epoch. Nothing of the pictures is in the weights but how much
-pictures differ: see `curate.thumbs`.
+Those weights grew in stages, while the films were made harder: two members were trained on 2,100 and 4,800 early films, three
+on 4,300 and then on a few hundred with many wipes. A run of this script makes a committee of the same form in one go; it
+has not been run at that size. A sixth of the pictures is held out, and the network is scored on films of these. One core
+takes about a second for three films, and a tenth of a second for every twelve in each epoch. Nothing of the pictures is in
+the weights but how much pictures differ: see `curate.thumbs`.
 """
 
 from __future__ import annotations

@@ -346,9 +346,13 @@ def test_what_ends_alike_twice_is_the_clips_reason(dataset, naughty, tmp_path, w
     assert re.search(f"frames 12 to 24 cannot be cut: {reason}", results[1]) and len(log.read_text()) == tries
 
 
-def test_what_the_machine_does_twice_stops_the_job_and_the_same_command_goes_on(dataset, naughty, tmp_path, no_pictures):
+def test_what_the_machine_does_twice_stops_the_job_and_the_same_command_goes_on(
+    dataset, naughty, tmp_path, no_pictures
+):
     naughty.setenv("WINNOW_TEST", f"kill 00000012 {tmp_path / 'log'}")
-    with pytest.raises(CuratedError, match=r"killed from outside \(SIGKILL.*, twice: free memory.*the same command goes on"):
+    with pytest.raises(
+        CuratedError, match=r"killed from outside \(SIGKILL.*, twice: free memory.*the same command goes on"
+    ):
         make_curated(dataset, [], tmp_path / "out", shard_bytes=20_000, workers=2)
     assert not list((tmp_path / "out" / ".partial" / "data").iterdir()) and not (tmp_path / "out" / "data").exists()
     naughty.delenv("WINNOW_TEST")

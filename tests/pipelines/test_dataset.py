@@ -264,7 +264,7 @@ def test_a_dataset_of_the_first_form_is_read_and_added_to(root):
     assert not any(pa.types.is_map(field.type) for field in dataset.schema("clips"))
 
 
-def test_a_renewal_that_was_interrupted_is_gone_on_with(root):
+def test_a_renewal_that_was_interrupted_is_resumed(root):
     first_form(root)
     columns = "* EXCLUDE (bounds, source_captions), bounds, source_captions"
     before = duckdb.sql(f"SELECT {columns} FROM {Dataset(root).clips_sql} ORDER BY clip_id").fetchall()

@@ -1,7 +1,7 @@
 """Merging captions through an OpenAI-compatible endpoint (vLLM, llama.cpp, Ollama, a hosted model ...).
 
 Only `POST .../chat/completions` is used, over the standard library. Requests are retried where that can help (429, 5xx,
-timeouts, dropped connections), with growing pauses; every other answer is an error that names the URL and the mend.
+timeouts, dropped connections), with growing pauses; every other answer is an error that names the URL and the fix.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MENDS = {
 
 
 class EndpointError(Exception):
-    """The endpoint gave no usable answer. The message names the URL, the reason and the mend, never the key."""
+    """The endpoint gave no usable answer. The message names the URL, the reason and the fix, never the key."""
 
 
 class NoRedirect(urllib.request.HTTPRedirectHandler):
