@@ -21,7 +21,7 @@ class Told:
 
     def quads(self, images):
         if any(int(image[0, 0, 0]) == 255 for image in images):
-            raise RuntimeError("out of memory")
+            raise RuntimeError("too bright to read")
         return [self.by_pixel.get(int(image[0, 0, 0]), []) for image in images]
 
 
@@ -59,7 +59,7 @@ def test_a_clip_that_fails_costs_only_itself():
     )
     Text(lambda: Told(p1=[quad(0, 0, WIDTH, HEIGHT)]))([unit(good, bad, unreadable, without)])
     assert good.values["text_area"] == 1.0 and not good.errors
-    for clip_, reason in ((bad, "out of memory"), (unreadable, "not a picture"), (without, "no stills")):
+    for clip_, reason in ((bad, "too bright to read"), (unreadable, "not a picture"), (without, "no stills")):
         assert clip_.values["text_area"] is None and clip_.values["text_boxes"] is None
         assert reason in clip_.errors["text"]
 
