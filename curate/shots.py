@@ -44,6 +44,9 @@ class Change(SceneDetector):
         return [timecode] if self.score >= self.threshold else []
 
 
+NO_TIME = FrameTimecode(0, 25.0)  # PySceneDetect wants a time; nothing reads it
+
+
 class CascadeShots:
     """Observer: shots without the frames of the transitions between them.
 
@@ -74,13 +77,12 @@ class CascadeShots:
         self.thumbs.append(frame.thumb)
         self.times.append(time)
         hsv = cv2.cvtColor(frame.thumb, cv2.COLOR_RGB2HSV)
-        code = FrameTimecode(position, 25.0)  # PySceneDetect wants one; nothing reads it
         self.jumped = False
         for i, (gap, detector) in enumerate(zip(self.gaps, self.detectors, strict=True)):
             if time - self.looked[i] < gap * 0.999:
                 continue
             before = detector.score
-            if detector.process_frame(code, hsv):
+            if detector.process_frame(NO_TIME, hsv):
                 if gap == 0:
                     self.jumped = detector.score > 1.3 * before  # motion is as fast a frame earlier
                 self.proposed.append((self.seen_at[i], position))
