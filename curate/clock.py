@@ -95,7 +95,7 @@ class Clock:
         return decoding
 
     def _learn(self, step: float) -> None:
-        """The usual step is the median of the first few: what a header says of it may be far off."""
+        """The usual step is the median of the first few: a header may be far off."""
         if len(self._steps) < 25:
             self._steps.append(step)
             self.usual = median(self._steps)

@@ -298,7 +298,7 @@ def serve(descriptor: int, memory_gb: float, module: str) -> None:
         limit = int(memory_gb * 1e9)
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        with _speechless():  # libraries that find no memory write pages of it; the parent says it in a line
+        with silent_stderr():  # libraries that find no memory write pages of it; the parent says it in a line
             answer = importlib.import_module(module).answer
             bytearray(LEAST_ROOM)
     except Exception as error:
@@ -322,7 +322,7 @@ def serve(descriptor: int, memory_gb: float, module: str) -> None:
 
 
 @contextlib.contextmanager
-def _speechless() -> Iterator[None]:
+def silent_stderr() -> Iterator[None]:
     """Standard error goes nowhere meanwhile, that of native code too."""
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:

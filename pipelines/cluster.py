@@ -6,8 +6,8 @@ import logging
 import os
 import socket
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+
+from curate.isolation import silent_stderr
 
 
 class ExecutorError(Exception):
@@ -32,7 +32,7 @@ class RaySession:
             try:
                 _knock(self.address)
                 options = {"logging_level": logging.ERROR, "log_to_driver": False}
-                with _quiet():
+                with silent_stderr():
                     if self.address:
                         ray.init(address=self.address, **options)
                     else:
@@ -55,20 +55,6 @@ def _knock(address: str | None) -> None:
     host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
     if colon and port.isdigit():
         socket.create_connection((host, int(port)), timeout=10).close()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Standard error of native code goes nowhere meanwhile: Ray tells its log level there. Exceptions come through."""
-    kept = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
 
 
 def worker_environment(threads: int) -> dict[str, str]:

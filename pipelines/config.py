@@ -58,9 +58,7 @@ class Shots(Section):
     detector: Literal["cascade", "transnetv2", "whole"] = Field(
         "cascade", description="whole: a file is one shot, for footage that is cut already"
     )
-    min_seconds: float = Field(
-        0.2, gt=0, description="shorter shots are no clips; low, so that a selection decides how short is too short"
-    )
+    min_seconds: float = Field(0.2, gt=0, description="shorter shots are no clips; what is too short, a selection says")
     max_seconds: float = Field(10.0, gt=0, description="longer shots are divided evenly")
     jumps: bool = Field(
         True, description="cuts within a scene end a shot too: a clip that holds one shows a leap in time"

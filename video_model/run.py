@@ -44,7 +44,7 @@ MENDABLE = ("lr", "clip", "warmup")  # of a stage that is not done: what helps a
 
 
 class RunError(Exception):
-    """A run that cannot be begun, gone on with, or read. One line: the folder, the reason, the fix."""
+    """A run that cannot be begun, resumed, or read. One line: the folder, the reason, the fix."""
 
 
 @dataclass(frozen=True)
