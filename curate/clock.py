@@ -10,7 +10,7 @@ from statistics import median
 
 import numpy as np
 
-__all__ = ["HOLD_SECONDS", "Clock", "interruptions", "rate"]
+__all__ = ["HOLD_SECONDS", "Clock", "interruptions", "longest_step", "rate"]
 
 FEW = 5  # usual steps: a longer one may be an interruption
 REORDERED = 16  # frames that a decoder may hold back: the most that H.264 and HEVC allow
@@ -101,6 +101,11 @@ class Clock:
             self.usual = median(self._steps)
 
 
+def longest_step(usual: float) -> float:
+    """Seconds between two frames from which pictures may be missing between them. usual: step of the footage, s."""
+    return max(SHORTEST, FEW * usual)
+
+
 def interruptions(times: np.ndarray, shown: np.ndarray) -> np.ndarray:
     """Positions [K] of the frames before which pictures are missing: the clock jumped, the recording was paused.
 
@@ -114,7 +119,7 @@ def interruptions(times: np.ndarray, shown: np.ndarray) -> np.ndarray:
         return np.zeros(0, int)
     usual = float(np.median(steps))
     common = 2.5 * float(np.quantile(steps, 0.95)) if len(steps) >= 20 else 0.0
-    long = steps > max(SHORTEST, FEW * usual)
+    long = steps > longest_step(usual)
     held = (shown[:-1] > 0.5 * steps) | (steps <= common)
     return np.flatnonzero(long & (~held | (steps > HOLD_SECONDS))) + 1
 

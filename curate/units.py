@@ -12,7 +12,7 @@ import av
 import numpy as np
 
 from curate.clip import COUNTED, FILE, Unit, Video
-from curate.clock import FEW, SHORTEST
+from curate.clock import longest_step
 from curate.opening import MAX_PIXELS, VideoError, open_video
 from curate.reading import Mark, average, demuxed
 from curate.video import probe
@@ -87,7 +87,7 @@ def split(packets: Sequence[tuple], base: float, rate: float, unit_seconds: floa
         order = np.sort(np.array(shown, np.int64))
         steps = np.diff(order) * base
         usual = float(np.median(steps)) if len(steps) else 1 / rate
-        steps[steps > max(SHORTEST, FEW * usual)] = usual  # what a gap in the clock leaves out is no footage
+        steps[steps > longest_step(usual)] = usual  # what a gap in the clock leaves out is no footage
         line = np.r_[0, np.cumsum(steps)]
     else:
         line = np.arange(len(shown)) / rate

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from curate.clip import COUNTED, FILE, Column, Unit
-from curate.clock import FEW, SHORTEST, interruptions, rate
+from curate.clock import interruptions, longest_step, rate
 from curate.dividing import KnownClips, clips_of, frame_ends, parted
 from curate.identity import checksum, identify
 from curate.listed import ListedSpans, clips_of_spans
@@ -216,7 +216,7 @@ def _interrupted(frame: Any, reader: Decode, times: Sequence[float], sizes: Sequ
     if not times:
         return False
     turned = bool(reader.clock.breaks) and reader.clock.breaks[-1] == len(times)
-    paused = frame.time - times[-1] > max(SHORTEST, FEW * reader.clock.usual)
+    paused = frame.time - times[-1] > longest_step(reader.clock.usual)
     return turned or paused or (frame.width, frame.height) != sizes[-1]
 
 

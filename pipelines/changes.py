@@ -62,7 +62,7 @@ class Changes:
         drop: Sequence[str] = (),
         owner: str | None = None,
     ) -> None:
-        """One unit, with the path and the stamp that its file has now, and what a new list says of it."""
+        """One unit, with the path and the stamp that its file has now, and the captions and columns of a new list."""
         reference = Unit(Video(text_to_path(row["video_path"]), row["video_id"]), index=row["unit"])
         shard = state.dataset.newest[reference.id]
         unit = read_unit(state.dataset.root, shard.name, reference, TABLES)
