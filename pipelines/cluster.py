@@ -7,7 +7,7 @@ import os
 import socket
 import warnings
 
-from curate.isolation import silent_stderr
+from curate.watching.isolation import silent_stderr
 
 
 class ExecutorError(Exception):

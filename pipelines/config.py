@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from curate.filters import Filter, SelectionError, parse_filters
+from curate.selection.filters import Filter, SelectionError, parse_filters
 from pipelines.typed_yaml import ConfigError, find, known, override, read, validate
 
 FULL_HD = 1920 * 1080
@@ -276,7 +276,7 @@ class Export(Section):
 
     @property
     def options(self) -> dict[str, Any]:
-        """Arguments of `curate.extract.extract`."""
+        """Arguments of `curate.export.extract.extract`."""
         return self.model_dump(include={"snap", "trim", "size", "fps", "codec", "crf"})
 
 

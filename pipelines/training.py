@@ -46,8 +46,8 @@ def load_config(name: str, overrides: Sequence[str]) -> TrainConfig:
 
 
 def train_here(job: Job, watcher: Any = None) -> None:
-    """All stages in this process. Interrupted, it finishes its step, saves, and raises video_model.train.Interrupted."""
-    from video_model.stages import train
+    """All stages in this process. Interrupted, it finishes its step, saves, and raises video_model.training.loop.Interrupted."""
+    from video_model.training.stages import train
 
     with _asked_to_stop() as asked:
         train(
@@ -62,8 +62,8 @@ def train_on_ray(job: Job, workers: int, address: str | None, watcher: Any = Non
     RUN and the data must be under the same paths on every node. A worker that is lost costs the steps since the last
     checkpoint. Raises TrainingError, ExecutorError, and what is wrong with the config, the run or the data at once.
     """
-    from video_model.run import Run
-    from video_model.stages import Stores
+    from video_model.training.run import Run
+    from video_model.training.stages import Stores
 
     if job.stage is not None and job.stage not in job.config.stages:
         raise TrainingError(f"--stage {job.stage}: the config's stages are {', '.join(job.config.stages)}")
@@ -113,8 +113,8 @@ def _work(options: dict[str, Any]) -> None:
     import ray.train
     import torch
 
-    from video_model.stages import train
-    from video_model.workers import Worker
+    from video_model.training.stages import train
+    from video_model.training.workers import Worker
 
     failure = Path(options["out"]) / FAILURE
     if failure.exists():  # started again, for what would come again: end, and let the driver tell
@@ -160,7 +160,7 @@ def _followed(job: Job, watcher: Any) -> Iterator[None]:
     if watcher is None:
         yield
         return
-    from video_model.journal import read_log
+    from video_model.training.journal import read_log
 
     ended = threading.Event()
     seen: dict[str, int] = {}

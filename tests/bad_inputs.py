@@ -281,8 +281,8 @@ def make_bad_inputs(folder: str | os.PathLike[str]) -> dict[str, Expectation]:
 
 def main() -> None:
     from curate.clip import Video
-    from curate.isolation import Isolated
-    from curate.video import printable
+    from curate.video.decode import printable
+    from curate.watching.isolation import Isolated
 
     folder = Path(sys.argv[1])
     child = Isolated(timeout=120, memory_gb=2)

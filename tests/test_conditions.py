@@ -4,11 +4,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from curate.filters import Filter, SelectionError
-from curate.selection import select
+from curate.selection.filters import Filter, SelectionError
+from curate.selection.selection import select
 from pipelines.inspector.columns import Columns
-from video_model.sources import DataError
-from video_model.where import rows_where
+from video_model.data.sources import DataError
+from video_model.data.where import rows_where
 
 ROWS = {
     "clip_id": [f"{i:04d}" for i in range(40)],

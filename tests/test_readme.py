@@ -5,8 +5,8 @@ from pathlib import Path
 
 import typer
 
-from pipelines.cli import app
-from pipelines.curation import TABLES
+from pipelines.annotation.stages import TABLES
+from pipelines.cli.app import app
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -1,6 +1,6 @@
 """What a list of filters keeps, fast enough to follow a hand: one mask a filter, remembered until that filter changes.
 
-The meaning is that of `curate.selection.select`: percentiles over all clips with a score, a null does not pass, filters apply
+The meaning is that of `curate.selection.selection.select`: percentiles over all clips with a score, a null does not pass, filters apply
 in order. What cannot be applied (a column that is null throughout, a condition that does not parse) says so and is left out.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from curate.filters import Filter, SelectionError
+from curate.selection.filters import Filter, SelectionError
 from pipelines.inspector.columns import LENGTH, SECONDS, Columns, TooLong, passing
 
 BINS, NO_BIN = 96, 255

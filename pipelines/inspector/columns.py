@@ -2,7 +2,7 @@
 
 A million clips with twenty scores are 100 MB of arrays, so that a filter is one comparison of an array, and the table that
 answers `where`, percentiles and searches in captions has all columns but pictures, embeddings and videos. The table is that
-of `curate.selection`, with its locks: no file, network or setting can be reached from a condition.
+of `curate.selection.selection`, with its locks: no file, network or setting can be reached from a condition.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from curate.filters import Filter, SelectionError
-from curate.selection import BASE_COLUMNS, NUMERIC, ScoreTable, first_line, quoted
-from pipelines import labels
+from curate.selection.filters import Filter, SelectionError
+from curate.selection.selection import BASE_COLUMNS, NUMERIC, ScoreTable, first_line, quoted
+from pipelines.curated.plots import NOT_SCORES
+from pipelines.dataset import labels
 from pipelines.inspector.source import Source
-from pipelines.plots import NOT_SCORES
 
 PLACES = ("filename", "file_row_number")
 SECONDS = "seconds"  # a clip's length: shown and filtered as a score, though the table has only its start and end

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curate.filters import SelectionError
-from curate.isolation import Child, Lost
+from curate.selection.filters import SelectionError
+from curate.watching.isolation import Child, Lost
 from pipelines.inspector.columns import Columns
 from pipelines.inspector.grid import Find
 
@@ -97,8 +97,8 @@ _embedders: dict[str, Any] = {}
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
     """What the child process does."""
+    from pipelines.annotation.models import Shelf
     from pipelines.config import recorded
-    from pipelines.models import Shelf
 
     config = recorded(request["config"], "dataset.json")
     key = config.embedder.model_dump_json()

@@ -21,10 +21,10 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from curate.clip import text_to_path
-from curate.extract import Span
-from pipelines.cutting import CutterError, Cutters, Job
+from curate.export.extract import Span
+from pipelines.curated.cutting import CutterError, Cutters, Job
+from pipelines.curated.shards import job_of
 from pipelines.inspector.columns import Columns
-from pipelines.shards import job_of
 
 STILLS = ("first", "middle", "last")
 PLAYABLE = {"h264", "vp9", "av1", "libdav1d"}  # in browsers without licences; copied where they are 8-bit 4:2:0

@@ -13,7 +13,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from curate.filters import Filter, SelectionError
+from curate.selection.filters import Filter, SelectionError
+from pipelines.dataset.labels import LabelError
 from pipelines.inspector import taking
 from pipelines.inspector.agreement import agreement
 from pipelines.inspector.choice import Choice, described
@@ -22,7 +23,6 @@ from pipelines.inspector.grid import Page
 from pipelines.inspector.guard import Guard
 from pipelines.inspector.media import STILLS, MediaError
 from pipelines.inspector.session import SLOTS, Loaded, Session, strip
-from pipelines.labels import LabelError
 
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 MAX_FILTERS = 40

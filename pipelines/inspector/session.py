@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from curate.filters import SelectionError
-from pipelines import labels
+from curate.selection.filters import SelectionError
+from pipelines.dataset import labels
 from pipelines.inspector.choice import Chooser, plain
 from pipelines.inspector.columns import SECONDS, Columns
 from pipelines.inspector.film import LENGTH_NOTES

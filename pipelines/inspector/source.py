@@ -13,10 +13,10 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curate.filters import Filter, SelectionError, parse_filters
-from pipelines import labels
-from pipelines.curated import why_empty
-from pipelines.dataset import Dataset, DatasetError
+from curate.selection.filters import Filter, SelectionError, parse_filters
+from pipelines.curated.curated import why_empty
+from pipelines.dataset import labels
+from pipelines.dataset.dataset import Dataset, DatasetError
 
 
 class SourceError(Exception):

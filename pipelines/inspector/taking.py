@@ -18,8 +18,8 @@ from typing import Any
 
 import yaml
 
-from curate.filters import COLUMN_KINDS, Filter, SelectionError, parse_filters
-from pipelines import labels
+from curate.selection.filters import COLUMN_KINDS, Filter, SelectionError, parse_filters
+from pipelines.dataset import labels
 from pipelines.inspector.columns import identifiers
 from pipelines.inspector.source import Source
 
@@ -156,8 +156,8 @@ def _packed(chosen: Filter) -> dict[str, Any]:
 
 def _main() -> None:
     from pipelines.config import recorded
-    from pipelines.curated import make_curated
-    from pipelines.dataset import Dataset
+    from pipelines.curated.curated import make_curated
+    from pipelines.dataset.dataset import Dataset
 
     request = json.load(sys.stdin)
 

@@ -25,9 +25,10 @@ from typing import Any
 import av
 import cv2
 
-from curate import motion, shots, stills, watch
 from curate.clip import Unit, Video
-from curate.frame import Frame
+from curate.observers import motion, shots, stills
+from curate.video.frame import Frame
+from curate.watching import watch
 
 SHOTS = {"detector": "cascade", "min_seconds": 1.0, "max_seconds": 10.0}
 

@@ -13,9 +13,9 @@ from typing import Any
 from scenedetect import FrameTimecode, SceneDetector, SceneManager, VideoOpenFailure, open_video
 from scenedetect.detectors import AdaptiveDetector, ContentDetector, HistogramDetector
 
-from curate import watch
 from curate.clip import Video
-from curate.units import plan
+from curate.video.units import plan
+from curate.watching import watch
 from pipelines.config import Decode, Shots
 from tests.benchmarks.cut_sets import Span
 

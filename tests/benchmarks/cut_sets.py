@@ -14,7 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from pipelines.folders import VIDEO_SUFFIXES
+from pipelines.sources.folders import VIDEO_SUFFIXES
 
 __all__ = ["SETS", "Labelled", "Span", "Transition", "Truth", "autoshot", "bbc", "clipshots", "truths"]
 

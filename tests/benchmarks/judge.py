@@ -14,7 +14,7 @@ Those weights grew in stages, while the films were made harder: two members were
 on 4,300 and then on a few hundred with many wipes. A run of this script makes a committee of the same form in one go; it
 has not been run at that size. A sixth of the pictures is held out, and the network is scored on films of these. One core
 takes about a second for three films, and a tenth of a second for every twelve in each epoch. Nothing of the pictures is in
-the weights but how much pictures differ: see `curate.thumbs`.
+the weights but how much pictures differ: see `curate.observers.thumbs`.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
 
-from curate.thumbs import FEATURES, LAGS, MIXED, MOVED, evidence
-from curate.transitions import decide, runs
+from curate.observers.thumbs import FEATURES, LAGS, MIXED, MOVED, evidence
+from curate.observers.transitions import decide, runs
 from tests.benchmarks.films.joins import Film, film
 from tests.benchmarks.films.scenes import Bank
 
@@ -73,7 +73,7 @@ class Taps(nn.Linear):
 
 
 class Network(nn.Module):
-    """What `curate.transitions.Judge` computes in numpy: [B, N, FEATURES] to [B, N, 6]."""
+    """What `curate.observers.transitions.Judge` computes in numpy: [B, N, FEATURES] to [B, N, 6]."""
 
     def __init__(self, mean: torch.Tensor, scale: torch.Tensor) -> None:
         super().__init__()

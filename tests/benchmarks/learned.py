@@ -1,12 +1,12 @@
 """What a run trained on the world has learned, stage by stage: the share of drawn videos that show what they were asked for.
 
-    python -m video_model.world out/world/videos --clips 3000
+    python -m video_model.world.world out/world/videos --clips 3000
     winnow annotate out/world/videos/list.jsonl --out out/world/annotated --config world
     winnow select out/world/annotated --out out/world/curated
     winnow train tiny --data out/world/curated --out out/world/model --workers 2 --set "data.captions={source_caption: 1.0}"
     python -m tests.benchmarks.learned out/world/model [--prompts 128] [--guidance 3]
 
-Every word of a prompt is measured in the drawn video (video_model.world_reader); what cannot be read counts as wrong.
+Every word of a prompt is measured in the drawn video (video_model.world.reader); what cannot be read counts as wrong.
 The last row is what the reader finds in real clips of the world after the run's codec: the most that could be reached.
 """
 
@@ -22,10 +22,10 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.benchmarks.world import prompts_of, real_clips
-from video_model.data import open_index
-from video_model.generate import Sampler, write_video
-from video_model.journal import read_log, strip, write_picture
-from video_model.world_reader import read, score
+from video_model.diffusion.generate import Sampler, write_video
+from video_model.latents.batches import open_index
+from video_model.training.journal import read_log, strip, write_picture
+from video_model.world.reader import read, score
 
 MEASURES = ("colour", "shape", "direction", "speed", "background")
 AT_ONCE = 32

@@ -18,13 +18,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from curate.identity import fingerprint
-from curate.units import plan
+from curate.video.identity import fingerprint
+from curate.video.units import plan
+from pipelines.annotation.executor import limit_threads
+from pipelines.annotation.stages import STAGES, build
 from pipelines.config import load
-from pipelines.curation import STAGES, build
 from pipelines.demo import make_footage
-from pipelines.executor import limit_threads
-from pipelines.sources import find_videos
+from pipelines.sources.sources import find_videos
 
 
 def measure(folder: Path, config_name: str) -> Table:

@@ -39,7 +39,7 @@ import cv2
 import numpy as np
 from scenedetect import FrameTimecode
 
-from curate.watch import detector_of
+from curate.watching.watch import detector_of
 from tests.benchmarks.cut_finders import PYSCENEDETECT
 from tests.benchmarks.cut_sets import SETS, Span, clipshots
 from tests.benchmarks.cut_tables import footage_table, markdown, set_tables

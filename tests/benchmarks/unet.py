@@ -23,8 +23,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from video_model.unet import SpaceTimeUNet
-from video_model.weights import import_unet
+from video_model.networks.unet import SpaceTimeUNet
+from video_model.public.weights import import_unet
 
 # name: channels, layers, heads, latent side, frames, batch, tokens of text, channels of text
 CASES = {

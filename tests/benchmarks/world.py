@@ -32,14 +32,14 @@ from rich.table import Table
 
 from pipelines.typed_yaml import SHIPPED, find, read
 from video_model.config import TrainConfig
-from video_model.data import Index, Live, open_index, sample_windows
-from video_model.generate import Sampler, write_video
-from video_model.held_out import held_out_batches, held_out_loss
-from video_model.run import Run
-from video_model.stages import train
-from video_model.world import Scene, make_world
-from video_model.world_reader import read as read_video
-from video_model.world_reader import score
+from video_model.diffusion.generate import Sampler, write_video
+from video_model.latents.batches import Index, Live, open_index, sample_windows
+from video_model.training.held_out import held_out_batches, held_out_loss
+from video_model.training.run import Run
+from video_model.training.stages import train
+from video_model.world.reader import read as read_video
+from video_model.world.reader import score
+from video_model.world.world import Scene, make_world
 
 ARMS = ("raw", "selected")
 CAPTION = {"source_caption": 1.0}
@@ -104,7 +104,7 @@ def curate(out: Path, clips: int, seed: int, contaminate: float) -> dict[str, Pa
 
 
 def winnow(*arguments: str) -> None:
-    done = subprocess.run([sys.executable, "-m", "pipelines.cli", *arguments], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "pipelines.cli.app", *arguments], capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"winnow {' '.join(arguments)}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
 

@@ -14,8 +14,8 @@ import av
 import numpy as np
 
 from curate.clip import Unit, Video
-from curate.units import plan
-from curate.watch import watch
+from curate.video.units import plan
+from curate.watching.watch import watch
 
 RATE = 25
 PASS = {

@@ -2,10 +2,10 @@ import cv2
 import numpy as np
 import pytest
 
-from curate.appearance import Appearance
 from curate.models.quality import Brisque, read_constants
 from curate.models.safety import OpenNsfw
-from curate.similarity import Similarity
+from curate.stages.appearance import Appearance
+from curate.stages.similarity import Similarity
 from tests.curate.pictures import clip, plain, sample, unit
 
 

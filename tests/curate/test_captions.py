@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from curate.captions import Captions, tidied
 from curate.models.embedded.facts import MeasuredFacts, sentence
 from curate.models.embedded.merging import GuardedMerger, content, why_not
+from curate.stages.captions import Captions, tidied
 from tests.curate.pictures import HEIGHT, WIDTH, clip, plain, unit
 
 

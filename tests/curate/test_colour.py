@@ -12,9 +12,9 @@ import pytest
 
 from curate.base import colour as colours
 from curate.base import pixels, tone
-from curate.extract import Span, extract
-from curate.frame import Frame
-from video_model.decoding import Job, decode
+from curate.export.extract import Span, extract
+from curate.video.frame import Frame
+from video_model.data.decoding import Job, decode
 
 PATCHES = np.array([[192, 48, 96], [48, 176, 80], [40, 60, 200], [230, 230, 230], [16, 16, 16], [200, 180, 30]])
 WEIGHTS = {1: (0.2126, 0.0722), 5: (0.299, 0.114), 6: (0.299, 0.114), 7: (0.212, 0.087), 9: (0.2627, 0.0593)}
@@ -271,7 +271,7 @@ def test_the_same_frames_give_the_same_bytes_whatever_the_memory_held(tmp_path):
     frames = [av.VideoFrame.from_ndarray(view, format="rgb24").reformat(format="bgr0") for view in views]
     (tmp_path / "source.mkv").write_bytes(coded(frames))
     code = (
-        "import sys, hashlib; from curate.extract import Span, extract; "
+        "import sys, hashlib; from curate.export.extract import Span, extract; "
         "cut = extract(sys.argv[1], Span(0, 60, 0.0, 5.0), snap=False); "
         "print(hashlib.sha256(cut.bytes).hexdigest())"
     )

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from curate.clock import Clock, interruptions, rate
-from curate.dividing import clips_of, frame_ends, parted
-from curate.shots import Shot
+from curate.observers.shots import Shot
+from curate.video.clock import Clock, interruptions, rate
+from curate.watching.dividing import clips_of, frame_ends, parted
 
 
 def test_clips_of_divides_evenly_and_drops_short_shots():

@@ -8,8 +8,8 @@ import av
 import numpy as np
 import pytest
 
-from curate.extract import Extracted, ExtractError, Span, extract
-from curate.span import Origin
+from curate.export.extract import Extracted, ExtractError, Span, extract
+from curate.export.span import Origin
 
 W, H = 96, 64
 
@@ -53,7 +53,7 @@ def decode(source):
             time = float(frame.pts * frame.time_base)
             times.append(
                 time if not times or time > times[-1] else times[-1] + float(1 / rate)
-            )  # as curate.video repairs it
+            )  # as curate.video.decode repairs it
             frames.append(np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90) % 4))
         return frames, times
 

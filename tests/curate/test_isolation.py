@@ -9,13 +9,13 @@ import time
 
 import pytest
 
-from curate import isolation
 from curate.clip import Unit, Video
-from curate.isolation import Isolated, NotStarted
+from curate.watching import isolation
+from curate.watching.isolation import Isolated, NotStarted
 from tests.bad_inputs import PASS, write
 
 NAUGHTY = """
-import os, time, curate.video, curate.watch
+import os, time, curate.video.decode, curate.watching.watch
 def naughty(unit, **how):
     what = how.get("decode", {}).get("do")
     if what == "abort": os.abort()
@@ -24,7 +24,7 @@ def naughty(unit, **how):
     if what == "grow": kept = [bytearray(50_000_000) for _ in range(100)]
     if what == "raise": raise ValueError("no such thing")
     return watch(unit, **how)
-watch, curate.watch.watch = curate.watch.watch, naughty
+watch, curate.watching.watch.watch = curate.watching.watch.watch, naughty
 """
 
 
@@ -42,7 +42,7 @@ def child(monkeypatch):
         isolation,
         "BOOT",
         "import json, sys; sys.path[:] = json.loads(sys.argv[1])\n" + NAUGHTY + "\n"
-        "from curate.isolation import serve; serve(int(sys.argv[2]), float(sys.argv[3]), sys.argv[4])",
+        "from curate.watching.isolation import serve; serve(int(sys.argv[2]), float(sys.argv[3]), sys.argv[4])",
     )
     one = Isolated(timeout=60, memory_gb=1.0)
     yield one
@@ -54,7 +54,7 @@ def asked(child: Isolated, film: str, do: str | None = None, lost: list[str] = [
 
 
 def test_the_pass_in_a_child_gives_what_it_gives_here(film):
-    from curate.watch import watch
+    from curate.watching.watch import watch
 
     child = Isolated()
     (unit,) = child.plan(Video(film))

@@ -1,9 +1,9 @@
 """Spans of a source list become the clips: which frames, which captions, and what is said of those that cannot."""
 
 from curate.clip import Listed, Unit, Video
-from curate.listed import ListedSpans, clips_of_spans
-from curate.units import plan
-from curate.watch import watch
+from curate.video.units import plan
+from curate.watching.listed import ListedSpans, clips_of_spans
+from curate.watching.watch import watch
 from pipelines.demo import write
 from tests.footage import pan
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from curate.clip import Clip
-from curate.motion import FlowMotion, camera
+from curate.observers.motion import FlowMotion, camera
 
 SCENE = 1600
 

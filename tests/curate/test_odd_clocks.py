@@ -5,10 +5,10 @@ import itertools
 import numpy as np
 import pytest
 
-from curate.extract import extract
-from curate.pictures import decode
-from curate.rereading import captioner_frames
-from curate.span import span_of
+from curate.export.extract import extract
+from curate.export.span import span_of
+from curate.stages.pictures import decode
+from curate.watching.rereading import captioner_frames
 from tests.curate.odd_clocks import film, joined, level, levels, retimed, watched
 
 NO_B = {"bf": "0"}
@@ -201,7 +201,7 @@ def test_a_size_that_changes_bounds_a_shot_and_each_clip_has_its_own(tmp_path):
 
 def test_clips_of_many_kinds_of_times_are_cut_in_one_pass(tmp_path):
     """One keyframe: all clips in one pass are the same bytes as each alone."""
-    from curate.transcode import transcode
+    from curate.export.transcode import transcode
 
     path = film(tmp_path / "one.mp4", range(75), options={"g": "1000", "x264-params": "scenecut=0"})
     (unit,) = watched(path, shots={"detector": "whole", "min_seconds": 0.2, "max_seconds": 0.5})

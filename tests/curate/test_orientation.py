@@ -9,10 +9,10 @@ import pytest
 
 from curate.base import orientation
 from curate.clip import Unit, Video
-from curate.extract import Span, extract
-from curate.motion import FlowMotion
-from curate.video import frames, probe
-from video_model.decoding import Job, decode
+from curate.export.extract import Span, extract
+from curate.observers.motion import FlowMotion
+from curate.video.decode import frames, probe
+from video_model.data.decoding import Job, decode
 
 W, H, COUNT = 96, 64, 24
 CORNERS = np.array([[[200, 30, 30], [30, 200, 30]], [[30, 30, 200], [220, 220, 220]]], np.uint8)  # [2, 2, 3]

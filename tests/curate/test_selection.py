@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from curate.filters import PRESETS, Filter, SelectionError, filters_from_options, parse_filters
-from curate.selection import select
+from curate.selection.filters import PRESETS, Filter, SelectionError, filters_from_options, parse_filters
+from curate.selection.selection import select
 
 
 def table(n=5000, seed=0):

@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from curate import stills as module
 from curate.clip import Clip
-from curate.frame import Picture
-from curate.pictures import decode
-from curate.stills import Stills
+from curate.observers import stills as module
+from curate.observers.stills import Stills
+from curate.stages.pictures import decode
+from curate.video.frame import Picture
 
 
 @dataclass

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from curate.models.textboxes import Craft, RapidOcr
-from curate.text import Text, covered_share
+from curate.stages.text import Text, covered_share
 from tests.curate.pictures import HEIGHT, WIDTH, clip, plain, sample, unit
 
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from curate.clip import Unit, Video
-from curate.frame import Frame
-from curate.identity import fingerprint
-from curate.units import plan
-from curate.video import VideoError, frames, open_video, probe
+from curate.video.decode import VideoError, frames, open_video, probe
+from curate.video.frame import Frame
+from curate.video.identity import fingerprint
+from curate.video.units import plan
 from tests.bad_inputs import write
 
 GREYS = [20 + 4 * i for i in range(50)]
@@ -192,7 +192,7 @@ def test_a_seek_that_goes_too_far_is_made_good(tmp_path, monkeypatch):
         container, stream = open_video(*arguments, **options)
         return Astray(container), stream
 
-    monkeypatch.setattr("curate.video.open_video", opened)
+    monkeypatch.setattr("curate.video.decode.open_video", opened)
     assert [(f.index, f.time) for f in frames(units[1])] == want
     assert len(seeks) == 1
 

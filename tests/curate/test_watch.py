@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from curate.clip import Unit, Video
-from curate.pictures import decode
-from curate.rereading import captioner_frames
-from curate.units import plan
-from curate.watch import CLIP_COLUMNS, VIDEO_COLUMNS, watch
+from curate.stages.pictures import decode
+from curate.video.units import plan
+from curate.watching.rereading import captioner_frames
+from curate.watching.watch import CLIP_COLUMNS, VIDEO_COLUMNS, watch
 from tests.bad_inputs import PASS, Expectation, make_bad_inputs, picture
 
 CUT = 40

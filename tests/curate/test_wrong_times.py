@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from curate.clip import Video
-from curate.clock import Clock
-from curate.encode import Encoder
-from curate.extract import extract
-from curate.span import Span, span_of
-from curate.units import plan
-from curate.video import probe
+from curate.export.encode import Encoder
+from curate.export.extract import extract
+from curate.export.span import Span, span_of
+from curate.video.clock import Clock
+from curate.video.decode import probe
+from curate.video.units import plan
 from tests.curate.odd_clocks import RATE, film, levels, numbers, retimed, watched
 
 FRAMES = 60

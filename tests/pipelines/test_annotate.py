@@ -11,11 +11,11 @@ import duckdb
 import pytest
 
 from curate.models import MissingWeights
-from pipelines.annotate import annotate
+from pipelines.annotation.annotate import annotate
+from pipelines.annotation.executor import Place
+from pipelines.annotation.stages import StageError, with_needs
 from pipelines.config import load
-from pipelines.curation import StageError, with_needs
-from pipelines.dataset import Dataset, DatasetError
-from pipelines.executor import Place
+from pipelines.dataset.dataset import Dataset, DatasetError
 
 FAST = ["execution.executor=inline", "decode.isolate=false"]
 
@@ -125,7 +125,7 @@ def test_failed_videos_are_tried_again_when_asked_or_when_the_file_is_another(sm
 
 
 def test_two_writers_are_refused(small_footage, tmp_path, watcher):
-    from pipelines.claims import claimed
+    from pipelines.dataset.claims import claimed
 
     told = rf"writing this dataset \(process {os.getpid()} on {re.escape(socket.gethostname())}, since 20"
     with claimed(tmp_path / "d", "dataset", DatasetError), pytest.raises(DatasetError, match=told):
@@ -145,7 +145,7 @@ def test_killed_at_any_moment_and_started_again(small_footage, tmp_path, watcher
     command = [
         sys.executable,
         "-m",
-        "pipelines.cli",
+        "pipelines.cli.app",
         "annotate",
         str(small_footage),
         "--out",

@@ -9,9 +9,9 @@ import sys
 import pyarrow.parquet as pq
 import pytest
 
-from curate.identity import fingerprint
-from pipelines import decoding, planning
-from pipelines.dataset import DatasetError
+from curate.video.identity import fingerprint
+from pipelines.annotation import decoding, planning
+from pipelines.dataset.dataset import DatasetError
 from pipelines.demo import write
 from tests.footage import pan
 from tests.pipelines.test_annotate import job, rows

@@ -10,11 +10,11 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from curate.clip import Unit, Video
-from pipelines import cli
-from pipelines.annotate import Summary
+from pipelines.annotation.annotate import Summary
+from pipelines.annotation.executor import Worker, _table
+from pipelines.cli import app as cli
+from pipelines.cli.progress import Live, print_summary
 from pipelines.config import load
-from pipelines.executor import Worker, _table
-from pipelines.progress import Live, print_summary
 
 PASS = ["--executor", "inline", "--stages", "shots,motion,stills"]
 INLINE = ["--executor", "inline"]
@@ -52,7 +52,7 @@ def dataset(small_footage, tmp_path_factory):
 @pytest.fixture
 def never(monkeypatch):
     """Fails the test if any video is looked at."""
-    monkeypatch.setattr("pipelines.annotate.annotate", lambda *_, **__: pytest.fail("work was begun"))
+    monkeypatch.setattr("pipelines.annotation.annotate.annotate", lambda *_, **__: pytest.fail("work was begun"))
 
 
 # --- what goes well
@@ -155,7 +155,7 @@ def test_run_checks_its_selection_before_any_work(changes, said, small_footage, 
     ],
 )
 def test_selections_that_can_be_made_are_not_refused(where):
-    from pipelines.preflight import check_filters
+    from pipelines.curated.preflight import check_filters
 
     config = load("quickstart", [f"selection={json.dumps({'where': where, 'drop_top': {'text_area': 5}})}"])
     check_filters(config.filters, config)
@@ -256,7 +256,7 @@ def test_a_defect_has_a_traceback_and_a_code_of_its_own(dataset, monkeypatch):
     def broken(*_, **__):
         raise IndexError("list index out of range")
 
-    monkeypatch.setattr("pipelines.statistics.read", broken)
+    monkeypatch.setattr("pipelines.dataset.statistics.read", broken)
     code, output = winnow("stats", dataset)
     assert code == 3 and "Traceback" in output and "IndexError" in output and "defect" in output
 

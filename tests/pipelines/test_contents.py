@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 
-from curate.identity import SAMPLED, checksum, fingerprint, identify
-from pipelines.curated import CuratedError, make_curated
-from pipelines.dataset import Dataset
+from curate.video.identity import SAMPLED, checksum, fingerprint, identify
+from pipelines.curated.curated import CuratedError, make_curated
+from pipelines.dataset.dataset import Dataset
 from tests.pipelines.test_annotate import job, rows
 from tests.pipelines.test_curated import map_here
 
@@ -61,8 +61,8 @@ def test_a_time_of_writing_alone_is_no_change(film, tmp_path, watcher, monkeypat
     summary = job(film, out, watcher)
     assert (summary.changed, summary.videos) == (0, 0) and rows(out, "modified", "videos") == [(10**18,)]
     read = []
-    monkeypatch.setattr("pipelines.planning.checksum", read.append)
-    monkeypatch.setattr("pipelines.planning.identify", lambda path: read.append(path) or identify(path))
+    monkeypatch.setattr("pipelines.annotation.planning.checksum", read.append)
+    monkeypatch.setattr("pipelines.annotation.planning.identify", lambda path: read.append(path) or identify(path))
     assert job(film, out, watcher).nothing_to_do and read == []
 
 
@@ -101,8 +101,8 @@ def test_another_film_with_the_same_samples_does_not_take_the_rows_of_one_that_i
 
 
 def test_it_is_not_cut_either_and_a_copy_of_the_file_is(film, tmp_path, watcher, monkeypatch):
-    monkeypatch.setattr("pipelines.card.plot_scores", lambda *_: [])
-    monkeypatch.setattr("pipelines.card.contact_sheet", lambda *_: False)
+    monkeypatch.setattr("pipelines.curated.card.plot_scores", lambda *_: [])
+    monkeypatch.setattr("pipelines.curated.card.contact_sheet", lambda *_: False)
     out, moved = tmp_path / "d", tmp_path / "moved"
     job(film, out, watcher)
     shutil.copytree(film.parent, moved)  # written anew: another time

@@ -17,15 +17,15 @@ import pytest
 import yaml
 from rich.console import Console
 
-from curate import isolation
 from curate.clip import Clip, Column, Unit, Video
-from curate.extract import Span
-from curate.filters import Filter, SelectionError, parse_filters
-from curate.identity import fingerprint
-from pipelines import statistics
-from pipelines.curated import CuratedError, make_curated
-from pipelines.cutting import Cutters, Job, cut
-from pipelines.dataset import FORMAT, Dataset, Tables, Writer, write_json
+from curate.export.extract import Span
+from curate.selection.filters import Filter, SelectionError, parse_filters
+from curate.video.identity import fingerprint
+from curate.watching import isolation
+from pipelines.curated.curated import CuratedError, make_curated
+from pipelines.curated.cutting import Cutters, Job, cut
+from pipelines.dataset import statistics
+from pipelines.dataset.dataset import FORMAT, Dataset, Tables, Writer, write_json
 
 TABLES = Tables(
     scores=(
@@ -124,8 +124,8 @@ SMALL = {"shard_bytes": 20_000, "map_fn": map_here}
 @pytest.fixture
 def no_pictures(monkeypatch):
     """Tests of the shards need no plots, which take longest."""
-    monkeypatch.setattr("pipelines.card.plot_scores", lambda *_: [])
-    monkeypatch.setattr("pipelines.card.contact_sheet", lambda *_: False)
+    monkeypatch.setattr("pipelines.curated.card.plot_scores", lambda *_: [])
+    monkeypatch.setattr("pipelines.curated.card.contact_sheet", lambda *_: False)
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +206,7 @@ def test_interrupted_and_started_again(dataset, curated, tmp_path, after, no_pic
             yield from map_here([job])
 
     stopping.done = 0
-    monkeypatch.setattr("pipelines.curated.SAMPLE_CLIPS", 4)
+    monkeypatch.setattr("pipelines.curated.curated.SAMPLE_CLIPS", 4)
     out = tmp_path / "out"
     with pytest.raises(Stop):
         make_curated(dataset, FILTERS, out, shard_bytes=20_000, map_fn=stopping)
@@ -222,7 +222,7 @@ def test_stopped_before_the_card(dataset, curated, tmp_path, monkeypatch, no_pic
     def full(*_):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("pipelines.curated.write_card", full)
+    monkeypatch.setattr("pipelines.curated.curated.write_card", full)
     with pytest.raises(OSError, match="no space"):
         make_curated(dataset, FILTERS, tmp_path / "out", **SMALL)
     monkeypatch.undo()
@@ -290,7 +290,7 @@ def test_a_source_that_is_gone_costs_its_clips(tmp_path, no_pictures):
 def naughty(monkeypatch):
     """Children that cut do what `WINNOW_TEST` says, to the clip that it names: "kill 00000012 /log" kills each time."""
     code = """
-import os, signal, time, pipelines.cutting as cutting
+import os, signal, time, pipelines.curated.cutting as cutting
 real = cutting.cut
 def cut(job):
     what, clip, log = os.environ.get("WINNOW_TEST", "no clip log").split()

@@ -13,12 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from curate.clip import Clip, Column, Listed, Unit, Video
-from curate.filters import Filter
-from curate.selection import select
-from curate.watch import VIDEO_COLUMNS
-from pipelines.dataset import FORMAT, Dataset, DatasetError, Tables, Writer, read_unit, sweep, write_json
-from pipelines.renewal import renew
-from pipelines.tables import OF_VIDEO
+from curate.selection.filters import Filter
+from curate.selection.selection import select
+from curate.watching.watch import VIDEO_COLUMNS
+from pipelines.dataset.dataset import FORMAT, Dataset, DatasetError, Tables, Writer, read_unit, sweep, write_json
+from pipelines.dataset.renewal import renew
+from pipelines.dataset.tables import OF_VIDEO
 
 TABLES = Tables(
     scores=(Column("motion_score", pa.float32(), "f"), Column("text_area", pa.float32(), "f")),

@@ -9,11 +9,11 @@ import psutil
 import pytest
 
 from curate.clip import Unit, Video
-from pipelines.annotate import annotate
+from pipelines.annotation.annotate import annotate
+from pipelines.annotation.executor import ExecutorError, Place, run, work
+from pipelines.annotation.stages import pools_of, with_needs
 from pipelines.config import load
-from pipelines.curation import pools_of, with_needs
-from pipelines.dataset import Dataset
-from pipelines.executor import ExecutorError, Place, run, work
+from pipelines.dataset.dataset import Dataset
 
 SMALL = ["text.size=256"]  # CRAFT at a quarter of the pixels: the models are those of the demo, the time is not
 

@@ -12,13 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from curate.clip import Clip, Unit, Video
-from curate.filters import Filter
-from curate.identity import fingerprint
-from pipelines.claims import claimed
-from pipelines.curated import CuratedError, make_curated
-from pipelines.cutting import Cutters, cut_together
-from pipelines.dataset import FORMAT, Dataset, Writer, write_json
-from pipelines.files import DiskError
+from curate.selection.filters import Filter
+from curate.video.identity import fingerprint
+from pipelines.curated.curated import CuratedError, make_curated
+from pipelines.curated.cutting import Cutters, cut_together
+from pipelines.dataset.claims import claimed
+from pipelines.dataset.dataset import FORMAT, Dataset, Writer, write_json
+from pipelines.dataset.files import DiskError
 from tests.curate.odd_clocks import levels
 from tests.pipelines.test_curated import TABLES, footage, map_here, no_pictures  # noqa: F401
 
@@ -160,7 +160,7 @@ def test_sources_that_were_moved_are_cut_from_where_they_are(tmp_path):
 
 def test_many_clips_after_one_keyframe_are_cut_in_one_pass(tmp_path, monkeypatch):
     """The same bytes as cut one by one, and none of them was."""
-    monkeypatch.setattr("pipelines.passes.LEAST_SAVED", 1.0)
+    monkeypatch.setattr("pipelines.curated.passes.LEAST_SAVED", 1.0)
     spans = [(a, a + 12) for a in range(0, 120, 12)]
     dataset = make_dataset(tmp_path / "d", spans, gop=1000)
     alone = make_curated(dataset, [], tmp_path / "alone", map_fn=map_here)
@@ -180,8 +180,8 @@ def passes_made(monkeypatch):
             made.append(sorted(job.span.start_frame for job in group))
             yield cut_together(group)
 
-    monkeypatch.setattr("pipelines.passes.LEAST_SAVED", 0.4)
-    monkeypatch.setattr("pipelines.passes.LEAST_RATIO", 1.0)
+    monkeypatch.setattr("pipelines.curated.passes.LEAST_SAVED", 0.4)
+    monkeypatch.setattr("pipelines.curated.passes.LEAST_RATIO", 1.0)
     monkeypatch.setattr(Cutters, "together", together)
     return made
 
@@ -215,7 +215,7 @@ def test_passes_are_made_as_shards_need_them_and_count_as_progress(tmp_path, pas
 
     how = {"workers": 1, "options": {"size": 32}, "shard_bytes": 1500, "progress": progress}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipelines.curated.SAMPLE_CLIPS", 1)
+        patch.setattr("pipelines.curated.curated.SAMPLE_CLIPS", 1)
         made = make_curated(dataset, [], out, **how)
     counts = [done for done, _, _ in told]
     assert counts == sorted(counts) and counts[-1] == 10 and made.clips == 10 and made.shards > 2

@@ -5,9 +5,9 @@ import json
 import pytest
 
 from curate.models.textboxes import RapidOcr
+from pipelines.annotation.stages import StageError, with_needs
 from pipelines.config import load
-from pipelines.curation import StageError, with_needs
-from pipelines.dataset import DatasetError, read_about
+from pipelines.dataset.dataset import DatasetError, read_about
 from tests.pipelines.test_annotate import job, rows
 
 TEXT = ("text={kind: rapidocr, size: 320}",)

@@ -8,16 +8,16 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from pipelines import folders
-from pipelines.annotate import annotate
+from pipelines.annotation.annotate import annotate
+from pipelines.annotation.executor import Place
+from pipelines.annotation.state import State
+from pipelines.cli.progress import print_summary
 from pipelines.config import load
-from pipelines.curated import make_curated
-from pipelines.dataset import Dataset
+from pipelines.curated.curated import make_curated
+from pipelines.dataset.dataset import Dataset
+from pipelines.dataset.statistics import read as statistics
 from pipelines.demo import write
-from pipelines.executor import Place
-from pipelines.progress import print_summary
-from pipelines.state import State
-from pipelines.statistics import read as statistics
+from pipelines.sources import folders
 from tests.footage import pan
 
 FAST = ["execution.executor=inline", "decode.isolate=false"]

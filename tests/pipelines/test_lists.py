@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from curate.clip import Unit
-from curate.isolation import pack, unpack
-from pipelines.dataset import Tables
-from pipelines.sources import SourceError, find_videos
-from pipelines.spans import seconds_of, written
+from curate.watching.isolation import pack, unpack
+from pipelines.dataset.dataset import Tables
+from pipelines.sources.sources import SourceError, find_videos
+from pipelines.sources.spans import seconds_of, written
 
 TABLES = Tables(scores=(), facts=())
 ODD = 'two\nlines, "q" \U0001f600'

@@ -12,24 +12,25 @@ import time
 import psutil
 import pytest
 
-from curate import isolation
 from curate.clip import Clip, Column, Unit, Video
-from curate.isolation import Lost, settle
-from curate.stage import Stage
-from pipelines import executor, files
-from pipelines.annotate import annotate
+from curate.stages.stage import Stage
+from curate.watching import isolation
+from curate.watching.isolation import Lost, settle
+from pipelines.annotation import executor
+from pipelines.annotation.annotate import annotate
+from pipelines.annotation.decoding import limit_of
+from pipelines.annotation.executor import Place, run, work
+from pipelines.annotation.planning import Planner
 from pipelines.cluster import ExecutorError
 from pipelines.config import load
-from pipelines.decoding import limit_of
+from pipelines.dataset import files
+from pipelines.dataset.files import DiskError, write_json
 from pipelines.demo import write
-from pipelines.executor import Place, run, work
-from pipelines.files import DiskError, write_json
-from pipelines.planning import Planner
 from tests.footage import pan
 from tests.pipelines.test_annotate import rows
 
 NAUGHTY = """
-import json, os, signal, time, curate.video, curate.watch
+import json, os, signal, time, curate.video.decode, curate.watching.watch
 log = LOG
 def said(what, path):
     with open(log, "a") as stream: stream.write(json.dumps([what, os.path.basename(path)]) + chr(10))
@@ -42,14 +43,14 @@ def misbehave(what, path):
     if "abort" in name: os.abort()
     if "sleep" in name: time.sleep(60)
     if "grow" in name: kept = [bytearray(50_000_000) for _ in range(100)]
-watch, plan = curate.watch.watch, curate.watch.plan
+watch, plan = curate.watching.watch.watch, curate.watching.watch.plan
 def naughty_watch(unit, **how):
     misbehave("watch", unit.video.path)
     return watch(unit, **how)
 def naughty_plan(video, **how):
     misbehave("plan", video.path)
     return plan(video, **how)
-curate.watch.watch, curate.watch.plan = naughty_watch, naughty_plan
+curate.watching.watch.watch, curate.watching.watch.plan = naughty_watch, naughty_plan
 """
 
 
@@ -147,7 +148,7 @@ def test_killed_by_its_pid_from_outside(films, tmp_path, watcher):
     def hunt():
         while not stop.is_set() and len(killed) < 2:
             for child in psutil.Process().children():
-                if "curate.isolation" in " ".join(child.cmdline()):
+                if "curate.watching.isolation" in " ".join(child.cmdline()):
                     child.kill()
                     killed.append(child.pid)
             time.sleep(0.7)
@@ -235,18 +236,18 @@ def test_the_time_to_plan_a_file_follows_its_size(films, tmp_path, naughty, watc
     with Planner(config) as planner:
         assert planner.limit(str(tmp_path / "large")) == 2 + 3000
         assert planner.limit(str(tmp_path / "gone")) == 2
-    monkeypatch.setattr("pipelines.planning.READING", os.path.getsize(folder / "plan sleep.mp4"))
+    monkeypatch.setattr("pipelines.annotation.planning.READING", os.path.getsize(folder / "plan sleep.mp4"))
     summary = job(folder, tmp_path / "d", watcher, "decode.open_seconds=2")
     assert [why for _, why in summary.failures] == ["took longer than 3 s"]
 
 
-def cli(*arguments, code="import sys; from pipelines.cli import app; app(standalone_mode=False)"):
+def cli(*arguments, code="import sys; from pipelines.cli.app import app; app(standalone_mode=False)"):
     return subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True)
 
 
 NO_RAY = """
 import sys
-from pipelines.cli import app
+from pipelines.cli.app import app
 try:
     app()
 finally:

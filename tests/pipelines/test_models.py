@@ -2,9 +2,9 @@
 
 import pytest
 
+from pipelines.annotation.models import Shelf, adapter
+from pipelines.annotation.stages import STAGES, check_weights, roles, weights
 from pipelines.config import load
-from pipelines.curation import STAGES, check_weights, roles, weights
-from pipelines.models import Shelf, adapter
 
 
 @pytest.mark.parametrize("name", ["quickstart", "svd"])

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from pipelines.sampling import SamplingError, write_still
+from pipelines.cli.drawing import SamplingError, write_still
 
 FRAME = np.array([[[255, 0, 0], [0, 0, 255]], [[10, 20, 30], [0, 0, 0]]], np.uint8)  # RGB
 

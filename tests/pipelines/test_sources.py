@@ -4,9 +4,8 @@ import os
 
 import pytest
 
-from pipelines import folders
-from pipelines.folders import AGAIN, ALIAS, CIRCLE, HIDDEN, IN_TRASH, PARTIAL
-from pipelines.sources import SourceError, find_videos, passed_text
+from pipelines.sources.folders import AGAIN, ALIAS, CIRCLE, HIDDEN, IN_TRASH, PARTIAL
+from pipelines.sources.sources import SourceError, find_videos, folders, passed_text
 
 
 def make(root, *names):
@@ -157,7 +156,7 @@ def test_the_datasets_own_videos_are_no_sources(tmp_path):
 def test_names_that_are_no_text(tmp_path):
     """Bytes of a name that are not UTF-8: the row of a failed input can be written all the same."""
     from curate.clip import Unit, Video
-    from pipelines.dataset import Tables
+    from pipelines.dataset.dataset import Tables
 
     odd = os.fsdecode(b"caf\xe9")
     os.symlink(f"/mnt/{odd}", tmp_path / odd)

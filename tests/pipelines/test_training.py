@@ -12,12 +12,12 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from pipelines.cli import app
+from pipelines.cli.app import app
 from pipelines.training import load_config
 from tests.video_model.clips import clips, write_clips
 from tests.video_model.test_stages import config
-from video_model import checkpoints
-from video_model.journal import read_log
+from video_model.training import checkpoints
+from video_model.training.journal import read_log
 
 WINNOW = [sys.executable, "-m", "pipelines.cli"]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -182,7 +182,7 @@ def test_weights_go_out_and_come_in_again(whole, tmp_path):
     from diffusers import UNet2DConditionModel
 
     public = UNet2DConditionModel.from_pretrained(tmp_path / "pipeline" / "unet").eval()
-    from video_model.generate import Sampler
+    from video_model.diffusion.generate import Sampler
 
     ours = Sampler(whole, "image").denoiser.network
     x, text = torch.randn(1, 1, 2, 4, 4), torch.randn(1, 3, 384)

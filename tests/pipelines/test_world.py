@@ -5,14 +5,14 @@ from collections import Counter
 import duckdb
 import pytest
 
-from curate.filters import Filter, SelectionError
-from curate.selection import select
-from pipelines.annotate import annotate
+from curate.selection.filters import Filter, SelectionError
+from curate.selection.selection import select
+from pipelines.annotation.annotate import annotate
+from pipelines.annotation.executor import Place
 from pipelines.config import load
-from pipelines.curated import make_curated, why_empty
-from pipelines.dataset import Dataset
-from pipelines.executor import Place
-from video_model.world import make_world
+from pipelines.curated.curated import make_curated, why_empty
+from pipelines.dataset.dataset import Dataset
+from video_model.world.world import make_world
 
 KIND = "source_columns->>'contamination'"
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from video_model.unet import SpaceTimeUNet, UNetConfig
+from video_model.networks.unet import SpaceTimeUNet, UNetConfig
 
 TINY = dict(
     in_channels=4,

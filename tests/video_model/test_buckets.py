@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from video_model.buckets import (
+from video_model.data.buckets import (
     Bucket,
     Plan,
     draw_window,
@@ -17,7 +17,7 @@ from video_model.buckets import (
     strides,
     usable_sizes,
 )
-from video_model.sources import DataError
+from video_model.data.sources import DataError
 
 
 def test_clips_are_thinned_evenly():

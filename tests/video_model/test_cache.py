@@ -19,14 +19,14 @@ import torch
 from PIL import Image
 
 from tests.video_model.clips import LetterEncoder, PoolCodec, clip, clips, frame_numbers, mp4, write_clips, write_images
-from video_model.cache import latents_folder
-from video_model.caching import build_cache, cache_for
-from video_model.codec import CodecConfig, SmallCodec
-from video_model.data import Batches
-from video_model.decoding import DecodeError, Job, decode
-from video_model.index import open_index
-from video_model.isolation import Decoders
-from video_model.sources import DataError
+from video_model.codecs.small import CodecConfig, SmallCodec
+from video_model.data.decoders import Decoders
+from video_model.data.decoding import DecodeError, Job, decode
+from video_model.data.index import open_index
+from video_model.data.sources import DataError
+from video_model.latents.batches import Batches
+from video_model.latents.build import build_cache, cache_for
+from video_model.latents.cache import latents_folder
 
 SIZES = [(48, 64), (32, 32)]
 
@@ -197,8 +197,8 @@ def test_float32_on_request(data, tmp_path):
 KILLED = """
 import os, signal, sys
 from tests.video_model.clips import LetterEncoder, PoolCodec
-from video_model.caching import build_cache, cache_for
-from video_model.index import open_index
+from video_model.latents.build import build_cache, cache_for
+from video_model.data.index import open_index
 
 class Dying(PoolCodec):
     def encode(self, pixels):
@@ -243,7 +243,7 @@ def full(*_):
 def test_a_full_disk_is_one_clear_error(data, tmp_path, monkeypatch):
     index = open_index(data / "c", "motion_score < 3")
     codec = PoolCodec()
-    monkeypatch.setattr("video_model.packed.os.replace", full)
+    monkeypatch.setattr("video_model.latents.packed.os.replace", full)
     with pytest.raises(DataError, match=r"the disk is full \(0\.0 MB more are needed\); free some, or put the cache"):
         build(index, tmp_path, codec)
     assert not any(data for name, data in files(tmp_path).items() if name != ".lock")
@@ -255,7 +255,7 @@ def test_a_full_disk_is_one_clear_error(data, tmp_path, monkeypatch):
 def test_too_little_room_is_said_before_the_work(data, tmp_path, monkeypatch):
     index = open_index(data / "c", "motion_score < 3")
     codec = PoolCodec()
-    monkeypatch.setattr("video_model.caching.shutil.disk_usage", lambda _: Usage)
+    monkeypatch.setattr("video_model.latents.build.shutil.disk_usage", lambda _: Usage)
     with pytest.raises(DataError, match="the disk is full"):
         build(index, tmp_path, codec)
     assert codec.frames == 0

@@ -8,9 +8,14 @@ import pytest
 import torch
 
 from tests.video_model.moving import moving_shapes, to_uint8
-from video_model.codec import CodecConfig, CodecError, SmallCodec, load_codec, principal_components, to_float
-from video_model.codec_training import measured_psnr, train_codec
-from video_model.temporal_decoder import PatchDiscriminator, balanced, train_temporal_decoder, with_temporal_layers
+from video_model.codecs.small import CodecConfig, CodecError, SmallCodec, load_codec, principal_components, to_float
+from video_model.codecs.small_training import measured_psnr, train_codec
+from video_model.codecs.temporal_decoder import (
+    PatchDiscriminator,
+    balanced,
+    train_temporal_decoder,
+    with_temporal_layers,
+)
 
 torch.set_num_threads(1)
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from tests.video_model.networks import inputs, tiny
-from video_model.conditioning import Conditioner, FirstFrameSlot, TextSlot, VectorSlot
+from video_model.diffusion.conditioning import Conditioner, FirstFrameSlot, TextSlot, VectorSlot
 
 SLOTS = (
     TextSlot(dropout=0.15),

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from video_model.denoiser import EDM, Denoiser, Epsilon, Flow, VPrediction, lognormal
+from video_model.diffusion.denoiser import EDM, Denoiser, Epsilon, Flow, VPrediction, lognormal
 
 SIGMA = torch.tensor([0.02, 0.3, 1.0, 7.0, 300.0])
 TRUTH = torch.randn(5, 2, 3, 4, 4, generator=torch.Generator().manual_seed(1))

@@ -5,13 +5,13 @@ import torch
 from torch import nn
 
 from tests.video_model.clips import LetterEncoder, PoolCodec, clip, clips, frame_numbers, write_clips
-from video_model.conditioning import Conditioner, TextSlot, VectorSlot
 from video_model.config import Noise
-from video_model.data import Live, build_cache, open_index
-from video_model.denoiser import EDM, Denoiser, Epsilon, Flow, VPrediction
-from video_model.evaluate import SIGMAS, losses
-from video_model.held_out import held_out_batches, held_out_loss, loss_of_nothing
-from video_model.stages import Silent
+from video_model.diffusion.conditioning import Conditioner, TextSlot, VectorSlot
+from video_model.diffusion.denoiser import EDM, Denoiser, Epsilon, Flow, VPrediction
+from video_model.evaluation.evaluate import SIGMAS, losses
+from video_model.latents.batches import Live, build_cache, open_index
+from video_model.training.held_out import held_out_batches, held_out_loss, loss_of_nothing
+from video_model.training.stages import Silent
 
 SIZES = [(48, 64), (64, 48)]
 OPTIONS = {"frames": [16], "sizes": SIZES, "rates": [8], "seed": 0}

@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.video_model.clips import clip, clips, write_clips, write_images
-from video_model.index import join, open_index
-from video_model.sources import DataError
+from video_model.data.index import join, open_index
+from video_model.data.sources import DataError
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,11 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from tests.video_model.moving import moving_shapes
-from video_model.codec import to_float
-from video_model.features import EfficientNetFeatures, I3DFeatures, ImageClassifier, trusted_state
-from video_model.i3d import I3D, Mixed, Unit3D, load_i3d, pad_same
-from video_model.metrics import (
+from video_model.codecs.small import to_float
+from video_model.encoders.packaged import WeightsMissing
+from video_model.evaluation.features import EfficientNetFeatures, I3DFeatures, ImageClassifier, trusted_state
+from video_model.evaluation.i3d import I3D, Mixed, Unit3D, load_i3d, pad_same
+from video_model.evaluation.metrics import (
     caption_similarity,
     evaluate,
     flicker,
@@ -24,8 +25,7 @@ from video_model.metrics import (
     frechet_video_distance,
     psnr,
 )
-from video_model.packaged import WeightsMissing
-from video_model.similarity import CaptionSimilarity
+from video_model.evaluation.similarity import CaptionSimilarity
 
 torch.set_num_threads(1)
 

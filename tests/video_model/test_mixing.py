@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from tests.video_model.networks import inputs, randomised, tiny
-from video_model.layers import Given
-from video_model.mixing import TimeConv, attention_mixer, conv_mixer
-from video_model.unet import inflate
+from video_model.networks.layers import Given
+from video_model.networks.mixing import TimeConv, attention_mixer, conv_mixer
+from video_model.networks.unet import inflate
 
 CONV, ATTENTION = ("alpha", "residual", "dirac", "none"), ("alpha", "residual", "relative", "joint", "none")
 CHANNELS, EMB = 32, 16
@@ -97,7 +97,7 @@ def test_relative_attention_knows_distance_and_side_not_place():
 
 
 def test_distances_fall_into_32_buckets():
-    from video_model.mixing import _distance_buckets
+    from video_model.networks.mixing import _distance_buckets
 
     buckets = _distance_buckets(200)
     assert buckets.min() == 0 and buckets.max() == 31

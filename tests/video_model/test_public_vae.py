@@ -10,8 +10,8 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, AutoencoderKLTemporalDecoder
 
-from video_model.codec import CodecError, load_codec
-from video_model.public_vae import DiffusersCodec
+from video_model.codecs.public_vae import DiffusersCodec
+from video_model.codecs.small import CodecError, load_codec
 
 torch.set_num_threads(1)
 WIDTHS = (32, 32, 32)

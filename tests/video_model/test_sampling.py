@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from video_model.denoiser import EDM, Denoiser
-from video_model.sampling import SAMPLERS, ddim, dpmpp_2m, euler, guided, heun, karras, rising, uniform_time
+from video_model.diffusion.denoiser import EDM, Denoiser
+from video_model.diffusion.samplers import SAMPLERS, ddim, dpmpp_2m, euler, guided, heun, karras, rising, uniform_time
 
 MEAN, SPREAD = 0.7, 0.4
 SHAPE = (64, 2, 1, 4, 4)

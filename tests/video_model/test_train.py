@@ -10,13 +10,13 @@ from safetensors.torch import load_file
 from torch import distributed as dist
 
 from tests.video_model.training import RandomBatches, gradients, network, task
-from video_model import checkpoints
-from video_model.checkpoints import CheckpointError
 from video_model.config import Stage
-from video_model.journal import read_log
-from video_model.optimisation import Average, NothingToTrain, choose_trained, learning_rate
-from video_model.train import Interrupted, NotFinite, train_stage
-from video_model.workers import Worker
+from video_model.training import checkpoints
+from video_model.training.checkpoints import CheckpointError
+from video_model.training.journal import read_log
+from video_model.training.loop import Interrupted, NotFinite, train_stage
+from video_model.training.optimisation import Average, NothingToTrain, choose_trained, learning_rate
+from video_model.training.workers import Worker
 
 
 def at(folder, step):

@@ -3,8 +3,8 @@ import torch
 from pydantic import ValidationError
 
 from tests.video_model.networks import TINY, inputs, randomised, tiny
-from video_model.embeddings import FrameEmbedding, PooledText, tilted
-from video_model.unet import SpaceTimeUNet, UNetConfig, inflate
+from video_model.networks.embeddings import FrameEmbedding, PooledText, tilted
+from video_model.networks.unet import SpaceTimeUNet, UNetConfig, inflate
 
 CLOSE = dict(rtol=1e-4, atol=1e-5)
 

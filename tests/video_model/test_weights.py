@@ -7,8 +7,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from tests.video_model.networks import TINY, inputs, randomised, tiny
-from video_model.weights import NAME, WeightsError, export_pipeline, export_unet, import_unet
-from video_model.weights_rules import original_name
+from video_model.public.names import original_name
+from video_model.public.weights import NAME, WeightsError, export_pipeline, export_unet, import_unet
 
 CLOSE = dict(rtol=1e-4, atol=3e-5)
 VECTORS = ("fps", "motion", "augment")
@@ -341,7 +341,7 @@ RELEASED = {
 
 
 def test_original_video_names_are_the_released_ones(tmp_path):
-    from video_model.weights_rules import diffusers_name
+    from video_model.public.names import diffusers_name
 
     network = tiny(temporal=True, concat_channels=4, vectors=VECTORS, layers=2, epsilon="sd")
     names = [name for name in network.state_dict() if not name.startswith("concat_in")]
@@ -444,8 +444,8 @@ def test_weights_need_no_diffusers(tmp_path):
 
     code = (
         "import sys; sys.modules['diffusers'] = None\n"
-        "from video_model.unet import SpaceTimeUNet, UNetConfig\n"
-        "from video_model.weights import export_unet, import_unet\n"
+        "from video_model.networks.unet import SpaceTimeUNet, UNetConfig\n"
+        "from video_model.public.weights import export_unet, import_unet\n"
         f"network = SpaceTimeUNet(UNetConfig(**{TINY!r}, temporal=True))\n"
         f"print(import_unet(export_unet(network, {str(tmp_path / 'out')!r})).config.temporal)\n"
     )

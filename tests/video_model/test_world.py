@@ -9,8 +9,8 @@ import av
 import numpy as np
 import pytest
 
-from video_model.world import COLOURS, DIRECTIONS, KINDS, SHAPES, Scene, main, make_world, parse, render
-from video_model.world_reader import ATTRIBUTES, Reading, blur, find_shape, read, score
+from video_model.world.reader import ATTRIBUTES, Reading, blur, find_shape, read, score
+from video_model.world.world import COLOURS, DIRECTIONS, KINDS, SHAPES, Scene, main, make_world, parse, render
 
 FRAMES, FPS = 8, 8
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import torch
 
-from video_model.conditioning import Conditioner, FirstFrameSlot, TextSlot, VectorSlot
 from video_model.config import Loop, Stage
-from video_model.denoiser import EDM
-from video_model.train import Task
-from video_model.unet import SpaceTimeUNet, UNetConfig, inflate
-from video_model.workers import Worker
+from video_model.diffusion.conditioning import Conditioner, FirstFrameSlot, TextSlot, VectorSlot
+from video_model.diffusion.denoiser import EDM
+from video_model.networks.unet import SpaceTimeUNet, UNetConfig, inflate
+from video_model.training.loop import Task
+from video_model.training.workers import Worker
 
 CHANNELS, WIDTH, FRAMES = 2, 16, 3
 

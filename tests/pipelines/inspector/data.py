@@ -13,10 +13,10 @@ import numpy as np
 from PIL import Image
 
 from curate.clip import Clip, Unit, Video
-from curate.identity import fingerprint
+from curate.video.identity import fingerprint
+from pipelines.annotation.stages import TABLES
 from pipelines.config import load
-from pipelines.curation import TABLES
-from pipelines.dataset import FORMAT, Writer, write_json
+from pipelines.dataset.dataset import FORMAT, Writer, write_json
 
 MARKUP = '</script><img src=x onerror="document.title=1">'
 HOSTILE_NAME = "a<img src=x onerror=alert(1)>\"'&.mp4"

@@ -1,4 +1,4 @@
-"""What the page counts is what `winnow select` keeps: against curate.selection.select, on scores with nulls and ties."""
+"""What the page counts is what `winnow select` keeps: against curate.selection.selection.select, on scores with nulls and ties."""
 
 import duckdb
 import numpy as np
@@ -6,9 +6,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from curate.filters import Filter, SelectionError
-from curate.selection import ScoreTable, select
-from pipelines import labels
+from curate.selection.filters import Filter, SelectionError
+from curate.selection.selection import ScoreTable, select
+from pipelines.dataset import labels
 from pipelines.inspector.choice import Chooser, axis_of
 from pipelines.inspector.columns import Columns, TooLong, identifiers, ordered, passing
 from pipelines.inspector.grid import Find, Grid, Page

@@ -7,10 +7,10 @@ import sys
 import numpy as np
 import pytest
 
-from curate.filters import Filter, SelectionError
-from curate.selection import select
-from pipelines import labels
-from pipelines.dataset import Dataset
+from curate.selection.filters import Filter, SelectionError
+from curate.selection.selection import select
+from pipelines.dataset import labels
+from pipelines.dataset.dataset import Dataset
 from pipelines.inspector.agreement import best, measured
 from tests.pipelines.inspector import data
 from tests.pipelines.inspector.conftest import serving
@@ -45,7 +45,7 @@ def test_torn_and_foreign_lines_are_passed_over(tmp_path):
 WRITER = """
 import sys
 from pathlib import Path
-from pipelines import labels
+from pipelines.dataset import labels
 for i in range(40):
     labels.append(Path(sys.argv[1]), f"{sys.argv[2]}-{i}", "good", sys.argv[2] * 300)
 """

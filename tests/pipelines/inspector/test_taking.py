@@ -11,11 +11,11 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from curate.filters import Filter, filters_from_options, parse_filters
-from curate.selection import select
-from pipelines import labels
-from pipelines.cli import app
-from pipelines.dataset import Dataset
+from curate.selection.filters import Filter, filters_from_options, parse_filters
+from curate.selection.selection import select
+from pipelines.cli.app import app
+from pipelines.dataset import labels
+from pipelines.dataset.dataset import Dataset
 from pipelines.inspector import taking
 from pipelines.inspector.source import labels_root
 from tests.pipelines.inspector import data
@@ -51,8 +51,8 @@ def run(command):
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
     """The card's plots take longest, and say nothing here."""
-    monkeypatch.setattr("pipelines.card.plot_scores", lambda *_: [])
-    monkeypatch.setattr("pipelines.card.contact_sheet", lambda *_: False)
+    monkeypatch.setattr("pipelines.curated.card.plot_scores", lambda *_: [])
+    monkeypatch.setattr("pipelines.curated.card.contact_sheet", lambda *_: False)
 
 
 @pytest.fixture(scope="module")

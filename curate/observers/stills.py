@@ -1,0 +1,152 @@
+"""Stills, kept while the frames go by: first, middle and last of each clip, and the frames a video captioner asks for.
+
+Which frames those are is known only at the end, when the shots are. So reduced pictures are kept on a grid of times,
+and exactly at both sides of every place that looks like a hard cut; they stay planes until a clip wants them.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow as pa
+
+from curate.clip import TOO_SHORT, Clip, Column
+from curate.video.frame import Picture
+
+__all__ = ["Stills", "encoded"]
+
+RAW_BYTES = 384 * 1024 * 1024  # of planes kept; beyond it pictures are kept as JPEG, a tenth of the size
+MOST = 4000  # pictures on the grid; beyond it every second is dropped and the grid is half as fine
+EXACT_PER_SECOND = 8  # pictures beside suspected cuts: a film of flashes must not fill the memory
+
+
+class Kept:
+    """One kept picture. exact: beside a suspected cut, or an end of the unit."""
+
+    __slots__ = ("exact", "index", "jpeg", "picture", "time")
+
+    def __init__(self, index: int, time: float, picture: Picture, exact: bool) -> None:
+        self.index, self.time, self.picture, self.exact = index, time, picture, exact
+        self.jpeg: bytes | None = None
+
+
+class Stills:
+    """Observer: `see(frame, jumped)`, then `fill(clips)`.
+
+    size: shorter side at most, px (Frame.picture). quality: of JPEG, 1..100. per_second: of the grid. captioner_frames:
+    evenly spaced pictures that go into `clip.frames`; where the grid is coarser than they are, neighbours repeat.
+    The first and last still of a clip are its very first and last frame where hard cuts or the file's ends bound it,
+    and otherwise at most one grid step inside. None is ever outside of its clip.
+    """
+
+    columns = (
+        Column("still_first", pa.binary(), "JPEG of the clip's first frame, or the first kept frame inside it"),
+        Column("still_middle", pa.binary(), "JPEG of the kept frame nearest to the middle of the clip"),
+        Column("still_last", pa.binary(), "JPEG of the clip's last frame, or the last kept frame inside it"),
+        Column("still_times", pa.list_(pa.float64()), "presentation times of the three stills", "s"),
+    )
+
+    def __init__(
+        self,
+        *,
+        size: int = 360,
+        quality: int = 90,
+        per_second: float = 2.0,
+        captioner_frames: int = 0,
+    ) -> None:
+        self.size, self.quality, self.captioner_frames = size, quality, captioner_frames
+        self.gap = 1.0 / (max(per_second, 4.0) if captioner_frames else per_second)
+        self.kept: list[Kept] = []
+        self._next = -np.inf
+        self._before: Any = None  # the frame before this one: the last of a shot, if this one is the first of the next
+        self._raw = 0
+        self._exact: list[float] = []
+
+    def see(self, frame: Any, jumped: bool) -> None:
+        """jumped: this frame and the one before differ as across a hard cut."""
+        before, self._before = self._before, frame
+        if jumped and before is not None and self._may_keep_exactly(frame.time):
+            self._keep(before, exact=True)
+            self._keep(frame, exact=True)
+        elif before is None:
+            self._keep(frame, exact=True)
+        if frame.time >= self._next:
+            self._keep(frame, exact=False)
+            self._next = (np.floor(frame.time / self.gap + 1e-6) + 1) * self.gap - 1e-6
+            if len(self.kept) > MOST:
+                self._thin()
+
+    def fill(self, clips: Sequence[Clip]) -> None:
+        """Write the columns of each clip, and its `frames`; where none was kept inside a clip, null and the reason."""
+        if self._before is not None:
+            self._keep(self._before, exact=True)
+            self._before = None
+        places = [kept.index for kept in self.kept]
+        for clip in clips:
+            inside = self.kept[
+                bisect.bisect_left(places, clip.start_frame) : bisect.bisect_left(places, clip.end_frame)
+            ]
+            names = ("still_first", "still_middle", "still_last")
+            if not inside:
+                clip.values.update(dict.fromkeys((*names, "still_times")))
+                clip.errors["stills"] = f"{TOO_SHORT}: no picture was kept within its {clip.num_frames} frames"
+                continue
+            chosen = [inside[0], nearest(inside, (clip.start_frame + clip.end_frame - 1) / 2), inside[-1]]
+            for name, kept in zip(names, chosen, strict=True):
+                clip.values[name] = self._jpeg(kept)
+            clip.values["still_times"] = [kept.time for kept in chosen]
+            if self.captioner_frames:
+                spots = np.linspace(clip.start_frame, clip.end_frame - 1, self.captioner_frames)
+                clip.frames = [self._jpeg(nearest(inside, spot)) for spot in spots]
+
+    def _keep(self, frame: Any, exact: bool) -> None:
+        for kept in self.kept[-2:]:
+            if kept.index == frame.index:
+                kept.exact |= exact
+                return
+        kept = Kept(frame.index, frame.time, frame.reduced(), exact)
+        if self._raw > RAW_BYTES:
+            self._jpeg(kept)
+            kept.picture = None
+        else:
+            self._raw += kept.picture.nbytes
+        at = len(self.kept)
+        while at and self.kept[at - 1].index > kept.index:
+            at -= 1
+        self.kept.insert(at, kept)
+
+    def _may_keep_exactly(self, time: float) -> bool:
+        self._exact = [past for past in self._exact if past > time - 1.0]
+        if len(self._exact) >= EXACT_PER_SECOND:
+            return False
+        self._exact += [time, time]
+        return True
+
+    def _thin(self) -> None:
+        grid = [kept for kept in self.kept if not kept.exact]
+        if len(grid) > MOST // 2:
+            drop = {id(kept) for kept in grid[1::2]}
+            self.kept = [kept for kept in self.kept if id(kept) not in drop]
+            self._raw = sum(kept.picture.nbytes for kept in self.kept if kept.picture)
+            self.gap *= 2
+
+    def _jpeg(self, kept: Kept) -> bytes:
+        if kept.jpeg is None:
+            kept.jpeg = encoded(kept.picture.rgb(), self.quality)
+        return kept.jpeg
+
+
+def nearest(kept: Sequence[Kept], index: float) -> Kept:
+    return min(kept, key=lambda one: abs(one.index - index))
+
+
+def encoded(rgb: np.ndarray, quality: int = 90) -> bytes:
+    """JPEG of a picture [h, w, 3] uint8 RGB."""
+    done, buffer = cv2.imencode(".jpg", rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+    if not done:
+        raise ValueError(f"a picture of shape {rgb.shape} could not be encoded as JPEG")
+    return buffer.tobytes()

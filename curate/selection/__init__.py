@@ -1,0 +1,1 @@
+"""Filters, and what a list of them keeps."""

@@ -1,0 +1,1 @@
+"""Stages: callables from units to units that fill columns of their clips."""

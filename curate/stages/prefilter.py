@@ -1,0 +1,43 @@
+"""Skips an expensive stage for clips that cannot be kept anyway, and says so on each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from curate.clip import SKIPPED, Clip
+from curate.stages.stage import Stage
+
+PREFILTER = f"{SKIPPED} by the prefilter"
+
+
+class Prefilter(Stage):
+    """A stage run only on the clips within bounds. The others keep null columns, and `errors[stage]` gives the reason.
+
+    minimum, maximum: column -> bound, inclusive. A null score is within no bound.
+    """
+
+    def __init__(self, stage: Stage, *, minimum: Mapping[str, float], maximum: Mapping[str, float]) -> None:
+        self.stage, self.minimum, self.maximum = stage, dict(minimum), dict(maximum)
+        self.name, self.columns = stage.name, stage.columns  # type: ignore[misc]
+
+    def process(self, clips: Sequence[Clip]) -> None:
+        kept = []
+        for clip in clips:
+            reason = self.reason(clip)
+            if reason is None:
+                kept.append(clip)
+            else:
+                clip.errors[self.name] = f"{PREFILTER}: {reason}"
+        if kept:
+            self.stage.process(kept)
+
+    def reason(self, clip: Clip) -> str | None:
+        """Why this clip is hopeless, or None."""
+        for bounds, sign, word in ((self.minimum, 1, "below"), (self.maximum, -1, "above")):
+            for column, bound in bounds.items():
+                score = clip.values.get(column)
+                if score is None:
+                    return f"{column} is null"
+                if sign * (score - bound) < 0:
+                    return f"{column} {score:.4g} is {word} {bound:.4g}"
+        return None

@@ -1,0 +1,1 @@
+"""A file, its clock and its frames: opened, planned in units, decoded."""

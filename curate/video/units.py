@@ -1,0 +1,118 @@
+"""The units of a video: a short one is one, a long one is split at keyframes, exactly, without decoding it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import pairwise, takewhile
+from typing import Any
+
+import av
+import numpy as np
+
+from curate.clip import COUNTED, FILE, Unit, Video
+from curate.video.clock import longest_step
+from curate.video.decode import probe
+from curate.video.opening import MAX_PIXELS, VideoError, open_video
+from curate.video.reading import Mark, average, demuxed
+
+__all__ = ["plan"]
+
+NOT_CODED = 19  # bytes, at most, of an MPEG-4 packet without a picture, as FFmpeg has it
+LARGE = 256_000_000  # bytes of a file whose packets are looked at although its header promises a short one
+
+
+@dataclass(frozen=True)
+class Bound:
+    """Where a unit ends and the next begins: presentation seconds, frames of the file shown before, and the keyframe.
+    counted: the file's clock is not sound (see `curate.video.reading`)."""
+
+    time: float
+    frame: int
+    mark: Mark
+    counted: bool
+
+
+def plan(video: Video, *, unit_seconds: float = 300.0, max_pixels: int = MAX_PIXELS) -> list[Unit]:
+    """The units of a video: one, or for a file much longer than `unit_seconds` several, bounded at keyframes.
+
+    Nothing is decoded beyond the first frame. Each unit's `facts` start with those of `probe`, `first_frame`: how many
+    frames of the file are displayed before it, and the marks that it lies between. On a VideoError: one unit, failed,
+    with the reason.
+    """
+    try:
+        facts = probe(video.path, max_pixels=max_pixels)
+        bounds = boundaries(video.path, facts, unit_seconds, max_pixels)
+    except VideoError as error:
+        return [Unit(video).fail(error.reason)]
+    units = []
+    for index, (first, end) in enumerate(pairwise([None, *bounds, None])):
+        place = {"first_frame": first.frame if first else 0, "clock": COUNTED if bounds and bounds[0].counted else FILE}
+        for name, bound in (("first", first), ("end", end)):
+            place |= {f"{name}_packet": bound and bound.mark.packet, f"{name}_pts": bound and bound.mark.pts}
+        span = first and first.time, end and end.time
+        units.append(Unit(video, index, len(bounds) + 1, *span, facts=facts | place))
+    return units
+
+
+def boundaries(path: str, facts: dict[str, Any], unit_seconds: float, max_pixels: int) -> list[Bound]:
+    """The keyframes that split the file into about equal units, in order; [] for a file of one.
+
+    One pass over the packets' timestamps, without decoding. It is exact in every container, also where the index has no
+    presentation times (MP4 stores decode times) or lists only some keyframes (Matroska).
+    """
+    duration = facts["duration"]
+    if duration is not None and round(duration / unit_seconds) < 2 and facts["bytes"] < LARGE:
+        return []
+    container, stream = open_video(path, max_pixels=max_pixels)
+    with container:
+        packets = []
+        with suppress(av.FFmpegError):  # the pass itself reports what is damaged
+            for packet in demuxed(container, stream):
+                if stream.codec_context.name == "mpeg4" and packet.size <= NOT_CODED:
+                    return []  # packed B-frames: a packet holds two pictures, and a unit could not begin with the second
+                packets.append((packet.pts, packet.dts, packet.is_keyframe, packet.is_discard))
+        return split(packets, float(stream.time_base), float(average(stream)), unit_seconds)
+
+
+def split(packets: Sequence[tuple], base: float, rate: float, unit_seconds: float) -> list[Bound]:
+    """packets: (pts, dts, keyframe, hidden) of each packet in the order of the file. base: seconds of a tick."""
+    shown = [pts for pts, _, _, hidden in packets if not hidden]
+    decoding = [dts for _, dts, _, _ in packets if dts is not None]
+    if not shown:
+        return []
+    sound = None not in shown and len(set(shown)) == len(shown) and all(a <= b for a, b in pairwise(decoding))
+    if sound:
+        order = np.sort(np.array(shown, np.int64))
+        steps = np.diff(order) * base
+        usual = float(np.median(steps)) if len(steps) else 1 / rate
+        steps[steps > longest_step(usual)] = usual  # what a gap in the clock leaves out is no footage
+        line = np.r_[0, np.cumsum(steps)]
+    else:
+        line = np.arange(len(shown)) / rate
+    keys = _keys(packets, order if sound else None)
+    lost = keys[0][1] if keys else 0  # of a capture that begins within a group of pictures: they give no picture
+    count, found = round(line[-1] / unit_seconds), []
+    for i in range(1, count):
+        best = min(keys, key=lambda key: abs(line[key[1]] - line[-1] * i / count), default=None)
+        if best and best[1] - lost > (found[-1].frame if found else 0):
+            packet, frame, pts = best
+            time = pts * base if sound else (shown[0] or 0) * base + float(line[frame])
+            found.append(Bound(time, frame - lost, Mark(packet, pts), counted=not sound))
+    return found
+
+
+def _keys(packets: Sequence[tuple], order: np.ndarray | None) -> list[tuple[int, int, int]]:
+    """(packets before, frames shown before, pts) of each keyframe. order: all times, sorted, where the clock is sound."""
+    keys, before = [], 0
+    for place, (pts, _, key, hidden) in enumerate(packets):
+        if key and not hidden and pts is not None:
+            if order is not None:
+                frame = int(np.searchsorted(order, pts))
+            else:
+                later = (other[0] is not None and other[0] < pts for other in packets[place + 1 :])
+                frame = before + sum(1 for _ in takewhile(bool, later))  # with an open GOP's leading pictures
+            keys.append((place, frame, pts))
+        before += not hidden
+    return keys

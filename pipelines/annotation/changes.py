@@ -1,0 +1,135 @@
+"""What became of the files that a dataset has rows of: written to again, replaced, renamed, moved, exchanged.
+
+A file is known by its content. Where its path holds something else now, or is gone, and the content is found at another
+path, its rows are adopted there and nothing is computed. Where it is not found, the path is worked on anew, and the rows
+of the old content go with the first new ones. A file whose size and time of writing are those recorded is not read.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from curate.clip import Unit, Video, path_to_text, text_to_path
+from pipelines.annotation.contents import Identity, identities
+from pipelines.annotation.planning import Planner
+from pipelines.annotation.stages import TABLES
+from pipelines.annotation.state import State, duplicate
+from pipelines.dataset.dataset import Writer, read_unit
+
+__all__ = ["Changes", "look"]
+
+
+@dataclass
+class Changes:
+    """seen: paths, as in tables, to what was found there. changed: paths with other content than recorded. moved: content
+    to the path where it is now. touched: paths that were written to again, with the same content."""
+
+    seen: dict[str, Identity] = field(default_factory=dict)
+    changed: set[str] = field(default_factory=set)
+    moved: dict[str, str] = field(default_factory=dict)
+    touched: set[str] = field(default_factory=set)
+
+    def adopt(self, videos: Sequence[Video], state: State, writer: Writer) -> bool:
+        """Write the rows of what has moved or was touched anew; True where there were any. Nothing is decoded."""
+        named = {path_to_text(video.path): video for video in videos}
+        for content, path in self.moved.items():
+            old = state.contents[content][0]["video_path"]
+            copies = [copy for copy in state.copies.get(old, ()) if copy != path]
+            alike = {copy for copy in copies if self.seen.get(copy, {}).get("video_id") == content}
+            drop = [row_id for copy in copies if copy not in alike for row_id in _duplicates(state, copy)]
+            for row in state.contents[content]:
+                self._rewrite(row, path, named.get(path), state, writer, drop)
+            for copy in alike:
+                for row in state.paths[copy]:
+                    self._rewrite(row, copy, None, state, writer, owner=path)
+        for path in self.touched:
+            for row in state.paths[path]:
+                self._rewrite(row, path, None, state, writer)
+        if self.moved or self.touched:
+            writer.flush()
+        return bool(self.moved or self.touched)
+
+    def _rewrite(
+        self,
+        row: dict[str, Any],
+        path: str,
+        video: Video | None,
+        state: State,
+        writer: Writer,
+        drop: Sequence[str] = (),
+        owner: str | None = None,
+    ) -> None:
+        """One unit, with the path and the stamp that its file has now, and the captions and columns of a new list."""
+        reference = Unit(Video(text_to_path(row["video_path"]), row["video_id"]), index=row["unit"])
+        shard = state.dataset.newest[reference.id]
+        unit = read_unit(state.dataset.root, shard.name, reference, TABLES)
+        unit.video.path = text_to_path(path)
+        if video is not None and (video.captions or video.columns):
+            unit.video.captions, unit.video.columns = video.captions, video.columns
+        unit.facts |= {name: self.seen[path][name] for name in ("bytes", "modified")}
+        if owner is not None:
+            duplicate(unit, owner)
+        writer.add(unit, stages=shard.stages, **state.succession(unit, keep=self.moved.keys(), drop=drop))
+
+
+def look(videos: Sequence[Video], state: State, planner: Planner, progress: Callable[[int, int], None]) -> Changes:
+    """Compare the videos of a job with what is recorded; contents are read only where size or time of writing differ, whole where samples of them agree."""
+    seen: dict[str, Identity] = {}
+    asked = {path for video in videos if state.doubtful(path := path_to_text(video.path))}
+    while asked:
+        seen |= identities([text_to_path(path) for path in sorted(asked)], state, planner, progress)
+        asked = _also(seen, state) - seen.keys()
+    found = Changes(seen)
+    for path, identity in sorted(seen.items()):
+        content = identity["video_id"]
+        if content is None:
+            continue
+        if _vacant(content, path, seen, state):
+            found.moved.setdefault(content, path)
+    for path, identity in seen.items():
+        content = identity["video_id"]
+        if content is None or path not in state.paths or found.moved.get(content) == path:
+            continue
+        if content not in state.contents_of(path):
+            found.changed.add(path)
+        elif content not in found.moved and state.stamped(path):  # of an older Winnow there is no stamp to put right
+            found.touched.add(path)
+    return found
+
+
+def _also(seen: dict[str, Identity], state: State) -> set[str]:
+    """Files beside those of the job that decide whether rows move: recorded places of contents, and copies of what changed."""
+    more = set()
+    for path, identity in seen.items():
+        content = identity["video_id"]
+        if content is None:
+            continue
+        left = {path} if content not in state.contents_of(path) else set()  # places that their content may have left
+        for row in state.contents.get(content, ())[:1]:
+            place = row["video_path"]
+            if not os.path.exists(text_to_path(place)):
+                left.add(place)
+            elif state.doubtful(place):
+                more.add(place)
+        more |= {copy for place in left for copy in state.copies.get(place, ()) if os.path.exists(text_to_path(copy))}
+    return more
+
+
+def _vacant(content: str, path: str, seen: dict[str, Identity], state: State) -> bool:
+    """The content is recorded, and not to be found any more at the place where it was."""
+    rows = state.contents.get(content, ())
+    if not rows or any(row["status"] == "lost" for row in rows):
+        return False
+    place = rows[0]["video_path"]
+    if place == path:
+        return False
+    if place in seen:
+        return seen[place]["video_id"] not in (content, None)
+    return not os.path.exists(text_to_path(place))
+
+
+def _duplicates(state: State, path: str) -> list[str]:
+    return [f"{row['video_id']}-{row['unit']:04d}" for row in state.paths[path] if row["status"] == "duplicate"]

@@ -1,0 +1,135 @@
+"""The part of a job that reads source files, in a child process: the single decode, and the frames that a captioner wants.
+
+Each unit is compared with its file before and after: what was written to meanwhile is lost, and planned anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from curate.clip import Unit
+from curate.video.identity import READING, stamp
+from curate.watching.isolation import CHANGED, Isolated, Lost, settle
+from curate.watching.rereading import captioner_frames
+from curate.watching.watch import watch
+from pipelines.config import Config
+
+BYTES_A_SECOND = 1_250_000  # of footage at a rate that is rarely exceeded
+PASS = ("shots", "motion", "stills")  # the stages that one decode serves
+
+
+def captioner_wants(config: Config) -> int:
+    """How many decoded frames of each clip the video captioner wants."""
+    return getattr(config.captions.video, "frames", 0)
+
+
+MOVED_ON = Lost(
+    "was written to while it was worked on: wait until it is whole, then run the same command again", CHANGED
+)
+
+
+def moved_on(unit: Unit, now: dict[str, int | None]) -> bool:
+    """The file is there, and is not the one that the unit was planned of."""
+    planned = {name: unit.facts.get(name) for name in now}
+    return None not in planned.values() and None not in now.values() and planned != now
+
+
+def limit_of(config: Config, unit: Unit) -> float:
+    """Seconds that decoding a unit may take: by its footage, of which a file's size tells where its header is silent."""
+    facts = unit.facts
+    by_size = (facts.get("bytes") or 0) / unit.count / BYTES_A_SECOND
+    pixels = (facts.get("width") or 0) * (facts.get("height") or 0)
+    whole = (facts.get("bytes") or 0) // READING if unit.index == 0 else 0  # for the checksum of the file
+    return config.decode.time_limit(max(unit.footage, by_size), pixels) + whole
+
+
+class Pass:
+    """The single decode of a unit, in a child process if the config says so."""
+
+    def __init__(self, config: Config) -> None:
+        self.config, self.isolated = config, _child(config)
+
+    def __call__(self, units: Sequence[Unit]) -> list[Unit]:
+        for unit in units:
+            observers = [name for name in PASS if unit.wants(name)]
+            if not observers:
+                continue
+            bare = [replace(clip, values={}, errors={}, frames=[]) for clip in unit.clips]
+            seen = self.watch(replace(unit, clips=bare))
+            if seen.status == "lost":
+                unit.lost = seen.lost
+                unit.lose(seen.error)
+                continue
+            if unit.clips and seen.status != "ok":  # what earlier runs found stays
+                for clip in unit.clips:
+                    clip.errors |= dict.fromkeys(observers, seen.error)
+                continue
+            if unit.clips:
+                _keep_stored(unit, seen, observers)
+            for name in ("video", "status", "error", "warnings", "facts", "clips", "seconds"):
+                setattr(unit, name, getattr(seen, name))
+        return list(units)
+
+    def watch(self, unit: Unit) -> Unit:
+        """The unit after its decode; lost, where its file is not what was planned, or is not the same at the end."""
+        before = stamp(unit.video.path)
+        if moved_on(unit, before):
+            return settle(unit, MOVED_ON)
+        options = self.options(unit)
+        if self.isolated:
+            unit = self.isolated.watch(unit, limit_of(self.config, unit), **options)
+        else:
+            unit = watch(unit, **options)
+        return settle(unit, MOVED_ON) if moved_on(unit, before) or stamp(unit.video.path) != before else unit
+
+    def options(self, unit: Unit) -> dict[str, Any]:
+        config = self.config
+        shots = config.shots.model_dump()
+        stills = config.stills.model_dump()
+        stills["captioner_frames"] = captioner_wants(config) if unit.wants("captions") else 0
+        return {
+            "shots": shots,
+            "motion": config.motion.model_dump() if unit.wants("motion") else None,
+            "stills": stills if unit.wants("stills") else None,
+            "decode": {"threads": config.decode.threads, "max_pixels": config.decode.max_pixels},
+        }
+
+
+def _keep_stored(stored: Unit, seen: Unit, observers: Sequence[str]) -> None:
+    """Add to a repeated pass what other stages had said of the same clips, and to its counts those of the first."""
+    for clip, old in zip(seen.clips, stored.clips, strict=True):
+        clip.values = old.values | clip.values
+        clip.errors = {key: reason for key, reason in old.errors.items() if key not in observers} | clip.errors
+    seen.facts["frames_decoded"] += stored.facts.get("frames_decoded") or 0
+    seen.seconds = {
+        **stored.seconds,
+        **seen.seconds,
+        "decode": seen.seconds["decode"] + stored.seconds.get("decode", 0.0),
+    }
+
+
+class Frames:
+    """Reads the frames that a video captioner wants, for units whose pass was done in an earlier run."""
+
+    def __init__(self, config: Config) -> None:
+        self.config, self.isolated = config, _child(config)
+
+    def __call__(self, units: Sequence[Unit]) -> list[Unit]:
+        options = {"count": captioner_wants(self.config), "size": self.config.stills.size}
+        for unit in units:
+            if not unit.wants("captions") or any(clip.frames for clip in unit.clips):
+                continue
+            if moved_on(unit, stamp(unit.video.path)):
+                settle(unit, MOVED_ON)
+            elif self.isolated:
+                self.isolated.frames(unit, limit_of(self.config, unit), **options)
+            else:
+                captioner_frames(unit, **options)
+        return list(units)
+
+
+def _child(config: Config) -> Isolated | None:
+    decode = config.decode
+    return Isolated(timeout=decode.timeout_seconds, memory_gb=decode.memory_gb) if decode.isolate else None

@@ -1,0 +1,332 @@
+"""Runs the list of stages over units: in this process, or as Ray Data actor pools. Same list, same rows.
+
+A unit travels between processes as MessagePack bytes in one Arrow column. A worker or a decoder that dies takes only the
+unit in its hands with it. That unit is lost, which is no failure: it is tried again with nothing beside it, and only what
+ends alike there is recorded as failed.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import psutil
+import pyarrow as pa
+
+from curate.clip import Unit
+from curate.models import MissingWeights
+from curate.watching.isolation import CHANGED, KILLED, LATE, MEMORY, NO_ROOM, TIME, WORKER, Lost, NotStarted, settle
+from pipelines.annotation.models import Shelf
+from pipelines.annotation.stages import Step, build, pools_of, roles
+from pipelines.cluster import ExecutorError, RaySession, worker_environment
+from pipelines.config import Config, resolve
+
+WORKER_MEMORY = 2.5e9  # bytes of one worker with the embedded pack and a decode, to choose how many fit
+POOLS = 3  # pools of workers that are started one after another, where they die as a whole
+RESTARTS = 4  # of one worker
+ALONE = 2  # tries of a lost unit with nothing beside it
+AT_ONCE, IN_A_ROW = 6, 32  # losses alike that end the job: where nothing was ever done, and later
+ADVICE = {  # what to do where units are lost alike, by kind; a crash says nothing of the machine
+    KILLED: "free memory of the machine, or use fewer --workers",
+    LATE: "use fewer --workers, and look at the disk or network that the files are on",
+    MEMORY: "raise decode.memory_gb, or free memory of the machine",
+    TIME: "look at the disk or network that the files are on, or raise decode.timeout_seconds",
+}
+LOG = logging.getLogger("winnow")
+BLOCKS = 4096  # Ray blocks at most: a unit each, until there are more units than that
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where to run. executor: "ray" or "inline". workers: processes, None: as many as fit. address: Ray cluster or None."""
+
+    executor: str = "inline"
+    workers: int | None = None
+    address: str | None = None
+
+
+def run(
+    units: Sequence[Unit], config: Config, stages: Sequence[str], place: Place, *, before: int = 0
+) -> Iterator[Unit]:
+    """Yield every unit once, in the order they finish: "ok", "failed", or "lost" where a machine was in the way each time.
+
+    What is lost is tried again after all others, by one process with nothing beside it. before: how many units earlier
+    runs have done; where nothing was ever done and the first units are all lost alike, that is no fault of theirs.
+    Raises ExecutorError where it makes no sense to go on; the units that were lost are yielded first.
+    """
+    if not units:
+        return
+    with RaySession(place.address, "use --executor inline") if place.executor == "ray" else nullcontext():
+        yield from _Rounds(units, config, stages, place, before).run()
+
+
+class _Rounds:
+    """All units together; then those that were lost, alone."""
+
+    def __init__(self, units: Sequence[Unit], config: Config, stages: Sequence[str], place: Place, before: int) -> None:
+        self.units = {unit.id: unit for unit in units}
+        self.config, self.stages, self.place = config, stages, place
+        self.lost: dict[str, Unit] = {}
+        self.patience = IN_A_ROW if before else AT_ONCE
+        self.hopeless = False
+
+    def run(self) -> Iterator[Unit]:
+        alike: list[str] = []
+        for unit in self._together():
+            if not _to_try_again(unit):
+                if unit.status == "ok":
+                    self.patience = IN_A_ROW
+                alike.clear()
+                yield unit
+                continue
+            self.lost[unit.id] = unit
+            kind = unit.lost[-1]
+            alike = [*alike, kind] if alike[-1:] == [kind] and kind in ADVICE else [kind]
+            if kind in ADVICE and len(alike) >= self.patience:
+                yield from self.lost.values()
+                raise ExecutorError(_give_up(len(alike), unit))
+        for _ in range(ALONE):
+            if self.lost and not self.hopeless:
+                yield from self._alone()
+        yield from self.lost.values()
+
+    def _together(self) -> Iterator[Unit]:
+        """What comes back of all units. A pool of workers that died as a whole is started again, while that helps."""
+        left = dict(self.units)
+        for _ in range(POOLS):
+            there = len(left)
+            for unit in self._over(list(left.values()), self.place):
+                if left.pop(unit.id, None) is not None:
+                    yield unit
+            if len(left) <= RESTARTS or len(left) == there:
+                break
+            LOG.warning("lost: %d of %d units, with their workers: starting others", len(left), len(self.units))
+        for unit in left.values():
+            yield self._lost_with_worker(unit, sure=len(left) <= RESTARTS)
+
+    def _alone(self) -> Iterator[Unit]:
+        """What becomes of the lost units when nothing else is at work. Those of a machine's doing stay in `lost`."""
+        count, of = len(self.lost), len(self.units)
+        LOG.warning("lost: %d of %d units (%s): trying again, one by one", count, of, _reasons(self.lost.values()))
+        left = dict(self.lost)
+        in_vain = 0
+        again = [replace(self.units[name], lost=unit.lost) for name, unit in self.lost.items()]
+        for unit in self._over(again, replace(self.place, workers=1)):
+            if left.pop(unit.id, None) is None:
+                continue
+            if _to_try_again(unit):
+                self.lost[unit.id] = unit
+                in_vain += 1
+                if in_vain >= AT_ONCE:  # the machine has not recovered: the next run may find it better
+                    self.hopeless = True
+                    return
+            else:
+                del self.lost[unit.id]
+                in_vain = 0
+                yield unit
+        for name in left:
+            unit = self._lost_with_worker(self.lost[name], sure=len(left) <= RESTARTS)
+            if _to_try_again(unit):
+                self.lost[name] = unit
+            else:
+                del self.lost[name]
+                yield unit
+
+    def _lost_with_worker(self, unit: Unit, sure: bool) -> Unit:
+        """sure: it was in the hands of a worker that died, and did not wait for one."""
+        short = not self.place.address and psutil.virtual_memory().available < WORKER_MEMORY
+        times = sum(kind == WORKER for kind in unit.lost) + 1
+        reason = (
+            "the worker process died while working on it"
+            if times == 1
+            else f"the worker process died {times} times while working on it, also with nothing beside it"
+        )
+        reason += " (out of memory, or a crash in a model): see Ray's logs"
+        return settle(replace(unit), Lost(reason, WORKER if sure and not short else KILLED))
+
+    def _over(self, units: list[Unit], place: Place) -> Iterator[Unit]:
+        over = _over_ray if place.executor == "ray" else _inline
+        return over(units, self.config, self.stages, place)
+
+
+def _to_try_again(unit: Unit) -> bool:
+    return unit.status == "lost" and unit.lost[-1] != CHANGED  # what was written to has to be planned anew
+
+
+def _give_up(count: int, unit: Unit) -> str:
+    return (
+        f"stopped: {count} units in a row were lost alike ({unit.error}): {ADVICE[unit.lost[-1]]}; what is done stays, "
+        "and the same command goes on from there"
+    )
+
+
+def _reasons(units: Iterable[Unit]) -> str:
+    return "; ".join(dict.fromkeys(str(unit.error) for unit in units))[:300]
+
+
+def _inline(units: Sequence[Unit], config: Config, stages: Sequence[str], place: Place) -> Iterator[Unit]:
+    if not units:
+        return
+    steps = load_steps(config, stages)
+    limit_threads(config.execution.threads)
+    for unit in units:
+        try:
+            yield from work([Unit.unpack(unit.pack())], steps)  # a copy: the unit may have to be tried again
+        except NotStarted as error:
+            raise ExecutorError(str(error)) from None
+
+
+def load_steps(config: Config, stages: Sequence[str]) -> list[Step]:
+    """The callables of one worker, with their models loaded. ExecutorError names the model that cannot be."""
+    try:
+        return build(config, stages)
+    except MissingWeights as error:
+        raise ExecutorError(str(error)) from error
+    except Exception as error:
+        raise ExecutorError(
+            f"{_culprit(config, stages)} cannot be loaded: {_reason(error)}: its weights may be damaged: "
+            "`winnow models` says where they are and how to get them"
+        ) from error
+
+
+def _culprit(config: Config, stages: Sequence[str]) -> str:
+    """Which model it is, found by loading them one by one."""
+    shelf = Shelf(config)
+    for column, section in roles(config, stages):
+        try:
+            shelf.get(section)
+        except Exception:
+            return f"{column}: model {getattr(section, 'kind', None) or section.detector}"
+    return f"a model of the stages {', '.join(stages)}"
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:297] + '...' if len(text) > 300 else text}"
+
+
+def work(units: list[Unit], steps: Sequence[Step]) -> list[Unit]:
+    """Take units through the steps. A step that raises for a unit has failed that unit, and its reason is recorded.
+
+    Where the exception says that the machine lacks something, the unit is lost. Raises NotStarted.
+    """
+    for step in steps:
+        for unit in units:
+            try:
+                step([unit])
+            except NotStarted:
+                raise
+            except Exception as error:
+                name = getattr(step, "name", type(step).__name__)
+                reason = f"{name}: {type(error).__name__}: {error}"
+                if isinstance(error, MemoryError):
+                    settle(unit, Lost(reason, MEMORY))
+                elif getattr(error, "errno", None) in NO_ROOM:
+                    settle(unit, Lost(reason, KILLED))
+                else:
+                    unit.fail(reason)
+    return units
+
+
+class Worker:
+    """One actor of a pool: builds its stages once, then maps batches of packed units.
+
+    Where a model cannot be loaded it says so in the column `refused`, for the driver to stop the job: Ray would take an
+    exception here for a crash, and start the actor again.
+    """
+
+    def __init__(self, config: str, stages: Sequence[str]) -> None:
+        resolved = resolve(json.loads(config), "the job's config")
+        self.refused: str | None = None
+        try:
+            self.steps = load_steps(resolved, stages)
+        except ExecutorError as error:
+            self.refused = str(error)
+        limit_threads(resolved.execution.threads)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        refused = [reason for reason in batch.column("refused").to_pylist() if reason]
+        units = [Unit.unpack(data) for data in batch.column("unit").to_pylist()]
+        if refused or self.refused:
+            return _table(units, refused=refused[0] if refused else self.refused)
+        try:
+            return _table(work(units, self.steps))
+        except NotStarted as error:
+            return _table(units, refused=str(error))
+
+
+def _over_ray(units: list[Unit], config: Config, stages: Sequence[str], place: Place) -> Iterator[Unit]:
+    import ray
+    from ray.data import ActorPoolStrategy, DataContext
+
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.max_errored_blocks = -1  # a lost block is noticed by `run`, which tries its units again
+    cpus = ray.cluster_resources().get("CPU", 1.0)
+    size = -(-len(units) // BLOCKS)
+    blocks = [_table(units[i : i + size]) for i in range(0, len(units), size)]
+    data = ray.data.from_arrow(blocks)
+    for pool in pools_of(config, stages):
+        workers = min(place.workers or _fitting(cpus, place), len(units))
+        share = 0.9 * cpus / workers if pool.gpus == 0 else 0.1
+        make = {
+            "max_restarts": RESTARTS,
+            "max_task_retries": 0,
+            "runtime_env": {"env_vars": worker_environment(config.execution.threads)},
+        }
+        data = _map(
+            data,
+            Worker,
+            fn_constructor_args=(config.model_dump_json(), pool.stages),
+            batch_size=1,
+            batch_format="pyarrow",
+            zero_copy_batch=True,
+            compute=ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),  # a crash costs the unit in hand
+            num_cpus=min(1.0, share),
+            num_gpus=pool.gpus or None,
+            **make,
+        )
+    try:
+        for batch in data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
+            for packed, refused in zip(batch["unit"].to_pylist(), batch["refused"].to_pylist(), strict=True):
+                if refused:
+                    raise ExecutorError(refused)
+                yield Unit.unpack(packed)
+    except ray.exceptions.RayError as error:  # the pool as a whole; what has not come back is tried again
+        LOG.warning("Ray lost its workers (%s)", " ".join(str(error).split())[:200])
+
+
+def _map(data: Any, *arguments: Any, **options: Any) -> Any:
+    """`data.map_batches`, without Ray's word that restarts are set in another way from 2.64 on: pyproject stays below it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return data.map_batches(*arguments, **options)
+
+
+def _fitting(cpus: float, place: Place) -> int:
+    """One worker a core; on this machine, no more than memory holds."""
+    if place.address:
+        return max(1, int(cpus))
+    return max(1, min(int(cpus), int(psutil.virtual_memory().available / WORKER_MEMORY)))
+
+
+def limit_threads(threads: int) -> None:
+    """Give the libraries that are loaded so many threads: every worker has its own core, more would only take turns."""
+    import cv2
+
+    cv2.setNumThreads(threads)
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(threads)
+
+
+def _table(units: Sequence[Unit], refused: str | None = None) -> pa.Table:
+    packed = pa.array([unit.pack() for unit in units], pa.large_binary())
+    return pa.table({"unit": packed, "refused": pa.array([refused] * len(units), pa.string())})

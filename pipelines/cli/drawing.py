@@ -1,0 +1,117 @@
+"""What `winnow sample` was asked for, drawn from a run and written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+
+class SamplingError(Exception):
+    """An option of `winnow sample` that cannot be. One line with the fix."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """The options of the command line, as they came. numbers: those that are a request's fields; None: the default."""
+
+    prompts: list[str]
+    out: Path
+    image: Path | None
+    stage: str | None
+    scale: int
+    numbers: dict[str, Any]
+    guidance: str | None
+    size: str | None
+
+
+def draw(run: Path, wish: Wish, watcher: Any) -> list[Path]:
+    """Draw a video for each prompt and write it; the paths. Raises SamplingError, RunError."""
+    import torch
+
+    from video_model.diffusion.generate import Sampler, write_frames
+    from video_model.diffusion.samplers import SAMPLERS
+    from video_model.training.journal import to_uint8
+
+    if not wish.prompts and wish.image is None:
+        raise SamplingError('--prompt or --image: name what to draw, e.g. --prompt "a red circle moves left"')
+    chosen = wish.numbers.get("sampler")
+    if chosen is not None and chosen not in SAMPLERS:
+        raise SamplingError(f"--sampler {chosen}: choose from {', '.join(SAMPLERS)}")
+    sampler = Sampler(run, wish.stage, "cuda" if torch.cuda.is_available() else "cpu")
+    given = dict(wish.numbers) | {"guidance": guidance(wish.guidance), "size": size(wish.size)}
+    given["first"] = None
+    request = sampler.request(wish.prompts or [""], **given)
+    if wish.image is not None:
+        request = sampler.request(wish.prompts or [""], **given | {"first": picture(wish.image, request.size)})
+    still = request.frames == 1
+    suffix = wish.out.suffix.lower()
+    if suffix != (".png" if still else ".mp4"):
+        raise SamplingError(
+            f"--out {wish.out}: {'one frame is written as .png' if still else 'videos are written as .mp4'}"
+        )
+    videos = sampler(request, lambda done, of: watcher.phase("drawing", done, of))
+    written = []
+    for i, video in enumerate(videos):
+        path = wish.out if len(videos) == 1 else wish.out.with_stem(f"{wish.out.stem}-{i}")
+        frames = np.repeat(np.repeat(to_uint8(video), wish.scale, 1), wish.scale, 2)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if still:
+            write_still(path, frames[0])
+        else:
+            write_frames(path, frames, request.fps or 8.0)
+        written.append(path)
+    return written
+
+
+def write_still(path: Path, frame: np.ndarray) -> None:
+    """[H, W, 3] uint8 as PNG. Raises SamplingError, OSError."""
+    encoded, data = cv2.imencode(".png", frame[:, :, ::-1])
+    if not encoded:
+        height, width = frame.shape[:2]
+        raise SamplingError(f"{path}: {height}x{width} px cannot be written as PNG: lower --scale or --size")
+    path.write_bytes(data)
+
+
+def guidance(text: str | None) -> tuple[float, float] | None:
+    """`2.5`, or `1:2.5` from the first frame to the last."""
+    if text is None:
+        return None
+    parts = text.split(":")
+    try:
+        numbers = [float(part) for part in parts]
+    except ValueError:
+        numbers = []
+    if len(numbers) not in (1, 2):
+        raise SamplingError(f"--guidance {text}: write a number, or two for the first and the last frame, e.g. 1:2.5")
+    return numbers[0], numbers[-1]
+
+
+def size(text: str | None) -> tuple[int, int] | None:
+    """`HxW` in px."""
+    if text is None:
+        return None
+    height, by, width = text.lower().partition("x")
+    if not (by and height.isdigit() and width.isdigit() and int(height) and int(width)):
+        raise SamplingError(f"--size {text}: write HEIGHTxWIDTH in px, e.g. 64x96")
+    return int(height), int(width)
+
+
+def picture(path: Path, size: tuple[int, int]) -> Any:
+    """[3, H, W] in [-1, 1], resized to cover and cropped at the centre."""
+    import torch
+
+    data = np.fromfile(path, np.uint8)
+    found = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
+    if found is None:
+        raise SamplingError(f"--image {path}: is not a picture that can be read: give a PNG or JPEG")
+    height, width = size
+    share = max(height / found.shape[0], width / found.shape[1])
+    scaled = (max(width, round(found.shape[1] * share)), max(height, round(found.shape[0] * share)))
+    found = cv2.resize(found, scaled, interpolation=cv2.INTER_AREA if share < 1 else cv2.INTER_CUBIC)
+    top, left = (found.shape[0] - height) // 2, (found.shape[1] - width) // 2
+    found = found[top : top + height, left : left + width, ::-1]
+    return torch.from_numpy(np.ascontiguousarray(found)).permute(2, 0, 1).float() / 127.5 - 1

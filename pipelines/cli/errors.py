@@ -1,0 +1,75 @@
+"""What the commands of `winnow` share: where they print, how they exit, and errors that a person can fix."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import traceback
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+out_console = Console()
+err_console = Console(stderr=True)
+
+DONE, WITH_FAILURES, COULD_NOT_START, DEFECT, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+class CommandError(Exception):
+    """Options that do not go together. One line with the fix."""
+
+
+class errors:
+    """Every error that a person can fix becomes one line and exit code 2; an interruption says how to go on.
+
+    What remains is a defect of Winnow: its traceback is shown, and the exit code is 3.
+    """
+
+    def __enter__(self) -> None:
+        for name in ("HF_HUB_DISABLE_TELEMETRY", "HF_HUB_DISABLE_PROGRESS_BARS"):
+            os.environ.setdefault(name, "1")
+        logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+
+    def __exit__(self, kind, error, _trace) -> None:
+        if kind is None or issubclass(kind, (typer.Exit, SystemExit, BrokenPipeError)):
+            return
+        if issubclass(kind, KeyboardInterrupt):
+            err_console.print(
+                str(error) or "interrupted: what was committed stays; the same command goes on from there"
+            )
+            raise typer.Exit(INTERRUPTED) from None
+        if kind.__module__.startswith(("pipelines.", "curate.", "video_model.")):
+            _stop(str(error))
+        if reason := _fixable(error):
+            _stop(reason)
+        traceback.print_exception(error)
+        err_console.print(
+            Text("winnow: this is a defect of Winnow: please report it with the lines above", style="red")
+        )
+        raise typer.Exit(DEFECT) from None
+
+
+def _fixable(error: BaseException) -> str | None:
+    """What to say of errors of disks and damaged files, which come from anywhere; None for others."""
+    import duckdb
+    from pyarrow import ArrowInvalid
+
+    if isinstance(error, OSError):
+        if error.filename is None:
+            return f"{error}: check the disk, the folders named and their rights"
+        name = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename
+        return f"{name}: {error.strerror}: check that it exists and may be read or written, or choose another place"
+    if isinstance(error, (duckdb.Error, ArrowInvalid)):
+        from curate.selection.selection import first_line
+
+        if "No space left" in str(error):
+            return f"{first_line(error)}: free space there; the same command goes on from what is committed"
+        return f"{first_line(error)}: a file of the dataset may be damaged: restore it, or delete the shard and annotate again"
+    return None
+
+
+def _stop(message: str) -> None:
+    err_console.print(Text("winnow: " + " ".join(message.split()), style="red"), soft_wrap=True)
+    raise typer.Exit(COULD_NOT_START)

@@ -1,0 +1,55 @@
+"""`winnow inspect` and `winnow report`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from pipelines.cli.errors import errors
+
+
+def register(app: typer.Typer) -> None:
+    """Add both commands."""
+
+    @app.command()
+    def inspect(
+        dataset: Annotated[
+            str, typer.Argument(metavar="DATASET|CURATED", help="a folder that annotate, select or run made")
+        ],
+        port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free")] = 8501,
+        host: Annotated[
+            str, typer.Option(help="address to listen on; beyond this machine a token is needed")
+        ] = "127.0.0.1",
+        open_: Annotated[bool, typer.Option("--open/--no-open", help="open the page in the browser")] = True,
+        token: Annotated[
+            bool, typer.Option("--token", help="ask for a token on this machine too (others use it)")
+        ] = False,
+        cache: Annotated[
+            str | None, typer.Option(help="folder for clips that were played; default: the user's cache")
+        ] = None,
+    ) -> None:
+        """Look at what was kept and why, in the browser; move thresholds by eye and leave with a command.
+
+        winnow inspect out/annotated
+        """
+        with errors():
+            from pipelines.inspector.serving import serve
+
+            serve(dataset, host=host, port=port, browser=open_, ask_token=token, cache=cache)
+
+    @app.command()
+    def report(
+        dataset: Annotated[
+            str, typer.Argument(metavar="DATASET|CURATED", help="a folder that annotate, select or run made")
+        ],
+        out: Annotated[str, typer.Option("--out", "-o", help="the file to write")] = "report.html",
+    ) -> None:
+        """Write the overview as one HTML file that needs nothing else: funnel, histograms, stills, failures, time.
+
+        winnow report out/annotated --out report.html
+        """
+        with errors():
+            from pipelines.inspector.report import write_report
+
+            typer.echo(f"written: {write_report(dataset, out)}")

@@ -1,0 +1,183 @@
+"""What a person sees while a job runs, and what is left on the screen when it has ended."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, SpinnerColumn, Task, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from curate.clip import Unit
+from pipelines.annotation.annotate import Summary
+from pipelines.curated.curated import Curated
+from pipelines.dataset.statistics import clock, funnel_table
+from pipelines.sources.sources import passed_text
+
+
+class Live:
+    """A progress line: units, videos, clips, footage, rate, time left, failed units. On a pipe, a plain line now and then.
+
+    A unit is a stretch of a video; a short video is one unit.
+    """
+
+    PLAIN_SECONDS = 15.0
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.progress = Progress(
+            SpinnerColumn(),
+            BarColumn(24),
+            TextColumn("{task.description}"),
+            console=console,
+            transient=True,
+            refresh_per_second=4,
+        )
+        self.task: Task | None = None
+        self.units = self.done = self.videos = self.clips = self.failed = 0
+        self.total = self.footage = 0.0
+        self.began = self.said = time.monotonic()
+
+    def __enter__(self) -> Live:
+        self.progress.start()
+        self.id = self.progress.add_task("looking for videos", total=None)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def planning(self, done: int, total: int) -> None:
+        self.progress.update(self.id, description=f"opening files: {done} of {total}", completed=done, total=total)
+
+    def start(self, units: int, seconds: float, already: int) -> None:
+        self.units, self.total, self.began = units, seconds, time.monotonic()
+        if already and units:
+            self.console.print(f"{counted(already, 'input')} in the dataset already: going on from there")
+        self.progress.update(
+            self.id, description=f"0 of {units} units, starting workers", completed=0, total=max(seconds, 1e-9)
+        )
+
+    def unit(self, unit: Unit) -> None:
+        self.done += 1
+        self.videos += unit.index == 0
+        self.clips += len(unit.clips)
+        self.failed += unit.status == "failed"
+        self.footage += unit.footage
+        if unit.status in ("failed", "lost"):
+            self.console.print(
+                Text(f"{unit.status}: {os.path.basename(unit.video.path)!r}: {unit.error}", style="yellow")
+            )
+        spent = time.monotonic() - self.began
+        rate = self.footage / max(spent, 1e-9)
+        left = clock((self.total - self.footage) / rate) if rate > 0 and self.footage < self.total else "0 s"
+        line = (
+            f"{self.done} of {self.units} units · {counted(self.videos, 'video')} · {self.clips} clips · {self.footage / 3600:.3g} of {self.total / 3600:.3g} h"
+            f" · {rate:.2g} h/h · {left} left · {counted(self.failed, 'unit')} failed"
+        )
+        self.progress.update(self.id, description=line, completed=self.footage, total=max(self.total, 1e-9))
+        if not self.console.is_terminal and time.monotonic() - self.said > self.PLAIN_SECONDS:
+            self.said = time.monotonic()
+            self.console.print(line, highlight=False)
+
+
+def print_summary(console: Console, summary: Summary, out: str) -> None:
+    """The account at the end: what came in, what became of it, and every kind of failure with an example."""
+    if summary.nothing_to_do:
+        console.print(f"nothing to do: {counted(summary.already, 'input')} in the dataset already", highlight=False)
+    table = Table(show_header=False, box=None, pad_edge=False)
+    rows = [
+        ("videos", f"{summary.videos}" + (f" (+ {summary.already} from earlier runs)" if summary.already else "")),
+        ("clips", f"{summary.clips}"),
+        ("footage", clock(summary.footage)),
+        ("time", f"{clock(summary.wall)} ({summary.footage / max(summary.wall, 1e-9):.1f} x real time)"),
+    ]
+    if summary.duplicates:
+        rows.append(("duplicates", f"{summary.duplicates}"))
+    if summary.warned:
+        rows.append(("used in part", f"{summary.warned} (see `warnings` in videos/)"))
+    if summary.passed_over:
+        rows.append(("passed over", passed_text(summary.passed_over)))
+    if summary.clip_failures:
+        rows.append(("clips with a failed stage", f"{summary.clip_failures} (see `errors` in clips/)"))
+    if summary.changed:
+        rows.append(("changed", f"{counted(summary.changed, 'video')} held something else than before: worked on anew"))
+    if summary.moved:
+        rows.append(("moved", f"{counted(summary.moved, 'video')}: rows adopted, nothing computed again"))
+    rows.append(("failed", _failed(summary)))
+    if summary.lost:
+        lost = counted(len({path for path, _ in summary.lost}), "video")
+        rows.append(("lost", f"{lost}, by no fault of theirs: run the same command again"))
+    for name, value in rows:
+        table.add_row(name, escape(value))
+    console.print(table)
+    unlucky = summary.failures + summary.lost + (summary.earlier if summary.nothing_to_do else [])
+    reasons = Counter(reason for _, reason in unlucky)
+    for reason, count in reasons.most_common(12):
+        example = next(path for path, why in unlucky if why == reason)
+        console.print(Text(f"  {count} x {reason}  (e.g. {os.path.basename(example)!r})", style="yellow"))
+    if len(reasons) > 12:
+        console.print(f"  ... and {len(reasons) - 12} other reasons: `winnow stats {out}` lists them")
+
+
+def _failed(summary: Summary) -> str:
+    text = counted(summary.failed, "video")
+    if summary.failed_before:
+        text += f" (+ {summary.failed_before} in earlier runs: --retry-failed tries them again)"
+    return text
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 video`, `2 videos`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+class CutLine:
+    """Progress of `select`: clips cut so far."""
+
+    def __init__(self, console: Console) -> None:
+        self.progress = Progress(
+            SpinnerColumn(),
+            BarColumn(24),
+            TextColumn("{task.description}"),
+            console=console,
+            transient=True,
+            refresh_per_second=4,
+        )
+
+    def __enter__(self) -> CutLine:
+        self.progress.start()
+        self.id = self.progress.add_task("selecting", total=None)
+        self.began = time.monotonic()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def update(self, done: int, total: int, failed: int) -> None:
+        rate = done / max(time.monotonic() - self.began, 1e-9)
+        left = clock((total - done) / rate) if rate else "?"
+        self.progress.update(
+            self.id,
+            description=f"cut {done} of {total} clips · {left} left · {failed} failed",
+            completed=done,
+            total=total,
+        )
+
+
+def print_curated(console: Console, made: Curated) -> None:
+    """The funnel, and what became of the clips that passed it."""
+    chosen = made.selection
+    console.print(funnel_table(chosen.to_dict()["funnel"], (chosen.clips, chosen.hours)))
+    verb = "was there already" if made.already else "written"
+    how = f"{made.copied} copied without re-encoding, {made.transcoded} transcoded"
+    console.print(
+        f"{made.clips} clips, {clock(made.hours * 3600)} of footage, {made.bytes / 1e6:.1f} MB in {made.shards} shards "
+        f"({how}), {verb}: {escape(str(made.out))}",
+        highlight=False,
+    )
+    for reason, count in Counter(item["reason"] for item in made.failed).most_common(12):
+        console.print(Text(f"  {count} x could not be cut: {reason}", style="yellow"))

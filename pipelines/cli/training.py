@@ -1,0 +1,189 @@
+"""`winnow train`, `sample`, `evaluate` and `weights`: the command line of the video model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipelines.cli.errors import DONE, CommandError, err_console, errors, out_console
+
+Overrides = Annotated[
+    list[str], typer.Option("--set", metavar="KEY=VALUE", help="override a key, e.g. --set stages.video.steps=200")
+]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="a folder that `winnow train` made")]
+StageName = Annotated[str | None, typer.Option("--stage", help="image, video, hq ...: as the config names them")]
+weights = typer.Typer(no_args_is_help=True, help="Public checkpoints in, diffusers' layout out.")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `winnow`."""
+    app.command()(train)
+    app.command()(sample)
+    app.command()(evaluate)
+    app.add_typer(weights, name="weights")
+
+
+def train(
+    config: Annotated[str, typer.Argument(metavar="CONFIG", help="a YAML file, or a shipped config: tiny, svd")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="the run to make, or to go on with")],
+    data: Annotated[
+        list[str], typer.Option("--data", "-d", help="a folder that `winnow select` made; give it again for more")
+    ] = [],  # noqa: B006
+    stage: StageName = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on from the last good checkpoint")] = False,
+    workers: Annotated[int, typer.Option(min=1, help="processes that share every batch, with Ray Train")] = 1,
+    address: Annotated[str | None, typer.Option(help="Ray cluster to run on, e.g. auto or ray://head:10001")] = None,
+    cache: Annotated[
+        str | None, typer.Option(help="folder of latents that runs share; default: `latents` beside RUN")
+    ] = None,
+    set_: Overrides = [],  # noqa: B006
+) -> None:
+    """Train the three stages on curated shards: images, videos, the best videos.
+
+    Interrupt it at any time: with --resume the same command goes on, and ends with the same weights.
+
+      winnow train tiny --data out/curated --out out/model
+      winnow train svd.yaml --data /shared/curated --out /shared/run --workers 8 --address auto
+    """
+    from pipelines.cli.training_progress import Following, print_run
+    from pipelines.training import Job, load_config, train_here, train_on_ray
+
+    with errors():
+        job = Job(load_config(config, set_), tuple(data), out, stage, resume, cache)
+        with Following(err_console) as watcher:
+            if workers == 1 and address is None:
+                train_here(job, watcher)
+            else:
+                train_on_ray(job, workers, address, watcher)
+        print_run(out_console, out)
+    raise typer.Exit(DONE)
+
+
+def sample(
+    run: RunFolder,
+    prompt: Annotated[list[str], typer.Option("--prompt", "-p", help="what to draw; give it again for more")] = [],  # noqa: B006
+    out: Annotated[Path, typer.Option("--out", "-o", help="an .mp4 (a .png for one frame); numbered for more")] = Path(
+        "video.mp4"
+    ),
+    image: Annotated[Path | None, typer.Option(help="the first frame: a picture, cropped to the run's size")] = None,
+    frames: Annotated[int | None, typer.Option(min=1, help="default: the stage's")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="of the sampler; default: the config's")] = None,
+    guidance: Annotated[
+        str | None, typer.Option(metavar="SCALE|FIRST:LAST", help="of the prompt; 1: none; 1:2.5 rises over the frames")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="the same seed gives the same video")] = 0,
+    sampler: Annotated[str | None, typer.Option(help="euler, heun, dpmpp_2m or ddim")] = None,
+    fps: Annotated[float | None, typer.Option(min=0.1, help="frames a second, told to the network")] = None,
+    motion: Annotated[float | None, typer.Option(help="motion score to aim at; default: not told")] = None,
+    size: Annotated[str | None, typer.Option(metavar="HxW", help="in px; default: the stage's")] = None,
+    scale: Annotated[int, typer.Option(min=1, help="enlarge what is written so many times, pixel by pixel")] = 1,
+    stage: StageName = None,
+) -> None:
+    """Draw videos (or pictures) from a trained run.
+
+    winnow sample out/model --prompt "a red circle moves left" --out video.mp4
+    winnow sample out/model --image first.png --guidance 1:2.5 --out video.mp4
+    """
+    from pipelines.cli.drawing import Wish, draw
+    from pipelines.cli.training_progress import Following
+
+    with errors():
+        wish = Wish(
+            list(prompt), out, image, stage, scale,
+            {"frames": frames, "steps": steps, "seed": seed, "sampler": sampler, "fps": fps, "motion": motion},
+            guidance, size,
+        )  # fmt: skip
+        with Following(err_console) as watcher:
+            written = draw(run, wish, watcher)
+        for path in written:
+            out_console.print(f"written: {path}")
+    raise typer.Exit(DONE)
+
+
+def evaluate(
+    run: RunFolder,
+    data: Annotated[list[str], typer.Option("--data", "-d", help="curated folders; default: those of the run")] = [],  # noqa: B006
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="folder; default: RUN/evaluation")] = None,
+    count: Annotated[int, typer.Option(min=2, help="videos that are drawn and compared with real ones")] = 64,
+    steps: Annotated[int | None, typer.Option(min=1, help="of the sampler; default: the config's")] = None,
+    seed: Annotated[int, typer.Option()] = 0,
+    i3d: Annotated[
+        Path | None, typer.Option(help="safetensors of I3D (Kinetics-400): Frechet video distance over it as well")
+    ] = None,
+    stage: StageName = None,
+) -> None:
+    """Measure a run on held-out clips: loss by noise level, Frechet video distance, caption similarity, flicker.
+
+    Every figure stands beside its value for real videos. Writes metrics.json, and a contact sheet of real and drawn.
+    """
+    from pipelines.cli.training_progress import Following, print_metrics
+    from video_model.evaluation.evaluate import evaluate as measure
+
+    with errors():
+        with Following(err_console) as watcher:
+            found = measure(
+                run, data, out=out, count=count, steps=steps, seed=seed, i3d=i3d, stage=stage, watcher=watcher
+            )
+        print_metrics(out_console, found)
+    raise typer.Exit(DONE)
+
+
+@weights.command("import")
+def import_(
+    source: Annotated[Path, typer.Argument(help="a UNet in diffusers' layout, or a pipeline that holds one")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="folder to make: what `start:` of a config names")],
+) -> None:
+    """Check that a public UNet (Stable Diffusion 1.x/2.x, Stable Video Diffusion) maps onto ours, tensor by tensor.
+
+    Writes it in the same layout, so that `start: FOLDER` of a training config begins from it.
+    """
+    from video_model.public.weights import export_unet, import_unet
+
+    with errors():
+        network = import_unet(source)
+        export_unet(network, out)
+        shape = network.config
+        count = sum(parameter.numel() for parameter in network.parameters())
+        out_console.print(
+            f"{count / 1e6:.1f} M parameters; network.channels {list(shape.channels)}, text states of {shape.context_dim}, "
+            f"{'video' if shape.temporal else 'image'}: written: {out}",
+            soft_wrap=True,
+        )
+    raise typer.Exit(DONE)
+
+
+@weights.command("export")
+def export(
+    run: RunFolder,
+    out: Annotated[Path, typer.Option("--out", "-o", help="folder to make: unet/ in diffusers' layout")],
+    vae: Annotated[Path | None, typer.Option(help="AutoencoderKLTemporalDecoder: a whole pipeline is made")] = None,
+    image_encoder: Annotated[Path | None, typer.Option(help="CLIPVisionModelWithProjection, of that pipeline")] = None,
+    feature_extractor: Annotated[Path | None, typer.Option(help="CLIPImageProcessor, of that pipeline")] = None,
+    stage: StageName = None,
+) -> None:
+    """Write a run's network (its average) as a diffusers UNet; with its companions' folders, as an image-to-video pipeline.
+
+    winnow weights export out/model --out unet
+    winnow weights export run --out pipeline --vae svd/vae --image-encoder svd/image_encoder --feature-extractor svd/feature_extractor
+    """
+    from video_model.diffusion.generate import Sampler
+    from video_model.public.weights import export_pipeline, export_unet
+
+    with errors():
+        loaded = Sampler(run, stage)
+        companions = (vae, image_encoder, feature_extractor)
+        if any(companions) and not all(companions):
+            raise CommandError(
+                "--vae, --image-encoder and --feature-extractor: a pipeline needs all three; a UNet, none"
+            )
+        if all(companions):
+            frames = max(loaded.stage.frames)
+            written = export_pipeline(
+                loaded.denoiser.network, out, vae, image_encoder, feature_extractor, frames=frames
+            )
+        else:
+            written = export_unet(loaded.denoiser.network, out / "unet")
+        out_console.print(f"stage {loaded.name}, step {loaded.checkpoint.step}: written: {written}", soft_wrap=True)
+    raise typer.Exit(DONE)

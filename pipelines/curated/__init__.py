@@ -1,0 +1,1 @@
+"""`winnow select`: the clips that a selection keeps, with their bytes."""

@@ -1,0 +1,253 @@
+"""Clips cut in child processes, several at a time: a source that crashes or hangs a decoder costs its own clip only.
+
+A clip whose child was lost is tried again in a fresh one, with nothing beside it. What ends alike twice is the clip's own
+fault, and the reason why it is not cut. What the machine does twice is nobody's: the work stops, to be taken up again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from curate.export.extract import Extracted, ExtractError, Span, extract
+from curate.export.transcode import transcode
+from curate.video.identity import checksum, fingerprint
+from curate.video.opening import printable
+from curate.watching.isolation import RAISED, SUSPECT, Child, Lost, NotStarted
+
+PASS_SECONDS = 30.0  # of time allowed, for each second that is decoded
+
+
+class CutterError(Exception):
+    """The machine kept clips from being cut, which is no fault of theirs. One line: the reason, the fix."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a file was when it was annotated. bytes, modified, checksum: as in `videos/`, None where that was not recorded."""
+
+    video_id: str
+    bytes: int | None = None
+    modified: int | None = None
+    checksum: str | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """One clip to cut: `extract(path, span, keyframes, **options)`, if the file is still the source.
+
+    source: None: not compared. spool: folder in which it may lie already, cut with others of its source.
+    """
+
+    clip_id: str
+    path: str
+    span: Span
+    keyframes: list[float] | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    source: Source | None = None
+    spool: str | None = None
+
+    @classmethod
+    def of(cls, fields: dict[str, Any]) -> Job:
+        """From what `asdict` made of one."""
+        source = fields["source"]
+        return cls(**fields | {"span": Span.of(fields["span"]), "source": Source(**source) if source else None})
+
+
+Result = Extracted | str  # the bytes, or the reason why there are none
+MapFn = Callable[[Iterable[Job]], Iterator[Result]]
+
+
+def cut(job: Job) -> Result:
+    """Cut a clip in this process. Never raises for what a source can do wrong; see `Cutters` for what it can do
+    worse."""
+    if job.spool is not None and (made := spooled(Path(job.spool), job.clip_id)):
+        return made
+    if reason := changed(job.path, job.source):
+        return reason
+    try:
+        return extract(job.path, job.span, job.keyframes, **job.options)
+    except ExtractError as error:
+        return str(error)
+    except MemoryError:
+        return f"{printable(job.path)}: needs too much memory"
+
+
+def cut_together(jobs: Sequence[Job]) -> None:
+    """Transcode clips of one source in one pass over it, into their spool: <clip_id>.mp4, and .json, which comes last."""
+    jobs = sorted(jobs, key=lambda job: (job.span.start_frame, job.span.end_frame))
+    if changed(jobs[0].path, jobs[0].source):
+        return  # each says so when its turn comes
+    options = {name: value for name, value in jobs[0].options.items() if name not in ("snap", "trim", "codec")}
+    why = "asked for" if asks_for_transcode(jobs[0].options) else "no keyframe near the clip's start"
+    spans = [job.span for job in jobs]
+    for job, made in zip(jobs, transcode(jobs[0].path, spans, why=why, **options), strict=True):
+        if isinstance(made, str):
+            continue
+        folder = Path(job.spool)
+        (folder / f"{job.clip_id}.mp4").write_bytes(made.bytes)
+        aside = folder / f"{job.clip_id}.tmp"
+        aside.write_text(json.dumps(asdict(replace(made, bytes=b"")) | {"bytes": None, "size": len(made.bytes)}))
+        os.replace(aside, folder / f"{job.clip_id}.json")
+
+
+def asks_for_transcode(options: dict[str, Any]) -> bool:
+    """Whether packets are not to be copied, whatever the source is."""
+    form = any(options.get(name) is not None for name in ("size", "fps", "codec"))
+    return form or options.get("snap") is False
+
+
+def spooled(folder: Path, clip_id: str) -> Extracted | None:
+    """A clip that was cut with others."""
+    try:
+        fields = json.loads((folder / f"{clip_id}.json").read_text())
+        data = (folder / f"{clip_id}.mp4").read_bytes()
+    except (OSError, ValueError):
+        return None
+    if len(data) != fields.pop("size"):
+        return None
+    return Extracted(**fields | {"bytes": data})
+
+
+def changed(path: str, source: Source | None) -> str | None:
+    """Why a file is not what was annotated; None where it is. That it is missing is for the reader to say."""
+    if source is None:
+        return None
+    try:
+        facts = os.stat(path)
+        if source.bytes in (None, facts.st_size):
+            if source.bytes is not None and source.modified == facts.st_mtime_ns:
+                return None
+            known, look = (source.checksum, checksum) if source.checksum else (source.video_id, fingerprint)
+            if _looked_at(look, path, facts.st_size, facts.st_mtime_ns) == known:
+                return None
+    except (OSError, ValueError):
+        return None
+    return (
+        f"{printable(path)}: is not the file that was annotated: its content has changed since; run `winnow annotate` on "
+        "it again, and then select"
+    )
+
+
+@lru_cache(maxsize=256)
+def _looked_at(look: Callable[[str], str], path: str, size: int, modified: int) -> str:
+    return look(path)
+
+
+class Cutters:
+    """`workers` child processes. Call it with jobs: results come in the order of the jobs, a few are under way ahead.
+
+    timeout: seconds for one clip. memory_gb: most memory that one child may allocate. Results raise CutterError.
+    """
+
+    def __init__(self, workers: int | None = None, *, timeout: float = 600.0, memory_gb: float = 4.0) -> None:
+        self.workers = workers or len(os.sched_getaffinity(0))
+        self.timeout, self.memory_gb = timeout, memory_gb
+        self.idle: queue.SimpleQueue[_Child] = queue.SimpleQueue()
+        self.collecting = threading.Lock()
+        self.children = [_Child(timeout, memory_gb) for _ in range(self.workers)]
+        for child in self.children:
+            self.idle.put(child)
+
+    def __enter__(self) -> Cutters:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for child in self.children:
+            child.close()
+
+    def __call__(self, jobs: Iterable[Job]) -> Iterator[Result]:
+        return self._each(self._cut, jobs)
+
+    def together(self, groups: Iterable[Sequence[Job]]) -> Iterator[None]:
+        """Each group in one pass over its source (see `cut_together`). What fails is left to be cut alone."""
+        return self._each(self._cut_together, groups)
+
+    def _cut(self, job: Job) -> Result:
+        losses: list[str] = []
+        while True:
+            try:
+                with self._child(alone=bool(losses)) as child:
+                    return child.cut(job)
+            except NotStarted as error:
+                raise CutterError(str(error)) from None
+            except Lost as lost:
+                losses.append(lost.kind)
+                what = f"{printable(job.path)}: frames {job.span.start_frame} to {job.span.end_frame} cannot be cut: {lost}"
+            suspect = sum(kind in SUSPECT for kind in losses)
+            if losses[-1] == RAISED or suspect == 2:
+                return what
+            if len(losses) - suspect == 2:
+                raise CutterError(
+                    f"{what}, twice: free memory and processors of the machine, or cut with fewer --workers"
+                )
+
+    def _cut_together(self, jobs: Sequence[Job]) -> None:
+        try:
+            with self._child() as child:
+                child.cut_together(jobs)
+        except NotStarted as error:
+            raise CutterError(str(error)) from None
+        except Lost:
+            pass  # what was cut before is in the spool; each of the others says why when its turn comes
+
+    @contextmanager
+    def _child(self, alone: bool = False) -> Iterator[_Child]:
+        """One that is idle. alone: a fresh process, while all others are idle."""
+        if not alone:
+            children = [self.idle.get()]
+        else:
+            with self.collecting:  # one collects at a time, or two would wait for what the other has
+                children = [self.idle.get() for _ in range(self.workers)]
+            children[0].close()
+        try:
+            yield children[0]
+        finally:
+            for child in children:
+                self.idle.put(child)
+
+    def _each(self, work: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+        ahead: deque = deque()
+        with ThreadPoolExecutor(self.workers) as threads:
+            try:
+                for item in items:
+                    ahead.append(threads.submit(work, item))
+                    if len(ahead) >= 3 * self.workers:
+                        yield ahead.popleft().result()
+                while ahead:
+                    yield ahead.popleft().result()
+            finally:
+                for waiting in ahead:
+                    waiting.cancel()
+
+
+class _Child(Child):
+    def __init__(self, timeout: float, memory_gb: float) -> None:
+        super().__init__("pipelines.curated.cutting", timeout=timeout, memory_gb=memory_gb)
+
+    def cut(self, job: Job) -> Result:
+        made = self.ask(asdict(job))
+        return made["reason"] if "reason" in made else Extracted(**made)
+
+    def cut_together(self, jobs: Sequence[Job]) -> None:
+        seconds = max(job.span.end_time for job in jobs) - min(job.span.start_time for job in jobs)
+        self.ask({"together": [asdict(job) for job in jobs]}, self.timeout + PASS_SECONDS * seconds)
+
+
+def answer(request: dict[str, Any]) -> dict[str, Any]:
+    """What a child process of `Cutters` does."""
+    if "together" in request:
+        cut_together([Job.of(fields) for fields in request["together"]])
+        return {}
+    made = cut(Job.of(request))
+    return {"reason": made} if isinstance(made, str) else asdict(made)

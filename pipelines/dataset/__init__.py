@@ -1,0 +1,1 @@
+"""The annotated dataset: tables, commits, labels, statistics."""

@@ -1,0 +1,59 @@
+"""One process writes a folder at a time; a second one is told who is at work."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from pipelines.dataset.files import writing
+
+LOCK = ".lock"
+
+
+@contextmanager
+def claimed(root: Path, what: str, error: type[Exception]) -> Iterator[None]:
+    """Hold the folder's lock, which goes with the process, however it ends; the folder is made where it is not there.
+
+    what: what is written, for the message. error: raised where another process holds the lock, or the folder cannot be
+    written to, or locked. DiskError where its disk is full.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        stream = open(root / LOCK, "a+", encoding="utf-8")  # noqa: SIM115
+    except OSError as reason:
+        raise error(f"{root}: cannot be written to ({reason.strerror}): choose another --out") from None
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise error(
+                f"{root}: another process is writing this {what}{_holder(stream)}: wait for it or stop it, or choose another --out"
+            ) from None
+        except OSError as reason:  # as of NFS without its lock service, or Lustre mounted without flock
+            raise error(
+                f"{root}: its file system has no locks ({os.strerror(reason.errno)}), which keep a second process from writing "
+                "there: mount it with locks (NFS: with lockd; Lustre: -o flock), or choose an --out on another disk"
+            ) from None
+        with writing(root):
+            stream.truncate(0)
+            json.dump({"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}, stream)
+            stream.flush()
+        yield
+
+
+def _holder(stream: TextIO) -> str:
+    """Who holds a lock, in brackets; nothing where the file does not say."""
+    try:
+        stream.seek(0)
+        said = json.load(stream)
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(said["since"]))
+        return f" (process {said['pid']} on {said['host']}, since {since})"
+    except (ValueError, KeyError, TypeError, OSError):
+        return ""

@@ -1,0 +1,228 @@
+"""What is in a dataset: the funnel, quantiles of scores, failures by reason, time by stage. What `winnow stats`
+prints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from curate.selection.filters import Filter, SelectionError
+from curate.selection.selection import quoted, select
+from pipelines.curated.plots import score_columns
+from pipelines.dataset.dataset import Dataset
+
+QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+HEADS = ("min", "5%", "25%", "50%", "75%", "95%", "max")
+
+
+class StatisticsError(Exception):
+    """A folder that holds no dataset. One line, with the fix."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """quantiles: at QUANTILES, [] where no clip has a value. nulls: clips without one."""
+
+    column: str
+    unit: str
+    quantiles: list[float]
+    nulls: int
+
+
+@dataclass
+class Statistics:
+    """kind: "annotated" or "curated". videos: units by status. footage: hours of the videos that could be used.
+
+    funnel: as in selection.json. failures: (where, reason, count): "video", the stage that failed on clips, or "cut".
+    seconds: (stage, seconds, share of all).
+    """
+
+    kind: str
+    path: Path
+    clips: int
+    hours: float
+    videos: dict[str, int] = field(default_factory=dict)
+    footage: float | None = None
+    funnel: list[dict[str, Any]] = field(default_factory=list)
+    no_funnel: str | None = None
+    before: tuple[int, float] = (0, 0.0)
+    scores: list[Score] = field(default_factory=list)
+    failures: list[tuple[str, str, int]] = field(default_factory=list)
+    warnings: list[tuple[str, int]] = field(default_factory=list)
+    seconds: list[tuple[str, float, float]] = field(default_factory=list)
+
+
+def read(
+    root: str | Path, filters: Sequence[Filter] | None = None, *, why_null: Mapping[str, str] | None = None
+) -> Statistics:
+    """Statistics of an annotated or a curated dataset.
+
+    filters: for an annotated one, the selection whose funnel is wanted. A curated one has its own.
+    Raises StatisticsError, and what Dataset and select raise.
+    """
+    root = Path(root)
+    if (root / "selection.json").exists():
+        return _curated(root)
+    if not (root / "dataset.json").exists():
+        raise StatisticsError(
+            f"{root}: neither an annotated nor a curated dataset (no dataset.json, no selection.json); "
+            "name a folder that winnow annotate, select or run made"
+        )
+    return _annotated(Dataset(root), filters, why_null)
+
+
+def _annotated(dataset: Dataset, filters: Sequence[Filter] | None, why_null: Mapping[str, str] | None) -> Statistics:
+    db, clips, videos = duckdb.connect(), dataset.clips_sql, dataset.videos_sql
+    count, hours = db.execute(
+        f"SELECT count(*), coalesce(sum(end_time - start_time), 0) / 3600 FROM {clips}"
+    ).fetchall()[0]
+    found = Statistics("annotated", dataset.root, count, hours, before=(count, hours))
+    found.videos = dict(db.execute(f"SELECT status, count(*) FROM {videos} GROUP BY 1 ORDER BY 1 DESC").fetchall())
+    facts = [row[0] for row in db.execute(f"DESCRIBE SELECT * FROM {videos}").fetchall()]
+    if "duration" in facts:
+        per_video = f"SELECT {footage_sql(facts)} AS d FROM {videos} WHERE status = 'ok' GROUP BY video_id"
+        found.footage = db.execute(f"SELECT coalesce(sum(d), 0) / 3600 FROM ({per_video})").fetchall()[0][0]
+    failed = f"SELECT 'video', error, count(*) FROM {videos} WHERE status = 'failed' GROUP BY ALL ORDER BY 3 DESC, 2"
+    of_clips = f"""SELECT e.key, e.value, count(*) FROM (SELECT unnest(map_entries(errors)) AS e FROM {clips})
+                   GROUP BY ALL ORDER BY 3 DESC, 1, 2"""
+    found.failures = db.execute(failed).fetchall() + db.execute(of_clips).fetchall()
+    warned = f"SELECT w, count(*) FROM (SELECT unnest(warnings) AS w FROM {videos}) GROUP BY ALL ORDER BY 2 DESC, 1"
+    found.warnings = db.execute(warned).fetchall()
+    spent = f"""SELECT e.key, sum(e.value) FROM (SELECT unnest(map_entries(seconds)) AS e FROM {videos})
+                GROUP BY 1 ORDER BY 2 DESC, 1"""
+    rows = db.execute(spent).fetchall()
+    total = sum(seconds for _, seconds in rows) or 1.0
+    found.seconds = [(stage, seconds, seconds / total) for stage, seconds in rows]
+    found.scores = _scores(db, clips, dataset.schema("clips"), count)
+    if filters and count:
+        try:
+            found.funnel = select(clips, filters, why_null=why_null).to_dict()["funnel"]
+        except SelectionError as error:  # e.g. a stage of the selection was not run yet: the rest is worth seeing
+            found.no_funnel = str(error)
+    return found
+
+
+def footage_sql(columns: Collection[str]) -> str:
+    """Seconds of pictures of a video, out of the rows of its units: what was decoded; where that was not counted, what
+    the file says."""
+    return "coalesce(sum(footage), any_value(duration))" if "footage" in columns else "any_value(duration)"
+
+
+def _curated(root: Path) -> Statistics:
+    try:
+        about = json.loads((root / "selection.json").read_text(encoding="utf-8"))
+        files = sorted((root / "data").glob("train-*.parquet"))
+        made, schema = about["curated"], pq.read_schema(files[0])
+    except (OSError, ValueError, KeyError, IndexError) as error:
+        raise StatisticsError(f"{root}: damaged ({type(error).__name__}: {error}); run winnow select again") from None
+    found = Statistics("curated", root, made["clips"], made["hours"], before=(about["clips"], about["hours"]))
+    found.funnel = about["funnel"]
+    reasons: dict[str, int] = {}
+    for failure in made["failed"]:
+        reasons[failure["reason"]] = reasons.get(failure["reason"], 0) + 1
+    found.failures = [("cut", reason, count) for reason, count in sorted(reasons.items(), key=lambda item: -item[1])]
+    listed = ", ".join("'" + str(path).replace("'", "''") + "'" for path in files)
+    found.scores = _scores(duckdb.connect(), f"read_parquet([{listed}])", schema, made["clips"])
+    return found
+
+
+def _scores(db: duckdb.DuckDBPyConnection, clips: str, schema: Any, count: int) -> list[Score]:
+    """All columns in one scan. A value that is not finite counts as null, as filters have it."""
+    names = score_columns(schema)
+    if not names:
+        return []
+    parts = []
+    for name in names:
+        value = f"CASE WHEN isfinite({quoted(name)}::DOUBLE) THEN {quoted(name)}::DOUBLE END"
+        parts += [f"quantile_cont({value}, {list(QUANTILES)})", f"count({value})"]
+    row = db.execute(f"SELECT {', '.join(parts)} FROM {clips}").fetchall()[0]
+    return [
+        Score(
+            name,
+            ((schema.field(name).metadata or {}).get(b"unit") or b"").decode(),
+            row[2 * i] or [],
+            count - row[2 * i + 1],
+        )
+        for i, name in enumerate(names)
+    ]
+
+
+def show(found: Statistics, console: Console) -> None:
+    """Print it, as tables."""
+    line = f"{found.path}: {found.clips:,} clips, {clock(found.hours * 3600)} of footage"
+    if found.kind == "curated":
+        line += f", selected from {found.before[0]:,} clips, {clock(found.before[1] * 3600)}"
+    else:
+        units = ", ".join(f"{count:,} {status}" for status, count in found.videos.items())
+        line += f" | videos: {units}" + (f", {clock(found.footage * 3600)} usable" if found.footage is not None else "")
+    console.print(Text(line, style="bold"))
+    if found.funnel:
+        console.print(funnel_table(found.funnel, found.before))
+    if found.no_funnel:
+        console.print(Text(f"no funnel: {found.no_funnel}", style="yellow"))
+    _print(console, "Scores", ["column", *HEADS, "null"], [
+        [s.column, *(short(q) for q in s.quantiles), *[""] * (len(HEADS) - len(s.quantiles)), f"{s.nulls:,}"]
+        for s in found.scores
+    ], left=(0,))  # fmt: skip
+    rows = [[where, reason, f"{count:,}"] for where, reason, count in found.failures]
+    _print(console, "Failures", ["where", "reason", "count"], rows, left=(0, 1))
+    _print(console, "Warnings", ["reason", "count"], [[text, f"{n:,}"] for text, n in found.warnings], left=(0,))
+    rows = [[stage, f"{seconds:.1f}", f"{share:.0%}"] for stage, seconds, share in found.seconds]
+    _print(console, "Time", ["stage", "seconds", "share"], rows, left=(0,))
+
+
+def clock(seconds: float) -> str:
+    """1:02:03, 2:03 or 4.1 s, whichever says it shortest."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    hours, rest = divmod(round(seconds), 3600)
+    minutes, left = divmod(rest, 60)
+    return f"{hours}:{minutes:02d}:{left:02d}" if hours else f"{minutes}:{left:02d}"
+
+
+def short(value: float) -> str:
+    """Three digits that matter, and never an exponent in the range of the scores."""
+    if abs(value) >= 1000:
+        return f"{value:.0f}"
+    return f"{value:.3g}" if abs(value) >= 0.01 or value == 0 else f"{value:.4f}"
+
+
+def funnel_table(funnel: Sequence[Mapping[str, Any]], before: tuple[int, float]) -> Table:
+    """A funnel as in selection.json (`Selection.to_dict()["funnel"]`). before: clips and hours of the whole dataset."""
+    table = Table(title="Funnel", title_justify="left", title_style="bold", box=None, pad_edge=False)
+    table.add_column("filter")
+    table.add_column("keeps", style="dim")
+    for head in ("alone\nfails", "alone\nnull", "alone\nfootage", "in order\nclips left", "in order\nfootage", "kept"):
+        table.add_column(head, justify="right", no_wrap=True)
+    table.add_row("all clips", "", "", "", "", f"{before[0]:,}", clock(before[1] * 3600), "100%")
+    for step in funnel:
+        alone, left = step["alone"], step["in_order"]
+        share = left["remaining"] / before[0] if before[0] else 0.0
+        table.add_row(
+            Text(step["filter"]),
+            Text(step["condition"] if step["threshold"] is not None else ""),
+            f"{alone['failing']:,}", f"{alone['null']:,}", clock(alone["hours"] * 3600),
+            f"{left['remaining']:,}", clock(left["hours"] * 3600), f"{share:.0%}",
+        )  # fmt: skip
+    return table
+
+
+def _print(console: Console, title: str, heads: list[str], rows: list[list[str]], left: tuple[int, ...]) -> None:
+    if not rows:
+        return
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for i, head in enumerate(heads):
+        table.add_column(head, justify="left" if i in left else "right", no_wrap=i == 0 or i not in left)
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    console.print()
+    console.print(table)

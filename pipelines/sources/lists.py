@@ -1,0 +1,245 @@
+"""Lists of videos as others write them, read row by row: text, JSON, JSON lines, CSV with any separator, Parquet.
+
+A row is a dict of what the list says, or a `Broken` that says why there is none. What is wrong with a whole list is a
+ListError: nothing of it could be trusted.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.sources.folders import VIDEO_SUFFIXES
+
+LIST_SUFFIXES = frozenset([".txt", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet"])
+SEPARATORS = ",;\t|"
+FIELD_CHARACTERS = 1 << 24
+BATCH_ROWS = 1024
+BOMS = (
+    (codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"),
+)  # fmt: skip
+
+
+class ListError(Exception):
+    """A list that cannot be used. The reason and the fix, without the list's name."""
+
+
+class NoPaths(ListError):
+    """A table without a column of paths."""
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A row that cannot be read. reason: with the fix."""
+
+    reason: str
+
+
+Knows = Callable[[str], bool]  # whether a head is one that names a video's path
+
+
+def rows_of(path: Path, knows: Knows) -> Iterator[dict[str, Any] | Broken]:
+    """The rows of a list, in order. Raises ListError."""
+    suffix = path.suffix.lower()
+    try:
+        if suffix == ".parquet":
+            yield from _parquet(path, knows)
+        elif suffix == ".txt":  # the bytes of a path need not be text
+            yield from _lines(decoded(path.read_bytes(), errors="surrogateescape"))
+        elif suffix in (".csv", ".tsv"):
+            yield from _table(decoded(path.read_bytes()), suffix, knows)
+        else:
+            yield from _json(decoded(path.read_bytes()), knows, lines=suffix != ".json")
+    except (ValueError, OSError, RecursionError, pa.ArrowException) as error:
+        raise ListError(f"cannot be read as a {suffix} list: {error}") from None
+
+
+def decoded(data: bytes, errors: str = "strict") -> str:
+    """Text in UTF-8, or in UTF-16 or 32 with a byte order mark. ListError names the line that is in something else."""
+    encoding = next((name for mark, name in BOMS if data.startswith(mark)), "utf-8")
+    try:
+        return data.decode(encoding, errors)
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise ListError(
+            f"line {line} is not UTF-8 (byte 0x{data[error.start]:02x}), and nothing in the file says what it is: save it "
+            "as UTF-8, e.g. if it came from Windows: iconv -f WINDOWS-1252 -t UTF-8 LIST > NEW"
+        ) from None
+
+
+def _lines(text: str) -> Iterator[dict[str, Any]]:
+    for line in text.replace("\r\n", "\n").split("\n"):
+        if line.strip() and not line.startswith("#"):
+            yield {"path": line.strip()}
+
+
+# --- separated columns
+
+
+def _table(text: str, suffix: str, knows: Knows) -> Iterator[dict[str, Any] | Broken]:
+    text = text.replace("\0", "\ufffd")
+    head = next((line for line in text.splitlines() if line.strip()), "")
+    separator = _separator(head, suffix, knows)
+    csv.field_size_limit(FIELD_CHARACTERS)
+    if separator == "\t" and not _quotes_close(text):  # many such tables never quote: a quote is a letter there
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, quoting=csv.QUOTE_NONE)
+    else:
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    names = [name.strip() for name in next((row for row in reader if any(cell.strip() for cell in row)), [])]
+    if names and not any(map(knows, names)):
+        raise NoPaths(_no_head(names))
+    while True:
+        began = reader.line_num + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            lines = f"line {began}" if reader.line_num <= began else f"lines {began} to {reader.line_num}"
+            yield Broken(f"{lines}: {error}: double the quotes within a quoted field, and close it")
+            continue
+        if not any(cell.strip() for cell in cells):
+            continue
+        if len(cells) > len(names):
+            mark = {"\t": "tab", ",": "comma"}.get(separator, separator)
+            yield Broken(
+                f"line {began} has {len(cells) - len(names)} more fields than the header: "
+                f"put a field that has a {mark} in it in double quotes"
+            )
+            continue
+        yield dict(zip(names, cells, strict=False))
+
+
+def _separator(head: str, suffix: str, knows: Knows) -> str:
+    """The one by which the head names a path column, and the most columns."""
+
+    def worth(mark: str) -> tuple[bool, int, bool]:
+        names = next(csv.reader([head], delimiter=mark), [])
+        return any(map(knows, names)), len(names), mark == ("\t" if suffix == ".tsv" else ",")
+
+    return max(SEPARATORS, key=worth)
+
+
+def _quotes_close(text: str) -> bool:
+    try:
+        return all(True for _ in csv.reader(io.StringIO(text, newline=""), delimiter="\t", strict=True))
+    except csv.Error:
+        return False
+
+
+def _no_head(names: list[str]) -> str:
+    if any(os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES for name in names):
+        return f"has no head: write the names of the columns in a first line, such as path,caption (found {', '.join(names)})"
+    return f"names no video: no column is called path, video or file (found {', '.join(names)})"
+
+
+# --- JSON
+
+
+def _json(text: str, knows: Knows, lines: bool) -> Iterator[dict[str, Any] | Broken]:
+    """One value, whatever the suffix says, or one a line; or several one after the other."""
+    text = text.strip().removeprefix("\ufeff")
+    try:
+        whole = json.loads(text)
+    except ValueError:
+        yield from _json_lines(text, knows)
+    else:
+        yield from _of_json(whole, knows, single=lines)
+
+
+def _json_lines(text: str, knows: Knows) -> Iterator[dict[str, Any] | Broken]:
+    found: list[dict[str, Any] | Broken] = []
+    first: str | None = None
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            found += _of_json(json.loads(line), knows, single=True)
+        except ValueError as error:
+            first = first or f"line {number}: {error}"
+            found.append(Broken(f"line {number} is not JSON ({error}): correct it"))
+    if all(isinstance(row, Broken) for row in found):
+        found = _json_stream(text, knows, first or "nothing in it")
+    yield from found
+
+
+def _json_stream(text: str, knows: Knows, why: str) -> list[dict[str, Any] | Broken]:
+    """Values over several lines, one after the other."""
+    decoder, at, found = json.JSONDecoder(), 0, []
+    while at < len(text):
+        try:
+            value, at = decoder.raw_decode(text, at)
+        except ValueError:
+            raise ListError(f"cannot be read as JSON: {why}") from None
+        found += _of_json(value, knows, single=True)
+        while at < len(text) and text[at] in " \t\r\n,":
+            at += 1
+    return found
+
+
+def _of_json(value: Any, knows: Knows, single: bool = False) -> list[dict[str, Any] | Broken]:
+    """The rows in a value. single: it is one of several, so that an object is a row. Raises ListError."""
+    if isinstance(value, str):
+        return [{"path": value}]
+    if isinstance(value, list):
+        return [row for item in value for row in _of_json(item, knows, single=True)]
+    if not isinstance(value, dict):
+        return [Broken(f"{json.dumps(value)[:40]} is not an object with a path")]
+    known = [name for name in value if knows(name)]
+    if columns := _columns(value, known):
+        return columns
+    if known or single:
+        return [value]
+    if lists := [part for part in value.values() if _names_videos(part, knows)]:
+        return [row for part in lists for row in _of_json(part, knows)]
+    if not any(os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES for name in value):
+        raise NoPaths(_no_head(list(value)))
+    return [row for name, said in value.items() for row in _said(name, said)]
+
+
+def _names_videos(part: Any, knows: Knows) -> bool:
+    """A list of objects that have a path: the list within an object."""
+    return isinstance(part, list) and any(isinstance(item, dict) and any(map(knows, item)) for item in part)
+
+
+def _columns(value: dict[str, Any], known: list[str]) -> list[dict[str, Any]]:
+    """The rows of a table by columns: a list for each, or an object by row number as pandas writes it."""
+    if not known or not all(isinstance(value[name], list | dict) for name in known):
+        return []
+    parts = [list(part.values()) if isinstance(part, dict) else part for part in value.values()]
+    if not all(isinstance(part, list) for part in parts) or len({len(part) for part in parts}) != 1:
+        return []
+    return [dict(zip(value, cells, strict=True)) for cells in zip(*parts, strict=True)]
+
+
+def _said(name: str, said: Any) -> list[dict[str, Any]]:
+    """{"v.mp4": caption, captions, an object, or several: spans}."""
+    if isinstance(said, dict):
+        return [{**said, "path": name}]
+    if isinstance(said, list) and said and all(isinstance(item, dict) for item in said):
+        return [{**item, "path": name} for item in said]
+    return [{"path": name, "caption": said}]
+
+
+# --- Parquet
+
+
+def _parquet(path: Path, knows: Knows) -> Iterator[dict[str, Any] | Broken]:
+    with pq.ParquetFile(path) as file:
+        names = file.schema_arrow.names
+        if not any(map(knows, names)):
+            raise NoPaths(_no_head(names))
+        heavy = any(knows(f.name) and not pa.types.is_string(f.type) for f in file.schema_arrow)
+        for batch in file.iter_batches(1 if heavy else BATCH_ROWS):  # the videos themselves may be in it
+            yield from batch.to_pylist(maps_as_pydicts="strict")

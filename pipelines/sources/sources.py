@@ -1,0 +1,291 @@
+"""From what the user named to a list of videos: files, folders, globs, and lists that carry captions, spans and columns.
+
+Every input becomes a video, once, or a refused input with its reason; both get a row in `videos/`. The rows that several
+lists, or one, have of the same video are put together: all captions in order, and each span that is named.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from curate.clip import Listed, Unit, Video
+from pipelines.dataset.files import whole
+from pipelines.sources.entries import ADDRESS, PATHS, Entry, entries_of, knows_path, plain, suffix_of
+from pipelines.sources.folders import ALIAS, VIDEO_SUFFIXES, PassedOver, Refused, Search
+from pipelines.sources.listed import bounds
+from pipelines.sources.lists import LIST_SUFFIXES, Broken, ListError, NoPaths, decoded, rows_of
+
+HELD = "sources"  # folder of the dataset for videos that came within a Parquet file
+SIDECAR_BYTES = 1 << 16
+ENTRY = ": entry "  # between a list and the number of its row, in the path of a refused row
+UNREAD = "caption file that cannot be read"
+NO_METADATA = "metadata file that names no videos"
+
+
+class SourceError(Exception):
+    """One line: the source, what is wrong with it, and the fix."""
+
+
+@dataclass
+class Found:
+    """videos: in a fixed order, each file once. refused: what cannot be searched or read, as failed units.
+
+    lists, folders: absolute paths of what was read and searched, so that what is not refused any more can be told.
+    """
+
+    videos: list[Video] = field(default_factory=list)
+    refused: list[Unit] = field(default_factory=list)
+    passed_over: PassedOver = field(default_factory=PassedOver)
+    lists: list[str] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
+
+    def accepts(self, path: str) -> bool:
+        """An input that was refused before, looked at again and not refused: a folder, a link, or `LIST: entry 3`."""
+        if any(unit.video.path == path for unit in self.refused):
+            return False
+        name, row, _ = path.rpartition(ENTRY)
+        if row and (name in self.lists or os.path.exists(name)):
+            return name in self.lists
+        return any(Path(path).is_relative_to(folder) for folder in self.folders)
+
+
+def find_videos(sources: Sequence[str], store: Path | None = None) -> Found:
+    """All videos that the sources name. A path that is listed but not there stays in: it ends as a failed row.
+
+    store: the dataset's folder: videos that a Parquet file holds are written to `store/sources/`, each under a name made
+    of its content, so that they can be cut later. Raises SourceError.
+    """
+    finder = _Finder(store)
+    for source in sources:
+        finder.source(source)
+    found = finder.found()
+    if not found.videos and not found.refused:
+        passed = found.passed_over
+        count = sum(passed.suffixes.values()) + sum(passed.others.values())
+        raise SourceError(
+            f"no videos in {', '.join(sources)}"
+            + (
+                f" ({count} {'file' if count == 1 else 'files'} there passed over: {passed_text(passed)})"
+                if count
+                else ""
+            )
+            + ": name files, folders, globs, or a list (.txt, .jsonl, .json, .csv, .tsv, .parquet)"
+        )
+    return found
+
+
+def passed_text(passed: PassedOver) -> str:
+    """What was passed over, by kind: `3 .txt, 1 hidden (._x.mp4)`."""
+    parts = [f"{count} {suffix}" for suffix, count in sorted(passed.suffixes.items())]
+    parts += [
+        f"{count} {kind} ({'e.g. ' if count > 1 else ''}{os.path.basename(passed.examples[kind])!r})"
+        for kind, count in sorted(passed.others.items())
+    ]
+    return ", ".join(parts)
+
+
+class _Finder:
+    """Collects the rows of every video, by the real path of its file."""
+
+    def __init__(self, store: Path | None) -> None:
+        self.store, self.search = store, Search(None if store is None else Path(store) / HELD)
+        self.paths: dict[str, str] = {}  # real path -> the first name
+        self.aliases: set[str] = set()
+        self.folders: dict[str, str] = {}
+        self.entries: dict[str, list[Entry]] = {}
+        self.refused: dict[str, Unit] = {}
+        self.lists: set[str] = set()
+        self.read: list[str] = []
+        self.searched: list[str] = []
+
+    def source(self, source: str) -> None:
+        if os.path.isdir(source):
+            self._folder(source)
+        elif Path(source).suffix.lower() in LIST_SUFFIXES and os.path.isfile(source):
+            self._list(Path(source))
+        elif _is_there(source):
+            self._add(source)
+        elif ADDRESS.match(source):
+            raise SourceError(f"{source}: is an address, and Winnow reads files only: download it and name its path")
+        else:
+            self._glob(source)
+
+    def found(self) -> Found:
+        videos = [_video(path, self.entries.get(path, [])) for path in self.paths.values()]
+        return Found(videos, list(self.refused.values()), self.search.passed_over, self.read, self.searched)
+
+    def _glob(self, pattern: str) -> None:
+        matches = sorted(glob.glob(pattern, recursive=True))
+        if not matches:
+            raise SourceError(f"{pattern}: no such file, folder or glob match: check the path")
+        asked = Path(pattern).suffix.lower()  # of a pattern such as *.dat every match is taken
+        for match in matches:
+            suffix = Path(match).suffix.lower()
+            if os.path.isdir(match):
+                self._folder(match)
+            elif suffix in LIST_SUFFIXES and asked == suffix:
+                self._list(Path(match))
+            elif suffix in VIDEO_SUFFIXES or (asked and asked == suffix) or Path(pattern).name not in ("*", "**"):
+                self._add(match)
+            else:
+                self.search.passed_over.suffixes[suffix or "(no suffix)"] += 1
+
+    def _folder(self, folder: str) -> None:
+        self.searched.append(os.path.abspath(folder))
+        for place in self.search(folder):
+            if isinstance(place, Refused):
+                self._refuse(place.path, place.reason, place.kind)
+            elif place.kind == "metadata":
+                self._list(Path(place.path), optional=True)
+            else:
+                self._add(place.path)
+                for sidecar in place.sidecars:
+                    self._sidecar(place.path, Path(sidecar))
+
+    def _sidecar(self, video: str, path: Path) -> None:
+        """v.txt is v.mp4's caption; v.json an object with it. Where several files say something, all is kept."""
+        try:
+            if path.stat().st_size > SIDECAR_BYTES:
+                raise ListError("too large for a caption")
+            text = decoded(path.read_bytes()).strip()
+            said = json.loads(text) if path.suffix == ".json" else {"caption": text}
+        except (ListError, OSError, ValueError, RecursionError):
+            self.search.passed_over.add(UNREAD, str(path))
+            return
+        for entry in entries_of({**(said if isinstance(said, dict) else {"captions": said}), PATHS[0]: video}):
+            if entry.problem:
+                self.search.passed_over.add(UNREAD, str(path))
+                return
+            if entry.span:
+                entry.span.where = plain(path.name)
+            self._add(video, entry)
+
+    def _list(self, path: Path, optional: bool = False) -> None:
+        """The rows of a list. One that is unusable is a refused input, unless all are: then the list is.
+
+        optional: a VideoFolder's metadata, found in a folder: its rows belong to the files beside it, and a file that only
+        goes by that name is passed over.
+        """
+        if (real := os.path.realpath(path)) in self.lists:
+            return
+        self.lists.add(real)
+        problems: list[tuple[int, Entry]] = []
+        good = 0
+        try:
+            for number, row in enumerate(rows_of(path, knows_path), 1):
+                entries = [Entry(problem=row.reason)] if isinstance(row, Broken) else entries_of(row)
+                if entries[0].problem:
+                    problems.append((number, entries[0]))
+                    continue
+                for entry in entries:
+                    if entry.span:
+                        entry.span.where = plain(f"{path.name}{ENTRY}{number}")
+                    self._add(self._path_of(entry, path), entry)
+                good += 1
+        except ListError as error:
+            if optional and isinstance(error, NoPaths):
+                self.search.passed_over.add(NO_METADATA, str(path))
+                return
+            raise SourceError(f"{path}: {error}") from None
+        if problems and not good:
+            if optional:
+                self.search.passed_over.add(NO_METADATA, str(path))
+                return
+            number, entry = problems[0]
+            more = f" (and so for all of its {len(problems)} entries)" if len(problems) > 1 else ""
+            raise SourceError(f"{path}: entry {number}: {entry.problem}{more}")
+        self.read.append(os.path.abspath(path))
+        for number, entry in problems:
+            self._refuse(
+                f"{os.path.abspath(path)}{ENTRY}{number}", f"list entry {number}: {entry.problem}", "entry", entry
+            )
+
+    def _path_of(self, entry: Entry, path: Path) -> str:
+        if entry.held:
+            return self._hold(entry, path)
+        return os.path.join(path.parent, entry.path)
+
+    def _hold(self, entry: Entry, path: Path) -> str:
+        """Write the bytes that a row holds to a file of the dataset; whole or not at all."""
+        if self.store is None:
+            raise SourceError(f"{path}: holds the videos themselves, which only `winnow annotate` can store")
+        folder = Path(self.store) / HELD
+        target = folder / f"{hashlib.sha256(entry.held).hexdigest()[:32]}{suffix_of(entry.path)}"
+        if not target.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            with whole(target) as stream:
+                stream.write(entry.held)
+        entry.held = None
+        return str(target)
+
+    def _add(self, path: str, entry: Entry | None = None) -> None:
+        path = os.path.abspath(path)
+        first = self.paths.setdefault(self._real(path), path)
+        if first != path and path not in self.aliases:
+            self.aliases.add(path)
+            self.search.passed_over.add(ALIAS, path)
+        if entry:
+            self.entries.setdefault(first, []).append(entry)
+
+    def _real(self, path: str) -> str:
+        """The path without links, with one look at the disk for a file of a folder that is known."""
+        folder, name = os.path.split(path)
+        if folder not in self.folders:
+            self.folders[folder] = os.path.realpath(folder)
+        return os.path.realpath(path) if os.path.islink(path) else os.path.join(self.folders[folder], name)
+
+    def _refuse(self, path: str, reason: str, kind: str, entry: Entry | None = None) -> None:
+        said = {"captions": entry.captions, "columns": entry.columns} if entry else {}
+        self.refused.setdefault(path, Unit(Video(path, **said), kind=kind).fail(plain(reason)))
+
+
+def _video(path: str, entries: list[Entry]) -> Video:
+    """One video of all that was said of it."""
+    whole = [entry for entry in entries if entry.span is None]
+    spans: dict[tuple, list[Entry]] = {}
+    for entry in entries:
+        if span := entry.span:
+            spans.setdefault(bounds(span), []).append(entry)
+    return Video(
+        path,
+        captions=[caption for entry in whole for caption in entry.captions],
+        columns=_joined([entry for entry in whole if entry.columns or entry.captions]),
+        spans=[_joined_span(same) for same in spans.values()],
+    )
+
+
+def _joined_span(entries: list[Entry]) -> Listed:
+    """One span of the rows that name it."""
+    span = entries[0].span
+    span.captions = [caption for entry in entries for caption in entry.captions]
+    span.columns = _joined(entries)
+    return span
+
+
+def _joined(entries: list[Entry]) -> dict[str, Any]:
+    """The columns of several rows: a value that all who have it agree on, else the list of them, null where a row has none."""
+    names = dict.fromkeys(name for entry in entries for name in entry.columns)
+    joined = {}
+    for name in names:
+        values = [entry.columns.get(name) for entry in entries]
+        there = [value for value in values if value is not None]
+        joined[name] = there[0] if all(value == there[0] for value in there) else values
+    return joined
+
+
+def _is_there(source: str) -> bool:
+    """A file, a link, or something that only this user may not look at: opening it says why."""
+    try:
+        os.lstat(source)
+    except PermissionError:
+        return True
+    except (OSError, ValueError):
+        return False
+    return True

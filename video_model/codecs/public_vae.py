@@ -1,0 +1,118 @@
+"""Public variational autoencoders as codecs: AutoencoderKL and AutoencoderKLTemporalDecoder in diffusers' folder format."""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from video_model.codecs.small import CodecError
+from video_model.encoders.packaged import digest, first_line
+
+CLASSES = ("AutoencoderKL", "AutoencoderKLTemporalDecoder")
+
+
+class DiffusersCodec(nn.Module):
+    """A public VAE behind the codec protocol; latents are the posterior's mean, shifted and scaled to about unit scale.
+
+    folder: with config.json and diffusion_pytorch_model.safetensors, or a pipeline's folder with those in vae/.
+    frames_at_once: frames per forward pass, which bounds memory. It changes nothing for an image decoder. A temporal
+    decoder (Blattmann et al. 2023, arXiv 2311.15127) normalises over all frames that it is given, so each chunk of
+    that many frames is decoded as a video of its own, as the public pipeline does: equal to the whole at
+    frames_at_once >= T. Runs in float32 unless moved with .to(dtype). Raises CodecError: diffusers missing, wrong folder.
+    """
+
+    def __init__(self, folder: Path | str, frames_at_once: int = 8) -> None:
+        super().__init__()
+        if frames_at_once < 1:
+            raise CodecError(f"frames_at_once must be at least 1 (got {frames_at_once})")
+        self.folder, self.frames_at_once = vae_folder(Path(folder)), frames_at_once
+        self.vae = loaded(self.folder)
+        config = self.vae.config
+        self.temporal = type(self.vae).__name__ == "AutoencoderKLTemporalDecoder"
+        self.factor = 2 ** (len(config.block_out_channels) - 1)
+        self.channels = int(config.latent_channels)
+        self.scale = float(config.scaling_factor)
+        self.shift = float(getattr(config, "shift_factor", None) or 0.0)
+        self.requires_grad_(False)
+        self.eval()
+
+    @torch.no_grad()
+    def encode(self, pixels: Tensor) -> Tensor:
+        """[B, T, 3, H, W] in [-1, 1] to (mean - shift) * scale, [B, T, C, h, w]; each frame on its own."""
+        if pixels.ndim != 5 or pixels.shape[2] != 3:
+            raise CodecError(f"pixels of shape {list(pixels.shape)}: encode takes [B, T, 3, H, W]")
+        if pixels.shape[3] % self.factor or pixels.shape[4] % self.factor:
+            height, width = pixels.shape[3:]
+            raise CodecError(f"pictures of {height}x{width}: sides must be multiples of the factor, {self.factor} px")
+        flat = pixels.flatten(0, 1).to(self.vae.device, self.vae.dtype)
+        means = [self.vae.encode(part).latent_dist.mode() for part in flat.split(self.frames_at_once)]
+        return ((torch.cat(means).float() - self.shift) * self.scale).unflatten(0, pixels.shape[:2])
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor, images: bool = False) -> Tensor:
+        """[B, T, C, h, w] to pixels [B, T, 3, H, W] in [-1, 1].
+
+        images: the T frames are independent images, which a temporal decoder takes one by one.
+        """
+        if latents.ndim != 5 or latents.shape[2] != self.channels:
+            raise CodecError(f"latents of shape {list(latents.shape)}: decode takes [B, T, {self.channels}, h, w]")
+        raw = (latents / self.scale + self.shift).to(self.vae.device, self.vae.dtype)
+        if self.temporal and not images:
+            rows = [part for video in raw for part in video.split(self.frames_at_once)]
+            decoded = [self.vae.decode(part, num_frames=len(part)).sample for part in rows]
+        elif self.temporal:
+            decoded = [self.vae.decode(frame, num_frames=1).sample for frame in raw.flatten(0, 1).split(1)]
+        else:
+            decoded = [self.vae.decode(part).sample for part in raw.flatten(0, 1).split(self.frames_at_once)]
+        return torch.cat(decoded).float().clamp(-1, 1).unflatten(0, latents.shape[:2])
+
+    @property
+    def device(self) -> torch.device:
+        return self.vae.device
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return digest(self.vae.state_dict(), type(self.vae).__name__, str(self.scale), str(self.shift))
+
+    @cached_property
+    def encoder_fingerprint(self) -> str:
+        encoding = ("encoder.", "quant_conv.")
+        state = {key: value for key, value in self.vae.state_dict().items() if key.startswith(encoding)}
+        return digest(state, type(self.vae).__name__, str(self.scale), str(self.shift))
+
+
+def vae_folder(folder: Path) -> Path:
+    """The folder itself, or its vae/ when it is a pipeline's. Raises CodecError when neither holds a config."""
+    for place in (folder, folder / "vae"):
+        if (place / "config.json").is_file():
+            return place
+    mend = "give a folder with config.json and diffusion_pytorch_model.safetensors, or a pipeline's folder"
+    raise CodecError(f"{folder}: no public VAE here (config.json is missing); {mend}")
+
+
+def loaded(folder: Path) -> Any:
+    """The diffusers model in `folder`, float32, from safetensors only and never from the network."""
+    try:
+        name = json.loads((folder / "config.json").read_text()).get("_class_name")
+    except (OSError, ValueError, AttributeError) as error:
+        raise CodecError(f"{folder / 'config.json'}: cannot be read ({first_line(error)})") from error
+    if name not in CLASSES:
+        raise CodecError(f"{folder}: a {name} is not a codec that is known; known are {' and '.join(CLASSES)}")
+    try:
+        import diffusers
+    except ImportError as error:
+        raise CodecError(
+            f"{folder}: public VAEs need diffusers ({first_line(error)}); pip install diffusers"
+        ) from error
+    try:
+        return getattr(diffusers, name).from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, torch_dtype=torch.float32, low_cpu_mem_usage=False
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        mend = "diffusion_pytorch_model.safetensors must be there, and be of this config"
+        raise CodecError(f"{folder}: the {name} cannot be loaded ({first_line(error)}); {mend}") from error

@@ -1,0 +1,1 @@
+"""Curated shards, read: index, buckets, excerpts, decoding."""

@@ -1,0 +1,99 @@
+"""Pixels of real clips: to train a codec on, and to compare generated ones with."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from video_model.data.buckets import Size, draw_window, draws, grid, strides
+from video_model.data.decoders import Decoders
+from video_model.data.decoding import Job
+from video_model.data.index import Index
+from video_model.data.reading import Reader
+from video_model.data.sources import DataError
+
+
+def sample_frames(index: Index, size: Size, count: int, seed: int = 0, workers: int | None = None) -> np.ndarray:
+    """[count, 3, H, W] uint8: random frames, from as many clips and pictures as there are. Raises DataError.
+
+    size: (height, width) px. A clip that cannot be decoded gives its place to others.
+    """
+    usable = np.flatnonzero(index.num_frames > 0)
+    each = math.ceil(count / max(1, len(usable)))  # of a clip, so that few are decoded again
+
+    def frames_of(row: int, turn: int) -> tuple[int, ...]:
+        return tuple(sorted(draws(seed, "frames", row, turn).integers(index.num_frames[row], size=each).tolist()))
+
+    found: list[np.ndarray] = []
+    for _, _, frames in _decoded(index, usable, frames_of, size, seed, workers):
+        found += list(frames)
+        if len(found) >= count:
+            break
+    order = draws(seed, "order").permutation(len(found))[:count]
+    return np.stack([found[i] for i in order]).transpose(0, 3, 1, 2)
+
+
+def sample_windows(
+    index: Index, size: Size, frames: int, rate: float, count: int, seed: int = 0, workers: int | None = None
+) -> tuple[np.ndarray, list[str], np.ndarray, np.ndarray, list[str]]:
+    """Random windows of clips: (pixels [N, T, 3, H, W] uint8, captions, fps [N], motion [N], clip ids).
+
+    A clip is taken again, at another place, only when all were taken. Raises DataError where none is long enough.
+    """
+    clips = grid(index.num_frames, index.fps)
+    stride = {fps: min(strides(fps, [rate])) for fps in np.unique(clips.fps[np.isfinite(clips.fps)]).tolist()}
+    usable = np.array(
+        [
+            row
+            for row in np.flatnonzero(np.isfinite(clips.fps) & ~index.is_image)
+            if (frames - 1) * stride[float(clips.fps[row])] < clips.count[row]
+        ],
+        np.int64,
+    )
+    if not len(usable):
+        raise DataError(f"none of {len(index)} clips holds {frames} frames at {rate:g} frames/s; use fewer, or faster")
+
+    def frames_of(row: int, turn: int) -> tuple[int, ...]:
+        options, rng = strides(float(clips.fps[row]), [rate]), draws(seed, "windows", row, turn)
+        start, step = draw_window(int(clips.count[row]), frames, options, rng)
+        return tuple((start + step * np.arange(frames)).tolist())
+
+    pixels, captions, taken = [], [], []
+    for row, turn, window in _decoded(index, usable, frames_of, size, seed, workers):
+        pixels.append(window)
+        captions.append(index.caption(row, draws(seed, "caption", row, turn).random()))
+        taken.append(row)
+        if len(taken) >= count:
+            break
+    fps = np.array([clips.fps[row] / stride[float(clips.fps[row])] for row in taken])
+    keys = [index.keys[row] for row in taken]
+    return np.stack(pixels).transpose(0, 1, 4, 2, 3), captions, fps, index.motion[taken], keys
+
+
+def _decoded(
+    index: Index,
+    rows: np.ndarray,
+    frames_of: Callable[[int, int], tuple[int, ...]],
+    size: Size,
+    seed: int,
+    workers: int | None,
+) -> Iterator[tuple[int, int, np.ndarray]]:
+    """(row, turn, pixels): all rows in random order, and again in another turn. What comes does not depend on the
+    workers. Raises DataError where a whole turn fails."""
+    reader = Reader(index)
+    with Decoders(workers) as decoders:
+        for turn in itertools.count():
+            order = draws(seed, "rows", turn).permutation(rows).tolist()
+            jobs = (Job(index.files[index.file[row]].kind, frames_of(row, turn), size, reader(row)) for row in order)
+            good, why = False, "there are none"
+            for row, result in zip(order, decoders(jobs), strict=True):
+                if isinstance(result, str):
+                    why = result
+                    continue
+                good = True
+                yield row, turn, result
+            if not good:
+                raise DataError(f"not one of {len(rows)} clips can be decoded ({why}); make the shards again")

@@ -1,0 +1,71 @@
+"""The bytes of clips and pictures: as a stream through Hugging Face `datasets`, or one by one."""
+
+from __future__ import annotations
+
+import glob
+import threading
+from collections import OrderedDict
+from collections.abc import Container, Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from video_model.data.index import Index
+from video_model.data.sources import DataError, DataFile
+
+
+def stream(file: DataFile, positions: Container[int]) -> Iterator[tuple[int, bytes]]:
+    """(row in the file, its bytes) of some rows, in order. b"" where a row has none. Raises DataError."""
+    from datasets import Image, Video, load_dataset
+
+    if "::" in file.path:
+        raise DataError(f"{file.path}: datasets takes :: for a chain of addresses; rename the folder")
+    path = glob.escape(file.path) if "[" in file.path else file.path  # it takes names for patterns
+    rows = load_dataset("parquet", data_files={"train": [path]}, split="train", streaming=True, columns=[file.kind])
+    feature = (rows.features or {}).get(file.kind)
+    if isinstance(feature, (Image, Video)):
+        rows = rows.cast_column(file.kind, type(feature)(decode=False))
+    left = sum(position in positions for position in range(sum(file.group_rows)))
+    try:
+        for position, row in enumerate(rows if left else ()):
+            if position in positions:
+                yield position, _bytes_of(row[file.kind])
+                left -= 1
+                if not left:
+                    return
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{file.path}: cannot be read ({str(error).splitlines()[0]}); copy or make it again") from None
+
+
+class Reader:
+    """The bytes of any row of an index, whichever thread asks; a few row groups are kept."""
+
+    def __init__(self, index: Index, keep: int = 8) -> None:
+        self.index, self.keep = index, keep
+        self._starts = [np.cumsum([0, *file.group_rows]) for file in index.files]
+        self._groups: OrderedDict[tuple[int, int], pa.ChunkedArray] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __call__(self, row: int) -> bytes:
+        number, position = int(self.index.file[row]), int(self.index.position[row])
+        group = int(np.searchsorted(self._starts[number], position, side="right")) - 1
+        with self._lock:
+            column = self._groups.pop((number, group), None)
+            if column is None:
+                column = self._read(self.index.files[number], group)
+            self._groups[number, group] = column
+            while len(self._groups) > self.keep:
+                self._groups.popitem(last=False)
+        return _bytes_of(column[position - int(self._starts[number][group])].as_py())
+
+    def _read(self, file: DataFile, group: int) -> pa.ChunkedArray:
+        try:
+            with pq.ParquetFile(file.path) as opened:
+                return opened.read_row_group(group, columns=[file.kind])[file.kind]
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"{file.path}: cannot be read ({str(error).splitlines()[0]}); copy it again") from None
+
+
+def _bytes_of(value: dict | bytes | None) -> bytes:
+    return (value.get("bytes") if isinstance(value, dict) else value) or b""

@@ -1,0 +1,1 @@
+"""Denoiser, samplers, conditioning and generation."""

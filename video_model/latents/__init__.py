@@ -1,0 +1,1 @@
+"""Latents: built once, cached, batched."""

@@ -1,0 +1,270 @@
+"""Batches of latents, captions and conditions. `batch(step)` is a pure function of the seed and the step.
+
+train, held_out = open_index("curated", where="motion_score > 2").split(0.05)
+cache = build_cache(train, codec, encoder, "run/cache", sizes=[(64, 64)], rate=8)
+batches = Batches(train, cache, frames=[8], sizes=[(64, 64)], rates=[8], batch=16, images=0.25, seed=0)
+for batch in batches.iterate(0, 1000):
+    ...
+"""
+
+from __future__ import annotations
+
+import math
+import queue
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from video_model.data.buckets import (
+    Bucket,
+    Plan,
+    Rates,
+    Size,
+    check_rates,
+    draw_window,
+    draws,
+    grid,
+    highest,
+    longest_fit,
+    make_buckets,
+    nearest_size,
+    strides,
+    usable_sizes,
+)
+from video_model.data.excerpts import sample_frames, sample_windows
+from video_model.data.index import Index, join, open_index
+from video_model.data.sources import DataError
+from video_model.latents.build import build_cache, cache_for
+from video_model.latents.cache import Cache, pad
+from video_model.latents.live import Live
+
+
+class Batches:
+    """Batches of one stage.
+
+    index: clips and pictures. store: a `Cache`, or a `Live` that decodes. frames: lengths of a clip; each clip goes to
+    the longest that it holds. sizes: (height, width) px; each clip goes to the nearest proportions. rates: frame rates
+    to choose from, or {"min": ..., "max": ...}. batch: rows over all ranks. images: the share of steps that are of
+    single frames (T = 1), of pictures and of random frames of clips. image_batch: rows of these, default `batch`.
+    merge: a bucket with fewer clips than a batch joins the next shorter at its size, or is left out and counted where
+    there is none; otherwise it is an error. (For sizes: `usable_sizes(train.shape, sizes, batch)`, given to the cache
+    and to all batches of a stage alike.) Raises DataError.
+
+    report: clips that are used, and how many are not by reason. A step is either of clips or of single frames.
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        store: Cache | Live,
+        *,
+        frames: Sequence[int],
+        sizes: Sequence[Size],
+        rates: Rates = (8,),
+        batch: int,
+        images: float = 0.0,
+        image_batch: int | None = None,
+        seed: int = 0,
+        merge: bool = False,
+    ) -> None:
+        check_rates(rates)
+        self.index, self.store, self.seed, self.rates = index, store, seed, rates
+        self.frames, self.sizes = sorted(set(frames)), [tuple(size) for size in sizes]
+        self.batch_size, self.image_batch = batch, image_batch or batch
+        if not self.frames or self.frames[0] < 1 or batch < 1 or not 0 <= images <= 1 or not self.sizes:
+            raise DataError(
+                f"frames {list(frames)}, sizes {list(sizes)}, batch {batch}, images {images:g}: lengths and the batch "
+                "must be at least 1, the share of images between 0 and 1, and a size must be given"
+            )
+        if store.rate and self.frames[-1] > 1 and highest(rates) > store.rate * (1 + 1e-9):
+            raise DataError(
+                f"rates: {highest(rates):g} frames/s are wanted, more than the {store.rate:g} that clips are thinned "
+                "to; raise the rate of the cache"
+            )
+        self.images = 1.0 if self.frames == [1] else images
+        self.clips = grid(index.num_frames, index.fps, store.rate, store.max_frames)
+        self._why_not: Counter[str] = Counter()
+        rows, stills = self._sort()
+        buckets = self._buckets(rows, batch, merge) if self.images < 1 else []
+        image_buckets = self._buckets(stills, self.image_batch, merge) if self.images > 0 else []
+        self.plan = Plan(buckets, batch, seed, "clips")
+        self.image_plan = Plan(image_buckets, self.image_batch, seed, "images")
+        used = np.unique(np.concatenate([bucket.rows for bucket in (*buckets, *image_buckets)]))
+        self.report: dict[str, Any] = {
+            "rows": len(index),
+            "used": len(used),
+            "without a caption": int(index.silent[used].sum()),
+            "skipped": dict(self._why_not.most_common()),
+            "buckets": {str(bucket): len(bucket.rows) for bucket in buckets},
+            "image buckets": {str(bucket): len(bucket.rows) for bucket in image_buckets},
+            "substituted": 0,
+        }
+
+    def __len__(self) -> int:
+        """Steps in which every clip was offered once: an epoch of the clips, or of single frames where all are."""
+        if self.images == 1:
+            return self.image_plan.per_epoch
+        return math.ceil(self.plan.per_epoch / (1 - self.images))
+
+    def batch(self, step: int, rank: int = 0, world: int = 1) -> dict[str, Any]:
+        """The rows of one rank of the global batch of a step.
+
+        latents [B, T, C, h, w] float32; text [B, L, D] and text_mask [B, L] bool; fps [B] of these frames (0 for single
+        frames); motion [B] (nan where unknown, and for single frames); images [B] bool: single frames; keys: clip ids;
+        captions; step. B is the batch over the world. Raises DataError.
+        """
+        bucket, rows, still = self._planned(step)
+        if len(rows) % world:
+            raise DataError(f"batch: {len(rows)} rows cannot be shared by {world}; make it a multiple")
+        each = len(rows) // world
+        mine = range(rank * each, (rank + 1) * each)
+        drawn = [self._draw(step, place, int(rows[place]), bucket.frames) for place in mine]
+        chosen = [(row, positions, caption, fps) for row, positions, caption, fps in drawn]
+        latents = self.store.latents(self.index, [(c[0], bucket.size, c[1]) for c in chosen], self.clips)
+        for i, found in enumerate(latents):
+            if isinstance(found, str):
+                chosen[i], latents[i] = self._substitute(step, rows, rank * each + i, bucket, found)
+        states, mask = pad(self.store.texts([caption for _, _, caption, _ in chosen]))
+        taken = [row for row, *_ in chosen]
+        return {
+            "step": step,
+            "latents": torch.stack(latents),
+            "text": states,
+            "text_mask": mask,
+            "fps": torch.tensor([0.0 if still else fps for *_, fps in chosen], dtype=torch.float32),
+            "motion": torch.tensor([math.nan if still else self.index.motion[row] for row in taken]).float(),
+            "images": torch.full((each,), still),
+            "keys": [self.index.keys[row] for row in taken],
+            "captions": [caption for _, _, caption, _ in chosen],
+        }
+
+    def iterate(self, first: int, last: int, rank: int = 0, world: int = 1, ahead: int = 2) -> Iterator[dict[str, Any]]:
+        """The batches of steps first to last - 1; `ahead` of them are made in the background meanwhile.
+
+        What goes wrong there is raised here. Closing the iterator ends the background work.
+        """
+        made: queue.Queue = queue.Queue(maxsize=max(1, ahead))
+        stop = threading.Event()
+
+        def put(item: Any) -> bool:
+            while not stop.is_set():
+                try:
+                    made.put(item, timeout=0.1)
+                    return True
+                except queue.Full:
+                    continue
+            return False
+
+        def work() -> None:
+            try:
+                for step in range(first, last):
+                    if stop.is_set() or not put(self.batch(step, rank, world)):
+                        return
+            except BaseException as error:
+                put(error)
+
+        thread = threading.Thread(target=work, name="batches", daemon=True)
+        thread.start()
+        try:
+            for _ in range(first, last):
+                item = made.get()
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+        finally:
+            stop.set()
+            thread.join()
+
+    def _planned(self, step: int) -> tuple[Bucket, np.ndarray, bool]:
+        """(bucket, rows of the global batch, whether they are single frames). Image steps are spread evenly."""
+        before, after = (math.floor(count * self.images + 1e-9) for count in (step, step + 1))
+        if after > before:
+            return *self.image_plan.at(before), True
+        return *self.plan.at(step - before), False
+
+    def _draw(self, step: int, place: int, row: int, length: int, again: int = 0) -> tuple[int, np.ndarray, str, float]:
+        """(row, positions in its grid, caption, fps): decided by seed, step and the place in the global batch."""
+        rng = draws(self.seed, "window", step, place, again)
+        caption = self.index.caption(row, rng.random())
+        count, fps = int(self.clips.count[row]), float(self.clips.fps[row])
+        if length == 1:
+            return row, rng.integers(count, size=1), caption, fps
+        start, stride = draw_window(count, length, strides(fps, self.rates), rng)
+        return row, start + stride * np.arange(length), caption, fps / stride
+
+    def _substitute(self, step: int, rows: np.ndarray, place: int, bucket: Bucket, why: str) -> tuple[Any, Any]:
+        """Another row of the bucket in place of one that could not be decoded; the same one whoever asks."""
+        failed = [(int(rows[place]), why)]
+        others = bucket.rows[draws(self.seed, "substitute", step, place).permutation(len(bucket.rows))]
+        for again, row in enumerate(others[:16], 1):
+            if row in rows:
+                continue
+            drawn = self._draw(step, place, int(row), bucket.frames, again)
+            (found,) = self.store.latents(self.index, [(drawn[0], bucket.size, drawn[1])], self.clips)
+            if not isinstance(found, str):
+                self.report["substituted"] += 1
+                self.report["skipped"][why] = self.report["skipped"].get(why, 0) + 1
+                return drawn, found
+            failed.append((int(row), found))
+        key = self.index.keys[failed[0][0]]
+        raise DataError(f"{key}: {why}; nor can {len(failed) - 1} others in its place; make the shards again")
+
+    def _sort(self) -> tuple[list[tuple[int, int, Size]], list[tuple[int, int, Size]]]:
+        """(row, frames, size) of the clips that can be used, and of all that can give a single frame."""
+        size_of = nearest_size(self.index.shape, self.sizes)
+        shortest: dict[float, int] = {}  # fps -> least stride
+        rows, stills = [], []
+        for row, key in enumerate(self.index.keys):
+            size, count, fps = self.sizes[size_of[row]], int(self.clips.count[row]), float(self.clips.fps[row])
+            if why := self.store.why_not(key, size):
+                self._why_not[why] += 1
+                continue
+            if count < 1:
+                self._why_not["its number of frames is not known"] += 1
+                continue
+            stills.append((row, 1, size))
+            if self.index.is_image[row] or self.images == 1:
+                continue
+            if not math.isfinite(fps):
+                self._why_not["its frame rate is not known"] += 1
+                continue
+            if fps not in shortest:
+                shortest[fps] = min(strides(fps, self.rates))
+            if length := longest_fit(count, shortest[fps], self.frames):
+                rows.append((row, length, size))
+            else:
+                self._why_not[f"too short for {self.frames[0]} frames at the rates {_shown(self.rates)}"] += 1
+        return rows, stills
+
+    def _buckets(self, rows: list[tuple[int, int, Size]], batch: int, merge: bool) -> list[Bucket]:
+        if not rows:
+            why = "; ".join(f"{count}: {reason}" for reason, count in self._why_not.most_common()) or "all are pictures"
+            raise DataError(f"none of {len(self.index)} clips can be used ({why}); use shorter frames or other rates")
+        made, left_out = make_buckets(rows, batch, merge)
+        for bucket, why in left_out:
+            self._why_not[why] += len(bucket.rows)
+        return made
+
+
+def _shown(rates: Rates) -> str:
+    return f"{rates['min']:g} to {rates['max']:g}" if isinstance(rates, dict) else ", ".join(f"{r:g}" for r in rates)
+
+
+__all__ = [
+    "Batches",
+    "Cache",
+    "DataError",
+    "Index",
+    "Live",
+    "build_cache",
+    "cache_for",
+    "join",
+    "open_index",
+    "sample_frames",
+    "sample_windows",
+    "usable_sizes",
+]

@@ -1,0 +1,187 @@
+"""The latent cache: frames of every clip encoded once, and the text states of every caption.
+
+    CACHE/latents-<key>/about.json              what the key stands for: encoder, size, rate, limit, type
+    CACHE/latents-<key>/<data file>/<id>.safetensors  latents of some clips; its header names them, and those skipped
+    CACHE/texts-<key>/<id>.safetensors          states of some captions
+    CACHE/skipped.json                          the clips of the last build that could not be decoded, and why
+
+The shards are the record of what is done. A build adds what is missing, so other runs, other stages and stricter
+conditions share what they have in common, and a build that was killed goes on with the same files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from video_model.data.buckets import Size
+from video_model.data.index import Index
+from video_model.data.sources import DataError
+from video_model.latents.packed import map_shard, read_about, write_whole
+
+DTYPES = {"float16": np.float16, "float32": np.float32}
+
+
+class Codec(Protocol):
+    """What makes latents [B, T, C, h, w] of pixels [B, T, 3, H, W] in [-1, 1], each frame for itself.
+
+    Latents are known by its `encoder_fingerprint` if it has one, which a fine-tuned decoder leaves as it is.
+    """
+
+    factor: int
+    channels: int
+    fingerprint: str
+
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor: ...
+
+
+class Encoder(Protocol):
+    """What makes token states [N, L, D] and a mask [N, L] of texts, each text for itself."""
+
+    fingerprint: str
+
+    def encode(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]: ...
+
+
+class Cache:
+    """Latents and text states, read through memory maps. Made by `build_cache`.
+
+    rate, max_frames: how clips were thinned, see `buckets.grid`. skipped: (clip id, size) -> why there is nothing.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        index: Index,
+        codec: Codec,
+        encoder: Encoder,
+        sizes: Sequence[Size],
+        rate: float | None,
+        max_frames: int | None,
+        dtype: str,
+    ) -> None:
+        self.folder, self.rate, self.max_frames = folder, rate, max_frames
+        self.skipped: dict[tuple[str, Size], str] = {}
+        self._clips: dict[tuple[str, Size], tuple[np.ndarray, int, int]] = {}
+        self._texts: dict[bytes, tuple[np.ndarray, int, int]] = {}
+        for size in map(tuple, sizes):
+            home = latents_folder(folder, codec, size, rate, max_frames, dtype)
+            for file in index.files:
+                self._add_clips(home / file.identity, size)
+        for path in shards_in(texts_folder(folder, encoder, dtype)):
+            self._add_texts(path)
+
+    def why_not(self, key: str, size: Size) -> str | None:
+        """Why a clip that was tried has no latents, or None. Raises DataError for one that was never tried."""
+        if (key, size) in self._clips:
+            return None
+        if (key, size) not in self.skipped:
+            raise DataError(
+                f"{self.folder}: has no latents of {key} at {size[0]}x{size[1]}; build the cache with the same index "
+                "and sizes as the batches"
+            )
+        return self.skipped[key, size]
+
+    def latents(
+        self, index: Index, wanted: Iterable[tuple[int, Size, np.ndarray]], clips: Any = None
+    ) -> list[torch.Tensor | str]:
+        """[T, C, h, w] float32 of each (row, size, positions in its grid)."""
+        found: list[torch.Tensor | str] = []
+        for row, size, positions in wanted:
+            array, first, count = self._clips[index.keys[row], size]
+            if positions.max() >= count:
+                raise DataError(f"{self.folder}: {index.keys[row]} has {count} frames there; delete it and build again")
+            found.append(torch.from_numpy(array[first + positions].astype(np.float32)))
+        return found
+
+    def texts(self, texts: Sequence[str]) -> list[torch.Tensor]:
+        """[L, D] float32 of each text."""
+        found = []
+        for text in texts:
+            place = self._texts.get(digest(text))
+            if place is None:
+                raise DataError(f"{self.folder}: has no states of the caption {text[:60]!r}; build the cache with it")
+            array, first, last = place
+            found.append(torch.from_numpy(array[first:last].astype(np.float32)))
+        return found
+
+    def close(self) -> None:
+        """Nothing to end; so that every source of latents can be closed."""
+
+    def _add_clips(self, folder: Path, size: Size) -> None:
+        for path in shards_in(folder):
+            about = read_about(path)
+            array = map_shard(path)["latents"]
+            for key, (first, count) in about["clips"].items():
+                self._clips[key, size] = (array, first, count)
+            for key, reason in about["skipped"].items():
+                self.skipped[key, size] = reason
+
+    def _add_texts(self, path: Path) -> None:
+        arrays = map_shard(path)
+        offsets = arrays["offsets"]
+        for i, name in enumerate(arrays["digests"]):
+            self._texts[name.tobytes()] = (arrays["states"], int(offsets[i]), int(offsets[i + 1]))
+
+
+def latents_folder(
+    folder: Path, codec: Codec, size: Size, rate: float | None, max_frames: int | None, dtype: str
+) -> Path:
+    """Where latents of a codec at a size lie; what decides it is written beside them."""
+    encoder = codec.encoder_fingerprint if hasattr(codec, "encoder_fingerprint") else codec.fingerprint
+    about = {"codec": encoder, "size": list(size), "rate": rate, "max_frames": max_frames, "dtype": dtype}
+    return _home(folder, "latents", about)
+
+
+def texts_folder(folder: Path, encoder: Encoder, dtype: str) -> Path:
+    return _home(folder, "texts", {"encoder": encoder.fingerprint, "dtype": dtype})
+
+
+def shards_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*.safetensors") if not path.name.startswith("."))
+
+
+def digest(text: str) -> bytes:
+    """16 bytes that stand for a text."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:16]
+
+
+def pad(texts: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """(states [N, L, D], mask [N, L] bool) of states [Li, D]; L is a multiple of 8, so that shapes seldom change.
+
+    A text without tokens counts one, of zeros: attention over nothing is not defined.
+    """
+    longest = max(1, *(len(states) for states in texts))
+    length = -(-longest // 8) * 8
+    states = torch.zeros(len(texts), length, texts[0].shape[1])
+    mask = torch.zeros(len(texts), length, dtype=torch.bool)
+    for i, text in enumerate(texts):
+        states[i, : len(text)] = text
+        mask[i, : max(1, len(text))] = True
+    return states, mask
+
+
+def write_skipped(folder: Path, skipped: dict[tuple[str, Size], str]) -> None:
+    """The account of what could not be decoded."""
+    rows = [{"clip_id": key, "size": list(size), "reason": reason} for (key, size), reason in sorted(skipped.items())]
+    counts = dict(Counter(skipped.values()).most_common())
+    text = json.dumps({"counts": counts, "clips": rows}, indent=1, ensure_ascii=False)
+    write_whole(folder / "skipped.json", text.encode("utf-8", "surrogatepass"))
+
+
+def _home(folder: Path, what: str, about: dict[str, Any]) -> Path:
+    text = json.dumps(about, sort_keys=True)
+    home = folder / f"{what}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    if not (home / "about.json").exists():
+        write_whole(home / "about.json", text.encode())
+    return home
+
+
+__all__ = ["Cache", "Codec", "Encoder"]

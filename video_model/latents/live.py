@@ -1,0 +1,94 @@
+"""Training without a cache: clips are decoded and encoded when they are needed."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from video_model.data.buckets import Grid, Size
+from video_model.data.decoders import Decoders
+from video_model.data.decoding import Job
+from video_model.data.index import Index
+from video_model.data.reading import Reader
+from video_model.latents.build import encode, encode_texts
+from video_model.latents.cache import Codec, Encoder
+
+KEEP_TEXTS = 10_000  # states of captions that are kept
+
+
+class Live:
+    """Latents and text states in place of a `Cache`: the same batches, at the price of decoding and encoding them.
+
+    rate, max_frames: how clips are thinned; give what a cache would have. workers, timeout, memory_gb: of decoding.
+    """
+
+    def __init__(
+        self,
+        codec: Codec,
+        encoder: Encoder,
+        *,
+        rate: float | None = None,
+        max_frames: int | None = 128,
+        workers: int | None = None,
+        timeout: float = 60.0,
+        memory_gb: float = 4.0,
+    ) -> None:
+        self.codec, self.encoder, self.rate, self.max_frames = codec, encoder, rate, max_frames
+        self.decoders = Decoders(workers, timeout=timeout, memory_gb=memory_gb)
+        self._readers: dict[int, tuple[Index, Reader]] = {}
+        self._texts: OrderedDict[str, torch.Tensor] = OrderedDict()
+        self._lock = threading.Lock()  # batches are made in a thread of their own
+
+    def why_not(self, key: str, size: Size) -> str | None:
+        """Nothing is known beforehand."""
+        return None
+
+    def latents(
+        self, index: Index, wanted: Iterable[tuple[int, Size, np.ndarray]], clips: Grid
+    ) -> list[torch.Tensor | str]:
+        """[T, C, h, w] float32 of each (row, size, positions in its grid), or why there are none."""
+        wanted = list(wanted)
+        reader = self._reader(index)
+        jobs = (
+            Job(index.files[index.file[row]].kind, tuple(clips.frames(row)[positions].tolist()), size, reader(row))
+            for row, size, positions in wanted
+        )
+        found: list[torch.Tensor | str] = []
+        for frames in self.decoders(jobs):
+            found.append(frames if isinstance(frames, str) else encode(self.codec, frames[None])[0])
+        return found
+
+    def texts(self, texts: Sequence[str]) -> list[torch.Tensor]:
+        """[L, D] float32 of each text."""
+        with self._lock:
+            return self._states(texts)
+
+    def close(self) -> None:
+        """End the decoding processes."""
+        self.decoders.close()
+
+    def __enter__(self) -> Live:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+    def _reader(self, index: Index) -> Reader:
+        with self._lock:
+            if id(index) not in self._readers:
+                self._readers[id(index)] = index, Reader(index)  # holds the index, so that its id is not given again
+            return self._readers[id(index)][1]
+
+    def _states(self, texts: Sequence[str]) -> list[torch.Tensor]:
+        new = [text for text in dict.fromkeys(texts) if text not in self._texts]
+        if new:
+            self._texts.update(zip(new, encode_texts(self.encoder, new), strict=True))
+        found = [self._texts[text] for text in texts]
+        while len(self._texts) > KEEP_TEXTS:
+            self._texts.popitem(last=False)
+        return found

@@ -1,0 +1,1 @@
+"""Public checkpoints in, diffusers' layout out."""

@@ -1,0 +1,1 @@
+"""The three stages of training, their checkpoints and journal."""

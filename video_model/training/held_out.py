@@ -1,0 +1,85 @@
+"""The loss on clips that are never trained on, always the same ones with the same noise."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from video_model.config import Noise
+from video_model.diffusion.conditioning import Conditioner
+from video_model.diffusion.denoiser import Denoiser, Parametrisation
+from video_model.latents.batches import Batches, Cache, DataError, Index, Live
+from video_model.latents.cache import pad
+from video_model.training.loop import draws, moved
+
+LEVELS = (-2.0, -0.5, 1.0)  # ln(sigma): bounds of the noise levels that the loss is told apart by
+
+
+def held_out_batches(
+    index: Index, store: Cache | Live, rows: int, *, batch: int, **options: Any
+) -> list[Mapping[str, Any]]:
+    """`rows` windows of held-out clips, in batches of one shape and at most `batch` rows; options: of `Batches`.
+
+    All clips that can be used come before one comes again. [] where none can be used.
+    """
+    try:
+        single = Batches(index, store, batch=1, images=0.0, merge=True, **options)  # no bucket is too small for one
+    except DataError:
+        return []
+    alike: dict[tuple[int, ...], list[Mapping[str, Any]]] = {}
+    for step in range(rows):
+        try:
+            row = single.batch(step)
+        except DataError:
+            if isinstance(store, Cache):  # which knows beforehand what cannot be decoded: this is something else
+                raise
+            continue
+        alike.setdefault(row["latents"].shape, []).append(row)
+    return [_joined(part[i : i + batch]) for part in alike.values() for i in range(0, len(part), batch)]
+
+
+@torch.no_grad()
+def held_out_loss(
+    denoiser: Denoiser, conditioner: Conditioner, noise: Noise, batches: Sequence[Mapping[str, Any]]
+) -> dict[str, float]:
+    """Mean training loss (see Denoiser.loss) over fixed rows, and by noise level: `held_out_loss/sigma_<low>_<high>`."""
+    device = next(denoiser.network.parameters()).device
+    losses, sigmas = [], []
+    for step, batch in enumerate(batches):
+        given = moved(draws("held out", noise, conditioner, step, 0, batch), device)
+        losses.append(denoiser.loss(*given).cpu())
+        sigmas.append(given[2].cpu())
+    loss, level = torch.cat(losses), torch.cat(sigmas).log()
+    numbers = {"held_out_loss": float(loss.mean())}
+    edges = [-torch.inf, *LEVELS, torch.inf]
+    for low, high in itertools.pairwise(edges):
+        inside = (level >= low) & (level < high)
+        if inside.any():
+            name = f"held_out_loss/sigma_{_sigma(low)}_{_sigma(high)}"
+            numbers[name] = float(loss[inside].mean())
+    return numbers
+
+
+def loss_of_nothing(parametrisation: Parametrisation, sigma: float) -> float:
+    """The loss of a network that says 0, on data of mean 0 and variance 1: the mean square of what it should say."""
+    skip, out, *_ = parametrisation.scales(torch.tensor([sigma]))
+    return float(((1 - skip) ** 2 + (skip * sigma) ** 2) / out**2)  # the target is (x0 - skip (x0 + sigma noise)) / out
+
+
+def _joined(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Batches of one row as one batch; their texts are padded anew."""
+    made: dict[str, Any] = {
+        "keys": [key for row in rows for key in row["keys"]],
+        "captions": [caption for row in rows for caption in row["captions"]],
+    }
+    made["text"], made["text_mask"] = pad([row["text"][0][row["text_mask"][0]] for row in rows])
+    for name in ("latents", "fps", "motion", "images"):
+        made[name] = torch.cat([row[name] for row in rows])
+    return made
+
+
+def _sigma(log: float) -> str:
+    return f"{torch.tensor(log).exp().item():.2g}"

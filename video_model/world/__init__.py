@@ -1,0 +1,1 @@
+"""A synthetic world whose answers are known."""
