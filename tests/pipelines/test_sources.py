@@ -4,8 +4,9 @@ import os
 
 import pytest
 
+from pipelines.sources import folders
 from pipelines.sources.folders import AGAIN, ALIAS, CIRCLE, HIDDEN, IN_TRASH, PARTIAL
-from pipelines.sources.sources import SourceError, find_videos, folders, passed_text
+from pipelines.sources.sources import SourceError, find_videos, passed_text
 
 
 def make(root, *names):
