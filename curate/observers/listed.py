@@ -13,9 +13,12 @@ from __future__ import annotations
 import bisect
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any
 
-from curate.clip import Clip, Listed
+from curate.clip import Clip, Listed, Unit
+from curate.observers.dividing import transitions_of
+from curate.observers.observer import Observer
+from curate.video.frame import Frame
+from curate.video.timeline import Timeline
 
 __all__ = ["ListedSpans", "clips_of_spans"]
 
@@ -24,22 +27,35 @@ BEYOND = 0.1  # s that a span may end after the last picture without a word
 MOST_WARNINGS = 20
 
 
-class ListedSpans:
-    """Observer in the place of a shot detector: looks at no picture. jumped: a span begins or ends with this frame, so
-    that stills are kept of exactly the first and the last frames."""
+class ListedSpans(Observer):
+    """In the place of `Shots`, for a source list that names the clips: looks at no picture.
+
+    A frame that a span begins or ends with counts as jumped, so that stills are kept of exactly the first and last frames.
+    """
+
+    name = "shots"
 
     def __init__(self, spans: Sequence[Listed]) -> None:
-        self.spans, self.transitions = spans, []
+        self.spans = spans
         self.times = sorted({time for span in spans for time in (span.start, span.end) if time is not None})
         self.frames = {at for span in spans for at in (span.start_frame, span.end_frame) if at is not None}
-        self.jumped, self.seen, self.first, self.passed = False, 0, 0.0, 0
+        self.seen, self.first, self.passed = 0, 0.0, 0
+        self.problems: list[str] = []
 
-    def see(self, frame: Any) -> None:
+    def see(self, frame: Frame) -> None:
         if not self.seen:
             self.first = frame.time
         passed = bisect.bisect_right(self.times, frame.time - self.first + ROUNDED)
-        self.jumped = passed != self.passed or self.seen in self.frames
+        frame.jumped |= passed != self.passed or self.seen in self.frames
         self.passed, self.seen = passed, self.seen + 1
+
+    def clips(self, timeline: Timeline) -> list[Clip]:
+        clips, self.problems = clips_of_spans(self.spans, timeline.times, timeline.ends, timeline.breaks)
+        return clips
+
+    def finish(self, unit: Unit, timeline: Timeline) -> None:
+        unit.warnings = list(dict.fromkeys([*unit.warnings, *self.problems]))
+        unit.facts["transitions"] = transitions_of([], timeline)
 
 
 def clips_of_spans(

@@ -8,21 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from curate.clip import Clip
-from curate.observers.shots import Shot
+from curate.clip import Clip, Unit
+from curate.observers.detectors import Shot
+from curate.observers.observer import Observer
+from curate.video.frame import Frame
+from curate.video.timeline import Timeline
 
-__all__ = ["KnownClips", "clips_of", "frame_ends", "parted"]
-
-
-def frame_ends(times: np.ndarray, gaps: np.ndarray, end_time: float) -> np.ndarray:
-    """When each frame is no longer shown, s [N]: when the next one is, or after the usual step where pictures are missing.
-
-    times [N]: presentation seconds. gaps: positions of the frames after an interruption. end_time: of the last frame.
-    """
-    ends = np.r_[times[1:], end_time]
-    if len(gaps):
-        ends[gaps - 1] = times[gaps - 1] + float(np.median(np.delete(np.diff(times), gaps - 1)))
-    return ends
+__all__ = ["KnownClips", "clips_of", "parted", "transitions_of"]
 
 
 def parted(shots: Sequence[Shot], breaks: Sequence[int]) -> list[Shot]:
@@ -58,34 +50,48 @@ def clips_of(
     return clips
 
 
-class KnownClips:
-    """Observer in the place of a shot detector, for a unit whose clips were found in an earlier run: they stay what they are.
+def transitions_of(found: Sequence[Any], timeline: Timeline) -> list[dict[str, Any]]:
+    """Rows of the column `transitions`: those found between shots, and the places where no shot can continue."""
+    edges = [*timeline.times, timeline.ends[-1]]
+    spans = [(gap.start, gap.end, getattr(gap, "kind", None)) for gap in found]
+    covered = [(start, end) for start, end, _ in spans]
+    spans += [(at, at, kind) for at, kind in timeline.breaks.items() if not any(a <= at <= b for a, b in covered)]
+    return [
+        {"start": float(edges[a]), "end": float(edges[b]), "kind": kind}
+        for a, b, kind in sorted(spans, key=lambda s: s[:2])
+    ]
 
-    clips: as they were stored. first: frames of the file before the unit. jumped: a clip begins or ends with this frame,
-    so that stills are kept of exactly the first and the last frames.
+
+class KnownClips(Observer):
+    """In the place of `Shots`, for a unit whose clips an earlier run found: they stay what they are.
+
+    A frame that a clip begins or ends with counts as jumped, so that stills are kept of exactly the first and last frames.
     """
 
-    def __init__(self, clips: Sequence[Clip], first: int) -> None:
-        self.clips, self.first, self.seen, self.jumped = clips, first, 0, False
-        self.edges = {edge - first for clip in clips for edge in (clip.start_frame, clip.end_frame)}
-        self.transitions: list[Any] = []
+    name = "shots"
 
-    def see(self, frame: Any) -> None:
-        self.jumped = self.seen in self.edges
-        self.seen += 1
+    def __init__(self, clips: Sequence[Clip]) -> None:
+        self.known = clips
+        self.edges = {edge for clip in clips for edge in (clip.start_frame, clip.end_frame)}
 
-    def found(self, times: Sequence[float], ends: Sequence[float]) -> list[Clip]:
-        """The clips, with frames counted as in `times`. Raises ValueError where the file has fewer frames now."""
+    def see(self, frame: Frame) -> None:
+        frame.jumped |= frame.index in self.edges
+
+    def clips(self, timeline: Timeline) -> list[Clip]:
+        """The same clips. Raises ValueError where the file has fewer frames now."""
         found = []
-        for old in self.clips:
-            start, end = old.start_frame - self.first, old.end_frame - self.first
-            if not 0 <= start < end <= len(times):
+        for old in self.known:
+            start, end = old.start_frame - timeline.first, old.end_frame - timeline.first
+            if not 0 <= start < end <= len(timeline.times):
                 raise ValueError(
                     f"frames {old.start_frame} to {old.end_frame}, a recorded clip, are not in the file any more: "
                     "annotate it into a new dataset"
                 )
-            shot = old.shot_start_time, old.shot_end_time
-            clip = Clip(start, end, float(times[start]), float(ends[end - 1]), *shot, bounds=old.bounds)
+            times = float(timeline.times[start]), float(timeline.ends[end - 1])
+            clip = Clip(start, end, *times, old.shot_start_time, old.shot_end_time, bounds=old.bounds)
             clip.captions, clip.columns = old.captions, old.columns
             found.append(clip)
         return found
+
+    def finish(self, unit: Unit, timeline: Timeline) -> None:
+        """Nothing: what was found of the shots is recorded already."""
