@@ -233,9 +233,16 @@ def open_dataset(root: Path, config: Config, stages: Sequence[str], models: dict
         "config": resolved,
         "stages": made["stages"] | {stage: identity(config, stage) for stage in stages},
         "models": made["models"] | models,
+        "plugins": [*_others(made, config), *({"source": p.source, "sha256": p.sha256} for p in config.parts.plugins)],
     }
     if about != made:
         write_json(root / "dataset.json", about)
+
+
+def _others(made: dict[str, Any], config: Config) -> list[dict[str, str]]:
+    """Plugins that earlier jobs ran with, and this one does not."""
+    now = {plugin.source for plugin in config.parts.plugins}
+    return [plugin for plugin in made.get("plugins", ()) if plugin["source"] not in now]
 
 
 def _as_known(made: dict[str, Any], stage: str, config: Config) -> dict[str, Any]:
