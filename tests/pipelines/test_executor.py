@@ -100,7 +100,7 @@ def test_what_pools_get_of_a_machine():
     assert cpu.workers * cpu.cpus + gpu.workers * gpu.cpus <= 64
     cpu, gpu = allot(pools, config, place, units=3, cpus=2, gpus=1)
     assert (cpu.workers, gpu.workers) == (2, 2) and 2 * cpu.cpus + 2 * gpu.cpus <= 2
-    with pytest.raises(ExecutorError, match="execution.gpus is 0.5, and Ray sees no GPU"):
+    with pytest.raises(ExecutorError, match=r"execution.gpus is 0.5, and Ray sees no GPU"):
         allot(pools, config, place, units=3, cpus=2, gpus=0)
 
 

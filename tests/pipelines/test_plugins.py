@@ -62,7 +62,7 @@ def test_a_model_of_ones_own_is_chosen_by_its_kind(small_footage, tmp_path, watc
     said = {caption for (caption,) in rows(tmp_path / "d", "caption_video")}
     assert said <= {f"A clip, rather {colour}." for colour in ("red", "green", "blue")} and said
     assert Dataset(tmp_path / "d").models["caption_video"]["kind"] == "hue"
-    with pytest.raises(ConfigError, match="captions.video"):
+    with pytest.raises(ConfigError, match=r"captions\.video"):
         load("quickstart", overrides)
 
 
@@ -79,7 +79,7 @@ def test_everything_is_derived_from_what_a_part_declares():
     assert [pool.stages for pool in pools_of(config, with_needs(["sharpness"], config))] == [
         ("shots", "stills", "sharpness")
     ]
-    with pytest.raises(ConfigError, match="brightness.every must be greater than or equal to 1"):
+    with pytest.raises(ConfigError, match=r"brightness.every must be greater than or equal to 1"):
         load("quickstart", ["brightness.every=0"], [BRIGHTNESS])
     with pytest.raises(ConfigError, match="unknown key brightness"):
         load("quickstart", ["brightness.every=2"])
