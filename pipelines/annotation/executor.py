@@ -19,6 +19,7 @@ from typing import Any
 import psutil
 import pyarrow as pa
 
+from curate.base.extras import missing
 from curate.clip import Unit
 from curate.models import MissingWeights
 from curate.watching.isolation import CHANGED, KILLED, LATE, MEMORY, NO_ROOM, TIME, WORKER, Lost, NotStarted, settle
@@ -187,6 +188,8 @@ def load_steps(config: Config, stages: Sequence[str]) -> list[Step]:
         return build(config, stages)
     except MissingWeights as error:
         raise ExecutorError(str(error)) from error
+    except ModuleNotFoundError as error:
+        raise ExecutorError(missing(error) or str(error)) from error
     except Exception as error:
         raise ExecutorError(
             f"{_culprit(config, stages)} cannot be loaded: {_reason(error)}: its weights may be damaged: "

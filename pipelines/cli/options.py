@@ -50,12 +50,15 @@ def stages_of(text: str, config) -> list[str]:
 
 def place_of(config, executor: str | None, workers: int | None, address: str | None):
     from pipelines.annotation.executor import Place
+    from pipelines.cluster import require_ray
     from pipelines.config import ConfigError
 
     run = config.execution
     chosen = executor or run.executor
     if chosen not in ("ray", "inline"):
         raise ConfigError(f"--executor {chosen}: choose ray or inline")
+    if chosen == "ray":
+        require_ray("use --executor inline")
     return Place(chosen, workers or run.workers, address or run.address)
 
 

