@@ -40,7 +40,7 @@ ROUNDED = 1e-3  # s: Matroska and FLV round times by so much; no frame is repeat
 DEINTERLACE = "bwdif=mode=send_frame:parity=auto:deint=interlaced"
 
 
-class Encoder:
+class ClipEncoder:
     """H.264 into an mp4 in memory. size: shorter side in px, never enlarged. fps: None: the frames' own times."""
 
     def __init__(self, stream, size: int | None, fps: float | None, crf: int, preset: str, threads: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -69,13 +69,19 @@ class Span:
         return cls(**fields | {"origin": Origin(**origin) if origin else None})
 
 
+def origin_of(clock: str | None, facts: Mapping[str, Any], start: float | None) -> Origin | None:
+    """Where a clip's frames are counted from; None where the file's own times find them.
+
+    clock: of the clip. facts: of its unit, first_packet, first_pts and first_frame. start: of its unit, s.
+    """
+    if clock != COUNTED:
+        return None
+    return Origin(facts.get("first_packet") or 0, facts.get("first_pts"), facts.get("first_frame") or 0, start)
+
+
 def span_of(unit: Unit, clip: Clip) -> Span:
     """Where a clip's frames lie, for reading them again."""
-    facts, origin = unit.facts, None
-    if clip.clock == COUNTED:
-        origin = Origin(
-            facts.get("first_packet") or 0, facts.get("first_pts"), facts.get("first_frame") or 0, unit.start
-        )
+    origin = origin_of(clip.clock, unit.facts, unit.start)
     return Span(clip.start_frame, clip.end_frame, clip.start_time, clip.end_time, origin)
 
 

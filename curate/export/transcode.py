@@ -15,7 +15,7 @@ from typing import Any
 import av
 import av.error
 
-from curate.export.encode import Encoder
+from curate.export.encode import ClipEncoder
 from curate.export.span import BACK, CLOSE, FIRST_MISSING, Extracted, Span, frames_from, opened, plain
 from curate.video.opening import MAX_PIXELS, printable
 
@@ -90,7 +90,7 @@ class _Cut:
 
     def __init__(self, span: Span, settings: tuple) -> None:
         self.span, self.settings = span, settings
-        self.encoder: Encoder | None = None
+        self.encoder: ClipEncoder | None = None
         self.count = 0
         self.first = self.last = 0.0
         self.done = False
@@ -107,7 +107,7 @@ class _Cut:
 
     def add(self, stream: Any, frame: av.VideoFrame, time: float, ends: float) -> None:
         if self.encoder is None:
-            self.encoder, self.first = Encoder(stream, *self.settings), time
+            self.encoder, self.first = ClipEncoder(stream, *self.settings), time
         self.count += 1
         self.done = self.count == self.span.num_frames
         self.last = self.first + self.span.end_time - self.span.start_time if self.done else ends

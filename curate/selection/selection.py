@@ -29,11 +29,11 @@ from curate.selection.filters import Filter, SelectionError
 BASE_COLUMNS = ("clip_id", "start_time", "end_time")
 NUMERIC = re.compile(r"(U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|FLOAT|DOUBLE|REAL|DECIMAL.*)$")
 
-__all__ = ["BASE_COLUMNS", "NUMERIC", "ScoreTable", "Selection", "Step", "first_line", "quoted", "select"]
+__all__ = ["BASE_COLUMNS", "NUMERIC", "FunnelStep", "ScoreTable", "Selection", "first_line", "quoted", "select"]
 
 
 @dataclass(frozen=True)
-class Step:
+class FunnelStep:
     """One filter of the funnel. Clips and hours that it drops *alone* (of all clips), and what is left *in order*
     after it.
 
@@ -63,7 +63,7 @@ class Selection:
     """
 
     filters: tuple[Filter, ...]
-    steps: tuple[Step, ...]
+    steps: tuple[FunnelStep, ...]
     clips: int
     hours: float
     kept: int
@@ -243,7 +243,7 @@ class ScoreTable:
             why = "; ".join(f"{c}: {why_null[c]}" for c in empty) or "its columns have no values"
             raise SelectionError(f"{name}: null for every clip ({why}), or remove the filter")
 
-    def _funnel(self, filters: Sequence[Filter], thresholds: list) -> list[Step]:
+    def _funnel(self, filters: Sequence[Filter], thresholds: list) -> list[FunnelStep]:
         """Counts for all filters, alone and in order, in one scan."""
         if not filters:
             return []
@@ -259,7 +259,7 @@ class ScoreTable:
             ]
         row = self.db.execute(f"SELECT {', '.join(parts)} FROM verdicts").fetchall()[0]
         return [
-            Step(chosen.name, _readable(chosen, at), at, *row[5 * i : 5 * i + 5])
+            FunnelStep(chosen.name, _readable(chosen, at), at, *row[5 * i : 5 * i + 5])
             for i, (chosen, at) in enumerate(zip(filters, thresholds, strict=True))
         ]
 

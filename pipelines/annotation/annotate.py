@@ -22,7 +22,7 @@ from pipelines.config import Config, ConfigError, recorded
 from pipelines.dataset.claims import LOCK, claimed
 from pipelines.dataset.dataset import FORMAT, Dataset, DatasetError, Writer, forget, read_about, sweep, write_json
 from pipelines.sources.folders import PassedOver
-from pipelines.sources.sources import HELD, Found, find_videos
+from pipelines.sources.sources import HELD, FoundVideos, find_videos
 
 
 class Watcher(Protocol):
@@ -100,7 +100,7 @@ def annotate(
     chosen = with_needs(STAGES if stages is None else stages, config)
     models = check_weights(config, chosen)
     _refuse_foreign(root)
-    found = find_videos(sources, root) if sources else Found(State(Dataset(root), chosen, retry_failed).videos())
+    found = find_videos(sources, root) if sources else FoundVideos(State(Dataset(root), chosen, retry_failed).videos())
     summary = Summary(passed_over=found.passed_over)
     with claimed(root, "dataset", DatasetError):
         open_dataset(root, config, chosen, models)
@@ -121,7 +121,7 @@ def annotate(
 
 
 def _work(
-    found: Found,
+    found: FoundVideos,
     root: Path,
     config: Config,
     stages: tuple[str, ...],

@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 from curate.selection.filters import Filter
 from curate.selection.selection import Selection, select
 from pipelines.curated.card import write_card
-from pipelines.curated.cutting import CutterError, Cutters, Job, MapFn, Result
+from pipelines.curated.cutting import CutJob, CutterError, Cutters, MapFn, Result
 from pipelines.curated.passes import Moved, Spool
 from pipelines.curated.rows import HEAVY, write_rows
 from pipelines.curated.shards import Made, Standing, job_of, read_schema, write_shards
@@ -282,7 +282,7 @@ def _plan(
 def _after(results: list[Result], cut: MapFn) -> MapFn:
     """`cut`, for jobs of which the results of the first are there already."""
 
-    def mapped(jobs: Iterable[Job]) -> Iterator[Result]:
+    def mapped(jobs: Iterable[CutJob]) -> Iterator[Result]:
         jobs = iter(jobs)
         while results and next(jobs, None):
             yield results.pop(0)

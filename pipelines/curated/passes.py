@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from curate.clip import COUNTED, path_to_text, text_to_path
 from curate.export.span import CLOSE
-from pipelines.curated.cutting import Cutters, Job, asks_for_transcode, spooled
+from pipelines.curated.cutting import CutJob, Cutters, asks_for_transcode, spooled
 from pipelines.curated.shards import job_of
 from pipelines.dataset.files import writing
 
@@ -76,9 +76,9 @@ class Spool:
             return
         if self._groups is None:
             self._groups = deque(groups(self.rows, self.options, self.written))
-        under_way: deque[list[Job]] = deque()
+        under_way: deque[list[CutJob]] = deque()
 
-        def jobs() -> Iterator[list[Job]]:
+        def jobs() -> Iterator[list[CutJob]]:
             while self._groups and self._groups[0][0] < end:
                 group = self._jobs(self._groups.popleft())
                 missing = [job for job in group if not spooled(self.folder, job.clip_id)]
@@ -105,12 +105,12 @@ class Spool:
             for suffix in ("json", "mp4"):
                 (self.folder / f"{clip_id}.{suffix}").unlink(missing_ok=True)
 
-    def _jobs(self, positions: list[int]) -> list[Job]:
+    def _jobs(self, positions: list[int]) -> list[CutJob]:
         columns = [name for name in pq.read_schema(self.rows).names if name not in HEAVY]
         found = pq.read_table(self.rows, columns=columns, filters=[("_position", "in", positions)])
         return [job_of(self.moved.row(row), self.options, self.folder) for row in found.to_pylist()]
 
-    def _count(self, group: list[Job]) -> None:
+    def _count(self, group: list[CutJob]) -> None:
         self.ready |= {job.clip_id for job in group if (self.folder / f"{job.clip_id}.json").exists()}
         self.tell(self.done, self.failed)
 

@@ -14,10 +14,10 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curate.clip import COUNTED, Column, text_to_path
+from curate.clip import Column, text_to_path
 from curate.export.extract import Extracted, Span
-from curate.export.span import Origin
-from pipelines.curated.cutting import Job, MapFn, Source
+from curate.export.span import origin_of
+from pipelines.curated.cutting import CutJob, MapFn, SourceFile
 from pipelines.dataset.files import FOOTER, commit, writing
 
 if TYPE_CHECKING:
@@ -89,19 +89,15 @@ def read_schema(clips: pa.Schema, drop: Sequence[str]) -> pa.Schema:
     return pa.schema([*fields, *(c.field() for c in ADDED)], metadata={b"huggingface": json.dumps(info).encode()})
 
 
-def job_of(row: dict[str, Any], options: dict[str, Any], spool: Path | None = None) -> Job:
+def job_of(row: dict[str, Any], options: dict[str, Any], spool: Path | None = None) -> CutJob:
     """row: of a clip, with _bytes, _keyframes and the unit's marks, as the plan of a curated dataset has them."""
-    span = Span(row["start_frame"], row["end_frame"], row["start_time"], row["end_time"], _origin(row))
-    source = Source(row["video_id"], row["_bytes"], row.get("_modified"), row.get("_checksum"))
-    return Job(
+    facts = {name: row.get(f"_{name}") for name in ("first_packet", "first_pts", "first_frame")}
+    origin = origin_of(row.get("clock"), facts, row.get("_unit_start"))
+    span = Span(row["start_frame"], row["end_frame"], row["start_time"], row["end_time"], origin)
+    source = SourceFile(row["video_id"], row["_bytes"], row.get("_modified"), row.get("_checksum"))
+    return CutJob(
         row["clip_id"], text_to_path(row["video_path"]), span, row["_keyframes"], options, source, spool and str(spool)
     )
-
-
-def _origin(row: dict[str, Any]) -> Origin | None:
-    if row.get("clock") != COUNTED:
-        return None
-    return Origin(row["_first_packet"] or 0, row["_first_pts"], row["_first_frame"] or 0, row["_unit_start"])
 
 
 def row_of(row: dict[str, Any], made: Extracted) -> dict[str, Any]:
@@ -183,7 +179,7 @@ def write_shards(
     spool.written = [(bounds[k], bounds[k + 1]) for k in range(count) if k not in missing]
     ahead: list[dict[str, Any]] = []  # rows whose jobs were handed out and whose results are to come
 
-    def jobs() -> Iterator[Job]:
+    def jobs() -> Iterator[CutJob]:
         for k in missing:
             spool.fill(bounds[k + 1])
             table = pq.read_table(rows, filters=[("_position", ">=", bounds[k]), ("_position", "<", bounds[k + 1])])

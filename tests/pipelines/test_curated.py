@@ -23,7 +23,7 @@ from curate.selection.filters import Filter, SelectionError, parse_filters
 from curate.video.identity import fingerprint
 from curate.watching import isolation
 from pipelines.curated.curated import CuratedError, make_curated
-from pipelines.curated.cutting import Cutters, Job, cut
+from pipelines.curated.cutting import CutJob, Cutters, cut
 from pipelines.dataset import statistics
 from pipelines.dataset.dataset import FORMAT, Dataset, Tables, Writer, write_json
 
@@ -310,7 +310,7 @@ cutting.cut = cut
 
 def jobs_of(dataset):
     path = str(dataset.root / "src" / "0.mp4")
-    return [Job(f"{12 * i:08d}", path, Span(12 * i, 12 * i + 12, i * 0.48, i * 0.48 + 0.48)) for i in range(6)]
+    return [CutJob(f"{12 * i:08d}", path, Span(12 * i, 12 * i + 12, i * 0.48, i * 0.48 + 0.48)) for i in range(6)]
 
 
 def test_a_child_that_is_killed_or_stopped_costs_a_second_try(dataset):
