@@ -12,28 +12,13 @@ import pyarrow as pa
 from PIL import Image
 
 from curate.selection.selection import Selection, quoted
+from pipelines.dataset.columns import score_columns, unit_of
 from pipelines.dataset.files import writing
 
 INK, MUTED, GRID = "#22272e", "#8b949e", "#e6e8eb"
 KEPT, DROPPED = "#2a7f62", "#d8a48f"
 BINS = 48
-NOT_SCORES = {
-    "unit",
-    "start_time",
-    "end_time",
-    "start_frame",
-    "end_frame",
-    "shot_start_time",
-    "shot_end_time",
-    "_seconds",
-}
 DERIVED = {"seconds": "end_time - start_time"}
-
-
-def score_columns(schema: pa.Schema) -> list[str]:
-    """Numeric columns of clips that say something of them, in the table's order."""
-    numeric = (pa.types.is_floating, pa.types.is_integer)
-    return [f.name for f in schema if f.name not in NOT_SCORES and any(test(f.type) for test in numeric)]
 
 
 def plot_scores(clips: str, schema: pa.Schema, selection: Selection, folder: Path) -> list[dict[str, Any]]:
@@ -53,7 +38,7 @@ def plot_scores(clips: str, schema: pa.Schema, selection: Selection, folder: Pat
         value, kept = np.asarray(values["value"]), np.asarray(values["kept"], bool)
         if not len(value) or value.min() == value.max():
             continue
-        unit = _unit(schema, name)
+        unit = "s" if name in DERIVED else unit_of(schema, name)
         figure, axes = plt.subplots(figsize=(6.4, 2.6))
         figure.subplots_adjust(left=0.085, right=0.99, top=0.89, bottom=0.17)
         low, high = np.quantile(value, [0.0, 0.995])
@@ -167,12 +152,6 @@ def _cropped(jpeg: bytes, aspect: float) -> np.ndarray:
     wide, tall = min(width, round(height * aspect)), min(height, round(width / aspect))
     left, top = (width - wide) // 2, (height - tall) // 2
     return np.asarray(image.crop((left, top, left + wide, top + tall)))
-
-
-def _unit(schema: pa.Schema, name: str) -> str:
-    if name in DERIVED:
-        return "s"
-    return ((schema.field(name).metadata or {}).get(b"unit") or b"").decode()
 
 
 def _pyplot():

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from curate.selection.filters import Filter, SelectionError
 from curate.selection.selection import quoted, select
-from pipelines.curated.plots import score_columns
+from pipelines.dataset.columns import score_columns, unit_of
 from pipelines.dataset.dataset import Dataset
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
@@ -148,7 +148,7 @@ def _scores(db: duckdb.DuckDBPyConnection, clips: str, schema: Any, count: int) 
     return [
         Score(
             name,
-            ((schema.field(name).metadata or {}).get(b"unit") or b"").decode(),
+            unit_of(schema, name),
             row[2 * i] or [],
             count - row[2 * i + 1],
         )
