@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from curate.selection.presets import preset_help
 from pipelines.cli import inspecting as inspector
 from pipelines.cli import training as training_cli
 from pipelines.cli.errors import DONE, WITH_FAILURES, err_console, errors, out_console
@@ -137,9 +138,7 @@ def select(
     maximum: Annotated[
         list[str], typer.Option("--max", metavar="COLUMN=VALUE", help="keep at most, e.g. text_area=0.07")
     ] = [],  # noqa: B006
-    preset: Annotated[
-        str | None, typer.Option(help="a named selection: svd (the paper's percentiles), svd-final, none")
-    ] = None,
+    preset: Annotated[str | None, typer.Option(help=preset_help())] = None,
     config: Annotated[
         str | None,
         typer.Option(

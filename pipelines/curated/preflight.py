@@ -43,7 +43,7 @@ def check_filters(filters: Sequence[Filter], config: Config) -> None:
     table = ScoreTable(nulls, filters)
     why = curated.why_empty(config.model_dump(mode="json"))
     for chosen in filters:
-        if chosen.kind == "where":
+        if not chosen.rule.on_column:
             mentioned = {name for name in table.types if name.lower() in chosen.sql.lower()}
             unknown = dict.fromkeys(mentioned - why.keys(), UNKNOWN)
             try:
