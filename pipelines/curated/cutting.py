@@ -19,7 +19,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from curate.export.extract import Extracted, ExtractError, Span, extract
+from curate.export.extract import ClipForm, Extracted, ExtractError, Span, extract
+from curate.export.span import ASKED_FOR, NO_KEYFRAME
 from curate.export.transcode import transcode
 from curate.video.identity import checksum, fingerprint
 from curate.video.opening import printable
@@ -88,10 +89,10 @@ def cut_together(jobs: Sequence[CutJob]) -> None:
     jobs = sorted(jobs, key=lambda job: (job.span.start_frame, job.span.end_frame))
     if changed(jobs[0].path, jobs[0].source):
         return  # each says so when its turn comes
-    options = {name: value for name, value in jobs[0].options.items() if name not in ("snap", "trim", "codec")}
-    why = "asked for" if asks_for_transcode(jobs[0].options) else "no keyframe near the clip's start"
+    form = ClipForm(**jobs[0].options)
+    why = NO_KEYFRAME if form.may_copy else ASKED_FOR
     spans = [job.span for job in jobs]
-    for job, made in zip(jobs, transcode(jobs[0].path, spans, why=why, **options), strict=True):
+    for job, made in zip(jobs, transcode(jobs[0].path, spans, form, why=why), strict=True):
         if isinstance(made, str):
             continue
         folder = Path(job.spool)
@@ -99,12 +100,6 @@ def cut_together(jobs: Sequence[CutJob]) -> None:
         aside = folder / f"{job.clip_id}.tmp"
         aside.write_text(json.dumps(asdict(replace(made, bytes=b"")) | {"bytes": None, "size": len(made.bytes)}))
         os.replace(aside, folder / f"{job.clip_id}.json")
-
-
-def asks_for_transcode(options: dict[str, Any]) -> bool:
-    """Whether packets are not to be copied, whatever the source is."""
-    form = any(options.get(name) is not None for name in ("size", "fps", "codec"))
-    return form or options.get("snap") is False
 
 
 def spooled(folder: Path, clip_id: str) -> Extracted | None:

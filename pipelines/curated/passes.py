@@ -16,8 +16,8 @@ import duckdb
 import pyarrow.parquet as pq
 
 from curate.clip import COUNTED, path_to_text, text_to_path
-from curate.export.span import CLOSE
-from pipelines.curated.cutting import CutJob, Cutters, asks_for_transcode, spooled
+from curate.export.span import CLOSE, ClipForm
+from pipelines.curated.cutting import CutJob, Cutters, spooled
 from pipelines.curated.shards import job_of
 from pipelines.dataset.files import writing
 
@@ -121,11 +121,12 @@ def groups(rows: Path, options: Mapping[str, Any], written: Sequence[tuple[int, 
     A clip is alone where it can be copied: its packets have a clock, and it has a keyframe near its start. written:
     positions from, to, of clips that are done.
     """
-    late = f"start_time + {options.get('trim', 0.1)} * (end_time - start_time) + {CLOSE}"
+    form = ClipForm(**options)
+    late = f"start_time + {form.trim} * (end_time - start_time) + {CLOSE}"
     copied = f"list_max(list_filter(_keyframes, lambda k: k <= {late})) >= start_time - {CLOSE}"
     if "clock" in pq.read_schema(rows).names:  # not in datasets of an older Winnow
         copied += f" AND coalesce(clock, '') <> '{COUNTED}'"
-    if asks_for_transcode(dict(options)):
+    if not form.may_copy:
         copied = "false"
     left = " AND ".join(f"NOT (_position >= {first} AND _position < {end})" for first, end in written) or "true"
     query = f"""
