@@ -148,6 +148,7 @@ def select(
         ),
     ] = None,
     set_: Overrides = [],  # noqa: B006
+    format_: Annotated[str | None, typer.Option("--format", help="how the clips are written, e.g. parquet")] = None,
     shard_size: Annotated[str | None, typer.Option(help="about this much a shard, e.g. 256MB")] = None,
     seed: Seed = None,
     workers: Workers = None,
@@ -174,12 +175,11 @@ def select(
         from curate.selection.filters import filters_from_options, parse_filters
 
         resolved = recorded_config(dataset, set_) if config is None else config_of(config, set_)
-        resolved = with_export(resolved, seed=seed, shard_size=shard_size)
+        resolved = with_export(resolved, seed=seed, shard_size=shard_size, format=format_)
         filters = filters_from_options(where, minimum, maximum, drop_bottom, drop_top)
         if preset:
             filters = parse_filters(preset) + filters
-        elif not filters:
-            filters = resolved.filters
+        filters = filters or ([] if preset else resolved.filters)
         if dry_run:
             _funnel(dataset, filters)
             raise typer.Exit(DONE)
@@ -249,22 +249,13 @@ def _annotate(sources, out, config, stages, place, retry_failed) -> bool:
 def _select(dataset, out, config, filters, workers, source_roots=None) -> int:
     """How many of the kept clips could not be cut."""
     from pipelines.cli.progress import CutLine, print_curated
-    from pipelines.curated.curated import make_curated
+    from pipelines.curated.curated import CuratedRequest, Work, make_curated
     from pipelines.dataset.dataset import Dataset
 
+    request = CuratedRequest.of(config, filters, source_roots)
     with CutLine(err_console) as line:
-        made = make_curated(
-            Dataset(dataset),
-            filters,
-            out,
-            seed=config.export.seed,
-            shard_bytes=config.export.shard_bytes,
-            options=config.export.options,
-            limits=config.decode.cut_limits,
-            workers=workers,
-            progress=line.update,
-            source_roots=source_roots,
-        )
+        work = Work(limits=config.decode.cut_limits, workers=workers, progress=line.update)
+        made = make_curated(Dataset(dataset), request, out, work)
     print_curated(out_console, made)
     return len(made.failed)
 

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from curate.clip import text_to_path
 from curate.export.extract import Span
 from pipelines.curated.cutting import CutJob, CutterError, Cutters
-from pipelines.curated.shards import job_of
+from pipelines.curated.rows import job_of
 from pipelines.inspector.columns import Columns
 
 STILLS = ("first", "middle", "last")
