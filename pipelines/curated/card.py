@@ -10,7 +10,8 @@ import pyarrow as pa
 import yaml
 
 from curate.selection.selection import Selection
-from pipelines.curated.plots import contact_sheet, plot_scores
+from pipelines.curated.plots import plot_scores
+from pipelines.curated.sheet import contact_sheet
 from pipelines.dataset.files import whole
 from pipelines.formats.format import Format
 

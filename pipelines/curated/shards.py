@@ -127,22 +127,9 @@ class ShardSet:
 
     def write(self, k: int, clips: Iterable[tuple[Mapping[str, Any], Result]]) -> None:
         """Write a shard of (row, result): aside, flushed to the disk, and renamed when it is whole."""
-        counts, aside = ShardCounts(), self.folder / f"{self._stem(k)}.tmp"
+        aside = self.folder / f"{self._stem(k)}.tmp"
         try:
-            with writing(self.folder):
-                shard = self.format.open(aside, self.schema)
-            try:
-                for row, result in clips:
-                    if isinstance(result, str):
-                        counts.failure(row, result)
-                        continue
-                    counts.clip(row, result)
-                    with writing(self.folder):
-                        shard.add(row_of(row, result), result.bytes)
-                with writing(self.folder):
-                    shard.finish(counts.footer())
-            finally:
-                shard.abandon()
+            counts = self._fill(aside, clips)
             with writing(self.folder):
                 _flush(aside)
                 if self.format.footer(aside) is None:
@@ -151,6 +138,26 @@ class ShardSet:
                 commit(aside, self.path(k))
         finally:
             _remove(aside)
+
+    def _fill(self, aside: Path, clips: Iterable[tuple[Mapping[str, Any], Result]]) -> ShardCounts:
+        counts, added = ShardCounts(), {column.name for column in self.format.columns}
+        names = [name for name in self.schema.names if name not in added]
+        with writing(self.folder):
+            shard = self.format.open(aside, self.schema)
+        try:
+            for row, result in clips:
+                if isinstance(result, str):
+                    counts.failure(row, result)
+                    continue
+                counts.clip(row, result)
+                made = row_of(row, result)
+                with writing(self.folder):
+                    shard.add({name: made.get(name) for name in names}, result.bytes)
+            with writing(self.folder):
+                shard.finish(counts.footer())
+        finally:
+            shard.abandon()
+        return counts
 
     def _stem(self, k: int) -> str:
         return f"train-{k:05d}-of-{self.count:05d}"

@@ -121,7 +121,8 @@ def _curated(root: Path) -> Statistics:
     try:
         about = json.loads((root / "selection.json").read_text(encoding="utf-8"))
         files = sorted((root / "data").glob("train-*.parquet"))
-        made, schema = about["curated"], pq.read_schema(files[0])
+        made, tables = about["curated"], "format" not in about.get("request", {})  # only Parquet is not named
+        schema = pq.read_schema(files[0]) if tables else None
     except (OSError, ValueError, KeyError, IndexError) as error:
         raise StatisticsError(f"{root}: damaged ({type(error).__name__}: {error}); run winnow select again") from None
     found = Statistics("curated", root, made["clips"], made["hours"], before=(about["clips"], about["hours"]))
@@ -130,8 +131,9 @@ def _curated(root: Path) -> Statistics:
     for failure in made["failed"]:
         reasons[failure["reason"]] = reasons.get(failure["reason"], 0) + 1
     found.failures = [("cut", reason, count) for reason, count in sorted(reasons.items(), key=lambda item: -item[1])]
-    listed = ", ".join("'" + str(path).replace("'", "''") + "'" for path in files)
-    found.scores = _scores(duckdb.connect(), f"read_parquet([{listed}])", schema, made["clips"])
+    if tables:
+        listed = ", ".join("'" + str(path).replace("'", "''") + "'" for path in files)
+        found.scores = _scores(duckdb.connect(), f"read_parquet([{listed}])", schema, made["clips"])
     return found
 
 

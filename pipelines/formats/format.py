@@ -46,14 +46,14 @@ class ShardFile:
     """One shard in the making. What it writes is at its own path only: the caller moves it to its place."""
 
     def add(self, row: Mapping[str, Any], clip: bytes) -> None:
-        """One clip: its row, as `Format.schema` has the columns, but for those that the format adds; and its mp4."""
+        """One clip: its row, with the columns of `Format.schema` but those that the format adds; and its mp4."""
         raise NotImplementedError
 
     def finish(self, footer: Mapping[str, Any]) -> None:
         """Write what is left, and close. footer: counts, JSON values; to be kept only where `Format.footer` reads them."""
 
     def abandon(self) -> None:
-        """Close, whatever is open, without an error: the shard will be deleted."""
+        """Close what is still open, without an error: after `finish`, or where the shard was given up and will be deleted."""
 
 
 class Format:
