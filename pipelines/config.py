@@ -7,7 +7,6 @@ What is recorded in `dataset.json` is the resolved config, so it says what ran w
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from functools import lru_cache, reduce
 from operator import or_
@@ -20,6 +19,7 @@ from curate.base.section import Section
 from curate.part import Role
 from curate.parts import Parts
 from curate.selection.filters import Filter, SelectionError, parse_filters
+from pipelines.formats.options import Export
 from pipelines.typed_yaml import ConfigError, find, known, override, read_tree, validate
 
 FULL_HD = 1920 * 1080
@@ -62,56 +62,6 @@ class Prefilter(Section):
 
 
 # --- what is done with the scores
-
-
-def size_of(text: str) -> int:
-    """Bytes of `256MB`, `1 GiB` or `4096`; at least 1."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kKMGT]i?B|B)?", text.strip())
-    if not found:
-        raise ConfigError(f"size {text!r}: write a number and a unit, e.g. 256MB")
-    unit = found[2] or "B"
-    base = 1024 if "i" in unit else 1000
-    size = int(float(found[1]) * base ** ("BKMGT".index(unit[0].upper())))
-    if size < 1:
-        raise ConfigError(f"size {text!r}: must be greater than 0, e.g. 256MB")
-    return size
-
-
-class Export(Section):
-    """How the bytes of a kept clip are made. With size, fps or codec unset, and a keyframe that fits, they are copied."""
-
-    snap: bool = True
-    trim: float = Field(
-        0.1,
-        ge=0,
-        lt=1,
-        description="largest share of a clip's frames that a copy at keyframes may lose; else it is encoded",
-    )
-    size: int | None = Field(None, ge=16, description="shorter side in px")
-    fps: float | None = Field(None, gt=0)
-    codec: Literal["h264"] | None = None
-    crf: int = Field(18, ge=0, le=51)
-    seed: int = Field(0, description="order of the clips in the shards")
-    shard_size: str = Field("256MB", description="about what a shard takes")
-
-    @field_validator("shard_size", mode="before")
-    @classmethod
-    def _size(cls, value: Any) -> str:
-        value = str(value)  # YAML makes a number of 4096
-        try:
-            size_of(value)
-        except ConfigError as error:
-            raise ValueError(f"export.shard_size: {error}") from None
-        return value
-
-    @property
-    def shard_bytes(self) -> int:
-        return size_of(self.shard_size)
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Arguments of `curate.export.extract.extract`."""
-        return self.model_dump(include={"snap", "trim", "size", "fps", "codec", "crf"})
 
 
 class Execution(Section):
@@ -226,4 +176,4 @@ def recorded(tree: dict, origin: str, parts: Parts | None = None) -> Config:
     return validate(kind, known(kind, tree | {"plugins": []}), origin)
 
 
-__all__ = ["Config", "ConfigError", "load", "override", "recorded", "resolve", "schema", "size_of"]
+__all__ = ["Config", "ConfigError", "load", "override", "recorded", "resolve", "schema"]

@@ -33,7 +33,7 @@ from pipelines.dataset.dataset import (
     write_json,
 )
 from pipelines.sources.folders import PassedOver
-from pipelines.sources.sources import HELD, Found, find_videos
+from pipelines.sources.sources import HELD, FoundVideos, find_videos
 
 
 class Watcher(Protocol):
@@ -114,7 +114,7 @@ def annotate(
     found = (
         find_videos(sources, root)
         if sources
-        else Found(State(Dataset(root), chosen, retry_failed, config.parts).videos())
+        else FoundVideos(State(Dataset(root), chosen, retry_failed, config.parts).videos())
     )
     summary = Summary(passed_over=found.passed_over)
     with claimed(root, "dataset", DatasetError):
@@ -136,7 +136,7 @@ def annotate(
 
 
 def _work(
-    found: Found,
+    found: FoundVideos,
     root: Path,
     config: Config,
     stages: tuple[str, ...],

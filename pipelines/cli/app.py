@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from curate.selection.presets import preset_help
 from pipelines.cli import inspecting as inspector
 from pipelines.cli import training as training_cli
 from pipelines.cli.errors import DONE, WITH_FAILURES, err_console, errors, out_console
@@ -145,9 +146,7 @@ def select(
     maximum: Annotated[
         list[str], typer.Option("--max", metavar="COLUMN=VALUE", help="keep at most, e.g. text_area=0.07")
     ] = [],  # noqa: B006
-    preset: Annotated[
-        str | None, typer.Option(help="a named selection: svd (the paper's percentiles), svd-final, none")
-    ] = None,
+    preset: Annotated[str | None, typer.Option(help=preset_help())] = None,
     config: Annotated[
         str | None,
         typer.Option(
@@ -157,6 +156,7 @@ def select(
         ),
     ] = None,
     set_: Overrides = [],  # noqa: B006
+    format_: Annotated[str | None, typer.Option("--format", help="how the clips are written, e.g. parquet")] = None,
     shard_size: Annotated[str | None, typer.Option(help="about this much a shard, e.g. 256MB")] = None,
     seed: Seed = None,
     workers: Workers = None,
@@ -183,12 +183,11 @@ def select(
         from curate.selection.filters import filters_from_options, parse_filters
 
         resolved = recorded_config(dataset, set_) if config is None else config_of(config, set_)
-        resolved = with_export(resolved, seed=seed, shard_size=shard_size)
+        resolved = with_export(resolved, seed=seed, shard_size=shard_size, format=format_)
         filters = filters_from_options(where, minimum, maximum, drop_bottom, drop_top)
         if preset:
             filters = parse_filters(preset) + filters
-        elif not filters:
-            filters = resolved.filters
+        filters = filters or ([] if preset else resolved.filters)
         if dry_run:
             _funnel(dataset, filters)
             raise typer.Exit(DONE)
@@ -260,22 +259,13 @@ def _annotate(sources, out, config, stages, place, retry_failed) -> bool:
 def _select(dataset, out, config, filters, workers, source_roots=None) -> int:
     """How many of the kept clips could not be cut."""
     from pipelines.cli.progress import CutLine, print_curated
-    from pipelines.curated.curated import make_curated
+    from pipelines.curated.curated import CuratedRequest, Work, make_curated
     from pipelines.dataset.dataset import Dataset
 
+    request = CuratedRequest.of(config, filters, source_roots)
     with CutLine(err_console) as line:
-        made = make_curated(
-            Dataset(dataset),
-            filters,
-            out,
-            seed=config.export.seed,
-            shard_bytes=config.export.shard_bytes,
-            options=config.export.options,
-            limits=config.decode.cut_limits,
-            workers=workers,
-            progress=line.update,
-            source_roots=source_roots,
-        )
+        work = Work(limits=config.decode.cut_limits, workers=workers, progress=line.update)
+        made = make_curated(Dataset(dataset), request, out, work)
     print_curated(out_console, made)
     return len(made.failed)
 

@@ -26,8 +26,9 @@ def recorded_config(dataset: str, overrides: list[str] = []):  # noqa: B006
 
 
 def with_export(config, **options):
-    """The config with the options of the command line that were given: of a shard's size and of the order."""
-    from pipelines.config import ConfigError, resolve, size_of
+    """The config with the options of the command line that were given: format, size of a shard, order."""
+    from pipelines.config import ConfigError, resolve
+    from pipelines.formats.options import size_of
 
     given = {name: value for name, value in options.items() if value is not None}
     try:

@@ -12,7 +12,8 @@ from curate.selection.filters import Filter, SelectionError
 from curate.selection.selection import ScoreTable, quoted, select
 from pipelines.annotation.stages import tables_of
 from pipelines.config import Config, ConfigError
-from pipelines.curated import curated
+from pipelines.curated.curated import why_empty
+from pipelines.curated.request import CuratedRequest, state_of
 
 UNKNOWN = "not known before it has run"
 
@@ -24,15 +25,8 @@ def check_run(config: Config, out: str | Path) -> None:
     fills. CuratedError: a folder that holds something else.
     """
     check_filters(config.filters, config)
-    export = config.export
-    request = {
-        "filters": [chosen.to_dict() for chosen in config.filters],
-        "seed": export.seed,
-        "shard_bytes": export.shard_bytes,
-        "options": {name: value for name, value in sorted(export.options.items()) if value is not None},
-    }
     # Of the request that `make_curated` compares, only what is known already: not the state of the dataset.
-    curated._state(Path(out), request)
+    state_of(Path(out), CuratedRequest.of(config).to_dict())
 
 
 def check_filters(filters: Sequence[Filter], config: Config) -> None:
@@ -41,9 +35,9 @@ def check_filters(filters: Sequence[Filter], config: Config) -> None:
     columns = (f"NULL::{kind} AS {quoted(name)}" for name, kind in zip(empty.columns, empty.types, strict=True))
     nulls = f"(SELECT {', '.join(columns)})"  # one clip without values: enough to look up names and types
     table = ScoreTable(nulls, filters)
-    why = curated.why_empty(config.model_dump(mode="json"))
+    why = why_empty(config.model_dump(mode="json"))
     for chosen in filters:
-        if chosen.kind == "where":
+        if not chosen.rule.on_column:
             mentioned = {name for name in table.types if name.lower() in chosen.sql.lower()}
             unknown = dict.fromkeys(mentioned - why.keys(), UNKNOWN)
             try:

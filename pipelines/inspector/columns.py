@@ -23,8 +23,8 @@ import pyarrow as pa
 
 from curate.selection.filters import Filter, SelectionError
 from curate.selection.selection import BASE_COLUMNS, NUMERIC, ScoreTable, first_line, quoted
-from pipelines.curated.plots import NOT_SCORES
 from pipelines.dataset import labels
+from pipelines.dataset.columns import NOT_SCORES
 from pipelines.inspector.source import Source
 
 PLACES = ("filename", "file_row_number")

@@ -22,8 +22,8 @@ import pyarrow.parquet as pq
 
 from curate.clip import text_to_path
 from curate.export.extract import Span
-from pipelines.curated.cutting import CutterError, Cutters, Job
-from pipelines.curated.shards import job_of
+from pipelines.curated.cutting import CutJob, CutterError, Cutters
+from pipelines.curated.rows import job_of
 from pipelines.inspector.columns import Columns
 
 STILLS = ("first", "middle", "last")
@@ -168,7 +168,7 @@ class ClipCache:
         self._trim(path)
         return path
 
-    def cut(self, job: Job) -> bytes:
+    def cut(self, job: CutJob) -> bytes:
         try:
             (made,) = self.cutters([job])
         except CutterError as error:
@@ -180,7 +180,7 @@ class ClipCache:
     def warm(self) -> None:
         """Start the child process, with a job that it refuses."""
         with suppress(CutterError):  # the first clip that is asked for says so
-            list(self.cutters([Job("", os.devnull, Span(0, 1, 0.0, 1.0))]))
+            list(self.cutters([CutJob("", os.devnull, Span(0, 1, 0.0, 1.0))]))
 
     def close(self) -> None:
         self.cutters.__exit__()

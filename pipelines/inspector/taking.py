@@ -156,7 +156,7 @@ def _packed(chosen: Filter) -> dict[str, Any]:
 
 def _main() -> None:
     from pipelines.config import recorded
-    from pipelines.curated.curated import make_curated
+    from pipelines.curated.curated import CuratedRequest, Work, make_curated
     from pipelines.dataset.dataset import Dataset
 
     request = json.load(sys.stdin)
@@ -169,13 +169,12 @@ def _main() -> None:
         config = recorded(dataset.config, f"{request['dataset']}/dataset.json")
         made = make_curated(
             dataset,
-            [Filter(**f) for f in request["filters"]],
+            CuratedRequest.of(config, [Filter(**f) for f in request["filters"]]),
             request["out"],
-            seed=config.export.seed,
-            shard_bytes=config.export.shard_bytes,
-            options=config.export.options,
-            limits=config.decode.cut_limits,
-            progress=lambda done, total, failed: say(done=done, total=total, failed=failed),
+            Work(
+                limits=config.decode.cut_limits,
+                progress=lambda done, total, failed: say(done=done, total=total, failed=failed),
+            ),
         )
     except Exception as error:  # the page shows the reason, whatever it is
         say(state="failed", error=" ".join(str(error).split()) or type(error).__name__)
