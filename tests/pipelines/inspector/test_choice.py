@@ -9,10 +9,10 @@ import pytest
 from curate.selection.filters import Filter, SelectionError
 from curate.selection.selection import ScoreTable, select
 from pipelines.dataset import labels
-from pipelines.inspector.choice import Chooser, axis_of
-from pipelines.inspector.columns import Columns, TooLong, identifiers, ordered, passing
-from pipelines.inspector.grid import Find, Grid, Page
-from pipelines.inspector.source import Source
+from pipelines.inspector.data.choice import Chooser, axis_of
+from pipelines.inspector.data.columns import Columns, TooLong, identifiers, ordered, passing
+from pipelines.inspector.data.inspected import Source
+from pipelines.inspector.data.listing import Find, Grid, Page
 
 N = 3000
 
@@ -150,7 +150,7 @@ def test_a_condition_loads_the_columns_that_it_names(chooser, monkeypatch):
 
 
 def test_loading_columns_is_stopped_too(chooser, monkeypatch):
-    monkeypatch.setattr("pipelines.inspector.columns.QUERY_SECONDS", 0.2)
+    monkeypatch.setattr("pipelines.inspector.data.columns.QUERY_SECONDS", 0.2)
     source = chooser.columns.source
     slow = "range(20000) a, range(20000) b WHERE a.range * b.range % 7 = 9"
     monkeypatch.setattr(source, "clips", f"(SELECT c.* FROM {source.clips} c, {slow})")

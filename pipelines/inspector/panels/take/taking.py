@@ -1,6 +1,6 @@
 """Taking a selection away: as a command, as YAML, and as a folder that `select` makes while the page looks on.
 
-python -m pipelines.inspector.taking      reads one request from its input and prints a line of JSON for each step
+python -m pipelines.inspector.panels.take.taking      reads one request from its input and prints a line of JSON for each step
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import yaml
 
 from curate.selection.filters import COLUMN_KINDS, Filter, SelectionError, parse_filters
 from pipelines.dataset import labels
-from pipelines.inspector.columns import identifiers
-from pipelines.inspector.source import Source
+from pipelines.inspector.data.columns import identifiers
+from pipelines.inspector.data.inspected import Source
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -99,7 +99,7 @@ class Taker:
                 raise SelectionError("a selection is being written already: wait for it, or stop it")
             request = {"dataset": source.dataset, "out": str(out), "filters": [_packed(f) for f in filters]}
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "pipelines.inspector.taking"],
+                [sys.executable, "-m", "pipelines.inspector.panels.take.taking"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,

@@ -12,15 +12,15 @@ import numpy as np
 
 from curate.selection.filters import SelectionError
 from pipelines.dataset import labels
-from pipelines.inspector.choice import Chooser, plain
-from pipelines.inspector.columns import SECONDS, Columns
-from pipelines.inspector.film import LENGTH_NOTES
-from pipelines.inspector.grid import Grid, Page
-from pipelines.inspector.likeness import Encoder, Likeness
-from pipelines.inspector.media import ClipCache, Media
-from pipelines.inspector.overview import overview
-from pipelines.inspector.source import Source, SourceError, open_source, signature
-from pipelines.inspector.taking import Taker
+from pipelines.inspector.data.choice import Chooser, plain
+from pipelines.inspector.data.columns import SECONDS, Columns
+from pipelines.inspector.data.inspected import Source, SourceError, open_source, signature
+from pipelines.inspector.data.likeness import Encoder, Likeness
+from pipelines.inspector.data.listing import Grid, Page
+from pipelines.inspector.data.media import ClipCache, Media
+from pipelines.inspector.data.overview import overview
+from pipelines.inspector.panels.clip.film import LENGTH_NOTES
+from pipelines.inspector.panels.take.taking import Taker
 
 LARGE = 400_000  # clips
 SLOTS = 7  # stills along a histogram

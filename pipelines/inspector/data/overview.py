@@ -7,8 +7,8 @@ from typing import Any
 import duckdb
 
 from pipelines.dataset.statistics import footage_sql
-from pipelines.inspector.columns import Columns
-from pipelines.inspector.source import Source
+from pipelines.inspector.data.columns import Columns
+from pipelines.inspector.data.inspected import Source
 
 LENGTHS = ((10, "under 10 s"), (60, "10 s to 1 min"), (300, "1 to 5 min"), (1800, "5 to 30 min"), (1e12, "over 30 min"))
 MOST = 8

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.inspector.choice import Choice
-from pipelines.inspector.columns import Columns
+from pipelines.inspector.data.choice import Choice
+from pipelines.inspector.data.columns import Columns
 
 
 def agreement(columns: Columns, choice: Choice) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from curate.selection.filters import Filter, SelectionError
 from curate.selection.selection import quoted
-from pipelines.inspector.choice import Choice, Chooser
-from pipelines.inspector.columns import SECONDS
+from pipelines.inspector.data.choice import Choice, Chooser
+from pipelines.inspector.data.columns import SECONDS
 
 MAX_ROWS = 240
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from curate.selection.filters import Filter, SelectionError
-from pipelines.inspector.columns import LENGTH, SECONDS, Columns, TooLong, passing
+from pipelines.inspector.data.columns import LENGTH, SECONDS, Columns, TooLong, passing
 
 BINS, NO_BIN = 96, 255
 MASKS = 48  # filters remembered, a byte a clip each

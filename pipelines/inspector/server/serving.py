@@ -12,10 +12,10 @@ from pathlib import Path
 
 import uvicorn
 
-from pipelines.inspector.guard import hosts_of, loopback, new_token
-from pipelines.inspector.media import cache_folder
-from pipelines.inspector.server import make_app
-from pipelines.inspector.session import Session
+from pipelines.inspector.data.media import cache_folder
+from pipelines.inspector.server.app import make_app
+from pipelines.inspector.server.guard import hosts_of, loopback, new_token
+from pipelines.inspector.server.session import Session
 
 
 class ServeError(Exception):

@@ -15,14 +15,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from curate.selection.filters import Filter, SelectionError
 from pipelines.dataset.labels import LabelError
-from pipelines.inspector import taking
-from pipelines.inspector.agreement import agreement
-from pipelines.inspector.choice import Choice, described
-from pipelines.inspector.film import film, one_clip
-from pipelines.inspector.grid import Page
-from pipelines.inspector.guard import Guard
-from pipelines.inspector.media import STILLS, MediaError
-from pipelines.inspector.session import SLOTS, Loaded, Session, strip
+from pipelines.inspector.data.choice import Choice, described
+from pipelines.inspector.data.listing import Page
+from pipelines.inspector.data.media import STILLS, MediaError
+from pipelines.inspector.panels.clip.film import film, one_clip
+from pipelines.inspector.panels.labels.agreement import agreement
+from pipelines.inspector.panels.take import taking
+from pipelines.inspector.server.guard import Guard
+from pipelines.inspector.server.session import SLOTS, Loaded, Session, strip
 
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 MAX_FILTERS = 40

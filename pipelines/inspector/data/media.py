@@ -24,7 +24,7 @@ from curate.clip import text_to_path
 from curate.export.extract import Span
 from pipelines.curated.cutting import CutterError, Cutters, Job
 from pipelines.curated.shards import job_of
-from pipelines.inspector.columns import Columns
+from pipelines.inspector.data.columns import Columns
 
 STILLS = ("first", "middle", "last")
 PLAYABLE = {"h264", "vp9", "av1", "libdav1d"}  # in browsers without licences; copied where they are 8-bit 4:2:0

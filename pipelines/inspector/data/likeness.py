@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 
 from curate.selection.filters import SelectionError
 from curate.watching.isolation import Child, Lost
-from pipelines.inspector.columns import Columns
-from pipelines.inspector.grid import Find
+from pipelines.inspector.data.columns import Columns
+from pipelines.inspector.data.listing import Find
 
 EMBEDDING = "image_embedding"
 
@@ -77,7 +77,7 @@ class Encoder:
     """The pack's text encoder, in a child process that is started at the first sentence and stays."""
 
     def __init__(self) -> None:
-        self.child = Child("pipelines.inspector.likeness", timeout=300.0, memory_gb=6.0)
+        self.child = Child("pipelines.inspector.data.likeness", timeout=300.0, memory_gb=6.0)
         self.lock = threading.Lock()
 
     def encode(self, config: dict[str, Any], sentence: str) -> np.ndarray:

@@ -25,7 +25,7 @@ from curate.selection.filters import Filter, SelectionError
 from curate.selection.selection import BASE_COLUMNS, NUMERIC, ScoreTable, first_line, quoted
 from pipelines.curated.plots import NOT_SCORES
 from pipelines.dataset import labels
-from pipelines.inspector.source import Source
+from pipelines.inspector.data.inspected import Source
 
 PLACES = ("filename", "file_row_number")
 SECONDS = "seconds"  # a clip's length: shown and filtered as a score, though the table has only its start and end

@@ -20,10 +20,10 @@ from PIL import Image
 
 from pipelines.dataset.files import whole
 from pipelines.dataset.statistics import clock, short
-from pipelines.inspector import taking
-from pipelines.inspector.choice import Choice
-from pipelines.inspector.media import Media
-from pipelines.inspector.session import SLOTS, Session, strip
+from pipelines.inspector.data.choice import Choice
+from pipelines.inspector.data.media import Media
+from pipelines.inspector.panels.take import taking
+from pipelines.inspector.server.session import SLOTS, Session, strip
 
 WIDTH, HEIGHT = 480, 84
 KEPT_STILLS, DROPPED_STILLS, SEED = 18, 6, 1
@@ -59,7 +59,7 @@ class _Report:
 
     def html(self) -> str:
         name = self.about["name"]
-        style = resources.files("pipelines.inspector").joinpath("page", "report.css").read_text(encoding="utf-8")
+        style = resources.files("pipelines.inspector").joinpath("report", "report.css").read_text(encoding="utf-8")
         parts = [self._head(), self._funnel(), self._samples(), self._histograms(), self._facts(), self._take()]
         return (
             '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'

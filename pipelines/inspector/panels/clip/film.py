@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from pipelines.inspector.choice import Choice
-from pipelines.inspector.columns import SECONDS, Columns
-from pipelines.inspector.grid import badges, group_column, number
-from pipelines.inspector.media import STILLS, Media
+from pipelines.inspector.data.choice import Choice
+from pipelines.inspector.data.columns import SECONDS, Columns
+from pipelines.inspector.data.listing import badges, group_column, number
+from pipelines.inspector.data.media import STILLS, Media
 
 LENGTH_NOTES = {"formula": "end_time - start_time", "unit": "s", "range": "0..", "source": ""}
 FACTS = (
