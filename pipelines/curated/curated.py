@@ -36,16 +36,10 @@ from pipelines.curated.shards import Made, Standing, job_of, read_schema, write_
 from pipelines.dataset import labels
 from pipelines.dataset.claims import claimed
 from pipelines.dataset.dataset import Dataset
+from pipelines.dataset.empty import why_empty
 from pipelines.dataset.files import commit, write_json, writing
 
 SAMPLE_CLIPS, SAMPLE_BYTES = 32, 64_000_000  # cut first, to learn how many bytes a clip takes
-MODELS = (
-    ("aesthetic_score", "appearance", "aesthetic"),
-    ("technical_quality", "appearance", "quality"),
-    ("nsfw_score", "appearance", "nsfw"),
-    *((f"{what}_{key}", "captions", key.replace("merged", "merge")) for what in ("caption", "similarity")
-      for key in ("frame", "video", "merged")),
-)  # fmt: skip
 CHILD_LIMITS = {"timeout": "timeout_seconds", "memory_gb": "memory_gb"}  # of Cutters: of a config's decode section
 
 
@@ -174,19 +168,6 @@ def _write(
         return data, write_shards(data, rows, columns, bounds, in_order, cut, options, standing, moved, spool)
 
 
-def why_empty(config: Mapping[str, Any]) -> dict[str, str]:
-    """Column -> why no clip has it, for the columns whose model a config leaves out."""
-    pack = f"pack {config.get('pack', 'unnamed')}"
-    missing = {}
-    for column, section, key in MODELS:
-        if section in config and (config[section] or {}).get(key) is None:
-            missing[column] = f"no model for it ran: {pack}; annotate with a config that has {section}.{key}"
-    if "embedder" in config and config["embedder"] is None:
-        embedded = ["image_embedding", *(column for column, _, _ in MODELS if column.startswith("similarity_"))]
-        missing |= dict.fromkeys(embedded, f"no model for it ran: {pack}; annotate with a config that has an embedder")
-    return missing
-
-
 def _finish(out: Path, data: Path, dataset: Dataset, selection: Selection, request: dict, made: Any) -> None:
     schema = pq.read_schema(next(iter(sorted(data.glob("*.parquet")))))
     about = {
@@ -303,4 +284,4 @@ def _digest(dataset: Dataset) -> str:
     return hashlib.sha256(json.dumps([rows, made], sort_keys=True).encode()).hexdigest()[:16]
 
 
-__all__ = ["Curated", "CuratedError", "make_curated", "why_empty"]
+__all__ = ["Curated", "CuratedError", "make_curated"]

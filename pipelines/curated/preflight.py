@@ -13,6 +13,7 @@ from curate.selection.selection import ScoreTable, quoted, select
 from pipelines.annotation.stages import TABLES
 from pipelines.config import Config, ConfigError
 from pipelines.curated import curated
+from pipelines.dataset.empty import why_empty
 
 UNKNOWN = "not known before it has run"
 
@@ -41,7 +42,7 @@ def check_filters(filters: Sequence[Filter], config: Config) -> None:
     columns = (f"NULL::{kind} AS {quoted(name)}" for name, kind in zip(empty.columns, empty.types, strict=True))
     nulls = f"(SELECT {', '.join(columns)})"  # one clip without values: enough to look up names and types
     table = ScoreTable(nulls, filters)
-    why = curated.why_empty(config.model_dump(mode="json"))
+    why = why_empty(config.model_dump(mode="json"))
     for chosen in filters:
         if chosen.kind == "where":
             mentioned = {name for name in table.types if name.lower() in chosen.sql.lower()}

@@ -10,8 +10,9 @@ from curate.selection.selection import select
 from pipelines.annotation.annotate import annotate
 from pipelines.annotation.executor import Place
 from pipelines.config import load
-from pipelines.curated.curated import make_curated, why_empty
+from pipelines.curated.curated import make_curated
 from pipelines.dataset.dataset import Dataset
+from pipelines.dataset.empty import why_empty
 from video_model.world.world import make_world
 
 KIND = "source_columns->>'contamination'"

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curate.selection.filters import Filter, SelectionError, parse_filters
-from pipelines.curated.curated import why_empty
 from pipelines.dataset import labels
 from pipelines.dataset.dataset import Dataset, DatasetError
+from pipelines.dataset.empty import why_empty
 
 
 class SourceError(Exception):
