@@ -72,6 +72,17 @@ class Axis:
     maximum: float
     whole: bool
 
+    def plain(self) -> dict[str, Any]:
+        """As JSON, without the codes."""
+        return {
+            "low": self.low,
+            "high": self.high,
+            "min": self.minimum,
+            "max": self.maximum,
+            "whole": self.whole,
+            "counts": self.counts.tolist(),
+        }
+
 
 class Chooser:
     def __init__(self, columns: Columns) -> None:
@@ -137,7 +148,7 @@ class Chooser:
             else:
                 threshold = self.columns.threshold(chosen)
                 values = self.columns.values[chosen.column]
-                passed, null = passing(values, ">=" if chosen.kind in ("min", "drop_bottom") else "<=", threshold), None
+                passed = passing(values, ">=" if chosen.kind in ("min", "drop_bottom") else "<=", threshold)
                 null = np.isnan(values)
         except SelectionError as error:
             return Verdict(chosen, error=str(error), passing=isinstance(error, TooLong))

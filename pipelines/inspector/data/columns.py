@@ -21,14 +21,16 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
+from curate.base.sql import connect
 from curate.selection.filters import Filter, SelectionError
 from curate.selection.selection import BASE_COLUMNS, NUMERIC, ScoreTable, first_line, quoted
 from pipelines.curated.plots import NOT_SCORES
 from pipelines.dataset import labels
-from pipelines.inspector.data.inspected import Source
+from pipelines.inspector.data.inspected import Inspected
 
 PLACES = ("filename", "file_row_number")
 SECONDS = "seconds"  # a clip's length: shown and filtered as a score, though the table has only its start and end
+LENGTH_NOTES = {"formula": "end_time - start_time", "unit": "s", "range": "0..", "source": ""}
 LENGTH = re.compile(r"\s*end_time\s*-\s*start_time\s*(>=|<=)\s*(\d+\.?\d*|\.\d+)\s*$", re.IGNORECASE)
 SETTINGS = {"memory_limit": "1200MB", "threads": "2", "temp_directory": ""}
 QUERY_SECONDS, INSIST_SECONDS = 30.0, 0.05
@@ -45,11 +47,11 @@ class Columns:
     file, row: where a clip's row lies, in `files` and within that file. shown: the caption that a tile has. labels: by index.
     """
 
-    def __init__(self, source: Source) -> None:
-        self.source = source
+    def __init__(self, inspected: Inspected) -> None:
+        self.inspected = inspected
         self.lock = threading.RLock()
-        held = [name for name, kind in source.types.items() if _light(kind)]
-        self.table = ScoreTable(source.clips, (), columns=held, settings=SETTINGS)
+        held = [name for name, kind in inspected.types.items() if _light(kind)]
+        self.table = ScoreTable(inspected.clips, (), columns=held, settings=SETTINGS)
         self.held = [name for name in held if name not in PLACES]
         self.count = int(self.table.clips)
         self.files, self.file = self._files()
@@ -63,15 +65,19 @@ class Columns:
         self.hours = self.seconds / 3600
         self.values: dict[str, np.ndarray] = {SECONDS: end - start}
         for name in self.held:
-            if NUMERIC.match(source.types[name]) and name not in NOT_SCORES:
+            if NUMERIC.match(inspected.types[name]) and name not in NOT_SCORES:
                 self.values[name] = self._numbers(name)
         self._sorted: dict[str, np.ndarray] = {}
         shown = next(
             (name for name in ("caption_merged", "caption_frame", "source_caption") if name in self.held), None
         )
         self.shown: pa.StringArray | None = self._arrow(shown).combine_chunks() if shown else None
-        said = "SELECT rowid, label, label_note FROM clips WHERE label IS NOT NULL OR label_note IS NOT NULL"
-        self.labels = {row[0]: labels.Label(*row[1:]) for row in self.query(said)}
+        labelled = "SELECT rowid, label, label_note FROM clips WHERE label IS NOT NULL OR label_note IS NOT NULL"
+        self.labels = {row[0]: labels.Label(*row[1:]) for row in self.query(labelled)}
+
+    def notes(self, name: str) -> dict[str, str]:
+        """formula, unit, range and source of a score, as its field in the shards declares them."""
+        return LENGTH_NOTES if name == SECONDS else self.inspected.field(name)
 
     def place(self, clip_id: str) -> int:
         """Its index. KeyError for an unknown id."""
@@ -93,12 +99,12 @@ class Columns:
         with self.lock:
             self.table.check_column(chosen)
             if not chosen.percentile or not len(order := self.order(chosen.column)):
-                return float(self.table.threshold(chosen, self.source.why_null))
+                return float(self.table.threshold(chosen, self.inspected.why_null))
             # The two neighbours are enough to let DuckDB interpolate as it does over all of them, in a thousandth of the time.
             share = chosen.amount / 100 if chosen.kind == "drop_bottom" else 1 - chosen.amount / 100
             place = (len(order) - 1) * share
             low, high = (float(self.values[chosen.column][order[at]]) for at in (math.floor(place), math.ceil(place)))
-            kind = self.source.types[chosen.column]
+            kind = self.inspected.types[chosen.column]
             sql = f"SELECT quantile_cont(x::{kind}, {place - math.floor(place)!r}) FROM (VALUES (?::DOUBLE), (?::DOUBLE)) t(x)"
             return float(self.table.db.execute(sql, [low, high]).fetchall()[0][0])
 
@@ -108,19 +114,18 @@ class Columns:
             values = self.values[SECONDS]
             return passing(values, length[1], float(length[2])), np.isnan(values)
         named = identifiers(chosen.sql)
-        named = [name for name in self.source.types if name.lower() in named and name not in PLACES]
-        if media := [name for name in named if "BLOB" in self.source.types[name]]:
+        named = [name for name in self.inspected.types if name.lower() in named and name not in PLACES]
+        if media := [name for name in named if "BLOB" in self.inspected.types[name]]:
             raise SelectionError(
                 f"{chosen.name}: {', '.join(media)}: the bytes of stills and clips are not loaded here; use other columns"
             )
         if set(named) <= set(self.held):
             with self._patience(chosen.name):
                 return self._verdict(self.table, chosen)
-        table = _Wide.__new__(_Wide)  # before it is filled, so that filling it can be interrupted
-        with self._patience(chosen.name, table.interrupt):
-            wanted = [name for name in self.source.types if name in BASE_COLUMNS or name in named]
-            table.__init__(self.source.clips, (), columns=wanted, settings=SETTINGS)
-            return self._verdict(table, chosen)
+        db = connect()  # of a table with a column that is not held, such as embeddings
+        with self._patience(chosen.name, db.interrupt):  # filling it can be interrupted too
+            wanted = [name for name in self.inspected.types if name in BASE_COLUMNS or name in named]
+            return self._verdict(ScoreTable(self.inspected.clips, (), columns=wanted, settings=SETTINGS, db=db), chosen)
 
     def matching(self, condition: str, parameters: Sequence[Any] = ()) -> np.ndarray:
         """bool [N] of a condition of ours, with parameters for what a person wrote."""
@@ -141,11 +146,11 @@ class Columns:
         by_place = {row[0]: dict(zip(names, row[1:], strict=True)) for row in found}
         return [by_place[int(place)] for place in places]
 
-    def set_label(self, place: int, said: labels.Label) -> None:
+    def set_label(self, place: int, given: labels.Label) -> None:
         with self.lock:
-            self.labels[int(place)] = said
+            self.labels[int(place)] = given
             self.table.db.execute(
-                "UPDATE clips SET label = ?, label_note = ? WHERE rowid = ?", [said.label, said.note, int(place)]
+                "UPDATE clips SET label = ?, label_note = ? WHERE rowid = ?", [given.label, given.note, int(place)]
             ).fetchall()
 
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple]:
@@ -160,7 +165,7 @@ class Columns:
         ]
 
     def _verdict(self, table: ScoreTable, chosen: Filter) -> tuple[np.ndarray, np.ndarray]:
-        table.check_where(chosen, self.source.why_null)
+        table.check_where(chosen, self.inspected.why_null)
         rowid, condition = duckdb.ColumnExpression("rowid"), duckdb.SQLExpression(chosen.sql).alias("verdict")
         found = table.db.table("clips").select(rowid, condition).to_arrow_table()
         places, verdict = found["rowid"].to_numpy(), found["verdict"].combine_chunks()
@@ -256,16 +261,6 @@ def ordered(values: np.ndarray) -> np.ndarray:
 
 def _light(kind: str) -> bool:
     return "BLOB" not in kind and not re.search(r"(FLOAT|DOUBLE)\[", kind)
-
-
-class _Wide(ScoreTable):
-    """A table for one condition, with a column that is not held, such as embeddings."""
-
-    db: duckdb.DuckDBPyConnection | None = None
-
-    def interrupt(self) -> None:
-        if self.db is not None:
-            self.db.interrupt()
 
 
 class _Texts(Mapping):

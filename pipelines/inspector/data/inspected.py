@@ -19,12 +19,12 @@ from pipelines.dataset.dataset import Dataset, DatasetError
 from pipelines.dataset.empty import why_empty
 
 
-class SourceError(Exception):
+class InspectError(Exception):
     """A folder that cannot be shown. One line: the folder, what is wrong, the fix."""
 
 
 @dataclass
-class Source:
+class Inspected:
     """kind: "annotated" or "curated". clips, videos: DuckDB relations with filename and file_row_number; videos is ""
     where there is none.
 
@@ -51,7 +51,7 @@ class Source:
         self.labels_root = self.labels_root or self.root
 
     @property
-    def dataset(self) -> str:
+    def annotated(self) -> str:
         """The annotated dataset that `winnow select` is run on; of a curated one, as recorded where it is not there."""
         if self.kind == "annotated":
             return str(self.root)
@@ -69,23 +69,23 @@ class Source:
         return {key: notes.get(key.encode(), b"").decode() for key in ("formula", "unit", "range", "source")}
 
 
-def open_source(root: str | Path) -> Source:
-    """Raises SourceError."""
+def open_inspected(root: str | Path) -> Inspected:
+    """Raises InspectError."""
     root = Path(root).resolve()
     if not root.is_dir():
-        raise SourceError(f"{root}: there is no such folder; name one that `winnow annotate`, `select` or `run` made")
+        raise InspectError(f"{root}: there is no such folder; name one that `winnow annotate`, `select` or `run` made")
     seen = signature(root)
     try:
         if (root / "selection.json").exists():
             return _curated(root, seen)
         for inside in ("annotated", "curated"):
             if not (root / "dataset.json").exists() and (root / inside / "dataset.json").exists():
-                raise SourceError(f"{root}: is no dataset itself; name {root / inside}, or {root / 'curated'}")
+                raise InspectError(f"{root}: is no dataset itself; name {root / inside}, or {root / 'curated'}")
         return _annotated(root, seen)
     except (DatasetError, SelectionError) as error:
-        raise SourceError(str(error)) from None
+        raise InspectError(str(error)) from None
     except (duckdb.Error, pa.ArrowInvalid, OSError, KeyError, TypeError, ValueError) as error:
-        raise SourceError(
+        raise InspectError(
             f"{root}: damaged ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}); "
             "restore it, or make it again"
         ) from None
@@ -117,14 +117,14 @@ def labels_root(root: Path) -> Path:
         return root
 
 
-def _annotated(root: Path, seen: str) -> Source:
+def _annotated(root: Path, seen: str) -> Inspected:
     dataset = Dataset(root)
     clips = dataset.placed_sql("clips")
     try:
         filters = parse_filters(dataset.config.get("selection"))
     except SelectionError:
         filters = []
-    return Source(
+    return Inspected(
         root=root,
         kind="annotated",
         clips=labels.labelled(clips, root),
@@ -139,15 +139,15 @@ def _annotated(root: Path, seen: str) -> Source:
     )
 
 
-def _curated(root: Path, seen: str) -> Source:
+def _curated(root: Path, seen: str) -> Inspected:
     made = json.loads((root / "selection.json").read_text(encoding="utf-8"))
     files = sorted((root / "data").glob("train-*.parquet"))
     if not files:
-        raise SourceError(f"{root}: holds no shards (data/train-*.parquet); make it again with `winnow select`")
+        raise InspectError(f"{root}: holds no shards (data/train-*.parquet); make it again with `winnow select`")
     listed = ", ".join("'" + str(path).replace("'", "''") + "'" for path in files)
     clips = f"(SELECT * FROM read_parquet([{listed}], filename=true, file_row_number=true))"
     said = labels_root(root)
-    return Source(
+    return Inspected(
         root=root,
         kind="curated",
         clips=labels.labelled(clips, said),

@@ -21,7 +21,7 @@ EMBEDDING = "image_embedding"
 class Likeness:
     """Call it with a Find that has `like` or `sentence`: float32 [N] cosines, NaN where a clip has no embedding."""
 
-    def __init__(self, columns: Columns, encoder: Encoder) -> None:
+    def __init__(self, columns: Columns, encoder: SentenceEncoder) -> None:
         self.columns, self.encoder = columns, encoder
         self.lock = threading.Lock()
         self._known: OrderedDict[tuple[str, str], np.ndarray] = OrderedDict()
@@ -29,7 +29,7 @@ class Likeness:
 
     @property
     def possible(self) -> bool:
-        return EMBEDDING in self.columns.source.schema.names
+        return EMBEDDING in self.columns.inspected.schema.names
 
     def __call__(self, find: Find) -> np.ndarray:
         if not self.possible:
@@ -52,7 +52,7 @@ class Likeness:
                 raise SelectionError(f"{find.like}: has no embedding: its errors say why")
             vector = np.asarray(value, np.float32)
         else:
-            vector = self.encoder.encode(self.columns.source.config, find.sentence)
+            vector = self.encoder.encode(self.columns.inspected.config, find.sentence)
         return vector / max(float(np.linalg.norm(vector)), 1e-12)
 
     def _cosines(self, vector: np.ndarray) -> np.ndarray:
@@ -73,7 +73,7 @@ class Likeness:
         return found
 
 
-class Encoder:
+class SentenceEncoder:
     """The pack's text encoder, in a child process that is started at the first sentence and stays."""
 
     def __init__(self) -> None:

@@ -45,7 +45,7 @@ class Page(BaseModel):
     find: Find = Find()
 
 
-class Grid:
+class Listing:
     """likeness(find) -> float32 [N], cosine with what was asked for, NaN where a clip has no embedding."""
 
     def __init__(self, chooser: Chooser, likeness: Any) -> None:

@@ -52,7 +52,7 @@ class MediaError(Exception):
 class Media:
     def __init__(self, columns: Columns, clips: ClipCache) -> None:
         self.columns, self.clips = columns, clips
-        self.source = columns.source
+        self.inspected = columns.inspected
         self.lock = threading.Lock()
         self._files: OrderedDict[str, tuple[pq.ParquetFile, np.ndarray]] = OrderedDict()
         self._groups: OrderedDict[tuple[str, int, str], Any] = OrderedDict()
@@ -61,17 +61,17 @@ class Media:
     def still(self, place: int, which: str) -> bytes | None:
         """JPEG bytes; None where the clip has none."""
         column = f"still_{which}"
-        if which not in STILLS or column not in self.source.schema.names:
+        if which not in STILLS or column not in self.inspected.schema.names:
             return None
         return self._value(place, column)
 
     def clip(self, place: int) -> Path:
         """An mp4 file in the cache. Raises MediaError."""
         clip_id = self.columns.ids[place].as_py()
-        if self.source.kind == "curated":
-            key = [str(self.source.root), clip_id, self.source.signature]
+        if self.inspected.kind == "curated":
+            key = [str(self.inspected.root), clip_id, self.inspected.signature]
             return self.clips.get(key, lambda: self._value(place, "video")["bytes"])
-        there = [name for name in ("clock",) if name in self.source.schema.names]  # not in datasets of old
+        there = [name for name in ("clock",) if name in self.inspected.schema.names]  # not in datasets of old
         (row,) = self.columns.rows([place], [*SPAN, *there, "video_path", "video_id", "unit"])
         path = text_to_path(row["video_path"])
         try:
@@ -90,9 +90,9 @@ class Media:
 
     def video_row(self, place: int, video_id: str, unit: int, names: list[str]) -> dict[str, Any]:
         """The row of videos/ of the unit that a clip lies in: it is in the twin of the clip's shard. {} without one."""
-        if self.source.kind != "annotated":
+        if self.inspected.kind != "annotated":
             return {}
-        path = self.source.root / "videos" / Path(self.columns.files[self.columns.file[place]]).name
+        path = self.inspected.root / "videos" / Path(self.columns.files[self.columns.file[place]]).name
         try:
             there = [name for name in names if name in pq.read_schema(path).names]
             wanted = [("video_id", "=", video_id), ("unit", "=", unit)]

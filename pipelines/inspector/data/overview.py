@@ -8,13 +8,13 @@ import duckdb
 
 from pipelines.dataset.statistics import footage_sql
 from pipelines.inspector.data.columns import Columns
-from pipelines.inspector.data.inspected import Source
+from pipelines.inspector.data.inspected import Inspected
 
 LENGTHS = ((10, "under 10 s"), (60, "10 s to 1 min"), (300, "1 to 5 min"), (1800, "5 to 30 min"), (1e12, "over 30 min"))
 MOST = 8
 
 
-def overview(source: Source, columns: Columns | None) -> dict[str, Any]:
+def overview(inspected: Inspected, columns: Columns | None) -> dict[str, Any]:
     """Plain values. Of a curated dataset: what its selection.json says. columns: None where there are no clips."""
     found: dict[str, Any] = {
         "videos": {},
@@ -23,15 +23,15 @@ def overview(source: Source, columns: Columns | None) -> dict[str, Any]:
         "warnings": [],
         "seconds": [],
         "kinds": [],
-        "made": made_of(source),
+        "made": made_of(inspected),
     }
-    if source.videos:
+    if inspected.videos:
         db = duckdb.connect(config={"memory_limit": "800MB", "threads": 2})
         db.execute(
-            f"CREATE TABLE v AS SELECT * EXCLUDE ({', '.join(_long(db, source.videos))}) FROM {source.videos}"
+            f"CREATE TABLE v AS SELECT * EXCLUDE ({', '.join(_long(db, inspected.videos))}) FROM {inspected.videos}"
         ).fetchall()
         _of_videos(db, found)
-    if columns is not None and "errors" in columns.held and source.kind == "annotated":
+    if columns is not None and "errors" in columns.held and inspected.kind == "annotated":
         rows = columns.query(
             """SELECT e.key, regexp_replace(e.value, '[0-9]+([.][0-9]+)?', '…', 'g') AS reason, count(*) AS n,
                       arg_min(clip_id, clip_id) AS example
@@ -41,9 +41,9 @@ def overview(source: Source, columns: Columns | None) -> dict[str, Any]:
         found["failures"] += [
             {"where": where, "reason": reason, "count": count, "clip": clip} for where, reason, count, clip in rows
         ]
-    if source.kind == "curated":
+    if inspected.kind == "curated":
         counts: dict[str, int] = {}
-        for failure in source.made["curated"]["failed"]:
+        for failure in inspected.made["curated"]["failed"]:
             counts[failure["reason"]] = counts.get(failure["reason"], 0) + 1
         found["failures"] += [
             {"where": "cut", "reason": r, "count": n} for r, n in sorted(counts.items(), key=lambda i: -i[1])
@@ -57,11 +57,11 @@ def overview(source: Source, columns: Columns | None) -> dict[str, Any]:
     return found
 
 
-def made_of(source: Source) -> dict[str, Any] | None:
+def made_of(inspected: Inspected) -> dict[str, Any] | None:
     """The account of a curated dataset: from how much it was selected, by which filters."""
-    if source.kind != "curated":
+    if inspected.kind != "curated":
         return None
-    made = source.made
+    made = inspected.made
     return {
         "clips": made["clips"],
         "hours": made["hours"],

@@ -21,9 +21,10 @@ from PIL import Image
 from pipelines.dataset.files import whole
 from pipelines.dataset.statistics import clock, short
 from pipelines.inspector.data.choice import Choice
+from pipelines.inspector.data.loaded import SLOTS, strip
 from pipelines.inspector.data.media import Media
+from pipelines.inspector.data.session import Session
 from pipelines.inspector.panels.take import taking
-from pipelines.inspector.server.session import SLOTS, Session, strip
 
 WIDTH, HEIGHT = 480, 84
 KEPT_STILLS, DROPPED_STILLS, SEED = 18, 6, 1
@@ -52,9 +53,9 @@ def write_report(dataset: str | Path, out: str | Path) -> Path:
 class _Report:
     def __init__(self, session: Session) -> None:
         self.loaded = session.loaded
-        self.about, self.source, self.columns = self.loaded.about, self.loaded.source, self.loaded.columns
+        self.about, self.inspected, self.columns = self.loaded.about, self.loaded.inspected, self.loaded.columns
         self.media: Media | None = self.loaded.media
-        self.choice: Choice | None = self.loaded.chooser.choose(self.source.filters) if self.loaded.chooser else None
+        self.choice: Choice | None = self.loaded.chooser.choose(self.inspected.filters) if self.loaded.chooser else None
         self._pictures: dict[int, str] = {}
 
     def html(self) -> str:
@@ -188,8 +189,8 @@ class _Report:
         if self.choice is None:
             return ""
         verdicts = [verdict for verdict in self.choice.verdicts if verdict.error is None]
-        filters = taking.asked_of(self.source, [v.filter for v in verdicts], [v.threshold for v in verdicts])
-        command = taking.command(self.source.dataset, "selected", filters)
+        filters = taking.asked_of(self.inspected, [v.filter for v in verdicts], [v.threshold for v in verdicts])
+        command = taking.command(self.inspected.annotated, "selected", filters)
         return f"<section><h2>This selection as a command</h2><pre>{escape(command)}</pre></section>"
 
     def _picture(self, place: int) -> str:

@@ -17,12 +17,13 @@ from curate.selection.filters import Filter, SelectionError
 from pipelines.dataset.labels import LabelError
 from pipelines.inspector.data.choice import Choice, described
 from pipelines.inspector.data.listing import Page
+from pipelines.inspector.data.loaded import SLOTS, Loaded, strip
 from pipelines.inspector.data.media import STILLS, MediaError
+from pipelines.inspector.data.session import Session
 from pipelines.inspector.panels.clip.film import film, one_clip
 from pipelines.inspector.panels.labels.agreement import agreement
 from pipelines.inspector.panels.take import taking
 from pipelines.inspector.server.guard import Guard
-from pipelines.inspector.server.session import SLOTS, Loaded, Session, strip
 
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 MAX_FILTERS = 40
@@ -87,6 +88,8 @@ def make_app(session: Session, *, hosts: set[str], token: str | None = None) -> 
     pages = {path.name: path.read_bytes() for path in resources.files("pipelines.inspector").joinpath("page").iterdir()
              if Path(path.name).suffix in TYPES}  # fmt: skip
 
+    taker = taking.Taker()
+
     def now() -> Loaded:
         if session.loaded is None or session.loaded.columns is None:
             raise HTTPException(409, session.wrong or "the dataset is being read")
@@ -145,7 +148,7 @@ def make_app(session: Session, *, hosts: set[str], token: str | None = None) -> 
         wrong = None
         try:
             if asked.page is not None:
-                loaded.grid.prepare(asked.page)
+                loaded.listing.prepare(asked.page)
         except SelectionError as error:
             wrong = str(error)
         except KeyError:
@@ -164,7 +167,7 @@ def make_app(session: Session, *, hosts: set[str], token: str | None = None) -> 
             }
             if asked.page is not None and wrong is None:
                 try:
-                    made["grid"] = loaded.grid.page(choice, asked.page)
+                    made["grid"] = loaded.listing.page(choice, asked.page)
                 except SelectionError as error:
                     wrong = str(error)
         return made | ({"grid": {"total": 0, "rows": [], "note": "", "error": wrong}} if wrong else {})
@@ -175,7 +178,7 @@ def make_app(session: Session, *, hosts: set[str], token: str | None = None) -> 
         choice = chosen(loaded, asked)
         if asked.index >= len(choice.verdicts):
             raise HTTPException(404, "no such filter")
-        return loaded.grid.near(choice, asked.index, asked.count, asked.others)
+        return loaded.listing.near(choice, asked.index, asked.count, asked.others)
 
     @app.get("/api/strip")
     def stills_along(column: str = Query(max_length=200)) -> dict[str, Any]:
@@ -224,17 +227,17 @@ def make_app(session: Session, *, hosts: set[str], token: str | None = None) -> 
         """The filters for `winnow select`, and why others cannot be applied."""
         verdicts = chosen(loaded, asked).verdicts
         sound = [v for v in verdicts if v.error is None]
-        filters = taking.asked_of(loaded.source, [v.filter for v in sound], [v.threshold for v in sound])
+        filters = taking.asked_of(loaded.inspected, [v.filter for v in sound], [v.threshold for v in sound])
         return filters, [v.error for v in verdicts if v.error is not None]
 
     @app.post("/api/take")
     def take(asked: Take) -> dict[str, Any]:
         loaded = now()
         filters, wrong = taken(loaded, asked)
-        out = str(loaded.source.root.parent / asked.name)
-        page_order = [f for f in asked.parsed() if f in filters] if loaded.source.kind == "annotated" else filters
+        out = str(loaded.inspected.root.parent / asked.name)
+        page_order = [f for f in asked.parsed() if f in filters] if loaded.inspected.kind == "annotated" else filters
         return {
-            "command": taking.command(loaded.source.dataset, out, filters, len(wrong)),
+            "command": taking.command(loaded.inspected.annotated, out, filters, len(wrong)),
             "yaml": taking.as_yaml(page_order, len(wrong)),
             "left_out": wrong,
             "out": out,
@@ -246,14 +249,14 @@ def make_app(session: Session, *, hosts: set[str], token: str | None = None) -> 
         filters, wrong = taken(loaded, asked)
         if wrong:
             raise SelectionError(f"not written, as a filter cannot be applied: {wrong[0]}: mend it, or turn it off")
-        return session.taker.start(loaded.source, asked.name, filters)
+        return taker.start(loaded.inspected, asked.name, filters)
 
     @app.get("/api/select")
     def selecting() -> dict[str, Any]:
-        return session.taker.state
+        return taker.state
 
     @app.post("/api/select/stop")
     def stop() -> dict[str, Any]:
-        return session.taker.stop()
+        return taker.stop()
 
     return Guard(app, hosts=hosts, token=token)

@@ -13,9 +13,9 @@ from pathlib import Path
 import uvicorn
 
 from pipelines.inspector.data.media import cache_folder
+from pipelines.inspector.data.session import Session
 from pipelines.inspector.server.app import make_app
 from pipelines.inspector.server.guard import hosts_of, loopback, new_token
-from pipelines.inspector.server.session import Session
 
 
 class ServeError(Exception):

@@ -7,10 +7,10 @@ from contextlib import contextmanager
 import pytest
 import uvicorn
 
+from pipelines.inspector.data.session import Session
 from pipelines.inspector.server.app import make_app
 from pipelines.inspector.server.guard import hosts_of
 from pipelines.inspector.server.serving import listen
-from pipelines.inspector.server.session import Session
 from tests.pipelines.inspector import data
 
 

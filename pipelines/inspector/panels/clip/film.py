@@ -8,11 +8,10 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from pipelines.inspector.data.choice import Choice
-from pipelines.inspector.data.columns import SECONDS, Columns
+from pipelines.inspector.data.columns import Columns
 from pipelines.inspector.data.listing import badges, group_column, number
 from pipelines.inspector.data.media import STILLS, Media
 
-LENGTH_NOTES = {"formula": "end_time - start_time", "unit": "s", "range": "0..", "source": ""}
 FACTS = (
     "codec",
     "pixel_format",
@@ -30,16 +29,15 @@ MAX_SAMPLES = 2000
 def one_clip(columns: Columns, media: Media, choice: Choice, place: int) -> dict[str, Any]:
     """All that is known of a clip."""
     (row,) = columns.rows([place], columns.held)
-    source = columns.source
+    inspected = columns.inspected
     scores = []
     for name, values in columns.values.items():
-        notes = LENGTH_NOTES if name == SECONDS else source.field(name)
         value = values[place]
         standing = None
         if not np.isnan(value):
             scored = np.count_nonzero(~np.isnan(values))
             standing = (int(np.count_nonzero(values < value)) + int(np.count_nonzero(values <= value))) / 2 / scored
-        scores.append({"name": name, "value": number(value), "standing": standing, **notes})
+        scores.append({"name": name, "value": number(value), "standing": standing, **columns.notes(name)})
     errors = row.get("errors") or {}
     if isinstance(errors, list):
         errors = {error["stage"]: error["reason"] for error in errors}
@@ -47,7 +45,7 @@ def one_clip(columns: Columns, media: Media, choice: Choice, place: int) -> dict
     for name in columns.captions:
         like = name.replace("caption_", "similarity_")
         similarity = number(columns.values[like][place]) if like in columns.values else None
-        captions.append({"name": name, "text": row[name], "similarity": similarity, **source.field(name)})
+        captions.append({"name": name, "text": row[name], "similarity": similarity, **inspected.field(name)})
     facts = media.video_row(place, row.get("video_id"), row.get("unit"), list(FACTS))
     group = group_column(columns.held)
     return {
@@ -60,7 +58,7 @@ def one_clip(columns: Columns, media: Media, choice: Choice, place: int) -> dict
         "captions": captions,
         "merged_from": row.get("caption_merged_from"),
         "errors": sorted(dict(errors).items()),
-        "stills": [which for which in STILLS if f"still_{which}" in source.schema.names],
+        "stills": [which for which in STILLS if f"still_{which}" in inspected.schema.names],
         "kept": bool(choice.kept[place]),
         "badges": badges(choice, place),
         "label": row.get("label"),
@@ -109,12 +107,12 @@ def film(columns: Columns, choice: Choice, video_id: str) -> dict[str, Any]:
 
 def _units(columns: Columns, places: list[int], video_id: str) -> list[dict[str, Any]]:
     """Rows of videos/ in the shards that hold clips of the video."""
-    source = columns.source
-    if source.kind != "annotated" or not places:
+    inspected = columns.inspected
+    if inspected.kind != "annotated" or not places:
         return []
     found = {}
     for number_ in sorted({int(columns.file[place]) for place in places}):
-        path = source.root / "videos" / columns.files[number_].rsplit("/", 1)[-1]
+        path = inspected.root / "videos" / columns.files[number_].rsplit("/", 1)[-1]
         try:
             names = set(pq.read_schema(path).names)
             wanted = ["unit", "unit_start", "end_time", "duration", "transitions", "motion_times", "motion_samples"]

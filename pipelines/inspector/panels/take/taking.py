@@ -21,29 +21,29 @@ import yaml
 from curate.selection.filters import COLUMN_KINDS, Filter, SelectionError, parse_filters
 from pipelines.dataset import labels
 from pipelines.inspector.data.columns import identifiers
-from pipelines.inspector.data.inspected import Source
+from pipelines.inspector.data.inspected import Inspected
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
-def asked_of(source: Source, filters: Sequence[Filter], thresholds: Sequence[float | None]) -> list[Filter]:
+def asked_of(inspected: Inspected, filters: Sequence[Filter], thresholds: Sequence[float | None]) -> list[Filter]:
     """The filters as `winnow select` takes them, in the order of its options.
 
     Of a curated dataset: its own selection, and the page's filters with their percentiles resolved, as percentiles of a part
     are not those of the whole. Raises SelectionError for a filter on labels that select would not find.
     """
     filters = list(filters)
-    if not source.labels_are_selects:
+    if not inspected.labels_are_selects:
         for chosen in filters:
             if chosen.kind == "where" and identifiers(chosen.sql).intersection(labels.COLUMNS):
-                raise SelectionError(_not_selects(source, chosen))
-    if source.kind == "curated":
+                raise SelectionError(_not_selects(inspected, chosen))
+    if inspected.kind == "curated":
         kinds = {"drop_bottom": "min", "drop_top": "max"}
         filters = [
             Filter(kinds[f.kind], f.column, at) if f.percentile and at is not None else f
             for f, at in zip(filters, thresholds, strict=True)
         ]
-        filters = parse_filters(source.made["request"]["filters"]) + filters
+        filters = parse_filters(inspected.made["request"]["filters"]) + filters
     return sorted(filters, key=lambda f: ("where", *COLUMN_KINDS).index(f.kind))
 
 
@@ -87,17 +87,17 @@ class Taker:
         self.process: subprocess.Popen | None = None
         self.state: dict[str, Any] = {"state": "none"}
 
-    def start(self, source: Source, name: str, filters: Sequence[Filter]) -> dict[str, Any]:
+    def start(self, inspected: Inspected, name: str, filters: Sequence[Filter]) -> dict[str, Any]:
         """Into a folder of that name beside the dataset. Raises SelectionError."""
         if not NAME.fullmatch(name):
             raise SelectionError(f"{name[:80]!r}: not a folder's name: letters, digits, . _ - and at most 64 of them")
-        out = Path(source.root).parent / name
-        if out.resolve() == Path(source.root).resolve() or out.is_symlink():
+        out = Path(inspected.root).parent / name
+        if out.resolve() == Path(inspected.root).resolve() or out.is_symlink():
             raise SelectionError(f"{out}: choose another name")
         with self.lock:
             if self.state["state"] == "running":
                 raise SelectionError("a selection is being written already: wait for it, or stop it")
-            request = {"dataset": source.dataset, "out": str(out), "filters": [_packed(f) for f in filters]}
+            request = {"dataset": inspected.annotated, "out": str(out), "filters": [_packed(f) for f in filters]}
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "pipelines.inspector.panels.take.taking"],
                 stdin=subprocess.PIPE,
@@ -142,12 +142,12 @@ def _mark(left_out: int) -> str:
     return f"# without {left_out} filter{'s' if left_out > 1 else ''} of the page that cannot be applied\n"
 
 
-def _not_selects(source: Source, chosen: Filter) -> str:
+def _not_selects(inspected: Inspected, chosen: Filter) -> str:
     """Why a filter on labels cannot be taken away."""
-    said = f"{chosen.name}: `winnow select` does not see the labels in {source.root / labels.NAME}"
-    if (Path(source.dataset) / "dataset.json").is_file() and os.access(source.dataset, os.W_OK):
-        return f"{said}: append that file to {Path(source.dataset) / labels.NAME} and remove it, or turn the filter off"
-    return f"{said}, as {source.dataset} is not there or cannot be written: put it back, or turn the filter off"
+    said = f"{chosen.name}: `winnow select` does not see the labels in {inspected.root / labels.NAME}"
+    if (Path(inspected.annotated) / "dataset.json").is_file() and os.access(inspected.annotated, os.W_OK):
+        return f"{said}: append that file to {Path(inspected.annotated) / labels.NAME} and remove it, or turn the filter off"
+    return f"{said}, as {inspected.annotated} is not there or cannot be written: put it back, or turn the filter off"
 
 
 def _packed(chosen: Filter) -> dict[str, Any]:
