@@ -1,7 +1,4 @@
-"""Taking a selection away: as a command, as YAML, and as a folder that `select` makes while the page looks on.
-
-python -m pipelines.inspector.panels.take.taking      reads one request from its input and prints a line of JSON for each step
-"""
+"""Taking a selection away: as a command, as YAML, and as a folder that `select` makes while the page looks on."""
 
 from __future__ import annotations
 
@@ -99,7 +96,7 @@ class Taker:
                 raise SelectionError("a selection is being written already: wait for it, or stop it")
             request = {"dataset": inspected.annotated, "out": str(out), "filters": [_packed(f) for f in filters]}
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "pipelines.inspector.panels.take.taking"],
+                [sys.executable, "-m", "pipelines.inspector.panels.take.child"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -122,10 +119,10 @@ class Taker:
 
     def _listen(self, process: subprocess.Popen) -> None:
         for line in process.stdout:
-            said = json.loads(line)
+            news = json.loads(line)
             with self.lock:
                 if self.process is process and self.state["state"] == "running":
-                    self.state = {**self.state, **said}
+                    self.state = {**self.state, **news}
         process.wait()
         with self.lock:
             if self.process is process and self.state["state"] == "running":
@@ -144,51 +141,11 @@ def _mark(left_out: int) -> str:
 
 def _not_selects(inspected: Inspected, chosen: Filter) -> str:
     """Why a filter on labels cannot be taken away."""
-    said = f"{chosen.name}: `winnow select` does not see the labels in {inspected.root / labels.NAME}"
+    unseen = f"{chosen.name}: `winnow select` does not see the labels in {inspected.root / labels.NAME}"
     if (Path(inspected.annotated) / "dataset.json").is_file() and os.access(inspected.annotated, os.W_OK):
-        return f"{said}: append that file to {Path(inspected.annotated) / labels.NAME} and remove it, or turn the filter off"
-    return f"{said}, as {inspected.annotated} is not there or cannot be written: put it back, or turn the filter off"
+        return f"{unseen}: append that file to {Path(inspected.annotated) / labels.NAME} and remove it, or turn the filter off"
+    return f"{unseen}, as {inspected.annotated} is not there or cannot be written: put it back, or turn the filter off"
 
 
 def _packed(chosen: Filter) -> dict[str, Any]:
     return {"kind": chosen.kind, "column": chosen.column, "amount": chosen.amount, "sql": chosen.sql}
-
-
-def _main() -> None:
-    from pipelines.config import recorded
-    from pipelines.curated.curated import make_curated
-    from pipelines.dataset.dataset import Dataset
-
-    request = json.load(sys.stdin)
-
-    def say(**said: Any) -> None:
-        print(json.dumps(said), flush=True)
-
-    try:
-        dataset = Dataset(request["dataset"])
-        config = recorded(dataset.config, f"{request['dataset']}/dataset.json")
-        made = make_curated(
-            dataset,
-            [Filter(**f) for f in request["filters"]],
-            request["out"],
-            seed=config.export.seed,
-            shard_bytes=config.export.shard_bytes,
-            options=config.export.options,
-            limits=config.decode.cut_limits,
-            progress=lambda done, total, failed: say(done=done, total=total, failed=failed),
-        )
-    except Exception as error:  # the page shows the reason, whatever it is
-        say(state="failed", error=" ".join(str(error).split()) or type(error).__name__)
-        return
-    say(
-        state="done",
-        clips=made.clips,
-        hours=made.hours,
-        bytes=made.bytes,
-        failed=len(made.failed),
-        already=made.already,
-    )
-
-
-if __name__ == "__main__":
-    _main()

@@ -1,38 +1,44 @@
 // The clips: kept or dropped, sorted, found, around a threshold; a tile plays when the mouse rests on it.
 
-import { count, h, picture, plural, post, say, short, toast, video } from "./dom.js";
-import { open } from "./clip.js";
-import { sign, unmet } from "./overview.js";
-import { active, asked, changed, remember, state, stepOf, tell, wish } from "./state.js";
+import { $, count, h, picture, plural, post, short, toast, video } from "./dom.js";
+import { sign, unmet } from "./filters.js";
+import { label } from "./labelling.js";
+import { active, ask, asked, changed, remember, state, stepOf, tell, wish } from "./state.js";
 
-const box = h("section", { id: "grid", "aria-label": "Clips" });
+const SHOWN = { k: "kept", d: "dropped", a: "all" };
+export const keys = [
+  ["k d a", "kept, dropped, all clips", (key) => ask({ show: SHOWN[key], only: null })],
+  ["r", "a random sample, another each time", () => shuffle()],
+  ["v", "turn the order round", () => turn()],
+  ["/", "find", () => $("#find").focus()],
+  ["← → ↑ ↓", "from clip to clip", (key) => walk(key)],
+  ["space", "play the clip", () => (tileAt() ? play(tileAt()) : false)],
+  ["enter", "open the clip", null],
+  ["g b", "label the clip good or bad", (key) => (tileAt() ? mark(tileAt().dataset.id, key === "g" ? "good" : "bad") : false)],
+];
 const bar = h("div", { class: "bar" });
 const body = h("div", { class: "tiles", role: "list" });
 const more = h("div", { class: "more" });
 let others = true;
-let rows = [];
 
-export function grid() {
-  box.replaceChildren(finder(), bar, body, more);
-  return box;
-}
+export const mount = (root) => root.replaceChildren(finder(), bar, body, more);
 
-export const shown = () => rows;
-
-export function draw() {
+export function draw(event) {
+  if (event.labelled) return repaint(event.labelled, event.answer);
+  if (!state.view || (event !== "view" && event !== "near")) return;
   tools();
   if (state.near !== null) return around();
   const found = state.view?.grid;
   if (!found) return;
   const first = state.page.offset === 0;
-  rows = first ? found.rows : [...rows, ...found.rows];
+  state.rows = first ? found.rows : [...state.rows, ...found.rows];
   const known = first && body.className === "tiles" ? new Map([...body.children].map((element) => [element.dataset.id, element])) : new Map();
   const tiles = found.rows.map((row) => (known.has(row.id) ? update(known.get(row.id), row) : tile(row)));
   body.className = "tiles";
   if (first) body.replaceChildren(...tiles);
   else body.append(...tiles);
-  if (!rows.length) body.replaceChildren(h("p", { class: "message" }, found.error || "No clip here."));
-  const rest = found.total - rows.length;
+  if (!state.rows.length) body.replaceChildren(h("p", { class: "message" }, found.error || "No clip here."));
+  const rest = found.total - state.rows.length;
   more.replaceChildren(
     ...[
       rest > 0 && h("button", { onclick: next }, `${count(Math.min(rest, state.page.limit))} more of ${count(rest)}`),
@@ -47,16 +53,9 @@ function next() {
 }
 
 new IntersectionObserver(
-  (entries) => entries[0].isIntersecting && state.view?.grid && rows.length && rows.length < state.view.grid.total && rows.length < 600 && state.near === null && next(),
+  (entries) => entries[0].isIntersecting && state.view?.grid && state.rows.length && state.rows.length < state.view.grid.total && state.rows.length < 600 && state.near === null && next(),
   { rootMargin: "200px" },
 ).observe(more);
-
-export function ask(change) {
-  Object.assign(state.page, { offset: 0 }, change);
-  state.near = null;
-  tell("filters");
-  wish({ grid: true });
-}
 
 function tools() {
   const { page, about } = state;
@@ -89,8 +88,8 @@ function tools() {
   );
 }
 
-export const turn = () => ask({ descending: !state.page.descending });
-export const shuffle = () => ask({ sort: "random", seed: state.page.seed + 1 });
+const turn = () => ask({ descending: !state.page.descending });
+const shuffle = () => ask({ sort: "random", seed: state.page.seed + 1 });
 const chip = (text, drop) => h("span", { class: "chip" }, text, h("button", { title: "remove", onclick: drop }, "×"));
 
 function finds() {
@@ -152,10 +151,6 @@ function finder() {
   );
 }
 
-export function like(id) {
-  ask({ find: { ...state.page.find, like: id, sentence: "" }, sort: "like", show: "all", only: null });
-}
-
 async function around() {
   const index = state.near;
   let found;
@@ -173,7 +168,7 @@ async function around() {
       h("h3", {}, `just ${name}`, h("i", {}, `${kept ? "kept" : "dropped"} · ${count(total)}`)),
       h("div", { class: "tiles", role: "list" }, list.map(tile), list.length ? null : h("p", { class: "message" }, "No clip on this side.")),
     );
-  rows = [...found.below, ...found.above];
+  state.rows = [...found.below, ...found.above];
   body.className = "sides";
   body.replaceChildren(
     side("below", found.below, found.count_below, !found.keeps_high),
@@ -190,7 +185,7 @@ function tile(row) {
   frame.append(...Object.values(parts));
   const element = h(
     "button",
-    { role: "listitem", data: { id: row.id }, onclick: () => open(row.id), onpointerenter: () => rest(element), onpointerleave: () => quiet(element) },
+    { role: "listitem", data: { id: row.id }, onclick: () => tell({ open: row.id }), onpointerenter: () => rest(element), onpointerleave: () => quiet(element) },
     frame,
     h("span", { class: "badges" }),
   );
@@ -233,7 +228,7 @@ function rest(element) {
   resting = setTimeout(() => play(element), 400);
 }
 
-export function play(element) {
+function play(element) {
   document.querySelectorAll(".tile video").forEach((other) => other.remove());
   const player = h("video", { src: video(element.dataset.id), muted: true, loop: true, autoplay: true, playsInline: true });
   player.addEventListener("playing", () => player.classList.add("on"));
@@ -246,23 +241,35 @@ function quiet(element) {
   element.querySelector("video")?.remove();
 }
 
-export async function label(id, name) {
-  const body = () => {
-    const row = rows.find((r) => r.id === id);
-    return { clip: id, label: row?.label === name ? null : name, note: row?.note ?? null };
+async function mark(id, name) {
+  const change = () => {
+    const row = state.rows.find((r) => r.id === id);
+    return { label: row?.label === name ? null : name, note: row?.note ?? null };
   };
   try {
-    const said = await say(body, (answer) => repaint(id, answer));
-    toast(said.label ? `Labelled ${said.label}` : "Label taken back");
+    const given = await label(id, change);
+    toast(given.label ? `Labelled ${given.label}` : "Label taken back");
   } catch (error) {
     toast(error.message, true);
   }
 }
 
-// What was said of a clip, on its tiles; and asked for anew where a filter goes by it.
-export function repaint(id, said) {
-  const row = rows.find((r) => r.id === id);
-  if (row) Object.assign(row, said);
+// A new label or note, on the clip's tiles.
+function repaint(id, answer) {
+  const row = state.rows.find((r) => r.id === id);
+  if (row) Object.assign(row, answer);
   document.querySelectorAll(`.tile[data-id="${CSS.escape(id)}"]`).forEach(paint);
-  if (active().some((f) => f.kind === "where" && /label/i.test(f.sql))) changed({ keepPage: true });
+}
+
+const tileAt = () => document.activeElement?.closest?.(".tile") || document.querySelector(".tile:hover");
+
+function walk(key) {
+  const tiles = [...document.querySelectorAll(".tile")];
+  const at = tiles.indexOf(document.activeElement);
+  if (!tiles.length) return;
+  if (at < 0) return tiles[0].focus();
+  const top = tiles[at].offsetTop;
+  const columns = Math.max(1, tiles.filter((t) => t.offsetTop === top && t.parentNode === tiles[at].parentNode).length);
+  const by = { "←": -1, "→": 1, "↑": -columns, "↓": columns }[key];
+  tiles[Math.min(tiles.length - 1, Math.max(0, at + by))].focus();
 }

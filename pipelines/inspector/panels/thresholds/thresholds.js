@@ -1,17 +1,20 @@
 // A histogram per score, kept and dropped, with a handle at either end. A handle that rests at the edge is no filter yet.
 
 import { count, get, h, picture, plural, s, short } from "./dom.js";
-import { open } from "./clip.js";
-import { remove } from "./overview.js";
-import { changed, remember, state, stepOf, wish } from "./state.js";
+import { columnOf, keepsHigh, LENGTH, lengthSql, remove, threshold } from "./filters.js";
+import { changed, remember, state, stepOf, tell, wish } from "./state.js";
+
+export const keys = [
+  ["y", "bars: linear or square root", () => scale()],
+  ["on a handle", "← → move, shift: faster, % percentile, enter: type, delete: remove", null],
+];
 
 const WIDTH = 480;
 const HEIGHT = 84;
-const LENGTH = /^\s*end_time\s*-\s*start_time\s*(>=|<=)\s*(\d+\.?\d*|\.\d+)\s*$/i;
 const cards = new Map();
 let linear = localStorage.getItem("winnow-linear") === "1";
 
-export function thresholds() {
+export function mount(root) {
   const asked = state.filters.map((f) => columnOf(f));
   const scores = [...state.about.scores].sort((a, b) => asked.includes(b.name) - asked.includes(a.name));
   cards.clear();
@@ -23,11 +26,9 @@ export function thresholds() {
     watcher.observe(card.element);
     return card.element;
   });
-  for (const score of scores.slice(0, 3)) state.visible.add(score.name); // in sight at once: no need to wait to be told
+  for (const score of scores.slice(0, 3)) state.visible.add(score.name); // in sight at once: no need to wait for the observer
   const nothing = state.about.nothing.map((row) => h("li", {}, h("b", {}, row.name), ` ${row.why}`));
-  return h(
-    "section",
-    { id: "thresholds", "aria-label": "Thresholds" },
+  root.replaceChildren(
     h(
       "h2",
       {},
@@ -37,18 +38,20 @@ export function thresholds() {
       h("button", { class: "quiet", id: "scale", title: "height of the bars (y)", onclick: scale }, linear ? "linear" : "√ scale"),
     ),
     h("div", { class: "histograms" }, list),
-    nothing.length ? h("details", { class: "nothing" }, h("summary", {}, `${plural(nothing.length, "score")} without a histogram`), h("ul", {}, nothing)) : null,
+    ...(nothing.length ? [h("details", { class: "nothing" }, h("summary", {}, `${plural(nothing.length, "score")} without a histogram`), h("ul", {}, nothing))] : []),
   );
 }
 
-export function scale() {
+function scale() {
   linear = !linear;
   localStorage.setItem("winnow-linear", linear ? "1" : "0");
   document.querySelector("#scale").textContent = linear ? "linear" : "√ scale";
   cards.forEach((card) => card.draw());
 }
 
-export const draw = () => cards.forEach((card) => card.draw());
+export function draw(event) {
+  if (state.view && typeof event === "string") cards.forEach((card) => card.draw());
+}
 
 function seen(entries) {
   for (const entry of entries) {
@@ -61,13 +64,6 @@ function seen(entries) {
   }
   if (state.view) wish();
 }
-
-export function columnOf(filter) {
-  if (filter.kind !== "where") return filter.column;
-  return LENGTH.test(filter.sql) ? "seconds" : null;
-}
-
-const keepsHigh = (filter) => (filter.kind === "where" ? LENGTH.exec(filter.sql)[1] === ">=" : filter.kind === "min" || filter.kind === "drop_bottom");
 
 class Card {
   constructor(score) {
@@ -133,7 +129,7 @@ class Card {
     const clips = state.about.strips?.[this.score.name] || (await get("/api/strip", { column: this.score.name })).clips;
     this.strip.replaceChildren(
       ...clips.map((clip) =>
-        clip ? h("button", { title: "open this clip", onclick: () => open(clip) }, picture(clip)) : h("span", {}),
+        clip ? h("button", { title: "open this clip", onclick: () => tell({ open: clip }) }, picture(clip)) : h("span", {}),
       ),
     );
   }
@@ -279,13 +275,11 @@ class Handle {
   }
 
   fresh() {
-    const { name } = this.card.score;
-    if (name === "seconds") return { kind: "where", sql: "" };
-    return { kind: this.side === "low" ? "min" : "max", column: name, amount: 0 };
+    return threshold(this.card.score.name, this.side === "low", 0);
   }
 
   put(filter, value) {
-    if (filter.kind === "where") filter.sql = `end_time - start_time ${this.side === "low" ? ">=" : "<="} ${Math.max(0, value)}`;
+    if (filter.kind === "where") filter.sql = lengthSql(this.side === "low", Math.max(0, value));
     else filter.amount = value;
   }
 

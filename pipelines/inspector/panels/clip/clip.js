@@ -1,27 +1,41 @@
 // One clip: player, stills, scores with their standing, captions, errors, and its place in the whole film.
 
-import { $, clock, count, h, heard, percent, plural, post, s, say, short, still, toast, video } from "./dom.js";
-import { ask, like, repaint, shown } from "./grid.js";
-import { unmet } from "./overview.js";
-import { active, asked, state, stepOf } from "./state.js";
+import { $, clock, count, h, percent, plural, post, s, short, still, toast, video } from "./dom.js";
+import { unmet } from "./filters.js";
+import { answered, label } from "./labelling.js";
+import { active, ask, asked, like, state, stepOf } from "./state.js";
 
-const dialog = $("#clip");
+let dialog = null;
 let current = null;
 
-export const isOpen = () => dialog.open;
+export function mount(root) {
+  if (root !== dialog) root.addEventListener("close", closed);
+  dialog = root;
+}
 
-export async function open(id) {
+export function draw(event) {
+  if (event.open) open(event.open);
+  if (current && event.labelled === current.id) Object.assign(current, event.answer);
+}
+
+export const inside = [
+  ["← →", "from clip to clip", (key, event) => (event.target.closest?.("video") ? false : step(key === "→" ? 1 : -1))],
+  ["g b", "label the clip good or bad", (key) => toggleLabel(key === "g" ? "good" : "bad")],
+  ["space", "play the clip", (key, event) => (event.target.closest?.("button, video") ? false : toggle())],
+];
+
+async function open(id) {
   const stepping = dialog.open;
   let clip;
   try {
-    await heard();
+    await answered();
     clip = await post("/api/clip", { filters: asked(), clip: id });
   } catch (error) {
     return toast(error.message, true);
   }
   if (stepping && !dialog.open) return; // closed while it was asked for
   current = clip;
-  const note = h("input", { id: "note", value: clip.note || "", placeholder: "note", "aria-label": "note", maxlength: 2000, onchange: () => label((now) => ({ label: now.label, note: note.value || null })) });
+  const note = h("input", { id: "note", value: clip.note || "", placeholder: "note", "aria-label": "note", maxlength: 2000, onchange: () => mark((now) => ({ label: now.label, note: note.value || null })) });
   const strip = h("div", { class: "film" }, h("p", { class: "hint" }, "…"));
   dialog.replaceChildren(
     h(
@@ -46,38 +60,37 @@ export async function open(id) {
   }
 }
 
-dialog.addEventListener("close", () => {
+function closed() {
   current = null;
   dialog.replaceChildren();
-});
+}
 
-export function step(by) {
-  const rows = shown();
-  const at = rows.findIndex((row) => row.id === current?.id);
-  const next = rows[at + by];
+function step(by) {
+  const at = state.rows.findIndex((row) => row.id === current?.id);
+  const next = state.rows[at + by];
   if (at >= 0 && next) open(next.id);
 }
 
-async function label(change) {
+async function mark(change) {
   const clip = current;
   if (!clip) return;
-  const body = () => ({ ...change(clip), clip: clip.id });
   try {
-    await say(body, (answer) => (Object.assign(clip, answer), repaint(clip.id, answer)));
+    Object.assign(clip, await label(clip.id, () => change(clip)));
   } catch (error) {
     return toast(error.message, true);
   }
   if (current === clip) for (const button of dialog.querySelectorAll("[data-label]")) button.classList.toggle("on", button.dataset.label === clip.label);
 }
 
-export function toggleLabel(name) {
+function toggleLabel(name) {
   const note = $("#note")?.value || null;
-  return label((now) => ({ label: now.label === name ? null : name, note }));
+  return mark((now) => ({ label: now.label === name ? null : name, note }));
 }
-export const toggle = () => {
+
+function toggle() {
   const player = $("video", dialog);
   if (player) player.paused ? player.play() : player.pause();
-};
+}
 
 function player(clip) {
   const element = h("video", { id: "player", src: video(clip.id), poster: still(clip.id), controls: true, muted: true, loop: true, autoplay: true, playsInline: true });
