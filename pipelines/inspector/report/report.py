@@ -8,21 +8,21 @@ from __future__ import annotations
 import base64
 import io
 import tempfile
-from collections.abc import Sequence
-from html import escape
+from collections.abc import Iterable, Sequence
 from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jinja2 import Environment, PackageLoader
+from markupsafe import Markup
 from PIL import Image
 
 from pipelines.dataset.files import whole
 from pipelines.dataset.statistics import clock, short
-from pipelines.inspector.data.choice import Choice
-from pipelines.inspector.data.loaded import SLOTS, strip
-from pipelines.inspector.data.media import Media
+from pipelines.inspector.data.choice import Choice, Verdict
+from pipelines.inspector.data.loaded import SLOTS, Loaded, strip
 from pipelines.inspector.data.session import Session
 from pipelines.inspector.panels.take import taking
 
@@ -44,163 +44,176 @@ def write_report(dataset: str | Path, out: str | Path) -> Path:
         session.close()
         if session.loaded is None:
             raise ReportError(session.wrong)
-        text = _Report(session).html()
+        text = html(session.loaded)
     with whole(out) as stream:
         stream.write(text.encode())
     return out
 
 
-class _Report:
-    def __init__(self, session: Session) -> None:
-        self.loaded = session.loaded
-        self.about, self.inspected, self.columns = self.loaded.about, self.loaded.inspected, self.loaded.columns
-        self.media: Media | None = self.loaded.media
-        self.choice: Choice | None = self.loaded.chooser.choose(self.inspected.filters) if self.loaded.chooser else None
-        self._pictures: dict[int, str] = {}
+def html(loaded: Loaded) -> str:
+    """The page; all that it shows is put together here, and only laid out by the template."""
+    pages = Environment(
+        loader=PackageLoader("pipelines.inspector", "report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    style = resources.files("pipelines.inspector").joinpath("report", "report.css").read_text(encoding="utf-8")
+    shown: dict[str, Any] = {"made": made(loaded.about["overview"]["made"])}
+    if loaded.chooser:
+        choice = loaded.chooser.choose(loaded.inspected.filters)
+        pictures = Pictures(loaded)
+        shown |= {
+            "head": head(loaded, choice),
+            "steps": steps(loaded, choice) if choice.verdicts else [],
+            "samples": list(samples(loaded, choice, pictures)),
+            "histograms": list(histograms(loaded, choice, pictures)),
+            "command": command(loaded, choice),
+        }
+    return pages.get_template("report.html").render(
+        about=loaded.about,
+        videos=videos(loaded.about["overview"]),
+        cards=list(cards(loaded.about["overview"])),
+        version=version("winnow"),
+        policy=Markup(POLICY),  # ours, as the style is
+        style=Markup(style),
+        width=WIDTH,
+        height=HEIGHT,
+        **shown,
+    )
 
-    def html(self) -> str:
-        name = self.about["name"]
-        style = resources.files("pipelines.inspector").joinpath("report", "report.css").read_text(encoding="utf-8")
-        parts = [self._head(), self._funnel(), self._samples(), self._histograms(), self._facts(), self._take()]
-        return (
-            '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-            f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
-            '<meta name="viewport" content="width=device-width, initial-scale=1">'
-            f"<title>{escape(name)} · Winnow</title><style>{style}</style></head><body><main>"
-            f"{''.join(parts)}<footer>Winnow {escape(version('winnow'))} · {escape(self.about['path'])}</footer>"
-            "</main></body></html>\n"
-        )
 
-    def _head(self) -> str:
-        about, choice = self.about, self.choice
-        line = f"<h1>{escape(about['name'])}</h1>"
-        if choice is None:
-            return line + f'<p class="wrong">{escape(about.get("empty", "There are no clips."))}</p>'
-        share = choice.hours / about["hours"] if about["hours"] else 0.0
-        return (
-            f'{line}<div class="figures"><p><b>{footage(about["hours"])}</b> in · {about["clips"]:,} clips</p>'
-            f'<p class="kept"><b>{footage(choice.hours)}</b> kept · {choice.clips:,} clips</p><p>{share:.0%} of the footage</p></div>'
-        )
+class Pictures:
+    """Middle stills, small, as base64; "" for a clip without one."""
 
-    def _funnel(self) -> str:
-        if self.choice is None or not self.choice.verdicts:
-            made = self.about["overview"]["made"]
-            return _made(made) if made else ""
-        before, total, rows = self.about["clips"], self.about["clips"], []
-        rows.append(_step("all clips", "", total, total, total, self.about["hours"]))
-        for verdict, (left, hours) in zip(self.choice.verdicts, self.choice.remaining, strict=True):
-            notes = f"{verdict.failing:,} fail" + (f", {verdict.nulls:,} null" if verdict.nulls else "")
-            rows.append(_step(condition(verdict), verdict.error or notes, before, left, total, hours))
-            before = left
-        return f"<section><h2>Funnel</h2><ol>{''.join(rows)}</ol></section>"
+    def __init__(self, loaded: Loaded) -> None:
+        self.media = loaded.media
+        self.known: dict[int, str] = {}
 
-    def _samples(self) -> str:
-        """Stills of kept clips, and of those that each filter is the first to drop: a fair sample, the same each time."""
-        if self.choice is None:
-            return ""
-        order = np.random.default_rng(SEED).permutation(self.columns.count)
-        parts = [self._row("kept", self.choice.kept, order, KEPT_STILLS, "")]
-        left = np.ones(self.columns.count, bool)
-        for verdict in self.choice.verdicts:
-            if verdict.passed is not None:
-                parts.append(
-                    self._row(
-                        f"dropped by {condition(verdict)}",
-                        left & ~verdict.passed,
-                        order,
-                        DROPPED_STILLS,
-                        verdict.column,
-                    )
-                )
-                left &= verdict.passed
-        return f"<section><h2>What was kept, and what was dropped</h2>{''.join(parts)}</section>"
+    def __call__(self, place: int) -> str:
+        if place not in self.known:
+            data = self.media.still(place, "middle")
+            self.known[place] = thumbnail(data) if data else ""
+        return self.known[place]
 
-    def _row(self, title: str, mask: np.ndarray, order: np.ndarray, most: int, column: str | None) -> str:
-        count = int(np.count_nonzero(mask))
-        if not count:
-            return ""
+
+def head(loaded: Loaded, choice: Choice) -> dict[str, str]:
+    hours = loaded.about["hours"]
+    return {
+        "hours": footage(hours),
+        "clips": f"{loaded.about['clips']:,}",
+        "kept_hours": footage(choice.hours),
+        "kept": f"{choice.clips:,}",
+        "share": f"{choice.hours / hours if hours else 0.0:.0%}",
+    }
+
+
+def steps(loaded: Loaded, choice: Choice) -> list[dict[str, str]]:
+    """The funnel of the recorded selection."""
+    total = before = loaded.about["clips"]
+    rows = [step("all clips", "", total, total, total, loaded.about["hours"])]
+    for verdict, (left, hours) in zip(choice.verdicts, choice.remaining, strict=True):
+        notes = verdict.error or counts(verdict.failing, verdict.nulls)
+        rows.append(step(condition(verdict), notes, before, left, total, hours))
+        before = left
+    return rows
+
+
+def made(account: dict[str, Any] | None) -> list[dict[str, str]]:
+    """The funnel that a curated dataset was selected by."""
+    if not account:
+        return []
+    total = before = account["clips"]
+    rows = [step("all clips", "", total, total, total, account["hours"])]
+    for row in account["funnel"]:
+        alone, left = row["alone"], row["in_order"]
+        notes = counts(alone["failing"], alone["null"])
+        rows.append(step(row["filter"], notes, before, left["remaining"], total, left["hours"]))
+        before = left["remaining"]
+    return rows
+
+
+def step(what: str, notes: str, before: int, left: int, total: int, hours: float) -> dict[str, str]:
+    total = total or 1
+    return {
+        "what": what,
+        "notes": notes,
+        "before": f"{100 * before / total:.2f}",
+        "left": f"{100 * left / total:.2f}",
+        "clips": f"{left:,}",
+        "hours": footage(hours),
+    }
+
+
+def counts(failing: int, nulls: int) -> str:
+    return f"{failing:,} fail" + (f", {nulls:,} null" if nulls else "")
+
+
+def samples(loaded: Loaded, choice: Choice, pictures: Pictures) -> Iterable[dict[str, Any]]:
+    """Stills of kept clips, and of those that each filter is the first to drop: a fair sample, the same each time."""
+    order = np.random.default_rng(SEED).permutation(loaded.columns.count)
+    wanted = [("kept", "kept", choice.kept, KEPT_STILLS, None)]
+    left = np.ones(loaded.columns.count, bool)
+    for verdict in choice.verdicts:
+        if verdict.passed is not None:
+            title, dropped = f"dropped by {condition(verdict)}", left & ~verdict.passed
+            wanted.append(("dropped", title, dropped, DROPPED_STILLS, verdict.column))
+            left = left & verdict.passed
+    for kind, title, mask, most, column in wanted:
         tiles = []
         for place in order[mask[order]][:most]:
-            value = self.columns.values[column][place] if column else None
-            said = "" if value is None else "null" if np.isnan(value) else short(float(value))
-            tiles.append(f"<figure>{self._picture(int(place))}<figcaption>{said}</figcaption></figure>")
-        kind = "kept" if title == "kept" else "dropped"
-        return f'<h3 class="{kind}">{escape(title)} <i>{count:,}</i></h3><div class="tiles">{"".join(tiles)}</div>'
+            value = float(loaded.columns.values[column][place]) if column else None
+            text = "" if value is None else "null" if np.isnan(value) else short(value)
+            tiles.append({"picture": pictures(int(place)), "value": text})
+        if tiles:
+            yield {"kind": kind, "title": title, "count": f"{int(np.count_nonzero(mask)):,}", "tiles": tiles}
 
-    def _histograms(self) -> str:
-        if self.choice is None:
-            return ""
-        asked = [verdict.column for verdict in self.choice.verdicts]
-        scores = sorted(self.about["scores"], key=lambda score: score["name"] not in asked)
-        made = "".join(self._histogram(score) for score in scores)
-        nothing = "".join(
-            f"<li><b>{escape(row['name'])}</b> {escape(row['why'])}</li>" for row in self.about["nothing"]
-        )
-        return (
-            '<section><h2>Scores <i><span class="swatch kept"></span>kept <span class="swatch dropped"></span>dropped, '
-            f'bars by the square root of their count</i></h2><div class="histograms">{made}</div><ul>{nothing}</ul></section>'
-        )
 
-    def _histogram(self, score: dict[str, Any]) -> str:
-        name, low, high = score["name"], score["low"], score["high"]
-        kept = self.loaded.chooser.histogram(name, self.choice)
+def histograms(loaded: Loaded, choice: Choice, pictures: Pictures) -> Iterable[dict[str, Any]]:
+    """Every score that has a spread, those that are filtered by first."""
+    asked = [verdict.column for verdict in choice.verdicts]
+    for score in sorted(loaded.about["scores"], key=lambda score: score["name"] not in asked):
+        name, low, high, nulls = score["name"], score["low"], score["high"], score["nulls"]
         most = max(score["counts"]) ** 0.5
-        lines = []
-        for verdict in self.choice.verdicts:
-            if verdict.column == name and verdict.threshold is not None:
-                x = WIDTH * min(1.0, max(0.0, (verdict.threshold - low) / (high - low)))
-                lines.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{HEIGHT}"/>')
-        stills = "".join(
-            self._picture(self.columns.place(clip)) if clip else "<span></span>"
-            for clip in strip(self.columns, self.loaded.chooser, name, SLOTS)
-        )
-        notes = " · ".join(
-            part for part in (score["unit"], f"{score['nulls']:,} null" if score["nulls"] else "") if part
-        )
-        return (
-            f"<article><h3>{escape(name)} <i>{escape(notes)}</i></h3>"
-            f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" preserveAspectRatio="none" role="img" aria-label="histogram of {escape(name, quote=True)}">'
-            f'<path class="dropped" d="{outline(score["counts"], most)}"/><path class="kept" d="{outline(kept, most)}"/>{"".join(lines)}</svg>'
-            f'<p class="axis"><span>{short(max(low, score["min"]))}</span><span>{short(min(high, score["max"]))}</span></p><div class="strip">{stills}</div>'
-            f'<p class="formula">{escape(score["formula"])}</p></article>'
-        )
+        at = [v.threshold for v in choice.verdicts if v.column == name and v.threshold is not None]
+        along = strip(loaded.columns, loaded.chooser, name, SLOTS)
+        yield {
+            "name": name,
+            "notes": " · ".join(part for part in (score["unit"], f"{nulls:,} null" if nulls else "") if part),
+            "formula": score["formula"],
+            "dropped": outline(score["counts"], most),
+            "kept": outline(loaded.chooser.histogram(name, choice), most),
+            "lines": [f"{WIDTH * min(1.0, max(0.0, (value - low) / (high - low))):.1f}" for value in at],
+            "low": short(max(low, score["min"])),
+            "high": short(min(high, score["max"])),
+            "strip": [pictures(loaded.columns.place(clip)) if clip else "" for clip in along],
+        }
 
-    def _facts(self) -> str:
-        found, cards = self.about["overview"], []
-        if found["videos"]:
-            line = ", ".join(f"{count:,} {status}" for status, count in found["videos"].items())
-            line += f" · {footage(found['footage'])} usable" if found["footage"] is not None else ""
-            cards.append(_card("Videos", f"<p>{escape(line)}</p>"))
-        rows = [(f"{row['where']}: {row['reason']}", f"{row['count']:,}", row["count"]) for row in found["failures"]]
-        cards.append(_card("Failures by reason", _bars(rows) if rows else "<p>none</p>"))
-        if found["seconds"]:
-            cards.append(
-                _card(
-                    "Time by stage",
-                    _bars([(name, f"{clock(s)} · {share:.0%}", s) for name, s, share in found["seconds"]]),
-                )
-            )
-        for kind in found["kinds"]:
-            rows = [(row["kind"], f"{footage(row['hours'])} · {row['count']:,}", row["hours"]) for row in kind["rows"]]
-            cards.append(_card(f"Footage by {kind['title']}", _bars(rows)))
-        return f'<section><h2>What the job did</h2><div class="cards">{"".join(cards)}</div></section>'
 
-    def _take(self) -> str:
-        if self.choice is None:
-            return ""
-        verdicts = [verdict for verdict in self.choice.verdicts if verdict.error is None]
-        filters = taking.asked_of(self.inspected, [v.filter for v in verdicts], [v.threshold for v in verdicts])
-        command = taking.command(self.inspected.annotated, "selected", filters)
-        return f"<section><h2>This selection as a command</h2><pre>{escape(command)}</pre></section>"
+def videos(found: dict[str, Any]) -> str:
+    """What became of the videos, in a line; "" where it is not known."""
+    line = ", ".join(f"{count:,} {status}" for status, count in found["videos"].items())
+    return f"{line} · {footage(found['footage'])} usable" if line and found["footage"] is not None else line
 
-    def _picture(self, place: int) -> str:
-        """An <img> of the middle still, small."""
-        if place not in self._pictures:
-            data = self.media.still(place, "middle")
-            self._pictures[place] = (
-                f'<img alt="" src="data:image/jpeg;base64,{thumbnail(data)}">' if data else "<span></span>"
-            )
-        return self._pictures[place]
+
+def cards(found: dict[str, Any]) -> Iterable[dict[str, Any]]:
+    """Bars: failures, time, footage by kind."""
+    rows = [(f"{row['where']}: {row['reason']}", f"{row['count']:,}", row["count"]) for row in found["failures"]]
+    yield {"title": "Failures by reason", "rows": bars(rows), "none": "none"}
+    if found["seconds"]:
+        rows = [(name, f"{clock(seconds)} · {share:.0%}", seconds) for name, seconds, share in found["seconds"]]
+        yield {"title": "Time by stage", "rows": bars(rows)}
+    for kind in found["kinds"]:
+        rows = [(row["kind"], f"{footage(row['hours'])} · {row['count']:,}", row["hours"]) for row in kind["rows"]]
+        yield {"title": f"Footage by {kind['title']}", "rows": bars(rows)}
+
+
+def bars(rows: Sequence[tuple[str, str, float]]) -> list[dict[str, str]]:
+    most = max((size for *_, size in rows), default=0) or 1
+    return [{"name": name, "value": value, "width": f"{100 * size / most:.1f}"} for name, value, size in rows]
+
+
+def command(loaded: Loaded, choice: Choice) -> str:
+    sound = [verdict for verdict in choice.verdicts if verdict.error is None]
+    filters = taking.asked_of(loaded.inspected, [v.filter for v in sound], [v.threshold for v in sound])
+    return taking.command(loaded.inspected.annotated, "selected", filters)
 
 
 def footage(hours: float) -> str:
@@ -209,7 +222,7 @@ def footage(hours: float) -> str:
     return f"{hours:.1f} h" if hours >= 1 else clock(hours * 3600)
 
 
-def condition(verdict: Any) -> str:
+def condition(verdict: Verdict) -> str:
     """A filter as a person reads it."""
     chosen = verdict.filter
     if chosen.kind == "where":
@@ -220,13 +233,15 @@ def condition(verdict: Any) -> str:
 
 
 def outline(counts: Sequence[int], most: float) -> str:
-    step, path = WIDTH / len(counts), f"M0 {HEIGHT}"
+    """The path of a histogram's bars, by the square root of their counts."""
+    width, path = WIDTH / len(counts), f"M0 {HEIGHT}"
     for i, count in enumerate(counts):
-        path += f"V{HEIGHT * (1 - 0.97 * count**0.5 / most):.1f}H{(i + 1) * step:.1f}"
+        path += f"V{HEIGHT * (1 - 0.97 * count**0.5 / most):.1f}H{(i + 1) * width:.1f}"
     return f"{path}V{HEIGHT}Z"
 
 
 def thumbnail(data: bytes, size: int = 200) -> str:
+    """A JPEG, decoded and encoded again, as base64; "" for what is no picture."""
     try:
         image = Image.open(io.BytesIO(data)).convert("RGB")
         image.thumbnail((size, size))
@@ -235,33 +250,3 @@ def thumbnail(data: bytes, size: int = 200) -> str:
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=72)
     return base64.b64encode(buffer.getvalue()).decode()
-
-
-def _step(what: str, notes: str, before: int, left: int, total: int, hours: float) -> str:
-    whole = total or 1
-    return (
-        f'<li><span class="lost" style="width:{100 * before / whole:.2f}%"></span><span class="left" style="width:{100 * left / whole:.2f}%"></span>'
-        f"<b>{escape(what)} <i>{escape(notes)}</i></b><em>{left:,} <i>{footage(hours)}</i></em></li>"
-    )
-
-
-def _made(made: dict[str, Any]) -> str:
-    rows, before = [_step("all clips", "", made["clips"], made["clips"], made["clips"], made["hours"])], made["clips"]
-    for row in made["funnel"]:
-        alone, left = row["alone"], row["in_order"]
-        notes = f"{alone['failing']:,} fail" + (f", {alone['null']:,} null" if alone["null"] else "")
-        rows.append(_step(row["filter"], notes, before, left["remaining"], made["clips"], left["hours"]))
-        before = left["remaining"]
-    return f"<section><h2>How it was selected</h2><ol>{''.join(rows)}</ol></section>"
-
-
-def _card(title: str, body: str) -> str:
-    return f"<div><h3>{escape(title)}</h3>{body}</div>"
-
-
-def _bars(rows: Sequence[tuple[str, str, float]]) -> str:
-    most = max((size for *_, size in rows), default=0) or 1
-    return "<ul>" + "".join(
-        f'<li><span class="left" style="width:{100 * size / most:.1f}%"></span><b>{escape(name)}</b><em>{escape(value)}</em></li>'
-        for name, value, size in rows
-    ) + "</ul>"  # fmt: skip
