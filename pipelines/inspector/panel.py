@@ -49,7 +49,8 @@ class Panel:
     top. button: that button's text. without_clips: it is shown also where a dataset has videos but no clips.
 
     script, style: their text; None: the files NAME.js and NAME.css beside the class's own. The script is a module that
-    exports `mount(root, state)`, called with the panel's element each time the dataset was read, and, as it needs them:
+    exports `mount(root, state)`, called with the panel's element each time the dataset was read, and, as it needs them
+    (`draw` not before `mount` is done):
 
         draw(event)    something changed: "filters", "view" (their answer), "histograms", "near", or an object such as
                        {open: id} that another panel told

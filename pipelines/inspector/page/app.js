@@ -69,8 +69,18 @@ function show(wanted) {
   panes.className = wanted === withoutClips ? "" : "panes";
   for (const panel of panels) {
     panel.root.hidden = !wanted(panel.root);
-    if (wanted(panel.root)) guarded(panel, () => panel.module.mount(panel.root, state));
+    if (wanted(panel.root)) mount(panel);
   }
+}
+
+// A panel that fetches before it is there misses events: once it is there, it draws the view that came meanwhile.
+async function mount(panel) {
+  panel.mounted = false;
+  await guarded(panel, async () => {
+    await panel.module.mount(panel.root, state);
+    panel.mounted = true;
+    if (state.view && panel.module.draw) panel.module.draw("view");
+  });
 }
 
 const withoutClips = (root) => "withoutClips" in root.dataset;
@@ -132,7 +142,7 @@ function empty(about) {
 
 listen((event) => {
   if (event === "view") $("#headline").replaceChildren(...headline());
-  for (const panel of panels) if (panel.module.draw) guarded(panel, () => panel.module.draw(event));
+  for (const panel of panels) if (panel.mounted && panel.module.draw) guarded(panel, () => panel.module.draw(event));
 });
 
 async function follow() {
