@@ -158,9 +158,11 @@ class ScoreTable:
         *,
         columns: Sequence[str] | None = None,
         settings: Mapping[str, str] | None = None,
+        db: duckdb.DuckDBPyConnection | None = None,
     ) -> None:
-        """columns: to hold, instead of those that the filters mention. settings: of DuckDB, e.g. memory_limit."""
-        self.db = locked.connect()
+        """columns: to hold, instead of those that the filters mention. settings: of DuckDB, e.g. memory_limit. db: a
+        fresh connection to hold them in, for a caller that interrupts it from another thread."""
+        self.db = db or locked.connect()
         try:
             described = self.db.execute(f"DESCRIBE SELECT * FROM {clips}").fetchall()
         except duckdb.Error as error:

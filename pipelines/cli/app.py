@@ -205,8 +205,8 @@ def stats(
     with errors():
         from pathlib import Path
 
-        from pipelines.curated.curated import why_empty
         from pipelines.dataset import statistics
+        from pipelines.dataset.empty import why_empty
 
         filters = why = None
         if (Path(dataset) / "dataset.json").exists():
@@ -272,8 +272,8 @@ def _select(dataset, out, config, filters, workers, source_roots=None) -> int:
 
 def _funnel(dataset, filters) -> None:
     from curate.selection.selection import select as choose
-    from pipelines.curated.curated import why_empty
     from pipelines.dataset.dataset import Dataset
+    from pipelines.dataset.empty import why_empty
     from pipelines.dataset.statistics import funnel_table
 
     data = Dataset(dataset)

@@ -12,8 +12,8 @@ from curate.selection.filters import Filter, SelectionError
 from curate.selection.selection import ScoreTable, quoted, select
 from pipelines.annotation.stages import tables_of
 from pipelines.config import Config, ConfigError
-from pipelines.curated.curated import why_empty
 from pipelines.curated.request import CuratedRequest, state_of
+from pipelines.dataset.empty import why_empty
 
 UNKNOWN = "not known before it has run"
 
