@@ -7,7 +7,7 @@ import os
 import socket
 import warnings
 
-from curate.watching.isolation import silent_stderr
+from curate.base.child import silent_stderr
 
 
 class ExecutorError(Exception):

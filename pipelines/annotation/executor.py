@@ -19,9 +19,10 @@ from typing import Any
 import psutil
 import pyarrow as pa
 
+from curate.base.child import CHANGED, KILLED, LATE, MEMORY, NO_ROOM, TIME, WORKER, Lost, NotStarted
 from curate.clip import Unit
 from curate.models import MissingWeights
-from curate.watching.isolation import CHANGED, KILLED, LATE, MEMORY, NO_ROOM, TIME, WORKER, Lost, NotStarted, settle
+from curate.watching.isolation import settle
 from pipelines.annotation.models import Shelf
 from pipelines.annotation.stages import Step, build, pools_of, roles
 from pipelines.cluster import ExecutorError, RaySession, worker_environment

@@ -19,6 +19,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from curate.base import orientation, pixels
 
 MAX_PIXELS = 8192 * 4320
+REASON = 4000  # characters of a reason, at most
 
 
 class DecodeError(Exception):
@@ -52,6 +53,15 @@ def decode(job: Job) -> np.ndarray:
     if job.kind == "image":
         return np.stack([_picture(job.data, job.size)] * len(job.indices))
     return _frames(job.data, job.indices, job.size)
+
+
+def answer(request: dict[str, Any]) -> dict[str, Any]:
+    """What a child process of `Decoders` does with a Job's `request()` and its `data`: `pixels`, or a `reason`."""
+    try:
+        frames = decode(Job.of(request, request["data"]))
+    except DecodeError as error:
+        return {"reason": str(error)[:REASON]}
+    return {"pixels": np.ascontiguousarray(frames).data.cast("B")}
 
 
 def cover(height: int, width: int, size: tuple[int, int]) -> tuple[int, int]:
