@@ -15,6 +15,7 @@ from typing import Any
 import duckdb
 import pyarrow.parquet as pq
 
+from curate.base.sql import literal
 from curate.clip import COUNTED, path_to_text, text_to_path
 from curate.export.span import CLOSE
 from pipelines.curated.cutting import Cutters, Job, asks_for_transcode, spooled
@@ -131,14 +132,10 @@ def groups(rows: Path, options: Mapping[str, Any], written: Sequence[tuple[int, 
     query = f"""
         WITH alone AS (
             SELECT _position, video_id, unit, _decoded_from AS origin, end_time, end_time - _decoded_from AS cost
-            FROM read_parquet({_quoted(rows)})
+            FROM read_parquet({literal(rows)})
             WHERE NOT coalesce({copied}, false) AND _decoded_from IS NOT NULL AND {left})
         SELECT list(_position ORDER BY _position) FROM alone GROUP BY video_id, unit, origin
         HAVING sum(cost) - (max(end_time) - origin) > {LEAST_SAVED}
            AND sum(cost) > {LEAST_RATIO} * (max(end_time) - origin)
         ORDER BY min(_position)"""
     return [positions for (positions,) in duckdb.connect().execute(query).fetchall()]
-
-
-def _quoted(path: Path) -> str:
-    return "'" + str(path).replace("'", "''") + "'"

@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from curate.selection.selection import Selection, quoted
+from curate.base.sql import quoted
+from curate.selection.selection import Selection
 from pipelines.dataset.files import writing
 
 INK, MUTED, GRID = "#22272e", "#8b949e", "#e6e8eb"

@@ -8,6 +8,7 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
+from curate.base.sql import literal
 from curate.export.span import CLOSE
 from curate.selection.selection import Selection
 from pipelines.dataset.dataset import Dataset
@@ -57,7 +58,7 @@ def write_rows(dataset: Dataset, selection: Selection, seed: int, path: Path) ->
             FROM {dataset.clips_sql} c JOIN places p USING (clip_id)
             LEFT JOIN sources v ON v.video_id = c.video_id AND v.unit = c.unit
             ORDER BY p._position
-        ) TO '{str(aside).replace("'", "''")}' (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 2048)"""
+        ) TO {literal(aside)} (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 2048)"""
     ).fetchall()
     with writing(path.parent):
         with open(aside, "rb+") as stream:

@@ -15,8 +15,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from curate.base.sql import literal, quoted
 from curate.selection.filters import Filter, SelectionError
-from curate.selection.selection import quoted, select
+from curate.selection.selection import select
 from pipelines.curated.plots import score_columns
 from pipelines.dataset.dataset import Dataset
 
@@ -130,7 +131,7 @@ def _curated(root: Path) -> Statistics:
     for failure in made["failed"]:
         reasons[failure["reason"]] = reasons.get(failure["reason"], 0) + 1
     found.failures = [("cut", reason, count) for reason, count in sorted(reasons.items(), key=lambda item: -item[1])]
-    listed = ", ".join("'" + str(path).replace("'", "''") + "'" for path in files)
+    listed = ", ".join(map(literal, files))
     found.scores = _scores(duckdb.connect(), f"read_parquet([{listed}])", schema, made["clips"])
     return found
 

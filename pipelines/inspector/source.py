@@ -13,6 +13,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from curate.base.sql import literal
 from curate.selection.filters import Filter, SelectionError, parse_filters
 from pipelines.curated.curated import why_empty
 from pipelines.dataset import labels
@@ -144,7 +145,7 @@ def _curated(root: Path, seen: str) -> Source:
     files = sorted((root / "data").glob("train-*.parquet"))
     if not files:
         raise SourceError(f"{root}: holds no shards (data/train-*.parquet); make it again with `winnow select`")
-    listed = ", ".join("'" + str(path).replace("'", "''") + "'" for path in files)
+    listed = ", ".join(map(literal, files))
     clips = f"(SELECT * FROM read_parquet([{listed}], filename=true, file_row_number=true))"
     said = labels_root(root)
     return Source(
