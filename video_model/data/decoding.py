@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from curate.base import orientation, pixels
+from curate.base.errors import first_line
 
 MAX_PIXELS = 8192 * 4320
 REASON = 4000  # characters of a reason, at most
@@ -128,4 +129,4 @@ def _picture(data: bytes, size: tuple[int, int]) -> np.ndarray:
     except UnidentifiedImageError:
         raise DecodeError("is not a picture that Pillow knows, or its header is damaged") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DecodeError(f"cannot be decoded ({str(error).splitlines()[0] if str(error) else error!r})") from None
+        raise DecodeError(f"cannot be decoded ({first_line(error)})") from None
