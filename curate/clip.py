@@ -138,7 +138,7 @@ class Unit:
     index of count: which stretch. start, end: presentation seconds, both keyframes of the source; None: the file's own.
     facts: what was seen of the file (width, height, fps, codec, frames_in_file, frames_decoded ...), see `curate.watching.facts`.
     status: "ok", "failed", "lost" or "duplicate"; error: the plain reason. A unit can be ok and carry a warning.
-    lost: kinds of the losses so far (see `curate.watching.isolation`): what a machine did is tried again, and is no failure.
+    lost: kinds of the losses so far (see `curate.base.child`): what a machine did is tried again, and is no failure.
     seconds: wall seconds by stage. todo: the stages still to run on it; None: all. kind: what its path names: "file", or an
     input that is none and failed: "folder", "link", "entry" of a list. duplicate_of: of a second copy, the path of the
     first, as tables have it. stored: dataset and shard that its rows are in already, to be read where it is worked on.

@@ -11,8 +11,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
+from curate.base.child import CHANGED
 from curate.clip import Unit, Video, path_to_text
-from curate.watching.isolation import CHANGED
 from pipelines.annotation.changes import Changes, look
 from pipelines.annotation.executor import Place, run
 from pipelines.annotation.models import check_weights

@@ -9,9 +9,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from curate.base.child import CHANGED, Lost
 from curate.clip import Unit
 from curate.video.identity import READING, stamp
-from curate.watching.isolation import CHANGED, Isolated, Lost, settle
+from curate.watching.isolation import Isolated, settle
 from curate.watching.rereading import captioner_frames
 from curate.watching.watch import watch
 from pipelines.config import Config

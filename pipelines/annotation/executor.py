@@ -19,10 +19,11 @@ from typing import Any
 import psutil
 import pyarrow as pa
 
+from curate.base.child import CHANGED, KILLED, LATE, MEMORY, NO_ROOM, TIME, WORKER, Lost, NotStarted
 from curate.base.extras import missing
 from curate.clip import Unit
 from curate.models import MissingWeights
-from curate.watching.isolation import CHANGED, KILLED, LATE, MEMORY, NO_ROOM, TIME, WORKER, Lost, NotStarted, settle
+from curate.watching.isolation import settle
 from pipelines.annotation.models import Shelf, uses
 from pipelines.annotation.stages import PROCESS, Pool, Step, build, pools_of
 from pipelines.cluster import ExecutorError, RaySession, worker_environment

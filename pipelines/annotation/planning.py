@@ -12,10 +12,11 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TypeVar
 
+from curate.base.child import LATE, Lost, NotStarted
 from curate.clip import Unit, Video, path_to_text
 from curate.video.identity import READING, checksum, identify, stamp
 from curate.video.units import plan
-from curate.watching.isolation import LATE, Isolated, Lost, NotStarted, settle
+from curate.watching.isolation import Isolated, settle
 from pipelines.annotation.contents import Identity, identities, stamps, tell_apart
 from pipelines.annotation.state import State, duplicate
 from pipelines.cluster import ExecutorError

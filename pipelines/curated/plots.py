@@ -9,7 +9,8 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from curate.selection.selection import Selection, quoted
+from curate.base.sql import quoted
+from curate.selection.selection import Selection
 from pipelines.dataset.columns import score_columns, unit_of
 from pipelines.dataset.files import writing
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import duckdb
 
+from curate.base.sql import quoted
 from curate.selection.filters import Filter, SelectionError
-from curate.selection.selection import ScoreTable, quoted, select
+from curate.selection.selection import ScoreTable, select
 from pipelines.annotation.stages import tables_of
 from pipelines.config import Config, ConfigError
 from pipelines.curated.request import CuratedRequest, state_of

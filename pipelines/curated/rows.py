@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from curate.base.sql import literal
 from curate.clip import path_to_text, text_to_path
 from curate.export.span import CLOSE, Span, origin_of
 from curate.selection.selection import Selection
@@ -65,7 +66,7 @@ def write_rows(dataset: Dataset, selection: Selection, seed: int, drop: Sequence
             FROM {dataset.clips_sql} c JOIN places p USING (clip_id)
             LEFT JOIN sources v ON v.video_id = c.video_id AND v.unit = c.unit
             ORDER BY p._position
-        ) TO '{str(aside).replace("'", "''")}' (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 2048)"""
+        ) TO {literal(aside)} (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 2048)"""
     ).fetchall()
     with writing(path.parent):
         with open(aside, "rb+") as stream:

@@ -6,10 +6,10 @@ import shutil
 import pytest
 import torch
 
+from curate.base.packaged import WeightsMissing
 from tests.video_model.clips import clips, write_clips
 from video_model.config import TrainConfig
 from video_model.diffusion.generate import Sampler
-from video_model.encoders.text import WeightsMissing
 from video_model.evaluation.evaluate import evaluate
 from video_model.latents.batches import DataError
 from video_model.public.weights import export_unet

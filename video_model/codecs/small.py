@@ -19,8 +19,9 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from curate.base.errors import first_line
 from video_model.codecs.small_networks import DecoderNetwork, EncoderNetwork
-from video_model.encoders.packaged import digest, first_line
+from video_model.encoders.fingerprint import digest
 
 WEIGHTS, CONFIG = "codec.safetensors", "codec.json"
 FLATTEST = 1e-5  # variance of a patch coefficient below which it is rounding of 8-bit pixels; pixels in [-1, 1]

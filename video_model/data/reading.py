@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from curate.base.errors import first_line
 from video_model.data.index import Index
 from video_model.data.sources import DataError, DataFile
 
@@ -35,7 +36,7 @@ def stream(file: DataFile, positions: Container[int]) -> Iterator[tuple[int, byt
                 if not left:
                     return
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{file.path}: cannot be read ({str(error).splitlines()[0]}); copy or make it again") from None
+        raise DataError(f"{file.path}: cannot be read ({first_line(error)}); copy or make it again") from None
 
 
 class Reader:
@@ -64,7 +65,7 @@ class Reader:
             with pq.ParquetFile(file.path) as opened:
                 return opened.read_row_group(group, columns=[file.kind])[file.kind]
         except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{file.path}: cannot be read ({str(error).splitlines()[0]}); copy it again") from None
+            raise DataError(f"{file.path}: cannot be read ({first_line(error)}); copy it again") from None
 
 
 def _bytes_of(value: dict | bytes | None) -> bytes:

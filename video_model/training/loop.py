@@ -21,6 +21,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from curate.base.errors import first_line
 from video_model.config import Loop, Noise, Stage
 from video_model.diffusion.conditioning import Conditioner
 from video_model.diffusion.denoiser import Denoiser, Parametrisation, lognormal
@@ -103,7 +104,7 @@ def train_stage(task: Task, start: Checkpoint | None = None) -> Checkpoint:
             load_whole(average.network, start.tensors("ema"))
             load_optimizer(optimizer, network, start.tensors("optimizer"))
         except (KeyError, RuntimeError) as error:
-            why = str(error).splitlines()[0]
+            why = first_line(error)
             raise CheckpointError(f"{start.path}: is not of this network ({why}): choose another --out") from None
     denoiser = Denoiser(called, task.parametrisation)
     judged = Denoiser(average.network, task.parametrisation)

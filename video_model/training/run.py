@@ -17,6 +17,7 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
+from curate.base.errors import first_line
 from video_model.codecs.public_vae import DiffusersCodec
 from video_model.codecs.small import Codec, CodecConfig, SmallCodec, write_whole
 from video_model.config import TrainConfig
@@ -80,7 +81,7 @@ class Run:
         except FileNotFoundError:
             raise RunError(f"{root}: is not a run of winnow train: it has no config.json") from None
         except ValueError as error:
-            raise RunError(f"{root}/config.json: does not fit this version: {str(error).splitlines()[0]}") from None
+            raise RunError(f"{root}/config.json: does not fit this version: {first_line(error)}") from None
 
     def differences(self, other: TrainConfig) -> list[str]:
         """Keys whose values differ and matter.
@@ -135,9 +136,7 @@ class Run:
         try:
             load_whole(network, checkpoint.tensors("ema"))
         except (KeyError, RuntimeError) as error:
-            raise RunError(
-                f"{checkpoint.path}: is not of this config's network ({str(error).splitlines()[0]})"
-            ) from None
+            raise RunError(f"{checkpoint.path}: is not of this config's network ({first_line(error)})") from None
         return network.eval()
 
 

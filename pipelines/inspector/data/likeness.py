@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from curate.base.child import Child, Lost
 from curate.selection.filters import SelectionError
-from curate.watching.isolation import Child, Lost
 from pipelines.inspector.data.columns import Columns
 from pipelines.inspector.data.listing import Find
 
@@ -77,7 +77,7 @@ class SentenceEncoder:
     """The pack's text encoder, in a child process that is started at the first sentence and stays."""
 
     def __init__(self) -> None:
-        self.child = Child("pipelines.inspector.data.likeness", timeout=300.0, memory_gb=6.0)
+        self.child = Child("pipelines.inspector.data.likeness", timeout=300.0, memory_gb=6.0, name="text encoder")
         self.lock = threading.Lock()
 
     def encode(self, config: dict[str, Any], sentence: str) -> np.ndarray:
