@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from video_model.data.index import Index
-from video_model.data.sources import DataError, DataFile
+from video_model.data.sources import DataFile
+from video_model.errors import DataError
 
 
 def stream(file: DataFile, positions: Container[int]) -> Iterator[tuple[int, bytes]]:
