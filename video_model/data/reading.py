@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 
 from curate.base.errors import first_line
 from video_model.data.index import Index
-from video_model.data.sources import DataError, DataFile
+from video_model.data.sources import DataFile
+from video_model.errors import DataError
 
 
 def stream(file: DataFile, positions: Container[int]) -> Iterator[tuple[int, bytes]]:
