@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from pipelines.annotation.annotate import annotate
-from pipelines.annotation.executor import Place
+from pipelines.annotation.pools import Place
 from pipelines.annotation.state import State
 from pipelines.cli.progress import print_summary
 from pipelines.config import load

@@ -20,8 +20,9 @@ from curate.watching.isolation import settle
 from pipelines.annotation import executor
 from pipelines.annotation.annotate import annotate
 from pipelines.annotation.decoding import limit_of
-from pipelines.annotation.executor import Place, run, work
+from pipelines.annotation.executor import run, work
 from pipelines.annotation.planning import Planner
+from pipelines.annotation.pools import Place
 from pipelines.cluster import ExecutorError
 from pipelines.config import load
 from pipelines.dataset import files
