@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from curate.base.child import CHANGED
+from curate.base.files import write_json
 from curate.clip import Unit, Video, path_to_text
 from pipelines.annotation.changes import Changes, look
 from pipelines.annotation.executor import Place, run
@@ -20,7 +21,7 @@ from pipelines.annotation.stages import RECALL, STAGES, TABLES, check_weights, i
 from pipelines.annotation.state import State
 from pipelines.config import Config, ConfigError, recorded
 from pipelines.dataset.claims import LOCK, claimed
-from pipelines.dataset.dataset import FORMAT, Dataset, DatasetError, Writer, forget, read_about, sweep, write_json
+from pipelines.dataset.dataset import FORMAT, Dataset, DatasetError, Writer, forget, read_about, sweep
 from pipelines.sources.folders import PassedOver
 from pipelines.sources.sources import HELD, Found, find_videos
 

@@ -8,9 +8,9 @@ from typing import Any
 import pyarrow as pa
 import yaml
 
+from curate.base.files import whole
 from curate.selection.selection import Selection
 from pipelines.curated.plots import contact_sheet, plot_scores
-from pipelines.dataset.files import whole
 
 
 def write_card(out: Path, dataset: Any, selection: Selection, about: dict[str, Any], schema: pa.Schema) -> None:

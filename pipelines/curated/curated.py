@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from curate.base.files import commit, write_json, writing
 from curate.selection.filters import Filter
 from curate.selection.selection import Selection, select
 from pipelines.curated.card import write_card
@@ -36,7 +37,6 @@ from pipelines.curated.shards import Made, Standing, job_of, read_schema, write_
 from pipelines.dataset import labels
 from pipelines.dataset.claims import claimed
 from pipelines.dataset.dataset import Dataset
-from pipelines.dataset.files import commit, write_json, writing
 
 SAMPLE_CLIPS, SAMPLE_BYTES = 32, 64_000_000  # cut first, to learn how many bytes a clip takes
 MODELS = (

@@ -15,12 +15,12 @@ from typing import Any
 import duckdb
 import pyarrow.parquet as pq
 
+from curate.base.files import writing
 from curate.base.sql import literal
 from curate.clip import COUNTED, path_to_text, text_to_path
 from curate.export.span import CLOSE
 from pipelines.curated.cutting import Cutters, Job, asks_for_transcode, spooled
 from pipelines.curated.shards import job_of
-from pipelines.dataset.files import writing
 
 LEAST_SAVED, LEAST_RATIO = 5.0, 2.0  # s of decoding, and cost one by one over cost together, from which it is done
 HEAVY = ("still_middle", "image_embedding")

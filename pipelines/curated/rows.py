@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import duckdb
 import pyarrow as pa
 
+from curate.base.files import commit, writing
 from curate.base.sql import literal
 from curate.export.span import CLOSE
 from curate.selection.selection import Selection
 from pipelines.dataset.dataset import Dataset
-from pipelines.dataset.files import commit, writing
 
 HEAVY = ("still_first", "still_last")  # in the video itself
 
@@ -61,6 +60,4 @@ def write_rows(dataset: Dataset, selection: Selection, seed: int, path: Path) ->
         ) TO {literal(aside)} (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 2048)"""
     ).fetchall()
     with writing(path.parent):
-        with open(aside, "rb+") as stream:
-            os.fsync(stream.fileno())
         commit(aside, path)

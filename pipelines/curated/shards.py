@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -14,11 +13,12 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from curate.base.files import commit, writing
 from curate.clip import COUNTED, Column, text_to_path
 from curate.export.extract import Extracted, Span
 from curate.export.span import Origin
 from pipelines.curated.cutting import Job, MapFn, Source
-from pipelines.dataset.files import FOOTER, commit, writing
+from pipelines.dataset.files import FOOTER
 
 if TYPE_CHECKING:
     from pipelines.curated.passes import Spool
@@ -285,8 +285,6 @@ class _Shard:
         made = {name: value for name, value in asdict(self.made).items() if name != "shards"}
         self.writer.add_key_value_metadata({FOOTER: json.dumps({"made": made}).encode()})
         self.writer.close()
-        self.stream.flush()
-        os.fsync(self.stream.fileno())
         self.stream.close()
         commit(self.aside, self.path)
 

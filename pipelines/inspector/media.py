@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 import threading
 from collections import OrderedDict
 from contextlib import suppress
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from curate.base.files import write_whole
 from curate.clip import text_to_path
 from curate.export.extract import Span
 from pipelines.curated.cutting import CutterError, Cutters, Job
@@ -159,10 +159,7 @@ class ClipCache:
                 os.utime(path)
                 return path
             data = make()
-            handle, aside = tempfile.mkstemp(suffix=".tmp", dir=self.folder)
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(data)
-            os.replace(aside, path)
+            write_whole(path, data, durable=False)
         with self._lock:
             self._locks.pop(name, None)
         self._trim(path)

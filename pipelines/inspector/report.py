@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipelines.dataset.files import whole
+from curate.base.files import whole
 from pipelines.dataset.statistics import clock, short
 from pipelines.inspector import taking
 from pipelines.inspector.choice import Choice

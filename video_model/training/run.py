@@ -18,8 +18,9 @@ from pydantic import ValidationError
 from torch import nn
 
 from curate.base.errors import first_line
+from curate.base.files import write_json
 from video_model.codecs.public_vae import DiffusersCodec
-from video_model.codecs.small import Codec, CodecConfig, SmallCodec, write_whole
+from video_model.codecs.small import Codec, CodecConfig, SmallCodec
 from video_model.config import TrainConfig
 from video_model.diffusion.conditioning import Conditioner, FirstFrameSlot, TextSlot, VectorSlot
 from video_model.diffusion.denoiser import Parametrisation, parametrisation
@@ -247,11 +248,6 @@ def build_conditioner(config: TrainConfig, temporal: bool) -> Conditioner:
 
 def build_parametrisation(config: TrainConfig) -> Parametrisation:
     return parametrisation(**config.denoiser.model_dump())
-
-
-def write_json(path: Path, content: Any) -> None:
-    """The file appears whole or not at all."""
-    write_whole(path, json.dumps(content, indent=1, ensure_ascii=False).encode())
 
 
 def _flat(tree: Any, path: str = "") -> dict[str, Any]:

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from curate.base.files import write_json
 from video_model.codecs.small import Codec
 from video_model.config import TrainConfig, as_rates, rates_of
 from video_model.diffusion.generate import default_request, generate, write_video
@@ -47,7 +48,6 @@ from video_model.training.run import (
     check_network,
     first_network,
     inflated,
-    write_json,
 )
 from video_model.training.watching import Silent, Watcher
 from video_model.training.workers import Worker, first_goes_ahead
