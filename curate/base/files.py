@@ -68,9 +68,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
     try:
         aside.mkdir(parents=True)
         yield aside
-        for part in aside.rglob("*"):
-            flush(part)
-        flush(aside)
+        flush_all(aside)
         if path.exists():
             shutil.rmtree(path)
         aside.rename(path)
@@ -91,10 +89,16 @@ def write_json(path: Path, content: Any, *, durable: bool = True) -> None:
 
 
 def commit(aside: Path, path: Path) -> None:
-    """Flush what was written aside, rename it, and make the rename itself durable."""
-    flush(aside)
+    """Flush a file or a folder that was written aside, rename it, and make the rename itself durable."""
+    flush_all(aside)
     os.replace(aside, path)
     flush(path.parent)
+
+
+def flush_all(path: Path) -> None:
+    """A file, or a folder with all that is in it, to the disk."""
+    for part in (*path.rglob("*"), path):
+        flush(part)
 
 
 def flush(path: Path) -> None:

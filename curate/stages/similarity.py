@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +12,7 @@ from curate.clip import Clip, Column
 from curate.models import Embedder
 from curate.models.loading import loaded
 from curate.models.memory import embed_stills
+from curate.models.roles import EMBEDDER
 from curate.stages.pictures import batches, flattened, stills
 from curate.stages.stage import Stage, attempt
 
@@ -25,6 +27,9 @@ class Similarity(Stage):
     """
 
     name = "similarity"
+    needs = ("stills", "captions")
+    models = (replace(EMBEDDER, column="similarity"),)
+    prefiltered = True
     columns = tuple(
         Column(
             f"similarity_{which}",

@@ -16,14 +16,15 @@ from curate.base.files import write_json
 from curate.clip import Unit, Video, path_to_text
 from pipelines.annotation.changes import Changes, look
 from pipelines.annotation.executor import Place, run
+from pipelines.annotation.models import check_weights
 from pipelines.annotation.planning import Planner, plan_videos
-from pipelines.annotation.stages import RECALL, STAGES, TABLES, check_weights, identity, with_needs
+from pipelines.annotation.stages import identity, tables_of, with_needs
 from pipelines.annotation.state import State
 from pipelines.config import Config, ConfigError, recorded
 from pipelines.dataset.claims import LOCK, claimed
-from pipelines.dataset.dataset import FORMAT, Dataset, DatasetError, Writer, forget, read_about, sweep
+from pipelines.dataset.dataset import FORMAT, Dataset, DatasetError, Writer, forget, read_about, read_shards, sweep
 from pipelines.sources.folders import PassedOver
-from pipelines.sources.sources import HELD, Found, find_videos
+from pipelines.sources.sources import HELD, FoundVideos, find_videos
 
 
 class Watcher(Protocol):
@@ -98,16 +99,20 @@ def annotate(
     """
     began = time.perf_counter()
     root = Path(out)
-    chosen = with_needs(STAGES if stages is None else stages, config)
+    chosen = with_needs(list(config.parts.stages) if stages is None else stages, config)
     models = check_weights(config, chosen)
     _refuse_foreign(root)
-    found = find_videos(sources, root) if sources else Found(State(Dataset(root), chosen, retry_failed).videos())
+    found = (
+        find_videos(sources, root)
+        if sources
+        else FoundVideos(State(Dataset(root), chosen, retry_failed, config.parts).videos())
+    )
     summary = Summary(passed_over=found.passed_over)
     with claimed(root, "dataset", DatasetError):
         open_dataset(root, config, chosen, models)
         writer = Writer(
             root,
-            TABLES,
+            tables_of(config.parts).with_stored(root, [shard.name for shard in read_shards(root)]),
             models=models,
             shard_clips=config.execution.shard_clips,
             shard_seconds=config.execution.shard_seconds,
@@ -122,7 +127,7 @@ def annotate(
 
 
 def _work(
-    found: Found,
+    found: FoundVideos,
     root: Path,
     config: Config,
     stages: tuple[str, ...],
@@ -134,14 +139,14 @@ def _work(
 ) -> None:
     videos = found.videos
     for last in (False, True):  # again for the videos that were written to while they were worked on
-        state = State(Dataset(root), stages, retry_failed)
+        state = State(Dataset(root), stages, retry_failed, config.parts)
         if not last and (gone := state.repaired(found.accepts)):
             forget(root, gone)
-            state = State(Dataset(root), stages, retry_failed)
+            state = State(Dataset(root), stages, retry_failed, config.parts)
         with Planner(config) as planner:
             changes = look(videos, state, planner, watcher.planning)
             if changes.adopt(videos, state, writer):
-                state = State(Dataset(root), stages, retry_failed)
+                state = State(Dataset(root), stages, retry_failed, config.parts)
             state.changed = changes.changed
             if not last:
                 summary.changed, summary.moved = len(changes.changed), len(changes.moved)
@@ -167,16 +172,22 @@ def _work(
             if unit.lost[-1:] == [CHANGED] and not last:
                 moving.add(unit.video.path)
                 continue
-            again_only = unit.facts.pop(RECALL, None) is not None
+            again_only = unit.stored is not None
             if unit.status == "ok" or not (again_only or state.holds(unit)):  # a failure never replaces good rows
-                done = (*state.stages_of(unit), *stages)
-                writer.add(unit, stages=with_needs(done), **state.succession(unit))
+                writer.add(unit, stages=_done(unit, stages, state), **state.succession(unit))
             summary.count(unit)
             watcher.unit(unit)
         videos = [video for video in videos if video.path in moving]
         if not videos:
             return
         writer.flush()
+
+
+def _done(unit: Unit, stages: Sequence[str], state: State) -> list[str]:
+    """All stages whose columns the rows of a unit have now, those of plugins that are not loaded today among them."""
+    done = dict.fromkeys([*state.stages_of(unit), *stages])
+    known = state.parts.stages
+    return [*state.parts.with_needs(name for name in done if name in known), *(n for n in done if n not in known)]
 
 
 def _to_do(
@@ -213,9 +224,16 @@ def open_dataset(root: Path, config: Config, stages: Sequence[str], models: dict
         "config": resolved,
         "stages": made["stages"] | {stage: identity(config, stage) for stage in stages},
         "models": made["models"] | models,
+        "plugins": [*_others(made, config), *({"source": p.source, "sha256": p.sha256} for p in config.parts.plugins)],
     }
     if about != made:
         write_json(root / "dataset.json", about)
+
+
+def _others(made: dict[str, Any], config: Config) -> list[dict[str, str]]:
+    """Plugins that earlier jobs ran with, and this one does not."""
+    now = {plugin.source for plugin in config.parts.plugins}
+    return [plugin for plugin in made.get("plugins", ()) if plugin["source"] not in now]
 
 
 def _as_known(made: dict[str, Any], stage: str, config: Config) -> dict[str, Any]:
@@ -225,7 +243,7 @@ def _as_known(made: dict[str, Any], stage: str, config: Config) -> dict[str, Any
     for name, part in parts.items():
         (tree["decode"] if name == "unit_seconds" else tree)[name] = part
     try:
-        return identity(recorded(tree, "dataset.json"), stage)
+        return identity(recorded(tree, "dataset.json", config.parts), stage)
     except ConfigError:
         return parts
 

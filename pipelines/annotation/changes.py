@@ -15,7 +15,6 @@ from typing import Any
 from curate.clip import Unit, Video, path_to_text, text_to_path
 from pipelines.annotation.contents import Identity, identities
 from pipelines.annotation.planning import Planner
-from pipelines.annotation.stages import TABLES
 from pipelines.annotation.state import State, duplicate
 from pipelines.dataset.dataset import Writer, read_unit
 
@@ -65,7 +64,7 @@ class Changes:
         """One unit, with the path and the stamp that its file has now, and the captions and columns of a new list."""
         reference = Unit(Video(text_to_path(row["video_path"]), row["video_id"]), index=row["unit"])
         shard = state.dataset.newest[reference.id]
-        unit = read_unit(state.dataset.root, shard.name, reference, TABLES)
+        unit = read_unit(state.dataset.root, shard.name, reference, writer.tables)
         unit.video.path = text_to_path(path)
         if video is not None and (video.captions or video.columns):
             unit.video.captions, unit.video.columns = video.captions, video.columns

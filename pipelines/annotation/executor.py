@@ -20,15 +20,15 @@ import psutil
 import pyarrow as pa
 
 from curate.base.child import CHANGED, KILLED, LATE, MEMORY, NO_ROOM, TIME, WORKER, Lost, NotStarted
+from curate.base.extras import missing
 from curate.clip import Unit
 from curate.models import MissingWeights
 from curate.watching.isolation import settle
-from pipelines.annotation.models import Shelf
-from pipelines.annotation.stages import Step, build, pools_of, roles
+from pipelines.annotation.models import Shelf, uses
+from pipelines.annotation.stages import PROCESS, Pool, Step, build, pools_of
 from pipelines.cluster import ExecutorError, RaySession, worker_environment
 from pipelines.config import Config, resolve
 
-WORKER_MEMORY = 2.5e9  # bytes of one worker with the embedded pack and a decode, to choose how many fit
 POOLS = 3  # pools of workers that are started one after another, where they die as a whole
 RESTARTS = 4  # of one worker
 ALONE = 2  # tries of a lost unit with nothing beside it
@@ -141,7 +141,7 @@ class _Rounds:
 
     def _lost_with_worker(self, unit: Unit, sure: bool) -> Unit:
         """sure: it was in the hands of a worker that died, and did not wait for one."""
-        short = not self.place.address and psutil.virtual_memory().available < WORKER_MEMORY
+        short = not self.place.address and psutil.virtual_memory().available < PROCESS
         times = sum(kind == WORKER for kind in unit.lost) + 1
         reason = (
             "the worker process died while working on it"
@@ -189,6 +189,8 @@ def load_steps(config: Config, stages: Sequence[str]) -> list[Step]:
         return build(config, stages)
     except MissingWeights as error:
         raise ExecutorError(str(error)) from error
+    except ModuleNotFoundError as error:
+        raise ExecutorError(missing(error) or str(error)) from error
     except Exception as error:
         raise ExecutorError(
             f"{_culprit(config, stages)} cannot be loaded: {_reason(error)}: its weights may be damaged: "
@@ -199,11 +201,11 @@ def load_steps(config: Config, stages: Sequence[str]) -> list[Step]:
 def _culprit(config: Config, stages: Sequence[str]) -> str:
     """Which model it is, found by loading them one by one."""
     shelf = Shelf(config)
-    for column, section in roles(config, stages):
+    for use in uses(config, stages):
         try:
-            shelf.get(section)
+            shelf.get(use.section)
         except Exception:
-            return f"{column}: model {getattr(section, 'kind', None) or section.detector}"
+            return f"{use.column}: model {use.kind}"
     return f"a model of the stages {', '.join(stages)}"
 
 
@@ -271,13 +273,13 @@ def _over_ray(units: list[Unit], config: Config, stages: Sequence[str], place: P
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.max_errored_blocks = -1  # a lost block is noticed by `run`, which tries its units again
-    cpus = ray.cluster_resources().get("CPU", 1.0)
+    pools = pools_of(config, stages)
+    there = ray.cluster_resources()
+    allotted = allot(pools, config, place, len(units), there.get("CPU", 1.0), there.get("GPU", 0.0))
     size = -(-len(units) // BLOCKS)
     blocks = [_table(units[i : i + size]) for i in range(0, len(units), size)]
     data = ray.data.from_arrow(blocks)
-    for pool in pools_of(config, stages):
-        workers = min(place.workers or _fitting(cpus, place), len(units))
-        share = 0.9 * cpus / workers if pool.gpus == 0 else 0.1
+    for pool, share in zip(pools, allotted, strict=True):
         make = {
             "max_restarts": RESTARTS,
             "max_task_retries": 0,
@@ -290,9 +292,11 @@ def _over_ray(units: list[Unit], config: Config, stages: Sequence[str], place: P
             batch_size=1,
             batch_format="pyarrow",
             zero_copy_batch=True,
-            compute=ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),  # a crash costs the unit in hand
-            num_cpus=min(1.0, share),
-            num_gpus=pool.gpus or None,
+            compute=ActorPoolStrategy(
+                size=share.workers, max_tasks_in_flight_per_actor=1
+            ),  # a crash costs the unit in hand
+            num_cpus=share.cpus,
+            num_gpus=share.gpus or None,
             **make,
         )
     try:
@@ -312,11 +316,46 @@ def _map(data: Any, *arguments: Any, **options: Any) -> Any:
         return data.map_batches(*arguments, **options)
 
 
-def _fitting(cpus: float, place: Place) -> int:
+@dataclass(frozen=True)
+class Share:
+    """What one pool gets: how many workers, and the CPUs and GPUs of each."""
+
+    workers: int
+    cpus: float
+    gpus: float = 0.0
+
+
+def allot(pools: Sequence[Pool], config: Config, place: Place, units: int, cpus: float, gpus: float) -> list[Share]:
+    """Divide the CPUs and GPUs of a machine or cluster between pools. Raises ExecutorError where a GPU is missing.
+
+    A pool on GPUs has as many workers as its GPUs hold, `execution.gpus` of one each; one on CPUs has a worker a core, and
+    on this machine no more than memory holds. All pools run at once, so that together they ask for less than there is.
+    """
+    on_gpu = sum(pool.gpu for pool in pools)
+    if on_gpu and not gpus:
+        raise ExecutorError(
+            f"execution.gpus is {config.execution.gpus:g}, and Ray sees no GPU: set execution.gpus to 0, or start Ray on a "
+            "machine that has one"
+        )
+    each = min(config.execution.gpus, gpus / on_gpu) if on_gpu else 0.0
+    by_gpus = max(1, int(gpus / on_gpu / each + 1e-6)) if on_gpu else 0
+    shares = []
+    for pool in pools:
+        if pool.gpu:
+            workers = min(by_gpus, units)
+            shares.append(Share(workers, min(1.0, 0.3 * cpus / on_gpu / workers), each))
+        else:
+            workers = min(place.workers or _fitting(cpus, place, pool), units)
+            left = (0.6 if on_gpu else 0.9) * cpus / (len(pools) - on_gpu)
+            shares.append(Share(workers, min(1.0, left / workers)))
+    return shares
+
+
+def _fitting(cpus: float, place: Place, pool: Pool) -> int:
     """One worker a core; on this machine, no more than memory holds."""
     if place.address:
         return max(1, int(cpus))
-    return max(1, min(int(cpus), int(psutil.virtual_memory().available / WORKER_MEMORY)))
+    return max(1, min(int(cpus), int(psutil.virtual_memory().available / pool.memory)))
 
 
 def limit_threads(threads: int) -> None:

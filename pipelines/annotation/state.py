@@ -11,8 +11,8 @@ from typing import Any
 import duckdb
 
 from curate.clip import SKIPPED, TOO_SHORT, Unit, Video, path_to_text, text_to_path
+from curate.parts import Parts
 from curate.video.identity import stamp
-from pipelines.annotation.stages import RECALL, stage_of
 from pipelines.dataset.dataset import Dataset
 from pipelines.dataset.tables import video_of
 from pipelines.sources.listed import other_spans, says_more
@@ -31,11 +31,11 @@ SAID = {  # in rows of an older Winnow the error alone says it
 class State:
     """wanted: stages of this job. retry_failed: failed videos, and clips on which a wanted stage failed, are not done.
 
-    changed: paths, as in the tables, whose file holds something else than what is recorded (see `pipelines.annotation.changes`).
+    parts: of this job. changed: paths, as in the tables, whose file holds something else than what is recorded (see `pipelines.annotation.changes`).
     """
 
-    def __init__(self, dataset: Dataset, wanted: Sequence[str], retry_failed: bool) -> None:
-        self.dataset, self.wanted, self.retry_failed = dataset, wanted, retry_failed
+    def __init__(self, dataset: Dataset, wanted: Sequence[str], retry_failed: bool, parts: Parts) -> None:
+        self.dataset, self.wanted, self.retry_failed, self.parts = dataset, wanted, retry_failed, parts
         self.rows: dict[str, dict[str, Any]] = {}
         self.paths: dict[str, list[dict[str, Any]]] = {}
         self.contents: dict[str, list[dict[str, Any]]] = {}
@@ -185,11 +185,11 @@ class State:
                     start=row["unit_start"],
                     end=row["unit_end"],
                     facts={
-                        RECALL: [str(self.dataset.root.absolute()), shard.name],
                         "duration": row["duration"],
                         **(stamp(text_to_path(row["video_path"])) if row["modified"] is None else {}),
                     },
                     todo=todo,
+                    stored=(str(self.dataset.root.absolute()), shard.name),
                 )
 
     def _failed_stages(self) -> dict[str, set[str]]:
@@ -201,7 +201,7 @@ class State:
         for video_id, unit, key in (
             duckdb.execute(query, [TOO_SHORT, SKIPPED]).fetchall() if self.dataset.newest else ()
         ):
-            found.setdefault(f"{video_id}-{unit:04d}", set()).add(stage_of(key))
+            found.setdefault(f"{video_id}-{unit:04d}", set()).add(self.parts.stage_of(key))
         return found
 
 

@@ -52,7 +52,11 @@ class errors:
 
 
 def _fixable(error: BaseException) -> str | None:
-    """What to say of errors of disks and damaged files, which come from anywhere; None for others."""
+    """What to say of packages that are not installed, disks and damaged files, which come from anywhere; None for others."""
+    if isinstance(error, ModuleNotFoundError):
+        from curate.base.extras import missing
+
+        return missing(error)
     import duckdb
     from pyarrow import ArrowInvalid
 

@@ -186,9 +186,7 @@ def jpeg(rng: np.random.Generator) -> bytes:
 def measure(root: Path, console: Console) -> Table:
     began = time.perf_counter()
     arguments = ["inspect", str(root), "--port", "0", "--no-open"]
-    server = subprocess.Popen(
-        [sys.executable, "-m", "pipelines.inspector", *arguments], stdout=subprocess.PIPE, text=True
-    )
+    server = subprocess.Popen([sys.executable, "-m", "pipelines.cli", *arguments], stdout=subprocess.PIPE, text=True)
     try:
         server.stdout.readline()
         address = server.stdout.readline().strip()

@@ -1,5 +1,5 @@
 """The funnel against hand-written SQL; nulls; ties; what a `where` may not do; errors that name the part and the
-mend."""
+fix."""
 
 import duckdb
 import numpy as np
@@ -7,7 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from curate.selection.filters import PRESETS, Filter, SelectionError, filters_from_options, parse_filters
+from curate.selection.filters import KINDS, Filter, SelectionError, filters_from_options, parse_filters
+from curate.selection.presets import PRESETS, Preset, preset_help
 from curate.selection.selection import select
 
 
@@ -241,7 +242,31 @@ def test_filters_are_read_back():
     ]
     mapping = {"where": None, "drop_bottom": {"motion_score": 25.0}, "drop_top": {}}
     assert parse_filters(mapping) == filters[:1]
-    assert parse_filters("svd-final")[:-1] == parse_filters("svd") == list(PRESETS["svd"]) and parse_filters(None) == []
+    assert parse_filters(None) == parse_filters("none") == []
+
+
+def test_the_papers_presets():
+    """Blattmann et al. 2023: a quarter of the motion, aesthetic and text scores go, and half of the similarities."""
+    names = ["motion_score=25%", "aesthetic_score=25%", "similarity_merged=50%"]
+    paper = [*(f"drop_bottom {name}" for name in names), "drop_top text_area=25%"]
+    assert [f.name for f in parse_filters("svd")] == paper
+    assert [f.name for f in parse_filters("svd-final")] == [*paper, "max text_area=0.07"]
+
+
+def test_a_preset_is_one_object_and_one_entry(monkeypatch):
+    """The config, the command line's help and the errors are derived from the list."""
+    monkeypatch.setattr("curate.selection.presets.PRESETS", [*PRESETS, LONG])
+    assert [f.name for f in parse_filters("long")] == ["min num_frames=48", "where width >= 480"]
+    assert "long (48 frames or more)" in preset_help()
+
+
+LONG = Preset("long", "48 frames or more", [{"min": {"num_frames": 48}}, {"where": "width >= 480"}])
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_every_kind_is_read_back(kind):
+    chosen = Filter(kind.name, sql="a > 1") if not kind.sign else Filter(kind.name, "a", 12.5)
+    assert parse_filters(chosen.to_dict()) == [chosen]
 
 
 @pytest.mark.parametrize(

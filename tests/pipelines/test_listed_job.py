@@ -13,12 +13,12 @@ from pipelines.annotation.executor import Place
 from pipelines.annotation.state import State
 from pipelines.cli.progress import print_summary
 from pipelines.config import load
-from pipelines.curated.curated import make_curated
 from pipelines.dataset.dataset import Dataset
 from pipelines.dataset.statistics import read as statistics
 from pipelines.demo import write
 from pipelines.sources import folders
 from tests.footage import pan
+from tests.pipelines.test_curated import curate
 
 FAST = ["execution.executor=inline", "decode.isolate=false"]
 
@@ -71,7 +71,7 @@ def test_spans_are_the_clips_and_their_bytes(films, tmp_path, watcher):
         "spans.csv: entry 3: the span 7 to 9 s holds no picture (the file ends at 3.20 s, after 80 frames): no clip"
     ]
     assert (summary.videos, summary.failed, summary.warned) == (3, 1, 1)
-    curated = make_curated(Dataset(out), [], tmp_path / "c", workers=1)
+    curated = curate(Dataset(out), [], tmp_path / "c", workers=1)
     cut = duckdb.sql(f"SELECT num_frames, source_captions, bounds FROM '{tmp_path}/c/data/*.parquet' ORDER BY clip_id")
     assert curated.clips == 3 and sorted(row[0] for row in cut.fetchall()) == [40, 55, 75]
 

@@ -13,25 +13,36 @@ import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from curate.base.files import DiskError, write_whole
+from curate.base.section import Section
 from curate.models import Image, Weights
+from curate.models.adapter import Adapter
 from curate.models.embedded.imagenet import ImageNet
 from curate.models.embedded.minilm import MiniLM
+from curate.models.roles import EMBEDDER
 
 TOP = 10  # classes mixed
 
 
-class ConSE:
+class ConseOptions(Section):
+    kind: Literal["conse"] = "conse"
+
+
+class ConSE(Adapter):
     """Embedder of the embedded pack; dim 384, rows of unit length. A blank picture gets a direction like any other.
 
     imagenet, sentences: models to share; loaded here when not given.
     """
 
+    roles = (EMBEDDER,)
+    Options = ConseOptions
+    shares = (("imagenet", ImageNet), ("sentences", MiniLM))
     name = "ConSE (EfficientNet-Lite2, all-MiniLM-L6-v2)"
     dim = MiniLM.dim
 
