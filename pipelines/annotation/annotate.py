@@ -15,9 +15,10 @@ from curate.base.child import CHANGED
 from curate.base.files import write_json
 from curate.clip import Unit, Video, path_to_text
 from pipelines.annotation.changes import Changes, look
-from pipelines.annotation.executor import Place, run
+from pipelines.annotation.executor import run
 from pipelines.annotation.models import check_weights
 from pipelines.annotation.planning import Planner, plan_videos
+from pipelines.annotation.pools import Place
 from pipelines.annotation.stages import identity, tables_of, with_needs
 from pipelines.annotation.state import State
 from pipelines.config import Config, ConfigError, recorded

@@ -13,7 +13,7 @@ import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import psutil
@@ -25,7 +25,8 @@ from curate.clip import Unit
 from curate.models import MissingWeights
 from curate.watching.isolation import settle
 from pipelines.annotation.models import Shelf, uses
-from pipelines.annotation.stages import PROCESS, Pool, Step, build, pools_of
+from pipelines.annotation.pools import PROCESS, Place, allot, pools_of
+from pipelines.annotation.stages import Step, build
 from pipelines.cluster import ExecutorError, RaySession, worker_environment
 from pipelines.config import Config, resolve
 
@@ -41,15 +42,6 @@ ADVICE = {  # what to do where units are lost alike, by kind; a crash says nothi
 }
 LOG = logging.getLogger("winnow")
 BLOCKS = 4096  # Ray blocks at most: a unit each, until there are more units than that
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where to run. executor: "ray" or "inline". workers: processes, None: as many as fit. address: Ray cluster or None."""
-
-    executor: str = "inline"
-    workers: int | None = None
-    address: str | None = None
 
 
 def run(
@@ -314,48 +306,6 @@ def _map(data: Any, *arguments: Any, **options: Any) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return data.map_batches(*arguments, **options)
-
-
-@dataclass(frozen=True)
-class Share:
-    """What one pool gets: how many workers, and the CPUs and GPUs of each."""
-
-    workers: int
-    cpus: float
-    gpus: float = 0.0
-
-
-def allot(pools: Sequence[Pool], config: Config, place: Place, units: int, cpus: float, gpus: float) -> list[Share]:
-    """Divide the CPUs and GPUs of a machine or cluster between pools. Raises ExecutorError where a GPU is missing.
-
-    A pool on GPUs has as many workers as its GPUs hold, `execution.gpus` of one each; one on CPUs has a worker a core, and
-    on this machine no more than memory holds. All pools run at once, so that together they ask for less than there is.
-    """
-    on_gpu = sum(pool.gpu for pool in pools)
-    if on_gpu and not gpus:
-        raise ExecutorError(
-            f"execution.gpus is {config.execution.gpus:g}, and Ray sees no GPU: set execution.gpus to 0, or start Ray on a "
-            "machine that has one"
-        )
-    each = min(config.execution.gpus, gpus / on_gpu) if on_gpu else 0.0
-    by_gpus = max(1, int(gpus / on_gpu / each + 1e-6)) if on_gpu else 0
-    shares = []
-    for pool in pools:
-        if pool.gpu:
-            workers = min(by_gpus, units)
-            shares.append(Share(workers, min(1.0, 0.3 * cpus / on_gpu / workers), each))
-        else:
-            workers = min(place.workers or _fitting(cpus, place, pool), units)
-            left = (0.6 if on_gpu else 0.9) * cpus / (len(pools) - on_gpu)
-            shares.append(Share(workers, min(1.0, left / workers)))
-    return shares
-
-
-def _fitting(cpus: float, place: Place, pool: Pool) -> int:
-    """One worker a core; on this machine, no more than memory holds."""
-    if place.address:
-        return max(1, int(cpus))
-    return max(1, min(int(cpus), int(psutil.virtual_memory().available / pool.memory)))
 
 
 def limit_threads(threads: int) -> None:

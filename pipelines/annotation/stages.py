@@ -1,4 +1,4 @@
-"""The stages of one job: which are wanted, the pools that they run in, and the callables of one worker.
+"""The stages of one job: which are wanted, and the callables of one worker.
 
 What a stage needs, fills and takes from a machine is declared by the stage; the list of stages is `curate.parts.STAGES`.
 """
@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -22,28 +20,17 @@ from curate.stages.prefilter import Prefilter
 from curate.stages.stage import Stage
 from curate.watching.facts import FILE_COLUMNS
 from pipelines.annotation.decoding import Frames, Pass, frames_wanted
-from pipelines.annotation.models import Shelf, uses
+from pipelines.annotation.models import Shelf
 from pipelines.config import Config
 from pipelines.dataset.dataset import read_unit
 from pipelines.dataset.tables import Tables
 from pipelines.sources.listed import retell
-
-PROCESS = 1.8e9  # bytes of one worker without models: Python with its libraries, and the process that decodes
 
 Step = Callable[[Sequence[Unit]], list[Unit]]
 
 
 class StageError(Exception):
     """A stage that is not one, and those that are."""
-
-
-@dataclass(frozen=True)
-class Pool:
-    """Consecutive stages that share one kind of worker. gpu: its workers need one. memory: bytes of one worker."""
-
-    stages: tuple[str, ...]
-    gpu: bool = False
-    memory: float = PROCESS
 
 
 def tables_of(parts: Parts) -> Tables:
@@ -86,25 +73,6 @@ def _prefilter_needs(config: Config) -> list[str]:
             raise StageError(f"prefilter: {column} is not a score that is known before captions: {hint}")
         needs.append(config.parts.stage_of(column))
     return needs
-
-
-def pools_of(config: Config, stages: Sequence[str]) -> list[Pool]:
-    """Consecutive stages that take the same from a machine: without GPUs one pool, so that a unit stays in one process.
-
-    With GPUs, a stage of which at least one model can use one is on a GPU; what cannot stays on CPUs.
-    """
-
-    def on_gpu(name: str) -> bool:
-        part = config.parts.stages[name]
-        return config.execution.gpus > 0 and (part.gpu or any(use.gpu for use in uses(config, [name])))
-
-    pools = []
-    for gpu, names in groupby(stages, key=on_gpu):
-        together = tuple(names)
-        models = {use.section or use.column: use.bytes for use in uses(config, together)}  # each is loaded once
-        own = sum(config.parts.stages[name].memory for name in together)
-        pools.append(Pool(together, gpu, PROCESS + own + sum(models.values())))
-    return pools
 
 
 def build(config: Config, stages: Sequence[str]) -> list[Step]:
@@ -171,4 +139,4 @@ def _at(config: Config, key: str) -> Any:
     return value.model_dump(mode="json") if hasattr(value, "model_dump") else value
 
 
-__all__ = ["TABLES", "Pool", "StageError", "Step", "build", "identity", "pools_of", "tables_of", "with_needs"]
+__all__ = ["TABLES", "StageError", "Step", "build", "identity", "tables_of", "with_needs"]

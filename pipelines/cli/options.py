@@ -50,7 +50,7 @@ def stages_of(text: str, config) -> list[str]:
 
 
 def place_of(config, executor: str | None, workers: int | None, address: str | None):
-    from pipelines.annotation.executor import Place
+    from pipelines.annotation.pools import Place
     from pipelines.cluster import require_ray
     from pipelines.config import ConfigError
 

@@ -7,11 +7,12 @@ import time
 import duckdb
 import psutil
 import pytest
+from pipelines.annotation.pools import Place, allot, pools_of
 
 from curate.clip import Unit, Video
 from pipelines.annotation.annotate import annotate
-from pipelines.annotation.executor import ExecutorError, Place, allot, run, work
-from pipelines.annotation.stages import pools_of, with_needs
+from pipelines.annotation.executor import ExecutorError, run, work
+from pipelines.annotation.stages import with_needs
 from pipelines.config import load
 from pipelines.dataset.dataset import Dataset
 

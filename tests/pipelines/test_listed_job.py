@@ -6,10 +6,10 @@ import json
 import duckdb
 import pyarrow.parquet as pq
 import pytest
+from pipelines.annotation.pools import Place
 from rich.console import Console
 
 from pipelines.annotation.annotate import annotate
-from pipelines.annotation.executor import Place
 from pipelines.annotation.state import State
 from pipelines.cli.progress import print_summary
 from pipelines.config import load

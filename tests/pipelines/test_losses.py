@@ -11,6 +11,7 @@ import time
 
 import psutil
 import pytest
+from pipelines.annotation.pools import Place
 
 from curate.base import child as children
 from curate.base.child import Lost
@@ -21,7 +22,7 @@ from curate.watching.isolation import settle
 from pipelines.annotation import executor
 from pipelines.annotation.annotate import annotate
 from pipelines.annotation.decoding import limit_of
-from pipelines.annotation.executor import Place, run, work
+from pipelines.annotation.executor import run, work
 from pipelines.annotation.planning import Planner
 from pipelines.cluster import ExecutorError
 from pipelines.config import load

@@ -26,7 +26,7 @@ from video_model.data import decoders as decoders_module
 from video_model.data.decoders import Decoders
 from video_model.data.decoding import DecodeError, Job, decode
 from video_model.data.index import open_index
-from video_model.data.sources import DataError
+from video_model.errors import DataError
 from video_model.latents.batches import Batches
 from video_model.latents.build import build_cache, cache_for
 from video_model.latents.cache import latents_folder

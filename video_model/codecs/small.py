@@ -18,10 +18,10 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from curate.base.errors import first_line
 from curate.base.files import write_whole
 from video_model.codecs.small_networks import DecoderNetwork, EncoderNetwork
 from video_model.encoders.fingerprint import digest
+from video_model.errors import first_line
 
 WEIGHTS, CONFIG = "codec.safetensors", "codec.json"
 FLATTEST = 1e-5  # variance of a patch coefficient below which it is rounding of 8-bit pixels; pixels in [-1, 1]

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from cachetools import LRUCache
 
-from curate.base.errors import first_line
 from video_model.data.index import Index
-from video_model.data.sources import DataError, DataFile
+from video_model.data.sources import DataFile
+from video_model.errors import DataError, first_line
 
 
 def stream(file: DataFile, positions: Container[int]) -> Iterator[tuple[int, bytes]]:

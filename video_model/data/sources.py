@@ -16,15 +16,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curate.base.errors import first_line
+from video_model.errors import DataError, first_line
 
 NUMBERS = ("num_frames", "fps", "width", "height")
 NEEDED = ("clip_id", "video_id", *NUMBERS)
 OTHER_CAPTIONS = ("caption", "text")  # names of the caption column of image-text files
-
-
-class DataError(Exception):
-    """Data that cannot be trained on. One line: the thing, the reason, the fix."""
 
 
 @dataclass(frozen=True)

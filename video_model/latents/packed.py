@@ -14,7 +14,7 @@ import numpy as np
 from safetensors.numpy import save
 
 from curate.base import files
-from video_model.data.sources import DataError
+from video_model.errors import DataError
 
 TYPES = {"F16": np.float16, "F32": np.float32, "I64": np.int64, "U8": np.uint8}
 

@@ -15,9 +15,11 @@ from video_model.codecs.small import Codec, SmallCodec
 from video_model.codecs.small_training import train_codec
 from video_model.codecs.temporal_decoder import train_temporal_decoder
 from video_model.config import OwnCodec, rates_of
-from video_model.latents.batches import Index, sample_frames, sample_windows
+from video_model.data.excerpts import sample_frames, sample_windows
+from video_model.data.index import Index
+from video_model.errors import RunError
 from video_model.latents.build import locked
-from video_model.training.run import Run, RunError, codec_config
+from video_model.training.run import Run, codec_config
 from video_model.training.watching import Watcher
 
 TEMPORAL_FRAMES = 8  # of a window that the temporal decoder is trained on, at most

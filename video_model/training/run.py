@@ -17,14 +17,13 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from curate.base.errors import first_line
 from curate.base.files import write_json
 from video_model.codecs.public_vae import DiffusersCodec
 from video_model.codecs.small import Codec, CodecConfig, SmallCodec
 from video_model.config import TrainConfig
 from video_model.diffusion.conditioning import Conditioner, FirstFrameSlot, TextSlot, VectorSlot
-from video_model.diffusion.denoiser import Parametrisation, parametrisation
 from video_model.encoders.text import MiniLMStates, OpenClipText, T5States, TextEncoder
+from video_model.errors import RunError, first_line
 from video_model.networks.unet import SpaceTimeUNet, UNetConfig, inflate
 from video_model.public.weights import import_unet
 from video_model.training import checkpoints
@@ -43,10 +42,6 @@ FREE = (
     "data.workers",
 )
 MENDABLE = ("lr", "clip", "warmup")  # of a stage that is not done: what helps against a loss that is not finite
-
-
-class RunError(Exception):
-    """A run that cannot be begun, resumed, or read. One line: the folder, the reason, the fix."""
 
 
 @dataclass(frozen=True)
@@ -244,10 +239,6 @@ def build_conditioner(config: TrainConfig, temporal: bool) -> Conditioner:
         for name in vector_names(config):  # "augment" is left out with the frame that it speaks of
             slots.append(VectorSlot(name, dropout=getattr(config.conditioning, name, 0.0)))
     return Conditioner(slots)
-
-
-def build_parametrisation(config: TrainConfig) -> Parametrisation:
-    return parametrisation(**config.denoiser.model_dump())
 
 
 def _flat(tree: Any, path: str = "") -> dict[str, Any]:
