@@ -7,11 +7,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from curate.base.files import write_json
 from curate.parts import Parts
 from pipelines.annotation.stages import VERSION, identity
 from pipelines.config import Config, ConfigError, recorded
 from pipelines.dataset.claims import LOCK
-from pipelines.dataset.dataset import FORMAT, DatasetError, read_about, write_json
+from pipelines.dataset.dataset import FORMAT, DatasetError, read_about
 from pipelines.sources.sources import HELD
 
 __all__ = ["open_dataset", "refuse_foreign"]

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from curate.base.files import commit, write_json, writing
 from curate.selection.selection import Selection, select
 from pipelines.curated.card import write_card
 from pipelines.curated.cutting import CutterError
@@ -32,7 +33,6 @@ from pipelines.curated.shards import Cutting, ShardCounts, ShardSet, write_shard
 from pipelines.dataset.claims import claimed
 from pipelines.dataset.dataset import Dataset
 from pipelines.dataset.empty import why_empty
-from pipelines.dataset.files import commit, write_json, writing
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from curate.base.child import RAISED, SUSPECT, Child, Lost, NotStarted, in_order
+from curate.base.files import write_json
 from curate.export.extract import ClipForm, Extracted, ExtractError, Span, extract
 from curate.export.span import ASKED_FOR, NO_KEYFRAME
 from curate.export.transcode import transcode
@@ -96,9 +97,8 @@ def cut_together(jobs: Sequence[CutJob]) -> None:
             continue
         folder = Path(job.spool)
         (folder / f"{job.clip_id}.mp4").write_bytes(made.bytes)
-        aside = folder / f"{job.clip_id}.tmp"
-        aside.write_text(json.dumps(asdict(replace(made, bytes=b"")) | {"bytes": None, "size": len(made.bytes)}))
-        os.replace(aside, folder / f"{job.clip_id}.json")
+        facts = asdict(replace(made, bytes=b"")) | {"bytes": None, "size": len(made.bytes)}
+        write_json(folder / f"{job.clip_id}.json", facts, durable=False)
 
 
 def spooled(folder: Path, clip_id: str) -> Extracted | None:

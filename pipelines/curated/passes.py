@@ -13,13 +13,13 @@ from collections.abc import Iterable, Iterator, Sequence
 import duckdb
 import pyarrow.parquet as pq
 
+from curate.base.files import writing
 from curate.base.sql import literal
 from curate.clip import COUNTED
 from curate.export.span import CLOSE, ClipForm
 from pipelines.curated.cutting import CutJob, Cutters, MapFn, spooled
 from pipelines.curated.request import Progress
 from pipelines.curated.rows import PlannedClips
-from pipelines.dataset.files import writing
 
 LEAST_SAVED, LEAST_RATIO = 5.0, 2.0  # s of decoding, and cost one by one over cost together, from which it is done
 

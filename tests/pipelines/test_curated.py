@@ -18,6 +18,7 @@ import yaml
 from rich.console import Console
 
 from curate.base import child as children
+from curate.base.files import write_json
 from curate.clip import Clip, Column, Unit, Video
 from curate.export.extract import Span
 from curate.selection.filters import Filter, SelectionError, parse_filters
@@ -25,7 +26,7 @@ from curate.video.identity import fingerprint
 from pipelines.curated.curated import CuratedError, CuratedRequest, Work, make_curated
 from pipelines.curated.cutting import CutJob, Cutters, cut
 from pipelines.dataset import statistics
-from pipelines.dataset.dataset import FORMAT, Dataset, Tables, Writer, write_json
+from pipelines.dataset.dataset import FORMAT, Dataset, Tables, Writer
 
 TABLES = Tables(
     scores=(

@@ -14,6 +14,7 @@ import pytest
 
 from curate.base import child as children
 from curate.base.child import Lost
+from curate.base.files import DiskError, write_json
 from curate.clip import Clip, Column, Unit, Video
 from curate.stages.stage import Stage
 from curate.watching.isolation import settle
@@ -26,7 +27,6 @@ from pipelines.annotation.pools import Place
 from pipelines.cluster import ExecutorError
 from pipelines.config import load
 from pipelines.dataset import files
-from pipelines.dataset.files import DiskError, write_json
 from pipelines.demo import write
 from tests.footage import pan
 from tests.pipelines.test_annotate import rows
@@ -357,16 +357,3 @@ def test_a_full_disk_is_named(films, tmp_path, watcher, monkeypatch):
             job(folder, tmp_path / "d", watcher)
     assert not list((tmp_path / "d").rglob("*.tmp"))
     assert not job(folder, tmp_path / "d", watcher).anything_failed
-
-
-def test_a_file_appears_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "a"
-    path.write_bytes(b"old")
-    with pytest.raises(KeyError), files.whole(path) as stream:
-        stream.write(b"half")
-        raise KeyError
-    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
-    with files.whole(path) as stream:
-        stream.write(b"new")
-        assert path.read_bytes() == b"old"
-    assert path.read_bytes() == b"new" and list(tmp_path.iterdir()) == [path]

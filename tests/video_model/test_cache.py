@@ -246,7 +246,7 @@ def full(*_):
 def test_a_full_disk_is_one_clear_error(data, tmp_path, monkeypatch):
     index = open_index(data / "c", "motion_score < 3")
     codec = PoolCodec()
-    monkeypatch.setattr("video_model.latents.packed.os.replace", full)
+    monkeypatch.setattr("curate.base.files.os.replace", full)
     with pytest.raises(DataError, match=r"the disk is full \(0\.0 MB more are needed\); free some, or put the cache"):
         build(index, tmp_path, codec)
     assert not any(data for name, data in files(tmp_path).items() if name != ".lock")

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from curate.base.errors import first_line
 from video_model.codecs.small import CodecError
 from video_model.encoders.fingerprint import digest
+from video_model.errors import first_line
 
 CLASSES = ("AutoencoderKL", "AutoencoderKLTemporalDecoder")
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from curate.base.child import Child, Lost, NotStarted, in_order
 from video_model.data.decoding import Job
-from video_model.data.sources import DataError
+from video_model.errors import DataError
 
 CHILD = "video_model.data.decoding"  # its `answer` is what a child does; imports nothing heavy
 AROUND = 16_384  # bytes of an answer beside its pixels

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from curate.base import orientation, pixels
-from curate.base.errors import first_line
+from video_model.errors import first_line
 
 MAX_PIXELS = 8192 * 4320
 REASON = 4000  # characters of a reason, at most

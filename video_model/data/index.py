@@ -13,10 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from curate.base.errors import first_line
 from video_model.data.sources import NEEDED, NUMBERS, OTHER_CAPTIONS, DataFile, find_files, small_columns
 from video_model.data.where import mentioned, rows_where
-from video_model.errors import DataError
+from video_model.errors import DataError, first_line
 
 CAPTIONS = {"caption_frame": 0.5, "caption_video": 0.25, "caption_merged": 0.25}  # SVD, section 3
 

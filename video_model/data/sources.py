@@ -16,8 +16,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curate.base.errors import first_line
-from video_model.errors import DataError
+from video_model.errors import DataError, first_line
 
 NUMBERS = ("num_frames", "fps", "width", "height")
 NEEDED = ("clip_id", "video_id", *NUMBERS)

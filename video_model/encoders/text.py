@@ -15,10 +15,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from curate.base.errors import first_line
 from curate.base.minilm import MiniLMNetwork
 from curate.base.packaged import WeightsMissing, load_exactly
 from video_model.encoders.fingerprint import digest
+from video_model.errors import first_line
 
 __all__ = ["MiniLMStates", "OpenClipText", "T5States", "TextEncoder"]
 

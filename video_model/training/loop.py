@@ -21,11 +21,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from curate.base.errors import first_line
 from video_model.config import Loop, Noise, Stage
 from video_model.diffusion.conditioning import Conditioner
 from video_model.diffusion.denoiser import Denoiser, lognormal
 from video_model.diffusion.parametrisations import Parametrisation
+from video_model.errors import first_line
 from video_model.training import checkpoints
 from video_model.training.checkpoints import Checkpoint, CheckpointError
 from video_model.training.journal import Journal

@@ -17,13 +17,13 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from curate.base.errors import first_line
+from curate.base.files import write_json
 from video_model.codecs.public_vae import DiffusersCodec
-from video_model.codecs.small import Codec, CodecConfig, SmallCodec, write_whole
+from video_model.codecs.small import Codec, CodecConfig, SmallCodec
 from video_model.config import TrainConfig
 from video_model.diffusion.conditioning import Conditioner, FirstFrameSlot, TextSlot, VectorSlot
 from video_model.encoders.text import MiniLMStates, OpenClipText, T5States, TextEncoder
-from video_model.errors import RunError
+from video_model.errors import RunError, first_line
 from video_model.networks.unet import SpaceTimeUNet, UNetConfig, inflate
 from video_model.public.weights import import_unet
 from video_model.training import checkpoints
@@ -239,11 +239,6 @@ def build_conditioner(config: TrainConfig, temporal: bool) -> Conditioner:
         for name in vector_names(config):  # "augment" is left out with the frame that it speaks of
             slots.append(VectorSlot(name, dropout=getattr(config.conditioning, name, 0.0)))
     return Conditioner(slots)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """The file appears whole or not at all."""
-    write_whole(path, json.dumps(content, indent=1, ensure_ascii=False).encode())
 
 
 def _flat(tree: Any, path: str = "") -> dict[str, Any]:

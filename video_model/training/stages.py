@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from curate.base.files import write_json
 from video_model.codecs.small import Codec
 from video_model.config import TrainConfig, as_rates, rates_of
 from video_model.data.buckets import usable_sizes
@@ -41,7 +42,6 @@ from video_model.training.run import (
     check_network,
     first_network,
     inflated,
-    write_json,
 )
 from video_model.training.watching import Silent, Watcher
 from video_model.training.workers import Worker, first_goes_ahead

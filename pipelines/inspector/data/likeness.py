@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from cachetools import LRUCache
 
 from curate.base.child import Child, Lost
 from curate.selection.filters import SelectionError
@@ -24,7 +24,7 @@ class Likeness:
     def __init__(self, columns: Columns, encoder: SentenceEncoder) -> None:
         self.columns, self.encoder = columns, encoder
         self.lock = threading.Lock()
-        self._known: OrderedDict[tuple[str, str], np.ndarray] = OrderedDict()
+        self._known: LRUCache[tuple[str, str], np.ndarray] = LRUCache(4)
         self._rows: tuple[np.ndarray, np.ndarray] | None = None
 
     @property
@@ -38,9 +38,6 @@ class Likeness:
         with self.lock:
             if key not in self._known:
                 self._known[key] = self._cosines(self._asked(find))
-                while len(self._known) > 4:
-                    self._known.popitem(last=False)
-            self._known.move_to_end(key)
             return self._known[key]
 
     def _asked(self, find: Find) -> np.ndarray:

@@ -1,6 +1,6 @@
 """An error of a library in one line."""
 
-from curate.base.errors import first_line
+from video_model.errors import first_line
 
 
 def test_the_first_line_or_the_class():
