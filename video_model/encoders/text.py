@@ -1,4 +1,4 @@
-"""Text encoders: a caption becomes the states of its tokens, for a network's cross-attention.
+"""What text encoders share, and all-MiniLM-L6-v2: a caption becomes the states of its tokens, for cross-attention.
 
 Nothing is loaded before the first use of an encoder, and nothing is ever downloaded: weights come out of an installed
 package, or out of a local folder.
@@ -11,14 +11,13 @@ import zipfile
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from video_model.encoders.packaged import WeightsMissing, digest, first_line, packaged_file
-
-__all__ = ["MiniLMStates", "OpenClipText", "T5States", "TextEncoder", "WeightsMissing"]
+from curate.base.section import Section
+from video_model.encoders.packaged import WeightsMissing, digest, packaged_file
 
 
 class TextEncoder(Protocol):
@@ -35,6 +34,23 @@ class TextEncoder(Protocol):
 
         States that the mask hides are zero. An empty text has states too (of its marks). Raises WeightsMissing.
         """
+
+
+class EncoderSection(Section):
+    """A section `text` of a training config, chosen by its field `kind`, and the encoder that it makes."""
+
+    def make(self) -> TextEncoder:
+        """Loads nothing yet."""
+        raise NotImplementedError
+
+
+class MiniLm(EncoderSection):
+    """Token states of all-MiniLM-L6-v2; its weights come inside a package."""
+
+    kind: Literal["minilm"] = "minilm"
+
+    def make(self) -> TextEncoder:
+        return MiniLMStates()
 
 
 class MiniLMStates:
@@ -84,137 +100,6 @@ class MiniLMStates:
         model = BertModel(config, add_pooling_layer=False)
         load_exactly(model, state, self.name, path)
         return tokenizer, model.eval()
-
-
-class OpenClipText:
-    """Token states of an open_clip text tower (Cherti et al. 2023), as Stable Diffusion 2 uses it: [N, 77, D].
-
-    path: a folder in the hub's format (open_clip_config.json, open_clip_model.safetensors), or a safetensors file; then
-    `model` names its architecture, e.g. "ViT-H-14" (D = 1024). layer: "penultimate" (without the last block) or "last";
-    the final norm is applied in both. mask_padding: False as in the public networks, which attend to padding as well;
-    True hides what comes after the end-of-text mark.
-    """
-
-    at_once = 32
-
-    def __init__(
-        self, path: Path | str, model: str = "ViT-H-14", layer: str = "penultimate", mask_padding: bool = False
-    ) -> None:
-        if layer not in ("penultimate", "last"):
-            raise ValueError(f'layer must be "penultimate" or "last" (got {layer!r})')
-        self.path, self.model, self.layer, self.mask_padding = Path(path), model, layer, mask_padding
-        self.name = f"open_clip {model} text"
-
-    @property
-    def dim(self) -> int:
-        return int(self._loaded[1].width)
-
-    def encode(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        tokenize, tower = self._loaded
-        return batched(texts, self.at_once, lambda part: self._states(tokenize, tower, part), self.dim)
-
-    @torch.inference_mode()
-    def _states(self, tokenize: Any, tower: nn.Module, texts: list[str]) -> tuple[Tensor, Tensor]:
-        ids = tokenize(texts).to(tower.positional_embedding.device)
-        x = tower.token_embedding(ids) + tower.positional_embedding[: ids.shape[1]]
-        blocks = tower.transformer.resblocks
-        for block in blocks[:-1] if self.layer == "penultimate" else blocks:
-            x = block(x, attn_mask=tower.attn_mask)
-        mask = torch.ones(ids.shape, dtype=torch.bool, device=ids.device)
-        if self.mask_padding:  # the end-of-text mark has the highest id
-            mask = torch.arange(ids.shape[1], device=ids.device) <= ids.argmax(1, keepdim=True)
-        return tower.ln_final(x), mask
-
-    @cached_property
-    def fingerprint(self) -> str:
-        return digest(self._loaded[1].state_dict(), self.name, self.layer, str(self.mask_padding))
-
-    @cached_property
-    def _loaded(self) -> tuple[Any, nn.Module]:
-        import open_clip
-        from open_clip.transformer import TextTransformer
-        from safetensors.torch import load_file
-
-        weights, config = self._files()
-        text = config["text_cfg"]
-        if text.get("hf_model_name"):
-            raise WeightsMissing(self.name, f"{self.model} has a text tower of another library", "choose another model")
-        known = ("context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio", "ls_init_value", "pad_id")
-        tower = TextTransformer(
-            output_dim=config["embed_dim"],
-            act_layer=open_clip.transformer.QuickGELU if config.get("quick_gelu") else nn.GELU,
-            **{key: text[key] for key in known if key in text},
-        )
-        tower.text_projection = None  # it projects the pooled state only
-        state = load_file(weights)
-        if any(key.startswith("text.") for key in state):
-            state = {key.removeprefix("text."): value for key, value in state.items() if key.startswith("text.")}
-        load_exactly(tower, state, self.name, weights)
-        return open_clip.SimpleTokenizer(context_length=tower.context_length), tower.eval()
-
-    def _files(self) -> tuple[Path, dict[str, Any]]:
-        import open_clip
-
-        weights, stored = self.path, self.path / "open_clip_config.json"
-        if self.path.is_dir():
-            weights = self.path / "open_clip_model.safetensors"
-        if weights.suffix != ".safetensors" or not weights.is_file():
-            mend = "give a .safetensors file, or a folder with open_clip_config.json and open_clip_model.safetensors"
-            raise WeightsMissing(self.name, f"no safetensors weights at {weights}", mend)
-        if stored.is_file():
-            return weights, json.loads(stored.read_text())["model_cfg"]
-        config = open_clip.get_model_config(self.model)
-        if config is None:
-            raise WeightsMissing(self.name, f"open_clip knows no model {self.model!r}", "see open_clip.list_models()")
-        return weights, config
-
-
-class T5States:
-    """Last hidden states of a T5 encoder (Raffel et al. 2020) from a local folder in transformers' format.
-
-    Texts beyond `longest` tokens are cut.
-    """
-
-    at_once = 16
-
-    def __init__(self, path: Path | str, longest: int = 128) -> None:
-        self.path, self.longest = Path(path), longest
-        self.name = f"T5 encoder in {self.path.name}"
-
-    @property
-    def dim(self) -> int:
-        return int(self._loaded[1].config.d_model)
-
-    def encode(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        tokenizer, model = self._loaded
-        return batched(texts, self.at_once, lambda part: self._states(tokenizer, model, part), self.dim)
-
-    @torch.inference_mode()
-    def _states(self, tokenizer: Any, model: nn.Module, texts: list[str]) -> tuple[Tensor, Tensor]:
-        rows = tokenizer(texts, padding=True, truncation=True, max_length=self.longest, return_tensors="pt")
-        rows = rows.to(next(model.parameters()).device)
-        ids, mask = rows["input_ids"], rows["attention_mask"]
-        return model(input_ids=ids, attention_mask=mask).last_hidden_state, mask.bool()
-
-    @cached_property
-    def fingerprint(self) -> str:
-        tokenizer, model = self._loaded
-        vocabulary = json.dumps(sorted(tokenizer.get_vocab().items()))
-        return digest(model.state_dict(), "T5", vocabulary, str(self.longest))
-
-    @cached_property
-    def _loaded(self) -> tuple[Any, nn.Module]:
-        from transformers import AutoTokenizer, T5EncoderModel
-
-        mend = "give a folder with config.json, model.safetensors and tokenizer files of a T5 model"
-        if not (self.path / "config.json").is_file():
-            raise WeightsMissing("T5 encoder", f"no config.json in {self.path}", mend)
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(self.path, local_files_only=True)
-            model = T5EncoderModel.from_pretrained(self.path, local_files_only=True, use_safetensors=True)
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            raise WeightsMissing("T5 encoder", f"{self.path} cannot be read ({first_line(error)})", mend) from error
-        return tokenizer, model.float().eval()
 
 
 def load_exactly(model: nn.Module, state: dict[str, Tensor], name: str, path: Path) -> None:

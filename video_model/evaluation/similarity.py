@@ -26,8 +26,8 @@ class CaptionSimilarity:
 
     A picture is the mixture of the sentence embeddings of its ten most probable ImageNet classes, less the mean class
     embedding; a caption is its MiniLM embedding, less the mean embedding of "A video of a {class}.". A video is the mean
-    of three pictures of unit length. It knows a thousand things, no people, no actions, no shapes: what a number means is
-    told by that of real videos with their captions, and with those of others. A measure of CLIP is another one.
+    of three pictures of unit length. It knows a thousand things, no people, no actions, no shapes: a number
+    means something beside that of real videos with their captions, and with those of others. A measure of CLIP is another one.
     """
 
     name = "ConSE (EfficientNet-Lite2, all-MiniLM-L6-v2)"

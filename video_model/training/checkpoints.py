@@ -65,17 +65,17 @@ def save(
         (aside / STATE).write_text(json.dumps(state, indent=1))
         _flush(aside / STATE)
         _flush(aside)
-        if path.exists():  # damaged, or it would have been gone on from
+        if path.exists():  # damaged, or it would have been resumed from
             shutil.rmtree(path)
         aside.rename(path)
         _flush(folder)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(aside, ignore_errors=True)
         full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
-        mend = "free some space" if full else "check the disk"
+        fix = "free some space" if full else "check the disk"
         reason = "the disk is full" if full else str(error)
         raise CheckpointError(
-            f"{path}: the checkpoint of step {step} cannot be written: {reason}; {mend}, then go on with --resume"
+            f"{path}: the checkpoint of step {step} cannot be written: {reason}; {fix}, then use --resume"
         ) from None
     for old in _found(folder)[keep + 1 :]:
         shutil.rmtree(old)
