@@ -10,7 +10,7 @@ from video_model.data.index import open_index
 from video_model.diffusion.conditioning import Conditioner
 from video_model.diffusion.denoiser import Denoiser
 from video_model.diffusion.parametrisations import Edm, Epsilon, RectifiedFlow, VPrediction
-from video_model.diffusion.slots import Fps, Text
+from video_model.diffusion.slots import FpsSlot, TextSlot
 from video_model.evaluation.evaluate import SIGMAS, losses
 from video_model.latents.batches import BatchSpec
 from video_model.latents.build import build_cache
@@ -25,7 +25,7 @@ def spec(batch):
     return BatchSpec(frames=[16], sizes=SIZES, rates=[8], batch=batch)
 
 
-CONDITIONER = Conditioner([Text(), Fps()])
+CONDITIONER = Conditioner([TextSlot(), FpsSlot()])
 
 
 class Nothing(nn.Module):

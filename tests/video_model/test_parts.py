@@ -17,7 +17,7 @@ from video_model.config import PARTS, TrainConfig, train_config
 from video_model.diffusion.parametrisations import Parametrisation, Scales
 from video_model.diffusion.samplers import euler
 from video_model.diffusion.schedules import pairs
-from video_model.diffusion.slots import Number
+from video_model.diffusion.slots import NumberSlot
 from video_model.encoders import EncoderSection
 from video_model.networks import NetworkSection
 from video_model.networks.mixers import CONV_MIXERS, Mixer
@@ -51,7 +51,7 @@ class CleanPrediction(Parametrisation):
 # --- a conditioning slot
 
 
-class Brightness(Number):
+class Brightness(NumberSlot):
     """Mean level of the clip."""
 
     name: ClassVar[str] = "brightness"

@@ -17,10 +17,10 @@ from video_model.training import checkpoints
 from video_model.training.build import build_conditioner
 from video_model.training.journal import read_log
 from video_model.training.loop import Interrupted
-from video_model.training.optimisation import NothingToTrain
 from video_model.training.run import Run
 from video_model.training.sampler import Sampler
 from video_model.training.stages import starting_network, train
+from video_model.training.steps.optimisation import NothingToTrain
 from video_model.training.stores import Stores
 
 STAGE = {"sizes": [[32, 32]], "batch": 4, "lr": 1e-3, "warmup": 1, "ema": 0.5}

@@ -15,8 +15,8 @@ from video_model.training import checkpoints
 from video_model.training.checkpoints import CheckpointError
 from video_model.training.journal import read_log
 from video_model.training.loop import Interrupted, NotFinite, train_stage
-from video_model.training.optimisation import Average, NothingToTrain, choose_trained, learning_rate
-from video_model.training.workers import TrainingWorker
+from video_model.training.steps.optimisation import Average, NothingToTrain, choose_trained, learning_rate
+from video_model.training.steps.workers import TrainingWorker
 
 
 def at(folder, step):

@@ -10,11 +10,11 @@ import torch
 from video_model.config import Loop, TrainingStage
 from video_model.diffusion.conditioning import Conditioner
 from video_model.diffusion.parametrisations import Edm
-from video_model.diffusion.slots import FirstFrame, Fps, Motion, Text
+from video_model.diffusion.slots import FirstFrameSlot, FpsSlot, MotionSlot, TextSlot
 from video_model.networks.unet import SpaceTimeUNet, inflate
 from video_model.networks.unet_config import UNetConfig
 from video_model.training.loop import StageTask
-from video_model.training.workers import TrainingWorker
+from video_model.training.steps.workers import TrainingWorker
 
 CHANNELS, WIDTH, FRAMES = 2, 16, 3
 
@@ -78,10 +78,10 @@ def network(seed: int = 0, temporal: bool = True) -> SpaceTimeUNet:
 def task(folder: Path, *, batches=None, worker=None, net=None, loop=None, **stage) -> StageTask:
     options = {"frames": [FRAMES], "steps": 4, "batch": 8, "lr": 1e-2, "warmup": 2, "clip": 1e9, "ema": 0.9}
     slots = [
-        Text(dropout=0.3),
-        Fps(dropout=0.2),
-        Motion(dropout=0.2),
-        FirstFrame(dropout=0.5),
+        TextSlot(dropout=0.3),
+        FpsSlot(dropout=0.2),
+        MotionSlot(dropout=0.2),
+        FirstFrameSlot(dropout=0.5),
     ]
     return StageTask(
         name="video",

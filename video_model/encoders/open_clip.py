@@ -16,7 +16,7 @@ from video_model.encoders.packaged import WeightsMissing, digest
 from video_model.encoders.text import EncoderSection, TextEncoder, batched, load_exactly
 
 
-class OpenClip(EncoderSection):
+class OpenClipText(EncoderSection):
     """Token states of an open_clip text tower: ViT-H-14 is that of Stable Diffusion 2.1."""
 
     kind: Literal["open_clip"] = "open_clip"

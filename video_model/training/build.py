@@ -13,7 +13,7 @@ from video_model.diffusion.conditioning import Conditioner
 from video_model.encoders import TextEncoder
 from video_model.errors import RunError
 from video_model.public.formats import format_of
-from video_model.training.optimisation import choose_trained
+from video_model.training.steps.optimisation import choose_trained
 
 
 def build_network(config: TrainConfig, latent_channels: int, text_dim: int, temporal: bool) -> Any:

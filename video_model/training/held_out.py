@@ -19,7 +19,7 @@ from video_model.errors import DataError
 from video_model.latents.batches import Batches, BatchSpec
 from video_model.latents.cache import Cache, pad
 from video_model.latents.live import LiveLatents
-from video_model.training.rows import draws, moved
+from video_model.training.steps.rows import draws, moved
 
 LEVELS = (-2.0, -0.5, 1.0)  # ln(sigma): bounds of the noise levels that have a loss of their own
 

@@ -25,10 +25,10 @@ from video_model.diffusion.parametrisations import Parametrisation
 from video_model.training import checkpoints
 from video_model.training.checkpoints import Checkpoint
 from video_model.training.journal import Journal
-from video_model.training.optimisation import learning_rate
-from video_model.training.rows import Batch
-from video_model.training.state import TrainingState
-from video_model.training.workers import TrainingWorker
+from video_model.training.steps.optimisation import learning_rate
+from video_model.training.steps.rows import Batch
+from video_model.training.steps.state import TrainingState
+from video_model.training.steps.workers import TrainingWorker
 
 
 class NotFinite(Exception):

@@ -21,7 +21,7 @@ from video_model.errors import RunError
 from video_model.training import checkpoints
 from video_model.training.build import build_network
 from video_model.training.checkpoints import Checkpoint
-from video_model.training.workers import load_whole
+from video_model.training.steps.workers import load_whole
 
 # What may differ when a run is resumed: nothing of it changes what a step computes.
 FREE = (

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class FirstFrame(Slot):
+class FirstFrameSlot(Slot):
     """The latent of the first frame beside every frame, and a channel of ones where it is given; null: no image to video.
 
     Taken from batch["first_frame"] [B, C, h, w] with batch["frames"], or else from batch["latents"] [B, T, C, h, w].

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from video_model.diffusion.slots.base import Models
-from video_model.diffusion.slots.number import Number
+from video_model.diffusion.slots.number import NumberSlot
 
 
-class Fps(Number):
+class FpsSlot(NumberSlot):
     """Frames a second of the window that a sample is; null: not conditioned on it."""
 
     name: ClassVar[str] = "fps"

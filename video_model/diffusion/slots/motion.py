@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from video_model.diffusion.slots.number import Number
+from video_model.diffusion.slots.number import NumberSlot
 
 
-class Motion(Number):
+class MotionSlot(NumberSlot):
     """Motion score, px per frame as curation measured it; null: not conditioned on it."""
 
     name: ClassVar[str] = "motion"

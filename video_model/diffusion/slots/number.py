@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Number(Slot):
+class NumberSlot(Slot):
     """batch[name] [B] in its own unit, which the network embeds. Not finite, or no such entry: not given."""
 
     def cond(self, batch: Mapping[str, Any], drop: Tensor, draws: torch.Generator | None) -> Conditions:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Text(Slot):
+class TextSlot(Slot):
     """Token states for cross-attention: batch["text"] [B, L, D] or [B, T, L, D], and batch["text_mask"] if it is there.
 
     Text that is dropped out is zeros, which attention reads as one zero state.

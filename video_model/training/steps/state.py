@@ -16,7 +16,7 @@ from video_model.diffusion.denoiser import Denoiser
 from video_model.diffusion.parametrisations import Parametrisation
 from video_model.training import checkpoints
 from video_model.training.checkpoints import Checkpoint, CheckpointError
-from video_model.training.optimisation import (
+from video_model.training.steps.optimisation import (
     Average,
     adamw,
     choose_trained,
@@ -24,8 +24,8 @@ from video_model.training.optimisation import (
     load_optimizer,
     optimizer_tensors,
 )
-from video_model.training.rows import Batch, draws, in_parts, moved
-from video_model.training.workers import (
+from video_model.training.steps.rows import Batch, draws, in_parts, moved
+from video_model.training.steps.workers import (
     TrainingWorker,
     gradients_stay_here,
     load_whole,

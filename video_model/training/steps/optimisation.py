@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from video_model.config import TrainingStage
-from video_model.training.workers import mine, spread_like, whole
+from video_model.training.steps.workers import mine, spread_like, whole
 
 
 class NothingToTrain(Exception):
