@@ -41,7 +41,7 @@ class TrainingJob:
 
 
 def load_config(name: str, overrides: Sequence[str], schema: type[TrainConfig] = TrainConfig) -> TrainConfig:
-    """A training config by file name, or by the name of one in configs/train. schema: see config.train_config."""
+    """A training config by file name, or by the name of one that ships with Winnow. schema: see config.train_config."""
     return read(schema, find(name, SHIPPED / "train"), list(overrides))
 
 

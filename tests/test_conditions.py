@@ -6,7 +6,7 @@ import pytest
 
 from curate.selection.filters import Filter, SelectionError
 from curate.selection.selection import select
-from pipelines.inspector.columns import Columns
+from pipelines.inspector.data.columns import Columns
 from video_model.data.where import rows_where
 from video_model.errors import DataError
 

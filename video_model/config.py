@@ -2,7 +2,7 @@
 
 A run is a list of stages; each starts from the one before (its EMA). What is recorded in RUN/config.json is the resolved
 config, which is complete without the file. The sections that choose a part (codec, text, network, denoiser, conditioning)
-are the parts themselves, from the lists that `Parts` names.
+are the parts themselves, from the lists that `TrainingParts` names.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from video_model.networks import NETWORKS, NetworkSection
 
 
 @dataclass(frozen=True)
-class Parts:
+class TrainingParts:
     """All that a config can choose from. Ours are lists in the folders of the parts; a user's are added by `plus`."""
 
     codecs: Sequence[type[CodecSection]] = tuple(CODECS)
@@ -33,7 +33,7 @@ class Parts:
     slots: Sequence[type[Slot]] = tuple(SLOTS)
     samplers: Sequence[Callable[..., Any]] = tuple(SAMPLERS)
 
-    def plus(self, parts: Iterable[Any]) -> Parts:
+    def plus(self, parts: Iterable[Any]) -> TrainingParts:
         """With more of them: classes of sections, each beside its like; any other function is a sampler. Raises TypeError."""
         grown = self
         for part in parts:
@@ -54,7 +54,7 @@ BASES: dict[str, type[Section]] = {
     "parametrisations": Parametrisation,
     "slots": Slot,
 }
-PARTS = Parts()
+PARTS = TrainingParts()
 
 
 def one_of(parts: Sequence[type[Section]]) -> Any:
@@ -211,7 +211,7 @@ class Loop(Section):
 class TrainConfig(Section):
     """parts: what the sections were chosen from; see `train_config`."""
 
-    parts: ClassVar[Parts] = PARTS
+    parts: ClassVar[TrainingParts] = PARTS
 
     seed: int = 0
     codec: one_of(PARTS.codecs) = PARTS.codecs[0]()  # type: ignore[valid-type]

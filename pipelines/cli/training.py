@@ -48,10 +48,10 @@ def train(
       winnow train tiny --data out/curated --out out/model
       winnow train svd.yaml --data /shared/curated --out /shared/run --workers 8 --address auto
     """
-    from pipelines.cli.training_progress import Following, print_run
-    from pipelines.training import TrainingJob, load_config, train_here, train_on_ray
-
     with errors():
+        from pipelines.cli.training_progress import Following, print_run
+        from pipelines.training import TrainingJob, load_config, train_here, train_on_ray
+
         job = TrainingJob(load_config(config, set_), tuple(data), out, stage, resume, cache)
         with Following(err_console) as watcher:
             if workers == 1 and address is None:
@@ -92,10 +92,10 @@ def sample(
     winnow sample out/model --prompt "a red circle moves left" --out video.mp4
     winnow sample out/model --image first.png --guidance 1:2.5 --out video.mp4
     """
-    from pipelines.cli.drawing import Wish, draw
-    from pipelines.cli.training_progress import Following
-
     with errors():
+        from pipelines.cli.drawing import Wish, draw
+        from pipelines.cli.training_progress import Following
+
         wish = Wish(
             list(prompt), out, image, stage, scale,
             {"frames": frames, "steps": steps, "seed": seed, "sampler": sampler, "fps": fps, "motion": motion},
@@ -124,10 +124,10 @@ def evaluate(
 
     Every figure stands beside its value for real videos. Writes metrics.json, and a contact sheet of real and drawn.
     """
-    from pipelines.cli.training_progress import Following, print_metrics
-    from video_model.evaluation.evaluate import evaluate as measure
-
     with errors():
+        from pipelines.cli.training_progress import Following, print_metrics
+        from video_model.evaluation.evaluate import evaluate as measure
+
         with Following(err_console) as watcher:
             found = measure(
                 run, data, out=out, count=count, steps=steps, seed=seed, i3d=i3d, stage=stage, watcher=watcher
@@ -145,9 +145,9 @@ def import_(
 
     Writes it in the same layout, so that `start: FOLDER` of a training config begins from it.
     """
-    from video_model.public.weights import export_unet, import_unet
-
     with errors():
+        from video_model.public.weights import export_unet, import_unet
+
         network = import_unet(source)
         export_unet(network, out)
         shape = network.config
@@ -174,10 +174,10 @@ def export(
     winnow weights export out/model --out unet
     winnow weights export run --out pipeline --vae svd/vae --image-encoder svd/image_encoder --feature-extractor svd/feature_extractor
     """
-    from video_model.public.formats import format_of
-    from video_model.training.sampler import Sampler
-
     with errors():
+        from video_model.public.formats import format_of
+        from video_model.training.sampler import Sampler
+
         loaded = Sampler(run, stage)
         companions = (vae, image_encoder, feature_extractor)
         if any(companions) and not all(companions):

@@ -3,7 +3,7 @@
     python -m tests.benchmarks.world OUT [--clips 800] [--contaminate 0.5] [--seeds 0 1 2] [--config tiny] [--share 1.0]
 
 A world of which half is spoiled (shapes that rest, writing, hidden cuts, wrong captions) goes through `winnow annotate` and
-`winnow select` twice: raw (a file is a clip, nothing is filtered) and selected (the selection of configs/world.yaml). The
+`winnow select` twice: raw (a file is a clip, nothing is filtered) and selected (the selection of pipelines/configs/world.yaml). The
 first table says what survives. Then both train for the same steps, with the same codec (trained on raw) and seeds, and
 draw the same prompts; the second table says how much of what the prompts name is read in the videos, and the loss on
 clean clips that neither has seen. Given again, the command resumes in OUT.
@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--contaminate", type=float, default=0.5)
     parser.add_argument("--world-seed", type=int, default=1)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--config", default="tiny", help="of training: a file, or one of configs/train")
+    parser.add_argument("--config", default="tiny", help="of training: a file, or one of pipelines/configs/train")
     parser.add_argument("--share", type=float, default=1.0, help="of the config's steps in each stage")
     parser.add_argument("--prompts", type=int, default=96)
     parser.add_argument("--threads", type=int, default=1)

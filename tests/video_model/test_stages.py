@@ -6,10 +6,10 @@ import shutil
 import pytest
 import torch
 
+from curate.base.packaged import WeightsMissing
 from tests.video_model.clips import clips, write_clips
 from video_model.config import TrainConfig
 from video_model.diffusion.slots import Models
-from video_model.encoders.packaged import WeightsMissing
 from video_model.errors import DataError, RunError
 from video_model.evaluation.evaluate import evaluate
 from video_model.public.weights import export_unet

@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from curate.base.packaged import WeightsMissing
+from video_model.encoders.minilm import MiniLMStates
 from video_model.encoders.open_clip import OpenClipStates
-from video_model.encoders.packaged import WeightsMissing
 from video_model.encoders.t5 import T5States
-from video_model.encoders.text import MiniLMStates
 
 torch.set_num_threads(1)
 TEXTS = ["A red circle moves to the left.", "", "A dog, running on the beach at sunset with a ball"]

@@ -12,8 +12,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from video_model.encoders.packaged import WeightsMissing, digest
-from video_model.encoders.text import EncoderSection, TextEncoder, batched, load_exactly
+from curate.base.packaged import WeightsMissing, load_exactly
+from video_model.encoders.fingerprint import digest
+from video_model.encoders.protocol import EncoderSection, TextEncoder, batched
 
 
 class OpenClipText(EncoderSection):

@@ -12,8 +12,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from video_model.encoders.packaged import WeightsMissing, digest, first_line
-from video_model.encoders.text import EncoderSection, TextEncoder, batched
+from curate.base.packaged import WeightsMissing
+from video_model.encoders.fingerprint import digest
+from video_model.encoders.protocol import EncoderSection, TextEncoder, batched
+from video_model.errors import first_line
 
 
 class T5(EncoderSection):

@@ -12,6 +12,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from curate.base.files import write_json
 from video_model.config import Noise, as_rates
 from video_model.data.excerpts import sample_windows
 from video_model.data.index import Index, join, open_index
@@ -25,7 +26,6 @@ from video_model.latents.live import LiveLatents
 from video_model.measures import flicker_error, psnr
 from video_model.pictures import strip, write_picture
 from video_model.training.held_out import held_out_batches, held_out_loss, loss_of_nothing
-from video_model.training.run import write_json
 from video_model.training.sampler import Sampler
 from video_model.training.stores import Stores
 from video_model.training.watching import Silent, TrainingWatcher

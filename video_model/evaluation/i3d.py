@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from video_model.encoders.packaged import WeightsMissing, first_line
+from curate.base.packaged import WeightsMissing
+from video_model.errors import first_line
 
 MIXED = {  # in, 1x1, reduce, 3x3, reduce, 3x3 (5x5 in the 2-D network), after the pooling
     "Mixed_3b": (192, 64, 96, 128, 16, 32, 32),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +11,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from curate.base.files import whole_folder, write_json
 from video_model.codecs import Codec
 from video_model.config import rates_of
 from video_model.data.excerpts import sample_frames, sample_windows
 from video_model.data.index import Index
 from video_model.errors import RunError
 from video_model.latents.build import locked
-from video_model.training.run import Run, write_json
+from video_model.training.run import Run
 from video_model.training.watching import TrainingWatcher
 
 TEMPORAL_FRAMES = 8  # of a window that a temporal decoder is trained on, at most
@@ -37,15 +37,11 @@ def codec_of(run: Run, index: Index, cache: Path, watcher: TrainingWatcher) -> C
     with locked(shared.parent):
         if not shared.exists():
             made, report = chosen.train(data, run.config.seed, watcher.phase)
-            aside = shared.with_name(f".{shared.name}.{os.getpid()}")
-            aside.mkdir()
-            made.save(aside)
-            write_json(aside / "report.json", report)
-            aside.rename(shared)
-    aside = run.root / ".codec"
-    shutil.rmtree(aside, ignore_errors=True)
-    shutil.copytree(shared, aside)
-    aside.rename(run.root / "codec")
+            with whole_folder(shared) as folder:
+                made.save(folder)
+                write_json(folder / "report.json", report)
+    with whole_folder(run.root / "codec") as folder:
+        shutil.copytree(shared, folder, dirs_exist_ok=True)
     return run.codec()
 
 

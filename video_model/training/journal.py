@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from curate.base.files import write_whole
+
 
 class Journal:
     """FOLDER/log.jsonl and TensorBoard files under `board`; only the first worker has one. Values are plain numbers."""
@@ -19,7 +21,7 @@ class Journal:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "log.jsonl"
         kept = [line for line in read_log(path) if line["step"] <= step]
-        path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        write_whole(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
         self._lines = open(path, "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
         self._board = SummaryWriter(str(board / folder.name), purge_step=step + 1)
         self._wandb = _wandb(wandb, folder.name) if wandb else None

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from curate.base.files import write_json
 from video_model.codecs import Codec
-from video_model.codecs.small import write_whole
 from video_model.config import TrainConfig
 from video_model.encoders import TextEncoder
-from video_model.errors import RunError
+from video_model.errors import RunError, first_line
 from video_model.training import checkpoints
 from video_model.training.build import build_network
 from video_model.training.checkpoints import Checkpoint
@@ -70,7 +70,7 @@ class Run:
         except FileNotFoundError:
             raise RunError(f"{root}: is not a run of winnow train: it has no config.json") from None
         except ValueError as error:
-            raise RunError(f"{root}/config.json: does not fit this version: {str(error).splitlines()[0]}") from None
+            raise RunError(f"{root}/config.json: does not fit this version: {first_line(error)}") from None
 
     def differences(self, other: TrainConfig) -> list[str]:
         """Keys whose values differ and matter.
@@ -123,15 +123,8 @@ class Run:
         try:
             load_whole(network, checkpoint.tensors("ema"))
         except (KeyError, RuntimeError) as error:
-            raise RunError(
-                f"{checkpoint.path}: is not of this config's network ({str(error).splitlines()[0]})"
-            ) from None
+            raise RunError(f"{checkpoint.path}: is not of this config's network ({first_line(error)})") from None
         return network.eval()
-
-
-def write_json(path: Path, content: Any) -> None:
-    """The file appears whole or not at all."""
-    write_whole(path, json.dumps(content, indent=1, ensure_ascii=False).encode())
 
 
 def _flat(tree: Any, path: str = "") -> dict[str, Any]:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from curate.base.files import write_json
 from video_model.config import TrainConfig
 from video_model.diffusion.conditioning import Conditioner
 from video_model.diffusion.denoiser import Denoiser
@@ -32,7 +33,7 @@ from video_model.training.codec_of_run import codec_of
 from video_model.training.held_out import held_out_loss
 from video_model.training.journal import Journal
 from video_model.training.loop import StageTask, train_stage
-from video_model.training.run import Run, write_json
+from video_model.training.run import Run
 from video_model.training.sampler import default_request
 from video_model.training.steps.workers import TrainingWorker, first_goes_ahead
 from video_model.training.stores import Stores, Unread

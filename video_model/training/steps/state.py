@@ -14,6 +14,7 @@ from video_model.config import Loop, TrainingStage
 from video_model.diffusion.conditioning import Conditioner
 from video_model.diffusion.denoiser import Denoiser
 from video_model.diffusion.parametrisations import Parametrisation
+from video_model.errors import first_line
 from video_model.training import checkpoints
 from video_model.training.checkpoints import Checkpoint, CheckpointError
 from video_model.training.steps.optimisation import (
@@ -62,7 +63,7 @@ class TrainingState:
             load_whole(self.average.network, start.tensors("ema"))
             load_optimizer(self.optimizer, self.network, start.tensors("optimizer"))
         except (KeyError, RuntimeError) as error:
-            why = str(error).splitlines()[0]
+            why = first_line(error)
             raise CheckpointError(f"{start.path}: is not of this network ({why}): choose another --out") from None
 
     def gradients(self, name: str, conditioner: Conditioner, step: int, batch: Batch) -> tuple[Tensor, Tensor]:
