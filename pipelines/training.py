@@ -21,6 +21,7 @@ ATTEMPTS = 3  # how often a run is resumed after a worker was lost
 PATIENCE = (
     30 * 24 * 3600
 )  # seconds that workers wait for each other: the first one makes the codec and the latents alone
+OURS = ("video_model.", "curate.")  # modules of errors that would come again
 FAILURE = "failure.txt"  # in RUN: what a worker raised that would come again
 
 
@@ -133,7 +134,7 @@ def _work(options: dict[str, Any]) -> None:
             worker=TrainingWorker.here(),
         )
     except Exception as error:
-        if type(error).__module__.startswith("video_model."):
+        if type(error).__module__.startswith(OURS):
             failure.write_text(str(error))
         raise
 
@@ -151,7 +152,7 @@ def _reason(error: BaseException) -> str:
     lines = [line.strip() for line in str(inner).splitlines() if line.strip()]
     text = lines[-1] if lines else type(error).__name__
     name, colon, rest = text.partition(": ")
-    return rest if colon and name.startswith("video_model.") else text
+    return rest if colon and name.startswith(OURS) else text
 
 
 @contextmanager

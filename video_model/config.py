@@ -37,12 +37,13 @@ class TrainingParts:
         """With more of them: classes of sections, each beside its like; any other function is a sampler. Raises TypeError."""
         grown = self
         for part in parts:
-            place = next(
-                (name for name, base in BASES.items() if isinstance(part, type) and issubclass(part, base)), None
-            )
-            if place is None and (isinstance(part, type) or not callable(part)):
-                raise TypeError(f"{part!r} is no part of a training config: subclass {', '.join(b.__name__ for b in BASES.values())}, or write a sampler's function")  # fmt: skip
-            place = place or "samplers"
+            kinds = [name for name, base in BASES.items() if isinstance(part, type) and issubclass(part, base)]
+            if not kinds and (isinstance(part, type) or not callable(part)):
+                known = ", ".join(base.__name__ for base in BASES.values())
+                raise TypeError(
+                    f"{part!r} is no part of a training config: subclass {known}, or write a sampler's function"
+                )
+            place = kinds[0] if kinds else "samplers"
             grown = replace(grown, **{place: (*getattr(grown, place), part)})
         return grown
 

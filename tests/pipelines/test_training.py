@@ -161,6 +161,11 @@ def test_samples_are_written_and_the_same_seed_gives_the_same_video(whole, tmp_p
         (("-p", "a", "--guidance", "high"), "--guidance high: write a number, or two"),
         (("-p", "a", "--size", "60"), "--size 60: write HEIGHTxWIDTH in px"),
         (("-p", "a", "--sampler", "magic"), "--sampler magic: choose from euler, heun, dpmpp_2m, ddim"),
+        (("-p", "a", "--condition", "motion"), "--condition motion: write NAME=NUMBER, e.g. motion=4"),
+        (
+            ("-p", "a", "--condition", "mood=4"),
+            "mood: no conditioning slot has this name: choose from text, fps, motion",
+        ),
         (("-p", "a", "--out", "x.gif"), "--out x.gif: videos are written as .mp4"),
         (("-p", "a", "--image", __file__), "is not a picture that can be read"),
     ],
