@@ -8,8 +8,8 @@ import os
 import socket
 import warnings
 
+from curate.base.child import silent_stderr
 from curate.base.extras import install
-from curate.watching.isolation import silent_stderr
 
 
 class ExecutorError(Exception):

@@ -30,7 +30,12 @@ def find(name: str, folder: Path = SHIPPED) -> Path:
 
 
 def read(root: type[Root], path: Path, overrides: tuple[str, ...] | list[str] = ()) -> Root:
-    """Read a config and apply `a.b=value` overrides (values are YAML). ConfigError names the key and the fix."""
+    """The config in a file, with `a.b=value` overrides (values are YAML). ConfigError names the key and the fix."""
+    return validate(root, read_tree(path, overrides), str(path))
+
+
+def read_tree(path: Path, overrides: tuple[str, ...] | list[str] = ()) -> dict:
+    """The keys of a config, not checked yet. Raises ConfigError."""
     try:
         tree = yaml.safe_load(path.read_text()) or {}
     except (yaml.YAMLError, ValueError) as error:  # a ValueError: not UTF-8, or a date that is none
@@ -39,7 +44,7 @@ def read(root: type[Root], path: Path, overrides: tuple[str, ...] | list[str] = 
         raise ConfigError(f"{path}: a config is a mapping of keys, this is a {type(tree).__name__}")
     for item in overrides:
         override(tree, item)
-    return validate(root, tree, str(path))
+    return tree
 
 
 def validate(root: type[Root], tree: dict, origin: str) -> Root:

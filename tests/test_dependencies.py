@@ -27,9 +27,10 @@ EXTRAS = {name: requirements(lines) for name, lines in PROJECT["optional-depende
 
 
 def imports(tree, inside=False):
-    """(name of a module, whether it is imported only within a function) of all imports."""
+    """(name of a module, whether it is imported only within a function, or for types) of all imports."""
     for node in ast.iter_child_nodes(tree):
-        lazily = inside or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+        for_types = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        lazily = inside or for_types or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
         if isinstance(node, ast.Import):
             yield from ((name.name.partition(".")[0], lazily) for name in node.names)
         elif isinstance(node, ast.ImportFrom) and node.level == 0:

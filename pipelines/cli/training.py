@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from pipelines.cli.errors import DONE, CommandError, err_console, errors, out_console
+from video_model.diffusion.samplers import names_of
 
 Overrides = Annotated[
     list[str], typer.Option("--set", metavar="KEY=VALUE", help="override a key, e.g. --set stages.video.steps=200")
@@ -74,7 +75,7 @@ def sample(
         str | None, typer.Option(metavar="SCALE|FIRST:LAST", help="of the prompt; 1: none; 1:2.5 rises over the frames")
     ] = None,
     seed: Annotated[int, typer.Option(help="the same seed gives the same video")] = 0,
-    sampler: Annotated[str | None, typer.Option(help="euler, heun, dpmpp_2m or ddim")] = None,
+    sampler: Annotated[str | None, typer.Option(help=", ".join(names_of()))] = None,
     fps: Annotated[float | None, typer.Option(min=0.1, help="frames a second, told to the network")] = None,
     motion: Annotated[float | None, typer.Option(help="motion score to aim at; default: not told")] = None,
     size: Annotated[str | None, typer.Option(metavar="HxW", help="in px; default: the stage's")] = None,

@@ -32,8 +32,11 @@ from rich.table import Table
 
 from pipelines.typed_yaml import SHIPPED, find, read
 from video_model.config import TrainConfig
-from video_model.diffusion.generate import Sampler, write_video
-from video_model.latents.batches import Index, Live, open_index, sample_windows
+from video_model.data.excerpts import sample_windows
+from video_model.data.index import Index, open_index
+from video_model.diffusion.generate import Sampler
+from video_model.latents.live import Live
+from video_model.pictures import write_video
 from video_model.training.held_out import held_out_batches, held_out_loss
 from video_model.training.run import Run
 from video_model.training.stages import train

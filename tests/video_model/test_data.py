@@ -18,16 +18,13 @@ from tests.video_model.clips import (
     write_clips,
     write_images,
 )
-from video_model.latents.batches import (
-    Batches,
-    DataError,
-    Live,
-    build_cache,
-    open_index,
-    sample_frames,
-    sample_windows,
-    usable_sizes,
-)
+from video_model.data.buckets import usable_sizes
+from video_model.data.excerpts import sample_frames, sample_windows
+from video_model.data.index import open_index
+from video_model.errors import DataError
+from video_model.latents.batches import Batches
+from video_model.latents.build import build_cache
+from video_model.latents.live import Live
 
 SIZE = (48, 64)
 
@@ -142,12 +139,11 @@ def test_starts_are_uniform(world):
 
 def test_what_select_makes_can_be_trained_on(tmp_path, monkeypatch):
     """Shards of `winnow select`: the hub's Video feature in their metadata, nested columns beside it."""
-    from pipelines.curated.curated import make_curated
-    from tests.pipelines.test_curated import FILTERS, make_dataset, map_here
+    from tests.pipelines.test_curated import FILTERS, curate, make_dataset, map_here
 
     monkeypatch.setattr("pipelines.curated.card.plot_scores", lambda *_: [])
     monkeypatch.setattr("pipelines.curated.card.contact_sheet", lambda *_: False)
-    curated = make_curated(make_dataset(tmp_path / "annotated", videos=2), FILTERS, tmp_path / "c", map_fn=map_here)
+    curated = curate(make_dataset(tmp_path / "annotated", videos=2), FILTERS, tmp_path / "c", map_fn=map_here)
     with pytest.raises(DataError, match="is an annotated dataset"):
         open_index(tmp_path / "annotated")
     index = open_index(tmp_path / "c", "motion_score > 0")
