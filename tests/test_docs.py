@@ -87,6 +87,36 @@ def test_python_in_a_page_is_python_and_examples_are_as_in_their_files(page):
         assert block == (ROOT / "docs" / "examples" / name).read_text(), f"{page}: {name} is not as its file"
 
 
+def recipe(name):
+    """What the block of docs/extending.md that defines a name defines."""
+    (block,) = (
+        block
+        for _, block in BLOCK.findall(TEXTS["docs/extending.md"])
+        if re.search(rf"^(def|class) {name}\b", block, re.M)
+    )
+    found = {}
+    exec(compile(block, "docs/extending.md", "exec"), found)
+    return found[name]
+
+
+def test_the_recipe_of_a_sampler_solves_what_is_known():
+    sigmas = [80.0, 10.0, 1.0, 0.1, 0.0]
+    assert recipe("midpoint")(lambda x, sigma: x / (1 + sigma**2), 80.0, [80.0, 60.0, 50.0]) == pytest.approx(
+        50.0, rel=0.01
+    )
+    assert recipe("midpoint")(lambda x, sigma: 3.0, 80.0, sigmas) == pytest.approx(3.0)  # data that is a single point
+
+
+def test_the_recipe_of_a_format_writes_a_shard(tmp_path):
+    shard = recipe("Pairs")().open(tmp_path / "shard", None)
+    shard.add({"clip_id": "a", "caption_merged": "A red circle."}, b"mp4")
+    shard.finish({})
+    assert {path.name: path.read_bytes() for path in shard.path.iterdir()} == {
+        "a.mp4": b"mp4",
+        "a.txt": b"A red circle.",
+    }
+
+
 @pytest.mark.parametrize("name", pages())
 def test_generated_pages_are_of_today(name):
     made = pages()[name].rstrip("\n") + "\n"
