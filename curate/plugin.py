@@ -5,7 +5,6 @@ from pydantic import Field
 
 from curate.base.section import Section
 from curate.clip import Clip, Column
-from curate.models import Weights
 from curate.models.adapter import Adapter, HubOptions
 from curate.models.roles import (
     AESTHETIC,
@@ -24,6 +23,7 @@ from curate.stages.pictures import stills
 from curate.stages.stage import Stage
 from curate.video.frame import Frame
 from curate.video.timeline import Timeline
+from curate.weights import Weights
 
 __all__ = [
     "AESTHETIC", "EMBEDDER", "FRAME_CAPTION", "MERGE", "NSFW", "QUALITY", "TEXT", "VIDEO_CAPTION",

@@ -15,7 +15,7 @@ from curate.part import Part
 __all__ = ["PRESETS", "Preset", "preset_help", "steps_of"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Preset(Part):
     """steps: as a config writes them (see `curate.selection.filters`). source: where they come from, "" for our own."""
 

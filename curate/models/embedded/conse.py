@@ -21,11 +21,12 @@ from safetensors.numpy import load_file, save
 
 from curate.base.files import DiskError, write_whole
 from curate.base.section import Section
-from curate.models import Image, Weights
+from curate.models import Image
 from curate.models.adapter import Adapter
 from curate.models.embedded.imagenet import ImageNet
 from curate.models.embedded.minilm import MiniLM
 from curate.models.roles import EMBEDDER
+from curate.weights import Weights
 
 TOP = 10  # classes mixed
 

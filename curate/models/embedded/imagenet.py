@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from curate.models import Image, Weights
+from curate.models import Image
 from curate.models.memory import Memory
 from curate.models.packaged import packaged, require
+from curate.weights import Weights
 
 SIDE = 260  # px, the resolution that Lite2 was trained at
 VIEWS = ("crop", "squash")

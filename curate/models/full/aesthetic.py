@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from curate.base.section import Section
-from curate.models import Weights, hub
+from curate.models import hub
 from curate.models.adapter import Adapter
 from curate.models.full.loading import placement
 from curate.models.roles import AESTHETIC
+from curate.weights import Weights
 
 if TYPE_CHECKING:
     import torch
