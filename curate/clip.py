@@ -26,6 +26,7 @@ class Column:
     """One column of the clips table, with all that a reader must know to trust it.
 
     unit: physical unit, or "" for names and texts. range: e.g. "0..1". formula: how it is computed. source: paper or model.
+    models: keys of the config, e.g. "captions.frame": where one of them names no model, the column is empty.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Column:
     unit: str = ""
     range: str = ""
     source: str = ""
+    models: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, field: pa.Field) -> Column:

@@ -25,7 +25,7 @@ from pipelines.typed_yaml import ConfigError, find, known, override, read_tree, 
 FULL_HD = 1920 * 1080
 
 
-class Decode(Section):
+class DecodeOptions(Section):
     unit_seconds: float = Field(300.0, gt=0, description="long videos are worked on in stretches of about this length")
     open_seconds: float = Field(
         30.0,
@@ -54,7 +54,7 @@ class Decode(Section):
         return {"max_pixels": self.max_pixels, "timeout_seconds": seconds, "memory_gb": self.memory_gb}
 
 
-class Prefilter(Section):
+class PrefilterOptions(Section):
     """Clips outside these bounds are not captioned. They stay, with the reason. Empty: every clip is captioned."""
 
     min: dict[str, float] = Field({}, description="column: lowest value of a clip that is captioned")
@@ -64,7 +64,7 @@ class Prefilter(Section):
 # --- what is done with the scores
 
 
-class Execution(Section):
+class ExecutionOptions(Section):
     executor: Literal["ray", "inline"] = "ray"
     workers: int | None = Field(None, ge=1, description="processes; unset: one a core, as memory allows")
     threads: int = Field(1, ge=1, description="threads of the models in one worker")
@@ -87,11 +87,11 @@ class Config(Section):
     plugins: list[str] = Field(
         [], description="Python files with parts of your own; paths as seen from the config file"
     )
-    decode: Decode = Decode()
-    prefilter: Prefilter = Prefilter()
+    decode: DecodeOptions = DecodeOptions()
+    prefilter: PrefilterOptions = PrefilterOptions()
     selection: str | dict | list = Field({}, description="filters: a preset's name, a mapping, or a list of steps")
     export: Export = Export()
-    execution: Execution = Execution()
+    execution: ExecutionOptions = ExecutionOptions()
 
     @field_validator("selection")
     @classmethod

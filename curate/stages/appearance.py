@@ -22,6 +22,7 @@ EMBEDDING = Column(
     formula="mean of the unit image embeddings of the stills, scaled to unit length",
     range="unit length",
     source="the pack's embedder: open_clip ViT-L/14 (full), ConSE (embedded)",
+    models=("embedder",),
 )
 AESTHETIC = Column(
     "aesthetic_score",
@@ -29,6 +30,7 @@ AESTHETIC = Column(
     formula="linear head on the image embedding, mean of the stills; null where the pack has no aesthetic model",
     range="about 1..10, higher is better",
     source="LAION aesthetic predictor on ViT-L/14",
+    models=("appearance.aesthetic",),
 )
 QUALITY = Column(
     "technical_quality",
@@ -36,6 +38,7 @@ QUALITY = Column(
     formula="BRISQUE, mean of the stills: 0 undistorted, 100 badly distorted (it can leave that range a little)",
     range="about 0..100, LOWER is better",
     source="Mittal et al. 2012, package brisque",
+    models=("appearance.quality",),
 )
 NSFW = Column(
     "nsfw_score",
@@ -43,6 +46,7 @@ NSFW = Column(
     formula="probability of not safe for work, the largest of the stills",
     range="0..1",
     source="Yahoo open_nsfw",
+    models=("appearance.nsfw",),
 )
 
 

@@ -19,18 +19,21 @@ FRAME = Column(
     pa.string(),
     formula="caption of the middle still; null where the captioner has nothing that it can stand by",
     source="CoCa (full); concept tags (embedded)",
+    models=("captions.frame",),
 )
 VIDEO = Column(
     "caption_video",
     pa.string(),
     formula="caption of the clip from evenly spaced frames, or from its measured columns; null as for caption_frame",
     source="V-BLIP (full); measured facts (embedded)",
+    models=("captions.video",),
 )
 MERGED = Column(
     "caption_merged",
     pa.string(),
     formula="one caption out of caption_frame and caption_video",
     source="a language model, as in Blattmann et al. 2023, sec. 3; model in dataset.json",
+    models=("captions.merge",),
 )
 MERGED_FROM = Column(
     "caption_merged_from",

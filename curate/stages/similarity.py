@@ -16,7 +16,7 @@ from curate.models.roles import EMBEDDER
 from curate.stages.pictures import batches, flattened, stills
 from curate.stages.stage import Stage, attempt
 
-CAPTIONS = ("frame", "video", "merged")
+CAPTIONS = {"frame": "captions.frame", "video": "captions.video", "merged": "captions.merge"}  # column -> its model
 
 
 class Similarity(Stage):
@@ -37,8 +37,9 @@ class Similarity(Stage):
             formula=f"cosine of the embeddings of caption_{which} and each still, mean of stills; null without it",
             range="-1..1, higher is better; comparable within one embedder only",
             source="CLIP ViT-L/14 on three frames, as in Blattmann et al. 2023 (full); ConSE (embedded)",
+            models=(captioner, EMBEDDER.key),
         )
-        for which in CAPTIONS
+        for which, captioner in CAPTIONS.items()
     )
 
     def __init__(self, embedder: Embedder | Callable[[], Embedder] | None) -> None:

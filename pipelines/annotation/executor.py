@@ -229,7 +229,7 @@ def work(units: list[Unit], steps: Sequence[Step]) -> list[Unit]:
     return units
 
 
-class Worker:
+class StageWorker:
     """One actor of a pool: builds its stages once, then maps batches of packed units.
 
     Where a model cannot be loaded it says so in the column `refused`, for the driver to stop the job: Ray would take an
@@ -279,7 +279,7 @@ def _over_ray(units: list[Unit], config: Config, stages: Sequence[str], place: P
         }
         data = _map(
             data,
-            Worker,
+            StageWorker,
             fn_constructor_args=(config.model_dump_json(), pool.stages),
             batch_size=1,
             batch_format="pyarrow",

@@ -26,6 +26,8 @@ from pipelines.dataset.dataset import read_unit
 from pipelines.dataset.tables import Tables
 from pipelines.sources.listed import retell
 
+VERSION = "version"  # of a stage, beside the sections of the config that it depends on
+
 Step = Callable[[Sequence[Unit]], list[Unit]]
 
 
@@ -129,7 +131,7 @@ def identity(config: Config, stage: str) -> dict[str, Any]:
     part = config.parts.stages[stage]
     keys = [*part.sections(), *part.also, *(["prefilter"] if part.prefiltered else [])]
     found = {key.rpartition(".")[2]: _at(config, key) for key in keys}
-    return found | ({"version": part.version} if part.version != PipelinePart.version else {})
+    return found | ({VERSION: part.version} if part.version != PipelinePart.version else {})
 
 
 def _at(config: Config, key: str) -> Any:

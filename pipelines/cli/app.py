@@ -246,11 +246,11 @@ def models(
 def _annotate(sources, out, config, stages, place, retry_failed) -> bool:
     """Whether failures are recorded."""
     from pipelines.annotation.annotate import annotate as job
-    from pipelines.cli.progress import Live, print_summary
+    from pipelines.cli.progress import LiveProgress, print_summary
     from pipelines.curated.preflight import check_keys
 
     check_keys(config, stages)
-    with Live(err_console) as live:
+    with LiveProgress(err_console) as live:
         summary = job(sources, out, config, place=place, watcher=live, stages=stages, retry_failed=retry_failed)
     print_summary(out_console, summary, out)
     return summary.anything_failed

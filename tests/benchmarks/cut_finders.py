@@ -18,7 +18,7 @@ from curate.observers import shots as observer
 from curate.observers.shots import ShotOptions
 from curate.video.units import plan
 from curate.watching import watch
-from pipelines.config import Decode
+from pipelines.config import DecodeOptions
 from tests.benchmarks.cut_sets import Span
 
 __all__ = ["PYSCENEDETECT", "Found", "Unreadable", "ours", "theirs"]
@@ -53,7 +53,7 @@ def ours(path: Path, detector: str = "cascade", min_seconds: float | None = None
     """
     config = ShotOptions(detector=detector)
     shots = config.model_dump() | ({} if min_seconds is None else {"min_seconds": min_seconds})
-    reading = Decode().model_dump(include={"threads", "max_pixels"})
+    reading = DecodeOptions().model_dump(include={"threads", "max_pixels"})
     (unit,) = plan(Video(str(path)), unit_seconds=float("inf"), max_pixels=reading["max_pixels"])
     spent = [0.0]
     if unit.status == "ok":

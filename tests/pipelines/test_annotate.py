@@ -9,10 +9,10 @@ import time
 
 import duckdb
 import pytest
-from pipelines.annotation.pools import Place
 
 from curate.models import MissingWeights
 from pipelines.annotation.annotate import annotate
+from pipelines.annotation.pools import Place
 from pipelines.annotation.stages import StageError, with_needs
 from pipelines.config import load
 from pipelines.dataset.dataset import Dataset, DatasetError

@@ -7,11 +7,11 @@ import time
 import duckdb
 import psutil
 import pytest
-from pipelines.annotation.pools import Place, allot, pools_of
 
 from curate.clip import Unit, Video
 from pipelines.annotation.annotate import annotate
 from pipelines.annotation.executor import ExecutorError, run, work
+from pipelines.annotation.pools import Place, allot, pools_of
 from pipelines.annotation.stages import with_needs
 from pipelines.config import load
 from pipelines.dataset.dataset import Dataset

@@ -11,7 +11,6 @@ import time
 
 import psutil
 import pytest
-from pipelines.annotation.pools import Place
 
 from curate.base import child as children
 from curate.base.child import Lost
@@ -24,6 +23,7 @@ from pipelines.annotation.annotate import annotate
 from pipelines.annotation.decoding import limit_of
 from pipelines.annotation.executor import run, work
 from pipelines.annotation.planning import Planner
+from pipelines.annotation.pools import Place
 from pipelines.cluster import ExecutorError
 from pipelines.config import load
 from pipelines.dataset import files

@@ -8,10 +8,10 @@ from pathlib import Path
 import duckdb
 import numpy as np
 import pytest
-from pipelines.annotation.pools import Place, pools_of
 
 from curate.parts import Parts, PluginError
 from pipelines.annotation.annotate import annotate
+from pipelines.annotation.pools import Place, pools_of
 from pipelines.annotation.stages import cheap, identity, tables_of, with_needs
 from pipelines.config import ConfigError, load
 from pipelines.dataset.dataset import Dataset

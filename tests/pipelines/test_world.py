@@ -4,11 +4,11 @@ from collections import Counter
 
 import duckdb
 import pytest
-from pipelines.annotation.pools import Place
 
 from curate.selection.filters import Filter, SelectionError
 from curate.selection.selection import select
 from pipelines.annotation.annotate import annotate
+from pipelines.annotation.pools import Place
 from pipelines.config import load
 from pipelines.dataset.dataset import Dataset
 from pipelines.dataset.empty import why_empty

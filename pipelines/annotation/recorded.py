@@ -28,19 +28,25 @@ SAID = {  # in rows of an older Winnow the error alone says it
 }
 
 
-class State:
+class RecordedUnits:
     """wanted: stages of this job. retry_failed: failed videos, and clips on which a wanted stage failed, are not done.
 
     parts: of this job. changed: paths, as in the tables, whose file holds something else than what is recorded (see `pipelines.annotation.changes`).
     """
 
     def __init__(self, dataset: Dataset, wanted: Sequence[str], retry_failed: bool, parts: Parts) -> None:
-        self.dataset, self.wanted, self.retry_failed, self.parts = dataset, wanted, retry_failed, parts
+        self.wanted, self.retry_failed, self.parts = wanted, retry_failed, parts
+        self.changed: set[str] = set()
+        self.moved: set[str] = set()
+        self.read(dataset)
+
+    def read(self, dataset: Dataset) -> None:
+        """What the dataset records now."""
+        self.dataset = dataset
         self.rows: dict[str, dict[str, Any]] = {}
         self.paths: dict[str, list[dict[str, Any]]] = {}
         self.contents: dict[str, list[dict[str, Any]]] = {}
         self.copies: dict[str, list[str]] = {}
-        self.changed: set[str] = set()
         if dataset.newest:
             for row in _recorded(dataset):
                 self.rows[_id(row)] = row
