@@ -7,7 +7,6 @@ Two heads were published, both trained on human ratings. "linear": LAION-Aesthet
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 from itertools import pairwise
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from curate.base.files import cache_folder
 from curate.base.section import Section
 from curate.models import hub
 from curate.models.adapter import Adapter
@@ -93,10 +93,6 @@ class LaionAesthetic(Adapter):
             )
         with torch.inference_mode():
             return self.network(torch.from_numpy(rows).to(self.device))[:, 0].cpu().numpy()
-
-
-def cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "winnow"
 
 
 def read_state(path: Path) -> dict[str, torch.Tensor]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import uvicorn
 
-from pipelines.inspector.data.media import cache_folder
+from curate.base.files import cache_folder
 from pipelines.inspector.data.session import Session
 from pipelines.inspector.panel import Panel
 from pipelines.inspector.panels import PANELS
@@ -41,7 +41,7 @@ def serve(
         raise ServeError(f"{dataset}: there is no such folder; name one that `winnow annotate`, `select` or `run` made")
     listener = listen(host, port)
     token = new_token() if ask_token or not loopback(host) else None
-    session = Session(root, Path(cache) if cache else cache_folder())
+    session = Session(root, Path(cache) if cache else cache_folder() / "inspector")
     app = make_app(session, hosts=hosts_of(host), token=token, panels=[*PANELS, *panels])
     address = address_of(host, listener.getsockname()[1], token)
     print(f"winnow inspect: {root}\n{address}", flush=True)
