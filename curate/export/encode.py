@@ -21,14 +21,14 @@ import numpy as np
 
 from curate.base import colour as colours
 from curate.base import orientation, pixels
-from curate.export.span import Extracted, Span, as_displayed, rate_of
+from curate.export.span import ClipForm, Extracted, Span, as_displayed, rate_of
 from curate.video.decode import aspect_of
 from curate.video.frame import displayed, fitted
 from curate.video.reading import average
 
 # libx264's AVX-512 code reads memory that it never wrote (with macroblock trees, and pictures of any size): its bytes
 # differ from run to run. Without it they are those of every other processor, at the same speed. x264 does not check that
-# the processor has what it is told to use, so it is told only where there is AVX-512, which implies AVX2.
+# the processor has what it is set to use, so it is set only where there is AVX-512, which implies AVX2.
 AVX512F = 13  # OpenCV's CV_CPU_AVX_512F
 STEADY = {"x264-params": "asm=avx2"} if cv2.checkHardwareSupport(AVX512F) else {}
 
@@ -40,14 +40,15 @@ ROUNDED = 1e-3  # s: Matroska and FLV round times by so much; no frame is repeat
 DEINTERLACE = "bwdif=mode=send_frame:parity=auto:deint=interlaced"
 
 
-class Encoder:
-    """H.264 into an mp4 in memory. size: shorter side in px, never enlarged. fps: None: the frames' own times."""
+class ClipEncoder:
+    """H.264 into an mp4 in memory: size, rate, quality and threads of `form`; without a rate the frames' own times."""
 
-    def __init__(self, stream, size: int | None, fps: float | None, crf: int, preset: str, threads: int) -> None:
-        self.source, self.size, self.fps = stream, size, Fraction(fps).limit_denominator(100_000) if fps else None
+    def __init__(self, stream, form: ClipForm) -> None:
+        self.source, self.size = stream, form.size
+        self.fps = Fraction(form.fps).limit_denominator(100_000) if form.fps else None
         self.tick = stream.time_base / max(1, math.ceil(stream.time_base / FINE))
-        self.options = {"crf": str(crf), "preset": preset} | STEADY
-        self.threads = threads
+        self.options = {"crf": str(form.crf), "preset": form.preset} | STEADY
+        self.threads = form.threads
         self.buffer = io.BytesIO()
         self.target = self.out = self.graph = self.seen = self.origin = self.held = self.tags = None
         self.interlaced = self.sideways = False

@@ -15,69 +15,66 @@ Sound is left out. Times are presentation seconds of the source, frames are coun
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import av
 import av.error
 
-from curate.export.span import CLOSE, CannotCopy, Extracted, ExtractError, Span, as_displayed, opened, plain, rate_of
+from curate.export.span import (
+    ASKED_FOR,
+    CLOSE,
+    NO_KEYFRAME,
+    CannotCopy,
+    ClipForm,
+    Extracted,
+    ExtractError,
+    Span,
+    as_displayed,
+    opened,
+    plain,
+    rate_of,
+)
 from curate.export.transcode import transcode
-from curate.video.opening import MAX_PIXELS
 
-__all__ = ["ExtractError", "Extracted", "Span", "extract"]
+__all__ = ["ClipForm", "ExtractError", "Extracted", "Span", "extract"]
 
 COPYABLE = frozenset({"h264", "hevc", "vp9", "av1", "mpeg4"})  # what mp4 holds and browsers or FFmpeg play
 BACK = (0.0, 5.0, 30.0, None)  # s: how far before its goal to seek, as some containers land late; None: from the start
 LOOKAHEAD = 64  # packets read past a clip's end, to know that none of them is shown before it
 
 
-def extract(
-    path: str,
-    span: Span,
-    keyframes: list[float] | None = None,
-    *,
-    snap: bool = True,
-    trim: float = 0.1,
-    size: int | None = None,
-    fps: float | None = None,
-    codec: str | None = None,
-    crf: int = 18,
-    preset: str = "veryfast",
-    threads: int = 1,
-    max_pixels: int = MAX_PIXELS,
-) -> Extracted:
+def extract(path: str, span: Span, keyframes: list[float] | None = None, **options: Any) -> Extracted:
     """Cut `span` out of the file at `path`.
 
-    keyframes: presentation times of the source's keyframes, if known: saves looking where none is near.
-    snap: False: the clip's own frames exactly, so transcoded. trim: largest share of the clip's frames that a copy may
-    lose. size: shorter side in px; fps: frame rate; codec: "h264": any of them asks for a transcode. crf, preset: of
-    libx264. max_pixels: largest picture that is opened, px. Raises ExtractError.
+    keyframes: presentation times of the source's keyframes, if known: saves looking where none is near. options: of
+    `ClipForm`. Raises ExtractError.
     """
-    why = "asked for"
-    if snap and size is None and fps is None and codec is None:
+    form, why = ClipForm(**options), ASKED_FOR
+    if form.may_copy:
         try:
-            return _copy(path, span, keyframes, trim, max_pixels)
+            return _copy(path, span, keyframes, form)
         except CannotCopy as reason:
             why = str(reason)
         except (av.error.FFmpegError, ValueError) as error:
             why = f"packets cannot be copied ({plain(error)})"
-    asked = {"size": size, "fps": fps, "crf": crf, "preset": preset, "threads": threads, "max_pixels": max_pixels}
-    (made,) = transcode(path, [span], why=why, **asked)
+    (made,) = transcode(path, [span], form, why=why)
     if isinstance(made, str):
         raise ExtractError(made)
     return made
 
 
-def _copy(path: str, span: Span, keyframes: list[float] | None, trim: float, max_pixels: int) -> Extracted:
+def _copy(path: str, span: Span, keyframes: list[float] | None, form: ClipForm) -> Extracted:
     if span.origin is not None:
         raise CannotCopy("the file's clock is not sound, so its packets cannot be told apart")
-    late = span.start_time + trim * (span.end_time - span.start_time) + CLOSE
+    late = span.start_time + form.trim * (span.end_time - span.start_time) + CLOSE
     if keyframes is not None and not any(span.start_time - CLOSE <= time <= late for time in keyframes):
-        raise CannotCopy("no keyframe near the clip's start")
+        raise CannotCopy(NO_KEYFRAME)
     for back in BACK:
-        with opened(path, max_pixels=max_pixels) as (source, stream):
-            found = _packets(source, stream, span.start_time, span.end_time, back)
+        with opened(path, max_pixels=form.max_pixels) as (source, stream):
+            found = _packets(source, stream, span, back)
             if found:
-                return _copied(stream, found, span, int(trim * span.num_frames + 1e-9))
+                return _copied(stream, found, span, form.most_lost(span.num_frames))
     raise CannotCopy("no packets at the clip's place")
 
 
@@ -125,35 +122,48 @@ def _copied(stream, packets: list[av.Packet], span: Span, most: int) -> Extracte
     )
 
 
-def _packets(source, stream, start: float, end: float, back: float | None) -> list[av.Packet]:
-    """Packets in decode order, from a keyframe at or before `start` to as far past `end` as matters.
+def _packets(source, stream, span: Span, back: float | None) -> list[av.Packet]:
+    """Packets in decode order, from a keyframe at or before the span to as far past it as matters.
 
     back: how many seconds before it to seek, None: read from the start of the file. [] where that landed too late.
     """
-    tick = stream.time_base
-    if back is not None:
-        try:
-            source.seek(int((start - back) / tick), stream=stream, backward=True)
-        except av.error.FFmpegError:
-            return []
-    packets, past, last = [], 0, None
-    for packet in source.demux(stream):
+    if back is None:
+        return _read_past(source, stream, span.end_time)
+    try:
+        source.seek(int((span.start_time - back) / stream.time_base), stream=stream, backward=True)
+    except av.error.FFmpegError:
+        return []
+    packets = _read_past(source, stream, span.end_time)
+    first = min((packet.pts for packet in packets[:LOOKAHEAD]), default=None)
+    late = first is None or float(first * stream.time_base) > span.start_time + CLOSE
+    return [] if late else packets
+
+
+def _read_past(source, stream, end: float) -> list[av.Packet]:
+    """Packets until none that follows can be shown before `end`, s: a keyframe well after it was read, or many packets."""
+    packets, past = [], 0
+    for packet in _in_order(source.demux(stream)):
+        packets.append(packet)
+        due = (packet.pts if packet.dts is None else packet.dts) * stream.time_base
+        past += due > end + CLOSE
+        restarts = packet.is_keyframe and packet.dts is not None and due > end + 1
+        if past > LOOKAHEAD or (restarts and len(packets) > 1):
+            break
+    return packets
+
+
+def _in_order(packets: Iterable[av.Packet]) -> Iterator[av.Packet]:
+    """Those that hold data. Raises CannotCopy where their times do not say how to show them."""
+    last = None
+    for packet in packets:
         if packet.size == 0:
             continue
         if packet.pts is None:
             raise CannotCopy("packets carry no presentation times")
-        if packet.dts is not None:
-            if last is not None and packet.dts <= last:
-                raise CannotCopy("packets are not in order of time")
-            last = packet.dts
-        packets.append(packet)
-        past += (packet.pts if packet.dts is None else packet.dts) * tick > end + CLOSE
-        if past > LOOKAHEAD:
-            break
-        if packet.dts is not None and past and len(packets) > 1 and packet.is_keyframe and packet.dts * tick > end + 1:
-            break
-    late = not packets or float(min(packet.pts for packet in packets[:LOOKAHEAD]) * tick) > start + CLOSE
-    return [] if late and back is not None else packets
+        if packet.dts is not None and last is not None and packet.dts <= last:
+            raise CannotCopy("packets are not in order of time")
+        last = last if packet.dts is None else packet.dts
+        yield packet
 
 
 def _start(packets, rank, first: int, most: int, clean) -> int:
@@ -172,7 +182,7 @@ def _start(packets, rank, first: int, most: int, clean) -> int:
         largest_before = max(largest_before, rank[i])
         if first <= rank[i] <= first + most and packet.is_keyframe and closed and clean(packet):
             return i
-    raise CannotCopy("no keyframe near the clip's start")
+    raise CannotCopy(NO_KEYFRAME)
 
 
 def _stop(rank, begin: int, after: int) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +18,7 @@ from curate.video.reading import Mark, Stretch, decoded, decoding_of, seconds_of
 
 CLOSE = 1e-4  # s: presentation times closer than this are the same frame
 BACK = (0.0, 5.0, None)  # s: how far before a clip to start decoding, as some containers land late; None: at the start
+ASKED_FOR, NO_KEYFRAME = "asked for", "no keyframe near the clip's start"  # why a clip is encoded again
 FIRST_MISSING = "the clip's first frame could not be decoded again"
 
 
@@ -69,14 +70,50 @@ class Span:
         return cls(**fields | {"origin": Origin(**origin) if origin else None})
 
 
+def origin_of(clock: str | None, facts: Mapping[str, Any], start: float | None) -> Origin | None:
+    """Where a clip's frames are counted from; None where the file's own times find them.
+
+    clock: of the clip. facts: of its unit, first_packet, first_pts and first_frame. start: of its unit, s.
+    """
+    if clock != COUNTED:
+        return None
+    return Origin(facts.get("first_packet") or 0, facts.get("first_pts"), facts.get("first_frame") or 0, start)
+
+
 def span_of(unit: Unit, clip: Clip) -> Span:
     """Where a clip's frames lie, for reading them again."""
-    facts, origin = unit.facts, None
-    if clip.clock == COUNTED:
-        origin = Origin(
-            facts.get("first_packet") or 0, facts.get("first_pts"), facts.get("first_frame") or 0, unit.start
-        )
+    origin = origin_of(clip.clock, unit.facts, unit.start)
     return Span(clip.start_frame, clip.end_frame, clip.start_time, clip.end_time, origin)
+
+
+@dataclass(frozen=True)
+class ClipForm:
+    """The form that a clip's bytes are to have.
+
+    snap: packets may be copied from a keyframe near its start; False: its own frames exactly, so encoded again. trim:
+    largest share of its frames that a copy may lose. size: shorter side in px, never enlarged, square pixels then; fps:
+    frame rate; codec: "h264": any of them asks for encoding again. crf, preset: of libx264. threads: of decoder and
+    encoder. max_pixels: largest picture that is opened, px.
+    """
+
+    snap: bool = True
+    trim: float = 0.1
+    size: int | None = None
+    fps: float | None = None
+    codec: str | None = None
+    crf: int = 18
+    preset: str = "veryfast"
+    threads: int = 1
+    max_pixels: int = MAX_PIXELS
+
+    @property
+    def may_copy(self) -> bool:
+        """Whether packets may be copied, where the source allows it."""
+        return self.snap and self.size is None and self.fps is None and self.codec is None
+
+    def most_lost(self, frames: int) -> int:
+        """How many of so many frames a copy may lose."""
+        return int(self.trim * frames + 1e-9)
 
 
 @dataclass(frozen=True)

@@ -15,37 +15,24 @@ from typing import Any
 import av
 import av.error
 
-from curate.export.encode import Encoder
-from curate.export.span import BACK, CLOSE, FIRST_MISSING, Extracted, Span, frames_from, opened, plain
-from curate.video.opening import MAX_PIXELS, printable
+from curate.export.encode import ClipEncoder
+from curate.export.span import BACK, CLOSE, FIRST_MISSING, ClipForm, Extracted, Span, frames_from, opened, plain
+from curate.video.opening import printable
 
 
-def transcode(
-    path: str,
-    spans: Sequence[Span],
-    *,
-    size: int | None = None,
-    fps: float | None = None,
-    crf: int = 18,
-    preset: str = "veryfast",
-    threads: int = 1,
-    max_pixels: int = MAX_PIXELS,
-    why: str = "",
-) -> Iterator[Extracted | str]:
+def transcode(path: str, spans: Sequence[Span], form: ClipForm, *, why: str = "") -> Iterator[Extracted | str]:
     """Encode the frames of each span, in their order; or the reason why it cannot be done.
 
-    spans: of one file, all with the same origin; by their start, so that what is ready need not wait. size: shorter side
-    in px, never enlarged, square pixels then. fps: at each output time k / fps the frame shown at that time, so frames
-    are repeated or left out, and num_frames is not end_frame - start_frame. Raises ExtractError where the file cannot be
-    opened.
+    spans: of one file, all with the same origin; by their start, so that what is ready need not wait. With `form.fps`,
+    at each output time k / fps the frame shown at that time, so frames are repeated or left out, and num_frames is not
+    end_frame - start_frame. Raises ExtractError where the file cannot be opened.
     """
-    settings = (size, fps, crf, preset, threads)
     ready: dict[int, Extracted] = {}
     problems: dict[int, str] = dict.fromkeys(range(len(spans)), "no frames")
     given = 0
     for back in BACK:
         left = {i: span for i, span in enumerate(spans) if i in problems}
-        for i, made in _one_pass(path, left, back, settings, max_pixels, why):
+        for i, made in _one_pass(path, left, back, form, why):
             if isinstance(made, str):
                 problems[i] = made
             else:
@@ -63,11 +50,11 @@ def transcode(
 
 
 def _one_pass(
-    path: str, spans: dict[int, Span], back: float | None, settings: tuple, max_pixels: int, why: str
+    path: str, spans: dict[int, Span], back: float | None, form: ClipForm, why: str
 ) -> Iterator[tuple[int, Extracted | str]]:
     """(key, result) of each span, as soon as it is there."""
-    cuts = {i: _Cut(span, settings) for i, span in spans.items()}
-    with opened(path, threads=settings[-1], max_pixels=max_pixels) as (source, stream):
+    cuts = {i: _Cut(span, form) for i, span in spans.items()}
+    with opened(path, threads=form.threads, max_pixels=form.max_pixels) as (source, stream):
         try:
             for index, frame, time, ends in frames_from(source, stream, list(spans.values()), back):
                 for i, cut in list(cuts.items()):
@@ -88,9 +75,9 @@ def _one_pass(
 class _Cut:
     """One clip in the making."""
 
-    def __init__(self, span: Span, settings: tuple) -> None:
-        self.span, self.settings = span, settings
-        self.encoder: Encoder | None = None
+    def __init__(self, span: Span, form: ClipForm) -> None:
+        self.span, self.form = span, form
+        self.encoder: ClipEncoder | None = None
         self.count = 0
         self.first = self.last = 0.0
         self.done = False
@@ -107,7 +94,7 @@ class _Cut:
 
     def add(self, stream: Any, frame: av.VideoFrame, time: float, ends: float) -> None:
         if self.encoder is None:
-            self.encoder, self.first = Encoder(stream, *self.settings), time
+            self.encoder, self.first = ClipEncoder(stream, self.form), time
         self.count += 1
         self.done = self.count == self.span.num_frames
         self.last = self.first + self.span.end_time - self.span.start_time if self.done else ends

@@ -23,17 +23,17 @@ import duckdb
 import pyarrow as pa
 
 from curate.base import sql as locked
-from curate.base.sql import ConditionError, first_line
+from curate.base.sql import ConditionError, literal, message_of, quoted
 from curate.selection.filters import Filter, SelectionError
 
 BASE_COLUMNS = ("clip_id", "start_time", "end_time")
 NUMERIC = re.compile(r"(U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|FLOAT|DOUBLE|REAL|DECIMAL.*)$")
 
-__all__ = ["BASE_COLUMNS", "NUMERIC", "ScoreTable", "Selection", "Step", "first_line", "quoted", "select"]
+__all__ = ["BASE_COLUMNS", "NUMERIC", "FunnelStep", "ScoreTable", "Selection", "select"]
 
 
 @dataclass(frozen=True)
-class Step:
+class FunnelStep:
     """One filter of the funnel. Clips and hours that it drops *alone* (of all clips), and what is left *in order*
     after it.
 
@@ -63,7 +63,7 @@ class Selection:
     """
 
     filters: tuple[Filter, ...]
-    steps: tuple[Step, ...]
+    steps: tuple[FunnelStep, ...]
     clips: int
     hours: float
     kept: int
@@ -97,7 +97,7 @@ class Selection:
         """A row per dropped clip, sorted by id: clip_id, reasons (list of text)."""
         parts = []
         for i in range(len(self.filters)):
-            no, null = (_text(self.reason(i, passed)) for passed in (False, None))
+            no, null = (literal(self.reason(i, passed)) for passed in (False, None))
             parts.append(f"CASE WHEN filter_{i} IS NULL THEN {null} WHEN NOT filter_{i} THEN {no} END")
         listed = f"list_filter([{', '.join(parts)}], lambda r: r IS NOT NULL)" if parts else "[]::VARCHAR[]"
         sql = f"SELECT clip_id, {listed} AS reasons FROM verdicts WHERE NOT ({self._passed()}) ORDER BY 1"
@@ -140,7 +140,7 @@ def select(clips: str, filters: Sequence[Filter], *, why_null: Mapping[str, str]
     """Apply filters to all clips.
 
     clips: a DuckDB relation as in FROM, e.g. `read_parquet(['a.parquet'])`; only the columns that the filters name
-    are read. why_null: column -> why it is empty throughout and the fix, said when a filter needs it. Raises
+    are read. why_null: column -> why it is empty throughout and the fix, for the error of a filter that needs it. Raises
     SelectionError: unknown column, bad SQL, a column with no score at all, an empty dataset.
     """
     table = ScoreTable(clips, filters)
@@ -166,19 +166,19 @@ class ScoreTable:
         try:
             described = self.db.execute(f"DESCRIBE SELECT * FROM {clips}").fetchall()
         except duckdb.Error as error:
-            raise SelectionError(f"clips table cannot be read: {first_line(error)}") from error
+            raise SelectionError(f"clips table cannot be read: {message_of(error)}") from error
         self.types = {row[0]: str(row[1]) for row in described}
         for chosen in filters:
             if chosen.column:
                 self.check_column(chosen)
         for name, value in (settings or {}).items():
-            self.db.execute(f"SET {name} = {_text(value)}").fetchall()
+            self.db.execute(f"SET {name} = {literal(value)}").fetchall()
         wanted = self._mentioned(filters) if columns is None else columns
         loaded = ", ".join(_load(name, self.types[name]) for name in wanted)
         try:
             self.db.execute(f"CREATE TABLE clips AS SELECT {loaded} FROM {clips} ORDER BY clip_id").fetchall()
         except duckdb.Error as error:
-            raise SelectionError(f"clips table cannot be read: {first_line(error)}") from error
+            raise SelectionError(f"clips table cannot be read: {message_of(error)}") from error
         locked.lock(self.db)
         self.clips, self.hours = self.db.execute("SELECT count(*), coalesce(sum(_hours), 0) FROM clips").fetchall()[0]
         if not self.clips:
@@ -210,7 +210,7 @@ class ScoreTable:
         relation = self.db.table("clips")
         chosen_columns = [duckdb.ColumnExpression("clip_id"), duckdb.ColumnExpression("_hours")]
         for i, (chosen, condition) in enumerate(zip(filters, conditions, strict=True)):
-            if chosen.kind == "where":
+            if not chosen.rule.on_column:
                 self.check_where(chosen, why_null)
             chosen_columns.append(duckdb.SQLExpression(condition).alias(f"filter_{i}"))
         relation.select(*chosen_columns).create("verdicts")
@@ -220,15 +220,17 @@ class ScoreTable:
         return Selection(tuple(filters), tuple(steps), self.clips, self.hours, kept, kept_hours, verdicts)
 
     def threshold(self, chosen: Filter, why_null: Mapping[str, str]) -> float | None:
-        if chosen.kind == "where":
+        """The number that a filter on a column compares with; None where SQL says it all."""
+        if not chosen.rule.on_column:
             return None
         name = quoted(chosen.column)
-        share = {"drop_bottom": chosen.amount / 100, "drop_top": 1 - chosen.amount / 100}.get(chosen.kind, 0.0)
-        scored, at = self.db.execute(f"SELECT count({name}), quantile_cont({name}, {share!r}) FROM clips").fetchall()[0]
-        if not scored:
+        if not self.db.execute(f"SELECT count({name}) FROM clips").fetchall()[0][0]:
             why = why_null.get(chosen.column, "no stage filled it; annotate with the stage that does")
             raise SelectionError(f"{chosen.name}: {chosen.column} is null for every clip ({why}), or remove the filter")
-        return float(at) if chosen.percentile else chosen.amount
+        if not chosen.percentile:
+            return chosen.amount
+        share = chosen.rule.share(chosen.amount)
+        return float(self.db.execute(f"SELECT quantile_cont({name}, {share!r}) FROM clips").fetchall()[0][0])
 
     def check_where(self, chosen: Filter, why_null: Mapping[str, str]) -> None:
         """One boolean expression, that can be computed, and is not null throughout."""
@@ -245,7 +247,7 @@ class ScoreTable:
             why = "; ".join(f"{c}: {why_null[c]}" for c in empty) or "its columns have no values"
             raise SelectionError(f"{name}: null for every clip ({why}), or remove the filter")
 
-    def _funnel(self, filters: Sequence[Filter], thresholds: list) -> list[Step]:
+    def _funnel(self, filters: Sequence[Filter], thresholds: list) -> list[FunnelStep]:
         """Counts for all filters, alone and in order, in one scan."""
         if not filters:
             return []
@@ -261,26 +263,22 @@ class ScoreTable:
             ]
         row = self.db.execute(f"SELECT {', '.join(parts)} FROM verdicts").fetchall()[0]
         return [
-            Step(chosen.name, _readable(chosen, at), at, *row[5 * i : 5 * i + 5])
+            FunnelStep(chosen.name, _readable(chosen, at), at, *row[5 * i : 5 * i + 5])
             for i, (chosen, at) in enumerate(zip(filters, thresholds, strict=True))
         ]
-
-
-def _sign(chosen: Filter) -> str:
-    return ">=" if chosen.kind in ("min", "drop_bottom") else "<="
 
 
 def _readable(chosen: Filter, threshold: float | None) -> str:
     if threshold is None:
         return " ".join(chosen.sql.split())
-    return f"{chosen.column} {_sign(chosen)} {threshold:.6g}"
+    return f"{chosen.column} {chosen.rule.sign} {threshold:.6g}"
 
 
 def _condition(chosen: Filter, threshold: float | None) -> str:
     if threshold is None:
         return chosen.sql
     # A bare decimal literal would be DECIMAL and lose the last bits of the threshold.
-    return f"{quoted(chosen.column)} {_sign(chosen)} {threshold!r}::DOUBLE"
+    return f"{quoted(chosen.column)} {chosen.rule.sign} {threshold!r}::DOUBLE"
 
 
 def _load(name: str, kind: str) -> str:
@@ -290,15 +288,6 @@ def _load(name: str, kind: str) -> str:
     if name == "end_time":
         column += ", (end_time - start_time) / 3600 AS _hours"
     return column
-
-
-def quoted(name: str) -> str:
-    """A column's name as an SQL identifier."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _text(value: str) -> str:
-    return "'" + value.replace("'", "''") + "'"
 
 
 def _query(verdicts: pa.Table, sql: str) -> pa.Table:

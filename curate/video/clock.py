@@ -52,34 +52,38 @@ class Clock:
         the decoder, s."""
         time, last = self._own(time, decoding), self.last
         if last is None:
-            told = self.offset if time is None else time + self.offset
+            shown_at = self.offset if time is None else time + self.offset
             self.repaired += time is None
         elif time is None:
-            told, self.repaired = last + self.usual, self.repaired + 1
+            shown_at, self.repaired = last + self.usual, self.repaired + 1
         else:
-            told = time + self.offset
-            if told <= last and self._shown is not None and time >= self._shown:  # only what was guessed is ahead of it
-                told, self.repaired = last + self.usual, self.repaired + 1
-            elif told <= last:  # back on the first clock, after a single frame that was out of order; or a clock anew
+            shown_at = time + self.offset
+            if (
+                shown_at <= last and self._shown is not None and time >= self._shown
+            ):  # only what was guessed is ahead of it
+                shown_at, self.repaired = last + self.usual, self.repaired + 1
+            elif (
+                shown_at <= last
+            ):  # back on the first clock, after a single frame that was out of order; or a clock anew
                 self.repaired += 1
-                told = last + self.usual
-                self.offset = told - time
+                shown_at = last + self.usual
+                self.offset = shown_at - time
                 if self._given:  # else the first frames had no time, and this is where the clock begins
-                    self.turns.append(told)
+                    self.turns.append(shown_at)
                     self.breaks.append(self.count)
             elif self.offset != self.base:
                 first = time + self.base
                 if last < first <= last + FEW * self.usual:
-                    self.offset, told = self.base, first
+                    self.offset, shown_at = self.base, first
                     del self.turns[-1:], self.breaks[-1:]
                 else:
                     self.repaired += 1
         if last is not None:
-            self._learn(told - last)
-        self.last, self._given = told, self._given or time is not None
+            self._learn(shown_at - last)
+        self.last, self._given = shown_at, self._given or time is not None
         self._shown = self._shown if time is None else time
         self.count += 1
-        return told
+        return shown_at
 
     def _own(self, time: float | None, decoding: float | None) -> float | None:
         """Which of the file's two times holds."""

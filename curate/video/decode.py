@@ -45,7 +45,7 @@ def aspect_of(stream: Any) -> float:
 
 
 def probe(path: str, *, max_pixels: int = MAX_PIXELS) -> dict[str, Any]:
-    """Facts of a file, without reading it through: see `curate.watching.watch.VIDEO_COLUMNS`. Raises VideoError.
+    """Facts of a file, without reading it through: see `curate.watching.facts`. Raises VideoError.
 
     The first packets are decoded, only to learn the rotation and that a picture comes at all.
     """
@@ -215,13 +215,13 @@ class Decode:
 
     def warnings(self) -> list[str]:
         """What is missing or repaired, one plain sentence each."""
-        said = [self._cut_short()]
+        found = [self._cut_short()]
         if self.stopped:
-            said.append(f"reading stopped at {self.end_time:.2f} s: {self.stopped}")
+            found.append(f"reading stopped at {self.end_time:.2f} s: {self.stopped}")
         if self.damaged:
-            said.append(f"{self.damaged} of {self.packets} frames are damaged or could not be decoded")
+            found.append(f"{self.damaged} of {self.packets} frames are damaged or could not be decoded")
         if self.incomplete:
-            said.append(
+            found.append(
                 f"the counter of the file's packets jumps {self.incomplete} times: data are missing there, or recordings joined"
             )
         expected = self.packets - self.refused
@@ -229,19 +229,21 @@ class Decode:
             expected = (expected + 1) // 2
         if expected > self.given:
             why = ": the file begins within a group of pictures" if self.begins_within else ""
-            said.append(f"{expected - self.given} of {self.packets} frames gave no picture{why}")
+            found.append(f"{expected - self.given} of {self.packets} frames gave no picture{why}")
         if self.clock.turns:
             places = ", ".join(f"{time:.2f} s" for time in self.clock.turns[:3])
             more = f" and {len(self.clock.turns) - 3} more" if len(self.clock.turns) > 3 else ""
-            said.append(f"the file's clock steps back at {places}{more}: times continue from there, frames are counted")
+            found.append(
+                f"the file's clock steps back at {places}{more}: times continue from there, frames are counted"
+            )
         elif self.clock.decoding_from is not None:
-            said.append(
+            found.append(
                 f"presentation times are out of order from {self.clock.decoding_from:.2f} s on: those of decoding are taken, "
                 "frames are counted"
             )
         elif self.clock.repaired:
-            said.append(f"{self.clock.repaired} frames had no time, or one before the last frame's; it was guessed")
-        return [text for text in said if text]
+            found.append(f"{self.clock.repaired} frames had no time, or one before the last frame's; it was guessed")
+        return [text for text in found if text]
 
     def _cut_short(self) -> str | None:
         """By what the header promises: frames; or a duration, where the format has one that is that of the pictures."""

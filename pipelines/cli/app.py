@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from curate.selection.presets import preset_help
 from pipelines.cli import inspecting as inspector
 from pipelines.cli import training as training_cli
 from pipelines.cli.errors import DONE, WITH_FAILURES, err_console, errors, out_console
@@ -41,6 +42,12 @@ Overrides = Annotated[
     list[str],
     typer.Option("--set", metavar="KEY=VALUE", help="override a key of the config, e.g. --set shots.min_seconds=1.5"),
 ]
+Plugins = Annotated[
+    list[str],
+    typer.Option(
+        "--plugin", metavar="FILE.py", help="a Python file with parts of your own (docs/extending.md); it is run"
+    ),
+]
 Executor = Annotated[str | None, typer.Option(help="ray (actor pools, the default) or inline (this one process)")]
 Workers = Annotated[int | None, typer.Option(min=1, help="worker processes; default: one a core, as memory allows")]
 Address = Annotated[str | None, typer.Option(help="Ray cluster to run on, e.g. auto or ray://head:10001")]
@@ -53,6 +60,7 @@ def run(
     out: Annotated[str, typer.Option("--out", "-o", help="folder to make: annotated/ and curated/ inside")],
     config: ConfigName = "quickstart",
     set_: Overrides = [],  # noqa: B006
+    plugin: Plugins = [],  # noqa: B006
     executor: Executor = None,
     workers: Workers = None,
     address: Address = None,
@@ -65,7 +73,7 @@ def run(
     with errors():
         from pipelines.curated.preflight import check_run
 
-        resolved = config_of(config, set_)
+        resolved = config_of(config, set_, plugin)
         place = place_of(resolved, executor, workers, address)
         check_run(resolved, f"{out}/curated")
         failed = _annotate(sources, f"{out}/annotated", resolved, None, place, False)
@@ -85,6 +93,7 @@ def annotate(
     out: Annotated[str, typer.Option("--out", "-o", help="the dataset to make, or to go on with")] = ...,
     config: ConfigName = "quickstart",
     set_: Overrides = [],  # noqa: B006
+    plugin: Plugins = [],  # noqa: B006
     stages: Annotated[
         str | None,
         typer.Option(
@@ -107,8 +116,8 @@ def annotate(
       winnow annotate --out dataset            (fills in the stages that are missing)
     """
     with errors():
-        resolved = config_of(config, set_)
-        chosen = None if stages is None else stages_of(stages)
+        resolved = config_of(config, set_, plugin)
+        chosen = None if stages is None else stages_of(stages, resolved)
         place = place_of(resolved, executor, workers, address)
         failed = _annotate(sources or [], out, resolved, chosen, place, retry_failed)
     raise typer.Exit(WITH_FAILURES if failed else DONE)
@@ -137,9 +146,7 @@ def select(
     maximum: Annotated[
         list[str], typer.Option("--max", metavar="COLUMN=VALUE", help="keep at most, e.g. text_area=0.07")
     ] = [],  # noqa: B006
-    preset: Annotated[
-        str | None, typer.Option(help="a named selection: svd (the paper's percentiles), svd-final, none")
-    ] = None,
+    preset: Annotated[str | None, typer.Option(help=preset_help())] = None,
     config: Annotated[
         str | None,
         typer.Option(
@@ -149,6 +156,8 @@ def select(
         ),
     ] = None,
     set_: Overrides = [],  # noqa: B006
+    plugin: Plugins = [],  # noqa: B006
+    format_: Annotated[str | None, typer.Option("--format", help="how the clips are written, e.g. parquet")] = None,
     shard_size: Annotated[str | None, typer.Option(help="about this much a shard, e.g. 256MB")] = None,
     seed: Seed = None,
     workers: Workers = None,
@@ -174,13 +183,12 @@ def select(
     with errors():
         from curate.selection.filters import filters_from_options, parse_filters
 
-        resolved = recorded_config(dataset, set_) if config is None else config_of(config, set_)
-        resolved = with_export(resolved, seed=seed, shard_size=shard_size)
+        resolved = recorded_config(dataset, set_, plugin) if config is None else config_of(config, set_, plugin)
+        resolved = with_export(resolved, seed=seed, shard_size=shard_size, format=format_)
         filters = filters_from_options(where, minimum, maximum, drop_bottom, drop_top)
         if preset:
-            filters = parse_filters(preset) + filters
-        elif not filters:
-            filters = resolved.filters
+            filters = parse_filters(preset, resolved.parts.presets) + filters
+        filters = filters or ([] if preset else resolved.filters)
         if dry_run:
             _funnel(dataset, filters)
             raise typer.Exit(DONE)
@@ -212,14 +220,16 @@ def stats(
 def models(
     config: Annotated[str, typer.Argument(metavar="[CONFIG]", help="a YAML file, or a shipped config")] = "quickstart",
     set_: Overrides = [],  # noqa: B006
+    plugin: Plugins = [],  # noqa: B006
 ) -> None:
     """List the weights that a config needs, where they were found, and how to get what is missing."""
     with errors():
         from rich.table import Table
 
-        from pipelines.annotation.stages import STAGES, weights
+        from pipelines.annotation.models import weights
 
-        found = weights(config_of(config, set_), STAGES)
+        resolved = config_of(config, set_, plugin)
+        found = weights(resolved, list(resolved.parts.stages))
         table = Table("column", "model", "found", title=f"models of {config}", title_justify="left")
         for column, item in found:
             table.add_row(
@@ -237,11 +247,11 @@ def models(
 def _annotate(sources, out, config, stages, place, retry_failed) -> bool:
     """Whether failures are recorded."""
     from pipelines.annotation.annotate import annotate as job
-    from pipelines.cli.progress import Live, print_summary
+    from pipelines.cli.progress import LiveProgress, print_summary
     from pipelines.curated.preflight import check_keys
 
     check_keys(config, stages)
-    with Live(err_console) as live:
+    with LiveProgress(err_console) as live:
         summary = job(sources, out, config, place=place, watcher=live, stages=stages, retry_failed=retry_failed)
     print_summary(out_console, summary, out)
     return summary.anything_failed
@@ -250,22 +260,13 @@ def _annotate(sources, out, config, stages, place, retry_failed) -> bool:
 def _select(dataset, out, config, filters, workers, source_roots=None) -> int:
     """How many of the kept clips could not be cut."""
     from pipelines.cli.progress import CutLine, print_curated
-    from pipelines.curated.curated import make_curated
+    from pipelines.curated.curated import CuratedRequest, Work, make_curated
     from pipelines.dataset.dataset import Dataset
 
+    request = CuratedRequest.of(config, filters, source_roots)
     with CutLine(err_console) as line:
-        made = make_curated(
-            Dataset(dataset),
-            filters,
-            out,
-            seed=config.export.seed,
-            shard_bytes=config.export.shard_bytes,
-            options=config.export.options,
-            limits=config.decode.cut_limits,
-            workers=workers,
-            progress=line.update,
-            source_roots=source_roots,
-        )
+        work = Work(limits=config.decode.cut_limits, workers=workers, progress=line.update)
+        made = make_curated(Dataset(dataset), request, out, work)
     print_curated(out_console, made)
     return len(made.failed)
 

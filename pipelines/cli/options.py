@@ -6,28 +6,31 @@ Heavy modules are imported where they are needed, so that `winnow --help` answer
 from __future__ import annotations
 
 
-def config_of(name: str, overrides: list[str]):
+def config_of(name: str, overrides: list[str], plugins: list[str] = []):  # noqa: B006
     from pipelines.config import load
 
-    return load(name, overrides)
+    return load(name, overrides, plugins)
 
 
-def recorded_config(dataset: str, overrides: list[str] = []):  # noqa: B006
-    """The config that a dataset was made with."""
+def recorded_config(dataset: str, overrides: list[str] = [], plugins: list[str] = []):  # noqa: B006
+    """The config that a dataset was made with, and plugins of this command; those of the dataset are not run."""
     from pathlib import Path
 
+    from curate.parts import Parts
     from pipelines.config import override, recorded, resolve
     from pipelines.dataset.dataset import read_about
 
-    tree = recorded(read_about(Path(dataset))["config"], f"{dataset}/dataset.json").model_dump(mode="json")
+    made = recorded(read_about(Path(dataset))["config"], f"{dataset}/dataset.json", Parts.load(plugins))
+    tree = made.model_dump(mode="json") | {"plugins": [str(Path(plugin).absolute()) for plugin in plugins]}
     for item in overrides:
         override(tree, item)
     return resolve(tree, f"{dataset}/dataset.json")
 
 
 def with_export(config, **options):
-    """The config with the options of the command line that were given: of a shard's size and of the order."""
-    from pipelines.config import ConfigError, resolve, size_of
+    """The config with the options of the command line that were given: format, size of a shard, order."""
+    from pipelines.config import ConfigError, resolve
+    from pipelines.formats.options import size_of
 
     given = {name: value for name, value in options.items() if value is not None}
     try:
@@ -38,23 +41,27 @@ def with_export(config, **options):
     return resolve(tree | {"export": tree["export"] | given}, "the command line")
 
 
-def stages_of(text: str) -> list[str]:
-    from pipelines.annotation.stages import STAGES, StageError
+def stages_of(text: str, config) -> list[str]:
+    from pipelines.annotation.stages import StageError
 
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
-        raise StageError(f"--stages: none is named: choose from {', '.join(STAGES)}, or leave the option out for all")
+        known = ", ".join(config.parts.stages)
+        raise StageError(f"--stages: none is named: choose from {known}, or leave the option out for all")
     return names
 
 
 def place_of(config, executor: str | None, workers: int | None, address: str | None):
-    from pipelines.annotation.executor import Place
+    from pipelines.annotation.pools import Place
+    from pipelines.cluster import require_ray
     from pipelines.config import ConfigError
 
     run = config.execution
     chosen = executor or run.executor
     if chosen not in ("ray", "inline"):
         raise ConfigError(f"--executor {chosen}: choose ray or inline")
+    if chosen == "ray":
+        require_ray("use --executor inline")
     return Place(chosen, workers or run.workers, address or run.address)
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from pipelines.cli.errors import DONE, CommandError, err_console, errors, out_console
+from video_model.diffusion.samplers import names_of
 
 Overrides = Annotated[
     list[str], typer.Option("--set", metavar="KEY=VALUE", help="override a key, e.g. --set stages.video.steps=200")
@@ -27,12 +28,12 @@ def register(app: typer.Typer) -> None:
 
 def train(
     config: Annotated[str, typer.Argument(metavar="CONFIG", help="a YAML file, or a shipped config: tiny, svd")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="the run to make, or to go on with")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="the run to make, or to resume")],
     data: Annotated[
         list[str], typer.Option("--data", "-d", help="a folder that `winnow select` made; give it again for more")
     ] = [],  # noqa: B006
     stage: StageName = None,
-    resume: Annotated[bool, typer.Option("--resume", help="go on from the last good checkpoint")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="resume from the last good checkpoint")] = False,
     workers: Annotated[int, typer.Option(min=1, help="processes that share every batch, with Ray Train")] = 1,
     address: Annotated[str | None, typer.Option(help="Ray cluster to run on, e.g. auto or ray://head:10001")] = None,
     cache: Annotated[
@@ -42,16 +43,16 @@ def train(
 ) -> None:
     """Train the three stages on curated shards: images, videos, the best videos.
 
-    Interrupt it at any time: with --resume the same command goes on, and ends with the same weights.
+    Interrupt it at any time: with --resume the same command continues it, and ends with the same weights.
 
       winnow train tiny --data out/curated --out out/model
       winnow train svd.yaml --data /shared/curated --out /shared/run --workers 8 --address auto
     """
-    from pipelines.cli.training_progress import Following, print_run
-    from pipelines.training import Job, load_config, train_here, train_on_ray
-
     with errors():
-        job = Job(load_config(config, set_), tuple(data), out, stage, resume, cache)
+        from pipelines.cli.training_progress import Following, print_run
+        from pipelines.training import TrainingJob, load_config, train_here, train_on_ray
+
+        job = TrainingJob(load_config(config, set_), tuple(data), out, stage, resume, cache)
         with Following(err_console) as watcher:
             if workers == 1 and address is None:
                 train_here(job, watcher)
@@ -74,9 +75,14 @@ def sample(
         str | None, typer.Option(metavar="SCALE|FIRST:LAST", help="of the prompt; 1: none; 1:2.5 rises over the frames")
     ] = None,
     seed: Annotated[int, typer.Option(help="the same seed gives the same video")] = 0,
-    sampler: Annotated[str | None, typer.Option(help="euler, heun, dpmpp_2m or ddim")] = None,
-    fps: Annotated[float | None, typer.Option(min=0.1, help="frames a second, told to the network")] = None,
-    motion: Annotated[float | None, typer.Option(help="motion score to aim at; default: not told")] = None,
+    sampler: Annotated[str | None, typer.Option(help=", ".join(names_of()))] = None,
+    fps: Annotated[
+        float | None, typer.Option(min=0.1, help="frames a second; the network is conditioned on it")
+    ] = None,
+    motion: Annotated[float | None, typer.Option(help="motion score to aim at; default: not conditioned on")] = None,
+    condition: Annotated[
+        list[str], typer.Option(metavar="NAME=NUMBER", help="of a conditioning slot that has no option of its own")
+    ] = [],  # noqa: B006
     size: Annotated[str | None, typer.Option(metavar="HxW", help="in px; default: the stage's")] = None,
     scale: Annotated[int, typer.Option(min=1, help="enlarge what is written so many times, pixel by pixel")] = 1,
     stage: StageName = None,
@@ -86,14 +92,14 @@ def sample(
     winnow sample out/model --prompt "a red circle moves left" --out video.mp4
     winnow sample out/model --image first.png --guidance 1:2.5 --out video.mp4
     """
-    from pipelines.cli.drawing import Wish, draw
-    from pipelines.cli.training_progress import Following
-
     with errors():
+        from pipelines.cli.drawing import Wish, draw
+        from pipelines.cli.training_progress import Following
+
         wish = Wish(
             list(prompt), out, image, stage, scale,
             {"frames": frames, "steps": steps, "seed": seed, "sampler": sampler, "fps": fps, "motion": motion},
-            guidance, size,
+            guidance, size, list(condition),
         )  # fmt: skip
         with Following(err_console) as watcher:
             written = draw(run, wish, watcher)
@@ -118,10 +124,10 @@ def evaluate(
 
     Every figure stands beside its value for real videos. Writes metrics.json, and a contact sheet of real and drawn.
     """
-    from pipelines.cli.training_progress import Following, print_metrics
-    from video_model.evaluation.evaluate import evaluate as measure
-
     with errors():
+        from pipelines.cli.training_progress import Following, print_metrics
+        from video_model.evaluation.evaluate import evaluate as measure
+
         with Following(err_console) as watcher:
             found = measure(
                 run, data, out=out, count=count, steps=steps, seed=seed, i3d=i3d, stage=stage, watcher=watcher
@@ -139,9 +145,9 @@ def import_(
 
     Writes it in the same layout, so that `start: FOLDER` of a training config begins from it.
     """
-    from video_model.public.weights import export_unet, import_unet
-
     with errors():
+        from video_model.public.weights import export_unet, import_unet
+
         network = import_unet(source)
         export_unet(network, out)
         shape = network.config
@@ -168,22 +174,21 @@ def export(
     winnow weights export out/model --out unet
     winnow weights export run --out pipeline --vae svd/vae --image-encoder svd/image_encoder --feature-extractor svd/feature_extractor
     """
-    from video_model.diffusion.generate import Sampler
-    from video_model.public.weights import export_pipeline, export_unet
-
     with errors():
+        from video_model.public.formats import format_of
+        from video_model.training.sampler import Sampler
+
         loaded = Sampler(run, stage)
         companions = (vae, image_encoder, feature_extractor)
         if any(companions) and not all(companions):
             raise CommandError(
                 "--vae, --image-encoder and --feature-extractor: a pipeline needs all three; a UNet, none"
             )
+        known, network = format_of(loaded.config.network), loaded.denoiser.network
         if all(companions):
-            frames = max(loaded.stage.frames)
-            written = export_pipeline(
-                loaded.denoiser.network, out, vae, image_encoder, feature_extractor, frames=frames
-            )
+            parts = {"vae": vae, "image_encoder": image_encoder, "feature_extractor": feature_extractor}
+            written = known.save_pipeline(network, out, parts, max(loaded.stage.frames))
         else:
-            written = export_unet(loaded.denoiser.network, out / "unet")
+            written = known.save(network, out)
         out_console.print(f"stage {loaded.name}, step {loaded.checkpoint.step}: written: {written}", soft_wrap=True)
     raise typer.Exit(DONE)

@@ -2,46 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import yaml
 
+from curate.base.files import whole
 from curate.selection.selection import Selection
-from pipelines.curated.plots import contact_sheet, plot_scores
-from pipelines.dataset.files import whole
+from pipelines.curated.plots import plot_scores
+from pipelines.curated.sheet import contact_sheet
+from pipelines.formats.format import Format
+
+OVERVIEW = "overview.png"
 
 
-def write_card(out: Path, dataset: Any, selection: Selection, about: dict[str, Any], schema: pa.Schema) -> None:
-    """Write README.md and plots/. about: what selection.json will hold. schema: of the shards."""
+def write_card(
+    out: Path, dataset: Any, selection: Selection, about: dict[str, Any], format: Format, schema: pa.Schema
+) -> None:
+    """Write README.md and plots/. about: what selection.json will hold. format, schema: of the shards."""
     annotated = dataset.schema("clips")
     plots = plot_scores(dataset.clips_sql, annotated, selection, out / "plots")
-    sheet = contact_sheet(dataset.clips_sql, selection, out / "plots" / "overview.png")
-    text = card(selection, about, schema, [plot["file"] for plot in plots], "overview.png" if sheet else None)
+    sheet = contact_sheet(dataset.clips_sql, selection, out / "plots" / OVERVIEW)
+    pictures = [*([OVERVIEW] if sheet else []), *(plot["file"] for plot in plots)]
+    text = card(selection, about, format, schema, pictures)
     with whole(out / "README.md") as stream:
         stream.write(text.encode())
 
 
-def card(selection: Selection, about: dict[str, Any], schema: pa.Schema, plots: list[str], sheet: str | None) -> str:
-    made, config = about["curated"], about["dataset"]["config"]
-    name = Path(about["dataset"]["path"]).name
+def card(
+    selection: Selection, about: dict[str, Any], format: Format, schema: pa.Schema, pictures: Sequence[str]
+) -> str:
+    """pictures: names of files in plots/, the overview first if there is one."""
+    header = yaml.safe_dump(_header(about["curated"], format, schema), sort_keys=False, allow_unicode=True)
+    plots = [name for name in pictures if name != OVERVIEW]
     parts = [
-        f"---\n{yaml.safe_dump(_header(schema, made), sort_keys=False, allow_unicode=True)}---\n",
-        f"# Clips selected from {_safe(name)}\n",
-        f"{made['clips']:,} clips, {_hours(made['hours'])}, {made['bytes'] / 1e9:.3g} GB of video in {made['shards']} "
-        f"{'shard' if made['shards'] == 1 else 'shards'}, selected from {selection.clips:,} clips "
-        f"({_hours(selection.hours)}) "
-        f"by Winnow {about['winnow']}. The query and its thresholds are in `selection.json`.\n",
+        f"---\n{header}---\n",
+        f"# Clips selected from {_safe(Path(about['dataset']['path']).name)}\n",
+        _summary(selection, about),
     ]
-    if sheet:
-        parts.append(f"![Stills of clips kept and dropped, with the filter that dropped them](plots/{sheet})\n")
+    if OVERVIEW in pictures:
+        parts.append(f"![Stills of clips kept and dropped, with the filter that dropped them](plots/{OVERVIEW})\n")
     parts += [
         "## Use\n",
-        "```python\nfrom datasets import Video, load_dataset\n\n"
-        'clips = load_dataset("PATH OF THIS FOLDER", split="train", streaming=True)\n'
-        'clips = clips.cast_column("video", Video(decode=False))  # bytes; leave out to decode with torchcodec\n'
-        'clip = next(iter(clips))\nmp4, caption = clip["video"]["bytes"], clip["caption_merged"]\n```\n',
+        format.loading(),
         "## What was kept\n",
         _funnel(selection),
         "Percentiles are over all clips that have a score. A clip without a score is dropped by a filter on it, and "
@@ -52,14 +57,7 @@ def card(selection: Selection, about: dict[str, Any], schema: pa.Schema, plots: 
         parts += ["## Scores before and after\n", _gallery(plots)]
     parts += [
         "## Where it came from\n",
-        f"- Sources: the files named in `video_path`; the annotated dataset was `{_safe(about['dataset']['path'])}`.",
-        f"- Model pack: `{_safe(str(config.get('pack', '')))}`. Its whole config is in `selection.json`.",
-        f"- Order: shuffled with seed {about['request']['seed']}. Bytes: {made['copied']:,} clips copied from their "
-        f"source at keyframes, {made['transcoded']:,} encoded again (H.264), without sound. Frames, times and sizes "
-        "in a row are those of its bytes.",
-        _trimmed(made),
-        f"- Not cut: {len(made['failed']):,} clips"
-        + (", each with its reason in `selection.json`.\n" if made["failed"] else ".\n"),
+        *_origin(about),
         _models(about["dataset"]["models"]),
         "## Columns\n",
         _columns(schema),
@@ -69,6 +67,30 @@ def card(selection: Selection, about: dict[str, Any], schema: pa.Schema, plots: 
         "under the licences of these.\n",
     ]
     return "\n".join(parts)
+
+
+def _summary(selection: Selection, about: dict[str, Any]) -> str:
+    made = about["curated"]
+    return (
+        f"{made['clips']:,} clips, {_hours(made['hours'])}, {made['bytes'] / 1e9:.3g} GB of video in {made['shards']} "
+        f"{'shard' if made['shards'] == 1 else 'shards'}, selected from {selection.clips:,} clips "
+        f"({_hours(selection.hours)}) "
+        f"by Winnow {about['winnow']}. The query and its thresholds are in `selection.json`.\n"
+    )
+
+
+def _origin(about: dict[str, Any]) -> list[str]:
+    made, config = about["curated"], about["dataset"]["config"]
+    failed = ", each with its reason in `selection.json`.\n" if made["failed"] else ".\n"
+    return [
+        f"- Sources: the files named in `video_path`; the annotated dataset was `{_safe(about['dataset']['path'])}`.",
+        f"- Model pack: `{_safe(str(config.get('pack', '')))}`. Its whole config is in `selection.json`.",
+        f"- Order: shuffled with seed {about['request']['seed']}. Bytes: {made['copied']:,} clips copied from their "
+        f"source at keyframes, {made['transcoded']:,} encoded again (H.264), without sound. Frames, times and sizes "
+        "in a row are those of its bytes.",
+        _trimmed(made),
+        f"- Not cut: {len(made['failed']):,} clips{failed}",
+    ]
 
 
 def _trimmed(made: dict[str, Any]) -> str:
@@ -83,18 +105,13 @@ def _trimmed(made: dict[str, Any]) -> str:
     )
 
 
-def _header(schema: pa.Schema, made: dict[str, Any]) -> dict[str, Any]:
-    from datasets import Features
-
-    features = Features.from_arrow_schema(schema)
-    split = {"name": "train", "num_examples": made["clips"], "num_bytes": made["bytes"]}
-    return {
+def _header(made: dict[str, Any], format: Format, schema: pa.Schema) -> dict[str, Any]:
+    names = {
         "pretty_name": "Winnow clips",
         "task_categories": ["text-to-video"],
         "tags": ["video", "winnow"],
-        "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}],
-        "dataset_info": {"features": features._to_yaml_list(), "splits": [split]},
     }
+    return names | format.header(schema, made)
 
 
 def _funnel(selection: Selection) -> str:

@@ -10,7 +10,6 @@ import json
 import os
 import queue
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,11 +18,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from curate.export.extract import Extracted, ExtractError, Span, extract
+from curate.base.child import RAISED, SUSPECT, Child, Lost, NotStarted, in_order
+from curate.base.files import write_json
+from curate.export.extract import ClipForm, Extracted, ExtractError, Span, extract
+from curate.export.span import ASKED_FOR, NO_KEYFRAME
 from curate.export.transcode import transcode
 from curate.video.identity import checksum, fingerprint
 from curate.video.opening import printable
-from curate.watching.isolation import RAISED, SUSPECT, Child, Lost, NotStarted
 
 PASS_SECONDS = 30.0  # of time allowed, for each second that is decoded
 
@@ -33,7 +34,7 @@ class CutterError(Exception):
 
 
 @dataclass(frozen=True)
-class Source:
+class SourceFile:
     """What a file was when it was annotated. bytes, modified, checksum: as in `videos/`, None where that was not recorded."""
 
     video_id: str
@@ -43,7 +44,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Job:
+class CutJob:
     """One clip to cut: `extract(path, span, keyframes, **options)`, if the file is still the source.
 
     source: None: not compared. spool: folder in which it may lie already, cut with others of its source.
@@ -54,21 +55,21 @@ class Job:
     span: Span
     keyframes: list[float] | None = None
     options: dict[str, Any] = field(default_factory=dict)
-    source: Source | None = None
+    source: SourceFile | None = None
     spool: str | None = None
 
     @classmethod
-    def of(cls, fields: dict[str, Any]) -> Job:
+    def of(cls, fields: dict[str, Any]) -> CutJob:
         """From what `asdict` made of one."""
         source = fields["source"]
-        return cls(**fields | {"span": Span.of(fields["span"]), "source": Source(**source) if source else None})
+        return cls(**fields | {"span": Span.of(fields["span"]), "source": SourceFile(**source) if source else None})
 
 
 Result = Extracted | str  # the bytes, or the reason why there are none
-MapFn = Callable[[Iterable[Job]], Iterator[Result]]
+MapFn = Callable[[Iterable[CutJob]], Iterator[Result]]
 
 
-def cut(job: Job) -> Result:
+def cut(job: CutJob) -> Result:
     """Cut a clip in this process. Never raises for what a source can do wrong; see `Cutters` for what it can do
     worse."""
     if job.spool is not None and (made := spooled(Path(job.spool), job.clip_id)):
@@ -83,28 +84,21 @@ def cut(job: Job) -> Result:
         return f"{printable(job.path)}: needs too much memory"
 
 
-def cut_together(jobs: Sequence[Job]) -> None:
+def cut_together(jobs: Sequence[CutJob]) -> None:
     """Transcode clips of one source in one pass over it, into their spool: <clip_id>.mp4, and .json, which comes last."""
     jobs = sorted(jobs, key=lambda job: (job.span.start_frame, job.span.end_frame))
     if changed(jobs[0].path, jobs[0].source):
         return  # each says so when its turn comes
-    options = {name: value for name, value in jobs[0].options.items() if name not in ("snap", "trim", "codec")}
-    why = "asked for" if asks_for_transcode(jobs[0].options) else "no keyframe near the clip's start"
+    form = ClipForm(**jobs[0].options)
+    why = NO_KEYFRAME if form.may_copy else ASKED_FOR
     spans = [job.span for job in jobs]
-    for job, made in zip(jobs, transcode(jobs[0].path, spans, why=why, **options), strict=True):
+    for job, made in zip(jobs, transcode(jobs[0].path, spans, form, why=why), strict=True):
         if isinstance(made, str):
             continue
         folder = Path(job.spool)
         (folder / f"{job.clip_id}.mp4").write_bytes(made.bytes)
-        aside = folder / f"{job.clip_id}.tmp"
-        aside.write_text(json.dumps(asdict(replace(made, bytes=b"")) | {"bytes": None, "size": len(made.bytes)}))
-        os.replace(aside, folder / f"{job.clip_id}.json")
-
-
-def asks_for_transcode(options: dict[str, Any]) -> bool:
-    """Whether packets are not to be copied, whatever the source is."""
-    form = any(options.get(name) is not None for name in ("size", "fps", "codec"))
-    return form or options.get("snap") is False
+        facts = asdict(replace(made, bytes=b"")) | {"bytes": None, "size": len(made.bytes)}
+        write_json(folder / f"{job.clip_id}.json", facts, durable=False)
 
 
 def spooled(folder: Path, clip_id: str) -> Extracted | None:
@@ -119,7 +113,7 @@ def spooled(folder: Path, clip_id: str) -> Extracted | None:
     return Extracted(**fields | {"bytes": data})
 
 
-def changed(path: str, source: Source | None) -> str | None:
+def changed(path: str, source: SourceFile | None) -> str | None:
     """Why a file is not what was annotated; None where it is. That it is missing is for the reader to say."""
     if source is None:
         return None
@@ -166,14 +160,14 @@ class Cutters:
         for child in self.children:
             child.close()
 
-    def __call__(self, jobs: Iterable[Job]) -> Iterator[Result]:
+    def __call__(self, jobs: Iterable[CutJob]) -> Iterator[Result]:
         return self._each(self._cut, jobs)
 
-    def together(self, groups: Iterable[Sequence[Job]]) -> Iterator[None]:
+    def together(self, groups: Iterable[Sequence[CutJob]]) -> Iterator[None]:
         """Each group in one pass over its source (see `cut_together`). What fails is left to be cut alone."""
         return self._each(self._cut_together, groups)
 
-    def _cut(self, job: Job) -> Result:
+    def _cut(self, job: CutJob) -> Result:
         losses: list[str] = []
         while True:
             try:
@@ -192,7 +186,7 @@ class Cutters:
                     f"{what}, twice: free memory and processors of the machine, or cut with fewer --workers"
                 )
 
-    def _cut_together(self, jobs: Sequence[Job]) -> None:
+    def _cut_together(self, jobs: Sequence[CutJob]) -> None:
         try:
             with self._child() as child:
                 child.cut_together(jobs)
@@ -217,29 +211,19 @@ class Cutters:
                 self.idle.put(child)
 
     def _each(self, work: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
-        ahead: deque = deque()
         with ThreadPoolExecutor(self.workers) as threads:
-            try:
-                for item in items:
-                    ahead.append(threads.submit(work, item))
-                    if len(ahead) >= 3 * self.workers:
-                        yield ahead.popleft().result()
-                while ahead:
-                    yield ahead.popleft().result()
-            finally:
-                for waiting in ahead:
-                    waiting.cancel()
+            yield from in_order(threads, work, items, 3 * self.workers)
 
 
 class _Child(Child):
     def __init__(self, timeout: float, memory_gb: float) -> None:
-        super().__init__("pipelines.curated.cutting", timeout=timeout, memory_gb=memory_gb)
+        super().__init__("pipelines.curated.cutting", timeout=timeout, memory_gb=memory_gb, setting="decode.memory_gb")
 
-    def cut(self, job: Job) -> Result:
+    def cut(self, job: CutJob) -> Result:
         made = self.ask(asdict(job))
         return made["reason"] if "reason" in made else Extracted(**made)
 
-    def cut_together(self, jobs: Sequence[Job]) -> None:
+    def cut_together(self, jobs: Sequence[CutJob]) -> None:
         seconds = max(job.span.end_time for job in jobs) - min(job.span.start_time for job in jobs)
         self.ask({"together": [asdict(job) for job in jobs]}, self.timeout + PASS_SECONDS * seconds)
 
@@ -247,7 +231,7 @@ class _Child(Child):
 def answer(request: dict[str, Any]) -> dict[str, Any]:
     """What a child process of `Cutters` does."""
     if "together" in request:
-        cut_together([Job.of(fields) for fields in request["together"]])
+        cut_together([CutJob.of(fields) for fields in request["together"]])
         return {}
-    made = cut(Job.of(request))
+    made = cut(CutJob.of(request))
     return {"reason": made} if isinstance(made, str) else asdict(made)

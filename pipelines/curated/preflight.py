@@ -8,11 +8,12 @@ from pathlib import Path
 
 import duckdb
 
+from curate.base.sql import quoted
 from curate.selection.filters import Filter, SelectionError
-from curate.selection.selection import ScoreTable, quoted, select
-from pipelines.annotation.stages import TABLES
+from curate.selection.selection import ScoreTable, select
+from pipelines.annotation.stages import tables_of
 from pipelines.config import Config, ConfigError
-from pipelines.curated import curated
+from pipelines.curated.request import CuratedRequest, state_of
 from pipelines.dataset.empty import why_empty
 
 UNKNOWN = "not known before it has run"
@@ -25,26 +26,19 @@ def check_run(config: Config, out: str | Path) -> None:
     fills. CuratedError: a folder that holds something else.
     """
     check_filters(config.filters, config)
-    export = config.export
-    request = {
-        "filters": [chosen.to_dict() for chosen in config.filters],
-        "seed": export.seed,
-        "shard_bytes": export.shard_bytes,
-        "options": {name: value for name, value in sorted(export.options.items()) if value is not None},
-    }
     # Of the request that `make_curated` compares, only what is known already: not the state of the dataset.
-    curated._state(Path(out), request)
+    state_of(Path(out), CuratedRequest.of(config).to_dict())
 
 
 def check_filters(filters: Sequence[Filter], config: Config) -> None:
     """Bind filters to the columns that annotating with this config makes. SelectionError, as `select` words it."""
-    empty = duckdb.from_arrow(TABLES.clips.empty_table())
+    empty = duckdb.from_arrow(tables_of(config.parts).clips.empty_table())
     columns = (f"NULL::{kind} AS {quoted(name)}" for name, kind in zip(empty.columns, empty.types, strict=True))
     nulls = f"(SELECT {', '.join(columns)})"  # one clip without values: enough to look up names and types
     table = ScoreTable(nulls, filters)
     why = why_empty(config.model_dump(mode="json"))
     for chosen in filters:
-        if chosen.kind == "where":
+        if not chosen.rule.on_column:
             mentioned = {name for name in table.types if name.lower() in chosen.sql.lower()}
             unknown = dict.fromkeys(mentioned - why.keys(), UNKNOWN)
             try:

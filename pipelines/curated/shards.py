@@ -1,57 +1,32 @@
-"""Shards of a curated dataset: rows with the clip's bytes inside, as the hub's Video feature wants them."""
+"""The shards of a curated dataset, whatever their format: each appears whole or not at all, and says what is in it."""
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+import shutil
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import duckdb
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from curate.clip import COUNTED, Column, text_to_path
-from curate.export.extract import Extracted, Span
-from curate.export.span import Origin
-from pipelines.curated.cutting import Job, MapFn, Source
-from pipelines.dataset.files import FOOTER, commit, writing
+from curate.base.files import commit, write_json, writing
+from curate.export.span import Extracted
+from pipelines.curated.cutting import CutJob, MapFn, Result
+from pipelines.curated.exported import row_of
+from pipelines.curated.passes import CutAhead
+from pipelines.curated.rechecking import Recheck
+from pipelines.curated.rows import PlannedClips
+from pipelines.formats.format import Format
 
-if TYPE_CHECKING:
-    from pipelines.curated.passes import Spool
-
-GROUP_BYTES, GROUP_ROWS = 16_000_000, 100  # a reader that streams holds one row group
-
-OF_BYTES = ("start_frame", "end_frame", "start_time", "end_time", "num_frames", "fps", "width", "height")
-NOT_ASKED = ("still_middle", "image_embedding", "errors")
-VIDEO = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-ADDED = (
-    Column("video", VIDEO, "the clip: an mp4 without sound, starting at time 0, and its name"),
-    Column("video_codec", pa.string(), "codec of the clip's bytes"),
-    *(
-        Column(f"scored_{name}", kind, f"{name} of the clip that was scored: a copy may have lost frames of it", unit)
-        for name, kind, unit in (
-            ("start_frame", pa.int64(), "frames"),
-            ("end_frame", pa.int64(), "frames"),
-            ("start_time", pa.float64(), "s"),
-            ("end_time", pa.float64(), "s"),
-        )
-    ),
-    Column(
-        "cut",
-        pa.string(),
-        "how the bytes were made: packets copied from the source, or encoded again",
-        range="copy, transcode",
-    ),
-)
+__all__ = ["Cutting", "ShardCounts", "ShardSet", "write_shards"]
 
 
 @dataclass
-class Made:
-    """Counts over all shards. trimmed: copies that lost frames of what was scored, frames_lost of frames_scored."""
+class ShardCounts:
+    """Counts over shards. trimmed: copies that lost frames of what was scored, frames_lost of frames_scored."""
 
     clips: int = 0
     hours: float = 0.0
@@ -65,7 +40,7 @@ class Made:
     failed: list[dict[str, str]] = field(default_factory=list)
     why_transcoded: dict[str, int] = field(default_factory=dict)
 
-    def add(self, footer: dict[str, Any]) -> None:
+    def add(self, footer: Mapping[str, Any]) -> None:
         """Add the counts that the footer of a shard has."""
         made = dict(footer["made"])
         for reason, count in made.pop("why_transcoded").items():
@@ -74,224 +49,168 @@ class Made:
             setattr(self, name, getattr(self, name) + value)
         self.shards += 1
 
+    def footer(self) -> dict[str, Any]:
+        """Of one shard, as `add` reads it."""
+        return {"made": {name: value for name, value in asdict(self).items() if name != "shards"}}
 
-def read_schema(clips: pa.Schema, drop: Sequence[str]) -> pa.Schema:
-    """Schema of a curated shard, from that of the annotated clips. Field metadata (formula, unit ...)
-    stays.
+    def clip(self, row: Mapping[str, Any], made: Extracted) -> None:
+        """Count a clip. row: as it was scored."""
+        copied = made.how == "copy"
+        lost = row["num_frames"] - made.num_frames if copied else 0
+        self.clips += 1
+        self.hours += (made.end_time - made.start_time) / 3600
+        self.bytes += len(made.bytes)
+        self.copied += copied
+        self.trimmed += lost > 0
+        self.frames_lost += lost
+        self.frames_scored += row["num_frames"]
+        if not copied:
+            self.transcoded += 1
+            self.why_transcoded[made.why] = self.why_transcoded.get(made.why, 0) + 1
+
+    def failure(self, row: Mapping[str, Any], reason: str) -> None:
+        self.failed.append({"clip_id": row["clip_id"], "video_path": row["video_path"], "reason": reason})
+
+
+class Cutting:
+    """`cut`, for jobs of which the first have their results already."""
+
+    def __init__(self, cut: MapFn, results: Iterable[Result] = ()) -> None:
+        self.cut, self.results = cut, deque(results)
+
+    def __call__(self, jobs: Iterable[CutJob]) -> Iterator[Result]:
+        jobs = iter(jobs)
+        while self.results and next(jobs, None):
+            yield self.results.popleft()
+        yield from self.cut(jobs)
+
+    def one(self, job: CutJob) -> Result:
+        (result,) = self.cut([job])
+        return result
+
+
+@dataclass(frozen=True)
+class ShardSet:
+    """The shards of a dataset: the k-th holds the rows at positions bounds[k] to bounds[k + 1].
+
+    folder: where they lie. footers: folder for what says how much is in each, where their format has no place for it.
     """
-    from datasets import Features, Video
 
-    fields = [f for f in clips if f.name not in drop]
-    plain = pa.schema([pa.field(f.name, f.type) for f in fields] + [pa.field(c.name, c.type) for c in ADDED[1:]])
-    features = Features.from_arrow_schema(plain) | {"video": Video()}
-    order = [*(f.name for f in fields), *(c.name for c in ADDED)]
-    info = {"info": {"features": Features({name: features[name] for name in order}).to_dict()}}
-    return pa.schema([*fields, *(c.field() for c in ADDED)], metadata={b"huggingface": json.dumps(info).encode()})
+    folder: Path
+    footers: Path
+    format: Format
+    schema: pa.Schema
+    bounds: Sequence[int]
 
+    @property
+    def count(self) -> int:
+        return len(self.bounds) - 1
 
-def job_of(row: dict[str, Any], options: dict[str, Any], spool: Path | None = None) -> Job:
-    """row: of a clip, with _bytes, _keyframes and the unit's marks, as the plan of a curated dataset has them."""
-    span = Span(row["start_frame"], row["end_frame"], row["start_time"], row["end_time"], _origin(row))
-    source = Source(row["video_id"], row["_bytes"], row.get("_modified"), row.get("_checksum"))
-    return Job(
-        row["clip_id"], text_to_path(row["video_path"]), span, row["_keyframes"], options, source, spool and str(spool)
-    )
+    def path(self, k: int) -> Path:
+        return self.folder / f"{self._stem(k)}{self.format.suffix}"
 
+    def missing(self) -> list[int]:
+        return [k for k in range(self.count) if not self.path(k).exists()]
 
-def _origin(row: dict[str, Any]) -> Origin | None:
-    if row.get("clock") != COUNTED:
-        return None
-    return Origin(row["_first_packet"] or 0, row["_first_pts"], row["_first_frame"] or 0, row["_unit_start"])
+    def footer(self, k: int) -> dict[str, Any]:
+        """Of a shard that is there."""
+        found = self.format.footer(self.path(k))
+        return json.loads(self._beside(k).read_text()) if found is None else found
 
+    def clear(self) -> None:
+        """Remove what an interrupted job left of shards that it was writing."""
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        for leftover in self.folder.glob("*.tmp"):
+            _remove(leftover)
 
-def row_of(row: dict[str, Any], made: Extracted) -> dict[str, Any]:
-    """The curated row: frames, times, rate and size are those of the bytes."""
-    errors = [{"stage": stage, "reason": reason} for stage, reason in dict(row.get("errors") or ()).items()]
-    scored = {f"scored_{name}": row[name] for name in ("start_frame", "end_frame", "start_time", "end_time")}
-    return row | scored | {name: getattr(made, name) for name in OF_BYTES} | {
-        "errors": errors,
-        "video": {"bytes": made.bytes, "path": f"{row['clip_id']}.mp4"},
-        "video_codec": made.codec,
-        "cut": made.how,
-    }  # fmt: skip
+    def write(self, k: int, clips: Iterable[tuple[Mapping[str, Any], Result]]) -> None:
+        """Write a shard of (row, result): aside, flushed to the disk, and renamed when it is whole."""
+        aside = self.folder / f"{self._stem(k)}.tmp"
+        try:
+            counts = self._fill(aside, clips)
+            with writing(self.folder):
+                if self.format.footer(aside) is None:
+                    self.footers.mkdir(exist_ok=True)
+                    write_json(self._beside(k), counts.footer())
+                commit(aside, self.path(k))
+        finally:
+            _remove(aside)
 
+    def _fill(self, aside: Path, clips: Iterable[tuple[Mapping[str, Any], Result]]) -> ShardCounts:
+        counts, added = ShardCounts(), {column.name for column in self.format.columns}
+        names = [name for name in self.schema.names if name not in added]
+        with writing(self.folder):
+            shard = self.format.open(aside, self.schema)
+        try:
+            for row, result in clips:
+                if isinstance(result, str):
+                    counts.failure(row, result)
+                    continue
+                counts.clip(row, result)
+                made = row_of(row, result)
+                with writing(self.folder):
+                    shard.add({name: made.get(name) for name in names}, result.bytes)
+            with writing(self.folder):
+                shard.finish(counts.footer())
+        finally:
+            shard.abandon()
+        return counts
 
-class Standing:
-    """Whether a clip still passes the selection after a copy has lost frames of it.
+    def _stem(self, k: int) -> str:
+        return f"train-{k:05d}-of-{self.count:05d}"
 
-    conditions: (name, SQL) of each filter. Only those that look at what a copy changes are asked again.
-    """
-
-    def __init__(self, conditions: Sequence[tuple[str, str]]) -> None:
-        self.conditions = [(name, sql) for name, sql in conditions if any(column in sql.lower() for column in OF_BYTES)]
-
-    def fails(self, row: dict[str, Any], made: Extracted) -> str | None:
-        """Why a copy will not do: the first filter that the clip passed and its copy does not; None where it will."""
-        if not self.conditions or made.how != "copy" or made.num_frames == row["num_frames"]:
-            return None
-        plain = {name: value for name, value in row.items() if not name.startswith("_") and name not in NOT_ASKED}
-        plain["errors"] = list(dict(row.get("errors") or ()).items())
-        both = [plain | {"_cut": False}, plain | {name: getattr(made, name) for name in OF_BYTES} | {"_cut": True}]
-        errors = pa.map_(pa.string(), pa.string())
-        rows = pa.Table.from_pylist(both)
-        rows = rows.set_column(
-            rows.schema.get_field_index("errors"), "errors", pa.array([r["errors"] for r in both], errors)
-        )
-        db = duckdb.connect(config={"enable_external_access": False})
-        db.register("clips", rows)
-        for name, sql in self.conditions:
-            try:
-                verdicts = dict(db.execute(f"SELECT _cut, ({sql}\n) FROM clips").fetchall())
-            except duckdb.Error:
-                verdicts = {False: None}
-            if not verdicts[False]:  # of one clip alone it is not true: ranks, comparisons with others, labels
-                return f"whether a copy would pass {name} cannot be asked of one clip"
-            if not verdicts[True]:
-                return f"a copy would fail {name}"
-        return None
+    def _beside(self, k: int) -> Path:
+        return self.footers / f"{self._stem(k)}.json"
 
 
 def write_shards(
-    folder: Path,
-    rows: Path,
-    schema: pa.Schema,
-    bounds: Sequence[int],
-    cut: MapFn,
-    again: MapFn,
-    options: dict[str, Any],
-    standing: Standing,
-    moved: Callable[[str], str],
-    spool: Spool,
-) -> Made:
-    """Write the shards that are not there yet; shard k holds rows bounds[k] to bounds[k + 1]. Counts are over all.
+    shards: ShardSet, clips: PlannedClips, cutting: Cutting, recheck: Recheck, ahead: CutAhead
+) -> ShardCounts:
+    """Write the shards that are not there yet. Counts are over all.
 
-    cut: called once, with the jobs of all missing shards. again: for single jobs meanwhile: a copy that would fail
-    `standing` is cut again, whole. moved: where a source lies now, by the path recorded.
-    spool: where clips may lie that were cut already; it counts what is done.
+    cutting: called once, with the jobs of all missing shards. recheck: a copy that fails it is cut again, whole.
+    ahead: asked for the clips of each shard before they are cut; it drops them when the shard is written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.glob("*.tmp"):
-        leftover.unlink()
-    count = len(bounds) - 1
-    paths = [folder / f"train-{k:05d}-of-{count:05d}.parquet" for k in range(count)]
-    missing = [k for k in range(count) if not paths[k].exists()]
-    made = Made()
-    for k in set(range(count)) - set(missing):
-        made.add(json.loads(pq.read_metadata(paths[k]).metadata[FOOTER]))
-    done, failures = made.clips + len(made.failed), len(made.failed)
+    shards.clear()
+    missing, counts, bounds = shards.missing(), ShardCounts(), shards.bounds
+    there = sorted(set(range(shards.count)) - set(missing))
+    for k in there:
+        counts.add(shards.footer(k))
+    ahead.written = [(bounds[k], bounds[k + 1]) for k in there]
+    ahead.progress.add(counts.clips + len(counts.failed), len(counts.failed))
+    handed_out: deque[dict[str, Any]] = deque()  # rows whose jobs were handed out and whose results are to come
 
-    spool.written = [(bounds[k], bounds[k + 1]) for k in range(count) if k not in missing]
-    ahead: list[dict[str, Any]] = []  # rows whose jobs were handed out and whose results are to come
-
-    def jobs() -> Iterator[Job]:
+    def jobs() -> Iterator[CutJob]:
         for k in missing:
-            spool.fill(bounds[k + 1])
-            table = pq.read_table(rows, filters=[("_position", ">=", bounds[k]), ("_position", "<", bounds[k + 1])])
-            for row in table.to_pylist(maps_as_pydicts="strict"):
-                row["video_path"] = moved(row["video_path"])
-                ahead.append(row)
-                yield job_of(row, options, spool.folder)
+            ahead.fill(bounds[k + 1])
+            for row in clips.rows(bounds[k], bounds[k + 1]):
+                handed_out.append(row)
+                yield clips.job(row)
 
-    spool.tell(done, failures)
-    results = iter(cut(jobs()))
+    results, taken = cutting(jobs()), []
+
+    def cut_rows(k: int) -> Iterator[tuple[dict[str, Any], Result]]:
+        for _ in range(bounds[k], bounds[k + 1]):
+            result, row = next(results), handed_out.popleft()
+            if not isinstance(result, str) and (why := recheck.fails(row, result)):
+                result = cutting.one(clips.job(row, snap=False))
+                result = result if isinstance(result, str) else replace(result, why=why)
+            yield row, result
+            taken.append(row["clip_id"])
+            ahead.progress.one(row["clip_id"], isinstance(result, str))
+
     for k in missing:
-        taken = []
-        with _Shard(paths[k], schema) as shard:
-            for _ in range(bounds[k], bounds[k + 1]):
-                result = next(results)
-                row = ahead.pop(0)
-                if not isinstance(result, str) and (why := standing.fails(row, result)):
-                    (result,) = again([job_of(row, options | {"snap": False}, spool.folder)])
-                    result = result if isinstance(result, str) else replace(result, why=why)
-                if isinstance(result, str):
-                    shard.fail(row, result)
-                    failures += 1
-                else:
-                    shard.add(row, result)
-                done += 1
-                taken.append(row["clip_id"])
-                spool.ready.discard(row["clip_id"])
-                spool.tell(done, failures)
-        spool.drop(taken)
-        made.add(json.loads(pq.read_metadata(paths[k]).metadata[FOOTER]))
-    made.failed.sort(key=lambda failure: failure["clip_id"])
-    return made
+        taken.clear()
+        shards.write(k, cut_rows(k))
+        ahead.drop(taken)
+        counts.add(shards.footer(k))
+    counts.failed.sort(key=lambda failure: failure["clip_id"])
+    return counts
 
 
-class _Shard:
-    """One shard in the making: written aside, flushed to the disk, renamed when it is whole."""
-
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
-        self.path, self.schema = path, schema
-        self.aside = path.with_suffix(".tmp")
-        self.rows: list[dict[str, Any]] = []
-        self.held = 0
-        self.made = Made()
-
-    def __enter__(self) -> _Shard:
-        with writing(self.path.parent):
-            self.stream = open(self.aside, "wb")
-        heavy = ("video.bytes", "still_middle")  # compressed already
-        leaves = pq.ParquetFile(_empty(self.schema)).schema
-        names = [leaves.column(i).path for i in range(len(leaves))]
-        self.writer = pq.ParquetWriter(
-            self.stream,
-            self.schema,
-            compression={name: "NONE" if name in heavy else "ZSTD" for name in names},
-            use_dictionary=[name for name in names if name not in heavy],
-            write_statistics=[name for name in names if name not in heavy],
-        )
-        return self
-
-    def add(self, row: dict[str, Any], made: Extracted) -> None:
-        self.rows.append(row_of(row, made))
-        self.held += len(made.bytes)
-        self.made.clips += 1
-        self.made.hours += (made.end_time - made.start_time) / 3600
-        self.made.bytes += len(made.bytes)
-        self.made.copied += made.how == "copy"
-        lost = row["num_frames"] - made.num_frames if made.how == "copy" else 0
-        self.made.trimmed += lost > 0
-        self.made.frames_lost += lost
-        self.made.frames_scored += row["num_frames"]
-        if made.how == "transcode":
-            self.made.transcoded += 1
-            self.made.why_transcoded[made.why] = self.made.why_transcoded.get(made.why, 0) + 1
-        if self.held >= GROUP_BYTES or len(self.rows) >= GROUP_ROWS:
-            self._flush()
-
-    def fail(self, row: dict[str, Any], reason: str) -> None:
-        self.made.failed.append({"clip_id": row["clip_id"], "video_path": row["video_path"], "reason": reason})
-
-    def _flush(self) -> None:
-        if self.rows:
-            with writing(self.path.parent):
-                self.writer.write_table(pa.Table.from_pylist(self.rows, schema=self.schema))
-        self.rows, self.held = [], 0
-
-    def __exit__(self, kind: type | None, *_: object) -> None:
-        try:
-            if kind is None:
-                with writing(self.path.parent):
-                    self._commit()
-        finally:  # where the disk is full closing fails too, and the file must go all the same
-            for opened in (self.writer, self.stream):
-                with suppress(OSError, pa.ArrowException):
-                    opened.close()
-            self.aside.unlink(missing_ok=True)
-
-    def _commit(self) -> None:
-        self._flush()
-        made = {name: value for name, value in asdict(self.made).items() if name != "shards"}
-        self.writer.add_key_value_metadata({FOOTER: json.dumps({"made": made}).encode()})
-        self.writer.close()
-        self.stream.flush()
-        os.fsync(self.stream.fileno())
-        self.stream.close()
-        commit(self.aside, self.path)
-
-
-def _empty(schema: pa.Schema) -> pa.BufferReader:
-    sink = pa.BufferOutputStream()
-    pq.write_table(schema.empty_table(), sink)
-    return pa.BufferReader(sink.getvalue())
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

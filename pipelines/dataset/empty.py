@@ -6,21 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["NoModel", "empty_columns", "why_empty"]
+from curate.parts import Parts
 
-FILLED_BY = {  # section of a config -> key of a model in it -> the columns that need it
-    "appearance": {
-        "aesthetic": ("aesthetic_score",),
-        "quality": ("technical_quality",),
-        "nsfw": ("nsfw_score",),
-    },
-    "captions": {
-        "frame": ("caption_frame", "similarity_frame"),
-        "video": ("caption_video", "similarity_video"),
-        "merge": ("caption_merged", "similarity_merged"),
-    },
-}
-EMBEDDED = ("image_embedding", "similarity_frame", "similarity_video", "similarity_merged")
+__all__ = ["NoModel", "empty_columns", "why_empty"]
 
 
 @dataclass(frozen=True)
@@ -34,20 +22,16 @@ class NoModel:
         return f"no model for it ran: pack {self.pack}; annotate with a config that has {self.needs}"
 
 
-def empty_columns(config: Mapping[str, Any]) -> dict[str, NoModel]:
+def empty_columns(config: Mapping[str, Any], parts: Parts | None = None) -> dict[str, NoModel]:
     """Column -> why it is empty, of a dataset that was annotated with this config. A section that the config does not
     have at all, as in a dataset of an older version, says nothing."""
     pack = config.get("pack", "unnamed")
-    found = {
-        column: NoModel(pack, f"{section}.{key}")
-        for section, keys in FILLED_BY.items()
-        if section in config
-        for key, columns in keys.items()
-        if (config[section] or {}).get(key) is None
-        for column in columns
-    }
-    if "embedder" in config and config["embedder"] is None:
-        found |= dict.fromkeys(EMBEDDED, NoModel(pack, "an embedder"))
+    found = {}
+    for column in (parts or Parts()).columns:
+        for key in column.models:
+            section, _, field = key.partition(".")
+            if section in config and (not (chosen := config[section]) or (field and chosen.get(field) is None)):
+                found[column.name] = NoModel(pack, key if field else f"an {key}")
     return found
 
 

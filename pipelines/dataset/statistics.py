@@ -15,9 +15,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from curate.base.sql import quoted
 from curate.selection.filters import Filter, SelectionError
-from curate.selection.selection import quoted, select
-from pipelines.curated.plots import score_columns
+from curate.selection.selection import select
+from pipelines.dataset.columns import score_columns, unit_of
 from pipelines.dataset.dataset import Dataset
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
@@ -121,7 +122,8 @@ def _curated(root: Path) -> Statistics:
     try:
         about = json.loads((root / "selection.json").read_text(encoding="utf-8"))
         files = sorted((root / "data").glob("train-*.parquet"))
-        made, schema = about["curated"], pq.read_schema(files[0])
+        made, tables = about["curated"], "format" not in about.get("request", {})  # only Parquet is not named
+        schema = pq.read_schema(files[0]) if tables else None
     except (OSError, ValueError, KeyError, IndexError) as error:
         raise StatisticsError(f"{root}: damaged ({type(error).__name__}: {error}); run winnow select again") from None
     found = Statistics("curated", root, made["clips"], made["hours"], before=(about["clips"], about["hours"]))
@@ -130,8 +132,9 @@ def _curated(root: Path) -> Statistics:
     for failure in made["failed"]:
         reasons[failure["reason"]] = reasons.get(failure["reason"], 0) + 1
     found.failures = [("cut", reason, count) for reason, count in sorted(reasons.items(), key=lambda item: -item[1])]
-    listed = ", ".join("'" + str(path).replace("'", "''") + "'" for path in files)
-    found.scores = _scores(duckdb.connect(), f"read_parquet([{listed}])", schema, made["clips"])
+    if tables:
+        listed = ", ".join("'" + str(path).replace("'", "''") + "'" for path in files)
+        found.scores = _scores(duckdb.connect(), f"read_parquet([{listed}])", schema, made["clips"])
     return found
 
 
@@ -148,7 +151,7 @@ def _scores(db: duckdb.DuckDBPyConnection, clips: str, schema: Any, count: int) 
     return [
         Score(
             name,
-            ((schema.field(name).metadata or {}).get(b"unit") or b"").decode(),
+            unit_of(schema, name),
             row[2 * i] or [],
             count - row[2 * i + 1],
         )

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from curate.clip import Clip, Column, Unit, Video, path_to_text, text_to_path
 
-__all__ = ["CLIP_IDENTITY", "CLIP_TAIL", "PAIRS", "VIDEO_IDENTITY", "Tables", "video_of"]
+__all__ = ["CLIP_ADDRESS", "CLIP_BOUNDS", "CLIP_IDENTITY", "CLIP_TAIL", "PAIRS", "VIDEO_IDENTITY", "Tables", "video_of"]
 
-CLIP_IDENTITY = (
+CLIP_ADDRESS = (  # which clip it is, and where it lies
     Column("clip_id", pa.string(), "video id and first frame"),
     Column("video_id", pa.string(), "hash of the file's content"),
     Column("video_path", pa.string(), "absolute path of the source"),
@@ -22,12 +24,16 @@ CLIP_IDENTITY = (
     Column("end_time", pa.float64(), "end of the last frame", "s"),
     Column("start_frame", pa.int64(), "first frame, in presentation order"),
     Column("end_frame", pa.int64(), "end of the frames, exclusive"),
+)
+CLIP_FORM = (  # what its pictures are, whoever looks at them
     Column("num_frames", pa.int64(), "end_frame - start_frame"),
     Column(
         "fps", pa.float64(), "average frame rate of the clip, by its frames' times; the video's where they agree", "1/s"
     ),
     Column("width", pa.int32(), "as displayed", "px"),
     Column("height", pa.int32(), "as displayed", "px"),
+)
+CLIP_BOUNDS = (  # how it was bounded, and how it is found again
     Column("clock", pa.string(), "how its frames are found again in the source", range="file, counted"),
     Column("shot_start_time", pa.float64(), "start of the shot that the clip lies in", "s"),
     Column("shot_end_time", pa.float64(), "end of the shot that the clip lies in", "s"),
@@ -35,6 +41,7 @@ CLIP_IDENTITY = (
         "bounds", pa.string(), "what bounds the clip: shots, or the span that the source list named", "", "shots, list"
     ),
 )
+CLIP_IDENTITY = (*CLIP_ADDRESS, *CLIP_FORM, *CLIP_BOUNDS)
 PAIRS = {
     "errors": pa.list_(pa.struct([("stage", pa.string()), ("reason", pa.string())])),
     "seconds": pa.list_(pa.struct([("stage", pa.string()), ("seconds", pa.float64())])),
@@ -101,6 +108,19 @@ class Tables:
     @property
     def videos(self) -> pa.Schema:
         return pa.schema([column.field() for column in (*VIDEO_IDENTITY, *self.facts)])
+
+    def with_stored(self, root: Path, shards: Iterable[str]) -> Tables:
+        """And the columns of these shards that no part of this job declares: what a plugin has found is never dropped."""
+        found: dict[str, dict[str, Column]] = {"clips": {}, "videos": {}}
+        known = {"clips": set(self.clips.names), "videos": set(self.videos.names)}
+        for shard in shards:
+            for table, columns in found.items():
+                schema = pq.read_schema(root / table / f"part-{shard}.parquet")
+                new = {field.name: Column.of(field) for field in schema if field.name not in known[table]}
+                columns |= {name: column for name, column in new.items() if not pa.types.is_map(column.type)}
+        return replace(
+            self, scores=(*self.scores, *found["clips"].values()), facts=(*self.facts, *found["videos"].values())
+        )
 
     def clip_row(self, unit: Unit, clip: Clip) -> dict[str, Any]:
         row = {name: unit.facts.get(name) for name in OF_VIDEO}

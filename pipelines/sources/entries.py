@@ -96,7 +96,7 @@ def entries_of(row: Mapping[str, Any]) -> list[Entry]:
         given.problem = (
             f"names no video: one of the columns {', '.join(PATHS[:6])} is needed (found {', '.join(map(str, row))})"
         )
-    entries = _said({other: value for other, value in row.items() if other != name})
+    entries = _without_path({other: value for other, value in row.items() if other != name})
     for entry in entries:
         entry.path, entry.held, entry.columns = given.path, given.held, columns | entry.columns
         entry.problem = given.problem or entry.problem
@@ -104,21 +104,21 @@ def entries_of(row: Mapping[str, Any]) -> list[Entry]:
     return bad[:1] or entries
 
 
-def _said(row: Mapping[str, Any], within: bool = False) -> list[Entry]:
+def _without_path(row: Mapping[str, Any], within: bool = False) -> list[Entry]:
     """The entries of a row without their path. within: it is an object in a cell, which has no such objects itself."""
     heads, cells = _read(row)
-    told = next((head for head in CAPTIONS if head in cells), None)
+    captioned = next((head for head in CAPTIONS if head in cells), None)
     spans, used = spans_of(cells)
     inner = None
     if not spans and not within:
         inner = next((head for head in (*CAPTIONS, *PAIRED) if head in cells and _of_spans(cells[head])), None)
-    taken = [heads[head] for head in (told, inner, *used) if head]
+    taken = [heads[head] for head in (captioned, inner, *used) if head]
     rest = {plain(str(name)): plain(value) for name, value in row.items() if name not in taken}
     columns = {name: value for name, value in rest.items() if value not in (None, "")}
-    parts = _parts(cells[told]) if told and told != inner else []
+    parts = _parts(cells[captioned]) if captioned and captioned != inner else []
     whole = [Entry(captions=[text for part in parts for text in part], columns=columns)]
     if inner:
-        entries = [entry for part in _of_spans(cells[inner]) for entry in _said(part, within=True)]
+        entries = [entry for part in _of_spans(cells[inner]) for entry in _without_path(part, within=True)]
         for entry in entries:
             entry.columns = columns | entry.columns
         return [*entries, *(whole if whole[0].captions else [])]
@@ -130,8 +130,8 @@ def _said(row: Mapping[str, Any], within: bool = False) -> list[Entry]:
         entries = [Entry(columns=columns, span=span) for span in spans]
         return [*entries, *([Entry(captions=parts[0])] if parts and parts[0] else [])]
     if len(parts) != len(spans):
-        said = f"names {len(spans)} spans and {len(parts)} captions: write one caption for each span, or one for all"
-        return [Entry(captions=whole[0].captions, columns=columns, problem=said)]
+        problem = f"names {len(spans)} spans and {len(parts)} captions: write one caption for each span, or one for all"
+        return [Entry(captions=whole[0].captions, columns=columns, problem=problem)]
     return [Entry(captions=texts, columns=dict(columns), span=span) for texts, span in zip(parts, spans, strict=True)]
 
 

@@ -129,7 +129,7 @@ class Refused:
 
 
 @dataclass(frozen=True)
-class Place:
+class FoundFile:
     """One thing found. kind: "video", or "metadata": a VideoFolder's list. sidecars: text files that may be its captions."""
 
     path: str
@@ -149,7 +149,7 @@ class Search:
         if own is not None and own.is_dir():
             self.searched.add((own.stat().st_dev, own.stat().st_ino))
 
-    def __call__(self, folder: str) -> Iterator[Place | Refused]:
+    def __call__(self, folder: str) -> Iterator[FoundFile | Refused]:
         """The videos of a folder and of all folders in it, in a fixed order."""
         waiting, links = deque([os.path.abspath(folder)]), deque()
         named = True  # the folder itself was named by the user, by whatever name
@@ -174,7 +174,7 @@ class Search:
 
     def _files(
         self, path: str, entries: list[os.DirEntry], inside: list[str], links: deque[str]
-    ) -> Iterator[Place | Refused]:
+    ) -> Iterator[FoundFile | Refused]:
         """The videos of one folder. Its folders are added to `inside`, those behind links to `links`."""
         names = {entry.name for entry in entries}
         stems = {os.path.splitext(name)[0] for name in names if Path(name).suffix.lower() in VIDEO_SUFFIXES}
@@ -197,9 +197,9 @@ class Search:
                 )
             elif suffix in VIDEO_SUFFIXES:
                 # A folder that is named like a video is an input too: it ends as a row that says so.
-                yield Place(entry.path, sidecars=_sidecars(entry.path, names))
+                yield FoundFile(entry.path, sidecars=_sidecars(entry.path, names))
             elif name.lower() in METADATA:
-                yield Place(entry.path, "metadata")
+                yield FoundFile(entry.path, "metadata")
             elif reached != "folder" and not (suffix in SIDECARS and os.path.splitext(name)[0] in stems):
                 self.passed_over.suffixes[suffix or "(no suffix)"] += 1
 

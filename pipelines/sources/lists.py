@@ -205,7 +205,7 @@ def _of_json(value: Any, knows: Knows, single: bool = False) -> list[dict[str, A
         return [row for part in lists for row in _of_json(part, knows)]
     if not any(os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES for name in value):
         raise NoPaths(_no_head(list(value)))
-    return [row for name, said in value.items() for row in _said(name, said)]
+    return [row for name, found in value.items() for row in _of_video(name, found)]
 
 
 def _names_videos(part: Any, knows: Knows) -> bool:
@@ -223,13 +223,13 @@ def _columns(value: dict[str, Any], known: list[str]) -> list[dict[str, Any]]:
     return [dict(zip(value, cells, strict=True)) for cells in zip(*parts, strict=True)]
 
 
-def _said(name: str, said: Any) -> list[dict[str, Any]]:
+def _of_video(name: str, found: Any) -> list[dict[str, Any]]:
     """{"v.mp4": caption, captions, an object, or several: spans}."""
-    if isinstance(said, dict):
-        return [{**said, "path": name}]
-    if isinstance(said, list) and said and all(isinstance(item, dict) for item in said):
-        return [{**item, "path": name} for item in said]
-    return [{"path": name, "caption": said}]
+    if isinstance(found, dict):
+        return [{**found, "path": name}]
+    if isinstance(found, list) and found and all(isinstance(item, dict) for item in found):
+        return [{**item, "path": name} for item in found]
+    return [{"path": name, "caption": found}]
 
 
 # --- Parquet

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from curate.base.files import whole
 from curate.clip import Listed, Unit, Video
-from pipelines.dataset.files import whole
 from pipelines.sources.entries import ADDRESS, PATHS, Entry, entries_of, knows_path, plain, suffix_of
 from pipelines.sources.folders import ALIAS, VIDEO_SUFFIXES, PassedOver, Refused, Search
 from pipelines.sources.listed import bounds
@@ -29,15 +29,15 @@ UNREAD = "caption file that cannot be read"
 NO_METADATA = "metadata file that names no videos"
 
 
-class SourceError(Exception):
+class InputError(Exception):
     """One line: the source, what is wrong with it, and the fix."""
 
 
 @dataclass
-class Found:
+class FoundVideos:
     """videos: in a fixed order, each file once. refused: what cannot be searched or read, as failed units.
 
-    lists, folders: absolute paths of what was read and searched, so that what is not refused any more can be told.
+    lists, folders: absolute paths of what was read and searched, so that what is not refused any more is known.
     """
 
     videos: list[Video] = field(default_factory=list)
@@ -56,11 +56,11 @@ class Found:
         return any(Path(path).is_relative_to(folder) for folder in self.folders)
 
 
-def find_videos(sources: Sequence[str], store: Path | None = None) -> Found:
+def find_videos(sources: Sequence[str], store: Path | None = None) -> FoundVideos:
     """All videos that the sources name. A path that is listed but not there stays in: it ends as a failed row.
 
     store: the dataset's folder: videos that a Parquet file holds are written to `store/sources/`, each under a name made
-    of its content, so that they can be cut later. Raises SourceError.
+    of its content, so that they can be cut later. Raises InputError.
     """
     finder = _Finder(store)
     for source in sources:
@@ -69,7 +69,7 @@ def find_videos(sources: Sequence[str], store: Path | None = None) -> Found:
     if not found.videos and not found.refused:
         passed = found.passed_over
         count = sum(passed.suffixes.values()) + sum(passed.others.values())
-        raise SourceError(
+        raise InputError(
             f"no videos in {', '.join(sources)}"
             + (
                 f" ({count} {'file' if count == 1 else 'files'} there passed over: {passed_text(passed)})"
@@ -113,18 +113,18 @@ class _Finder:
         elif _is_there(source):
             self._add(source)
         elif ADDRESS.match(source):
-            raise SourceError(f"{source}: is an address, and Winnow reads files only: download it and name its path")
+            raise InputError(f"{source}: is an address, and Winnow reads files only: download it and name its path")
         else:
             self._glob(source)
 
-    def found(self) -> Found:
+    def found(self) -> FoundVideos:
         videos = [_video(path, self.entries.get(path, [])) for path in self.paths.values()]
-        return Found(videos, list(self.refused.values()), self.search.passed_over, self.read, self.searched)
+        return FoundVideos(videos, list(self.refused.values()), self.search.passed_over, self.read, self.searched)
 
     def _glob(self, pattern: str) -> None:
         matches = sorted(glob.glob(pattern, recursive=True))
         if not matches:
-            raise SourceError(f"{pattern}: no such file, folder or glob match: check the path")
+            raise InputError(f"{pattern}: no such file, folder or glob match: check the path")
         asked = Path(pattern).suffix.lower()  # of a pattern such as *.dat every match is taken
         for match in matches:
             suffix = Path(match).suffix.lower()
@@ -139,15 +139,15 @@ class _Finder:
 
     def _folder(self, folder: str) -> None:
         self.searched.append(os.path.abspath(folder))
-        for place in self.search(folder):
-            if isinstance(place, Refused):
-                self._refuse(place.path, place.reason, place.kind)
-            elif place.kind == "metadata":
-                self._list(Path(place.path), optional=True)
+        for found in self.search(folder):
+            if isinstance(found, Refused):
+                self._refuse(found.path, found.reason, found.kind)
+            elif found.kind == "metadata":
+                self._list(Path(found.path), optional=True)
             else:
-                self._add(place.path)
-                for sidecar in place.sidecars:
-                    self._sidecar(place.path, Path(sidecar))
+                self._add(found.path)
+                for sidecar in found.sidecars:
+                    self._sidecar(found.path, Path(sidecar))
 
     def _sidecar(self, video: str, path: Path) -> None:
         """v.txt is v.mp4's caption; v.json an object with it. Where several files say something, all is kept."""
@@ -155,11 +155,11 @@ class _Finder:
             if path.stat().st_size > SIDECAR_BYTES:
                 raise ListError("too large for a caption")
             text = decoded(path.read_bytes()).strip()
-            said = json.loads(text) if path.suffix == ".json" else {"caption": text}
+            content = json.loads(text) if path.suffix == ".json" else {"caption": text}
         except (ListError, OSError, ValueError, RecursionError):
             self.search.passed_over.add(UNREAD, str(path))
             return
-        for entry in entries_of({**(said if isinstance(said, dict) else {"captions": said}), PATHS[0]: video}):
+        for entry in entries_of({**(content if isinstance(content, dict) else {"captions": content}), PATHS[0]: video}):
             if entry.problem:
                 self.search.passed_over.add(UNREAD, str(path))
                 return
@@ -193,14 +193,14 @@ class _Finder:
             if optional and isinstance(error, NoPaths):
                 self.search.passed_over.add(NO_METADATA, str(path))
                 return
-            raise SourceError(f"{path}: {error}") from None
+            raise InputError(f"{path}: {error}") from None
         if problems and not good:
             if optional:
                 self.search.passed_over.add(NO_METADATA, str(path))
                 return
             number, entry = problems[0]
             more = f" (and so for all of its {len(problems)} entries)" if len(problems) > 1 else ""
-            raise SourceError(f"{path}: entry {number}: {entry.problem}{more}")
+            raise InputError(f"{path}: entry {number}: {entry.problem}{more}")
         self.read.append(os.path.abspath(path))
         for number, entry in problems:
             self._refuse(
@@ -215,7 +215,7 @@ class _Finder:
     def _hold(self, entry: Entry, path: Path) -> str:
         """Write the bytes that a row holds to a file of the dataset; whole or not at all."""
         if self.store is None:
-            raise SourceError(f"{path}: holds the videos themselves, which only `winnow annotate` can store")
+            raise InputError(f"{path}: holds the videos themselves, which only `winnow annotate` can store")
         folder = Path(self.store) / HELD
         target = folder / f"{hashlib.sha256(entry.held).hexdigest()[:32]}{suffix_of(entry.path)}"
         if not target.exists():
@@ -242,12 +242,12 @@ class _Finder:
         return os.path.realpath(path) if os.path.islink(path) else os.path.join(self.folders[folder], name)
 
     def _refuse(self, path: str, reason: str, kind: str, entry: Entry | None = None) -> None:
-        said = {"captions": entry.captions, "columns": entry.columns} if entry else {}
-        self.refused.setdefault(path, Unit(Video(path, **said), kind=kind).fail(plain(reason)))
+        listed = {"captions": entry.captions, "columns": entry.columns} if entry else {}
+        self.refused.setdefault(path, Unit(Video(path, **listed), kind=kind).fail(plain(reason)))
 
 
 def _video(path: str, entries: list[Entry]) -> Video:
-    """One video of all that was said of it."""
+    """One video, with all that its entries say."""
     whole = [entry for entry in entries if entry.span is None]
     spans: dict[tuple, list[Entry]] = {}
     for entry in entries:

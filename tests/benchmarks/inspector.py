@@ -29,10 +29,11 @@ from playwright.sync_api import sync_playwright
 from rich.console import Console
 from rich.table import Table
 
+from curate.base.files import write_json
 from pipelines.annotation.stages import TABLES
 from pipelines.config import load
 from pipelines.dataset.dataset import FORMAT
-from pipelines.dataset.files import FOOTER, GROUP_ROWS, write_json
+from pipelines.dataset.files import FOOTER, GROUP_ROWS
 from tests.pipelines.inspector.browser import launched
 
 SHARD, PER_VIDEO = 1000, 20

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from curate.clip import Video
-from curate.export.encode import Encoder
+from curate.export.encode import ClipEncoder
 from curate.export.extract import extract
-from curate.export.span import Span, span_of
+from curate.export.span import ClipForm, Span, span_of
 from curate.video.clock import Clock
 from curate.video.decode import probe
 from curate.video.units import plan
@@ -78,7 +78,7 @@ def test_guessed_times_between_the_ticks_of_a_coarse_clock_can_be_written(tmp_pa
     film(path, range(30), options={"bf": "0"})
     with av.open(str(path)) as source:
         stream = source.streams.video[0]
-        encoder = Encoder(stream, None, None, 18, "veryfast", 1)
+        encoder = ClipEncoder(stream, ClipForm())
         times = [place * 0.013 for place in range(30)]
         for frame, time in zip(source.decode(stream), times, strict=True):
             encoder.add(frame, time, time + 0.013)
@@ -91,7 +91,7 @@ def test_the_last_frame_of_a_transcode_is_shown_as_long_as_its_row_says(tmp_path
     source = film(tmp_path / "a.mp4", range(25))
     with av.open(str(source)) as given:
         stream = given.streams.video[0]
-        encoder = Encoder(stream, None, None, 18, "veryfast", 1)
+        encoder = ClipEncoder(stream, ClipForm())
         times, clock = [], 0.0
         for place in range(25):
             times.append(clock)
@@ -110,7 +110,7 @@ def test_a_rounded_end_asks_for_no_further_frame_at_a_fixed_rate(tmp_path, lengt
     source = film(tmp_path / "a.mp4", range(25))
     with av.open(str(source)) as given:
         stream = given.streams.video[0]
-        encoder = Encoder(stream, None, 12, 18, "veryfast", 1)
+        encoder = ClipEncoder(stream, ClipForm(fps=12))
         ends = [(place + 1) * length / 25 for place in range(25)]
         for frame, time, end in zip(given.decode(stream), [0.0, *ends], ends, strict=False):
             encoder.add(frame, time, end)

@@ -1,6 +1,7 @@
 import pytest
 
-from pipelines.config import ConfigError, load, size_of
+from pipelines.config import ConfigError, load
+from pipelines.formats.options import size_of
 
 
 def complaint(tmp_path, text, *overrides):

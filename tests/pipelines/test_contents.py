@@ -6,10 +6,10 @@ import shutil
 import pytest
 
 from curate.video.identity import SAMPLED, checksum, fingerprint, identify
-from pipelines.curated.curated import CuratedError, make_curated
+from pipelines.curated.curated import CuratedError
 from pipelines.dataset.dataset import Dataset
 from tests.pipelines.test_annotate import job, rows
-from tests.pipelines.test_curated import map_here
+from tests.pipelines.test_curated import curate, map_here
 
 BETWEEN = 200_000  # a byte that no sample holds
 
@@ -107,7 +107,7 @@ def test_it_is_not_cut_either_and_a_copy_of_the_file_is(film, tmp_path, watcher,
     job(film, out, watcher)
     shutil.copytree(film.parent, moved)  # written anew: another time
     roots = {str(film.parent): str(moved)}
-    assert make_curated(Dataset(out), [], tmp_path / "good", map_fn=map_here, source_roots=roots).clips == 1
+    assert curate(Dataset(out), [], tmp_path / "good", map_fn=map_here, source_roots=roots).clips == 1
     edit(moved / "a.y4m")
     with pytest.raises(CuratedError, match=r"a\.y4m: is not the file that was annotated"):
-        make_curated(Dataset(out), [], tmp_path / "bad", map_fn=map_here, source_roots=roots)
+        curate(Dataset(out), [], tmp_path / "bad", map_fn=map_here, source_roots=roots)

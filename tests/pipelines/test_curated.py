@@ -17,15 +17,16 @@ import pytest
 import yaml
 from rich.console import Console
 
+from curate.base import child as children
+from curate.base.files import write_json
 from curate.clip import Clip, Column, Unit, Video
 from curate.export.extract import Span
 from curate.selection.filters import Filter, SelectionError, parse_filters
 from curate.video.identity import fingerprint
-from curate.watching import isolation
-from pipelines.curated.curated import CuratedError, make_curated
-from pipelines.curated.cutting import Cutters, Job, cut
+from pipelines.curated.curated import CuratedError, CuratedRequest, Work, make_curated
+from pipelines.curated.cutting import CutJob, Cutters, cut
 from pipelines.dataset import statistics
-from pipelines.dataset.dataset import FORMAT, Dataset, Tables, Writer, write_json
+from pipelines.dataset.dataset import FORMAT, Dataset, Tables, Writer
 
 TABLES = Tables(
     scores=(
@@ -117,6 +118,12 @@ def map_here(jobs):
     return map(cut, jobs)
 
 
+def curate(dataset, filters, out, *, limits=None, workers=None, map_fn=None, progress=None, **request):
+    """make_curated, with the fields of its request and of its work as arguments."""
+    work = Work(limits or {}, workers, map_fn, progress)
+    return make_curated(dataset, CuratedRequest(filters, **request), out, work)
+
+
 FILTERS = [Filter("drop_bottom", "motion_score", 25), Filter("drop_top", "text_area", 25)]
 SMALL = {"shard_bytes": 20_000, "map_fn": map_here}
 
@@ -130,7 +137,7 @@ def no_pictures(monkeypatch):
 
 @pytest.fixture(scope="module")
 def curated(dataset, tmp_path_factory):
-    return make_curated(dataset, FILTERS, tmp_path_factory.mktemp("out") / "curated", **SMALL)
+    return curate(dataset, FILTERS, tmp_path_factory.mktemp("out") / "curated", **SMALL)
 
 
 def shards(out):
@@ -180,15 +187,15 @@ def test_datasets_opens_it_whole(curated, tmp_path):
 
 
 def test_the_seed_is_the_order(dataset, curated, tmp_path, no_pictures):
-    again = make_curated(dataset, FILTERS, tmp_path / "again", **SMALL)
+    again = curate(dataset, FILTERS, tmp_path / "again", **SMALL)
     assert shards(again.out) == shards(curated.out)
-    other = make_curated(dataset, FILTERS, tmp_path / "other", seed=1, **SMALL)
+    other = curate(dataset, FILTERS, tmp_path / "other", seed=1, **SMALL)
     assert ids(other.out) != ids(curated.out) and sorted(ids(other.out)) == sorted(ids(curated.out))
     assert ids(curated.out) != sorted(ids(curated.out))
 
 
 def test_children_give_the_same(dataset, curated, tmp_path, no_pictures):
-    made = make_curated(dataset, FILTERS, tmp_path / "out", shard_bytes=20_000, workers=2)
+    made = curate(dataset, FILTERS, tmp_path / "out", shard_bytes=20_000, workers=2)
     assert shards(made.out) == shards(curated.out)
 
 
@@ -206,14 +213,14 @@ def test_interrupted_and_started_again(dataset, curated, tmp_path, after, no_pic
             yield from map_here([job])
 
     stopping.done = 0
-    monkeypatch.setattr("pipelines.curated.curated.SAMPLE_CLIPS", 4)
+    monkeypatch.setattr("pipelines.curated.planning.SAMPLE_CLIPS", 4)
     out = tmp_path / "out"
     with pytest.raises(Stop):
-        make_curated(dataset, FILTERS, out, shard_bytes=20_000, map_fn=stopping)
+        curate(dataset, FILTERS, out, shard_bytes=20_000, map_fn=stopping)
     assert not (out / "data").exists() and not (out / "selection.json").exists()
     with pytest.raises(CuratedError, match=r"not finished.*seed"):
-        make_curated(dataset, FILTERS, out, seed=7, **SMALL)
-    made = make_curated(dataset, FILTERS, out, **SMALL)
+        curate(dataset, FILTERS, out, seed=7, **SMALL)
+    made = curate(dataset, FILTERS, out, **SMALL)
     assert shards(out) == shards(curated.out) and made.copied == curated.copied
     assert sorted(os.listdir(out)) == ["README.md", "data", "selection.json"]
 
@@ -224,23 +231,23 @@ def test_stopped_before_the_card(dataset, curated, tmp_path, monkeypatch, no_pic
 
     monkeypatch.setattr("pipelines.curated.curated.write_card", full)
     with pytest.raises(OSError, match="no space"):
-        make_curated(dataset, FILTERS, tmp_path / "out", **SMALL)
+        curate(dataset, FILTERS, tmp_path / "out", **SMALL)
     monkeypatch.undo()
 
     def never(jobs):
         assert not list(jobs)
         return iter(())
 
-    make_curated(dataset, FILTERS, tmp_path / "out", shard_bytes=20_000, map_fn=never)
+    curate(dataset, FILTERS, tmp_path / "out", shard_bytes=20_000, map_fn=never)
     assert shards(tmp_path / "out") == shards(curated.out)
 
 
 def test_done_is_done_and_another_selection_is_refused(dataset, curated):
-    again = make_curated(dataset, FILTERS, curated.out, **SMALL)
+    again = curate(dataset, FILTERS, curated.out, **SMALL)
     assert again.already and again.clips == curated.clips
     with pytest.raises(CuratedError, match=r"another selection \(different: filters\); choose another --out"):
-        make_curated(dataset, FILTERS[:1], curated.out, **SMALL)
-    assert "\n" not in str(_error(lambda: make_curated(dataset, FILTERS[:1], curated.out, **SMALL)))
+        curate(dataset, FILTERS[:1], curated.out, **SMALL)
+    assert "\n" not in str(_error(lambda: curate(dataset, FILTERS[:1], curated.out, **SMALL)))
 
 
 def _error(call):
@@ -252,9 +259,9 @@ def _error(call):
 def test_other_folders_are_left_alone(dataset, tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(CuratedError, match="not empty"):
-        make_curated(dataset, FILTERS, tmp_path, **SMALL)
+        curate(dataset, FILTERS, tmp_path, **SMALL)
     with pytest.raises(CuratedError, match="is a file"):
-        make_curated(dataset, FILTERS, tmp_path / "mine.txt", **SMALL)
+        curate(dataset, FILTERS, tmp_path / "mine.txt", **SMALL)
 
 
 def test_nothing_kept_says_where_they_went(dataset, tmp_path):
@@ -262,28 +269,28 @@ def test_nothing_kept_says_where_they_went(dataset, tmp_path):
     with pytest.raises(
         CuratedError, match=r"keeps none of 40 clips: after drop_bottom .* remain; after min text_area=2 0 remain"
     ):
-        make_curated(dataset, filters, tmp_path / "out", **SMALL)
+        curate(dataset, filters, tmp_path / "out", **SMALL)
     assert not (tmp_path / "out").exists()
 
 
 def test_a_pack_without_the_model_is_an_error_before_work(dataset, tmp_path):
     says = "aesthetic_score is null for every clip .no model for it ran: pack embedded; annotate with"
     with pytest.raises(SelectionError, match=says):
-        make_curated(dataset, parse_filters([{"drop_bottom": {"aesthetic_score": 25}}]), tmp_path / "out", **SMALL)
+        curate(dataset, parse_filters([{"drop_bottom": {"aesthetic_score": 25}}]), tmp_path / "out", **SMALL)
     assert not (tmp_path / "out").exists()
 
 
 def test_a_source_that_is_gone_costs_its_clips(tmp_path, no_pictures):
     data = make_dataset(tmp_path / "annotated", videos=2)
     os.unlink(tmp_path / "annotated" / "src" / "1.mp4")
-    made = make_curated(data, [], tmp_path / "out", workers=2)
+    made = curate(data, [], tmp_path / "out", workers=2)
     assert made.clips == 10 and len(made.failed) == 10
     assert all("no such file" in failure["reason"] for failure in made.failed)
     about = json.loads((tmp_path / "out" / "selection.json").read_text())
     assert about["curated"]["failed"] == made.failed and len(ids(tmp_path / "out")) == 10
     os.unlink(tmp_path / "annotated" / "src" / "0.mp4")
     with pytest.raises(CuratedError, match="not one of 20 clips could be cut"):
-        make_curated(data, [], tmp_path / "none", **SMALL)
+        curate(data, [], tmp_path / "none", **SMALL)
 
 
 @pytest.fixture
@@ -303,14 +310,14 @@ def cut(job):
     return real(job)
 cutting.cut = cut
 """
-    boot = isolation.BOOT.split("; ", 2)
-    monkeypatch.setattr(isolation, "BOOT", "; ".join(boot[:2]) + "\n" + code + boot[2])
+    boot = children.BOOT.split("; ", 2)
+    monkeypatch.setattr(children, "BOOT", "; ".join(boot[:2]) + "\n" + code + boot[2])
     return monkeypatch
 
 
 def jobs_of(dataset):
     path = str(dataset.root / "src" / "0.mp4")
-    return [Job(f"{12 * i:08d}", path, Span(12 * i, 12 * i + 12, i * 0.48, i * 0.48 + 0.48)) for i in range(6)]
+    return [CutJob(f"{12 * i:08d}", path, Span(12 * i, 12 * i + 12, i * 0.48, i * 0.48 + 0.48)) for i in range(6)]
 
 
 def test_a_child_that_is_killed_or_stopped_costs_a_second_try(dataset):
@@ -346,24 +353,24 @@ def test_what_ends_alike_twice_is_the_clips_reason(dataset, naughty, tmp_path, w
     assert re.search(f"frames 12 to 24 cannot be cut: {reason}", results[1]) and len(log.read_text()) == tries
 
 
-def test_what_the_machine_does_twice_stops_the_job_and_the_same_command_goes_on(
+def test_what_the_machine_does_twice_stops_the_job_and_the_same_command_resumes_it(
     dataset, naughty, tmp_path, no_pictures
 ):
     naughty.setenv("WINNOW_TEST", f"kill 00000012 {tmp_path / 'log'}")
     with pytest.raises(
-        CuratedError, match=r"killed from outside \(SIGKILL.*, twice: free memory.*the same command goes on"
+        CuratedError, match=r"killed from outside \(SIGKILL.*, twice: free memory.*the same command resumes it"
     ):
-        make_curated(dataset, [], tmp_path / "out", shard_bytes=20_000, workers=2)
+        curate(dataset, [], tmp_path / "out", shard_bytes=20_000, workers=2)
     assert not list((tmp_path / "out" / ".partial" / "data").iterdir()) and not (tmp_path / "out" / "data").exists()
     naughty.delenv("WINNOW_TEST")
-    made = make_curated(dataset, [], tmp_path / "out", shard_bytes=20_000, workers=2)
+    made = curate(dataset, [], tmp_path / "out", shard_bytes=20_000, workers=2)
     assert (made.already, made.clips, made.failed) == (False, 40, [])
 
 
 def test_a_remade_dataset_is_another_one(tmp_path, no_pictures):
     data = make_dataset(tmp_path / "annotated", videos=1)
     out = tmp_path / "out"
-    make_curated(data, [], out, **SMALL)
+    curate(data, [], out, **SMALL)
     about = data.about
     for change in (
         {"stages": {"motion": {"fps": 4.0}}},
@@ -372,34 +379,34 @@ def test_a_remade_dataset_is_another_one(tmp_path, no_pictures):
     ):
         write_json(data.root / "dataset.json", about | change)
         with pytest.raises(CuratedError, match="the dataset has changed since"):
-            make_curated(Dataset(data.root), [], out, **SMALL)
+            curate(Dataset(data.root), [], out, **SMALL)
     write_json(data.root / "dataset.json", about)
-    assert make_curated(Dataset(data.root), [], out, **SMALL).already
+    assert curate(Dataset(data.root), [], out, **SMALL).already
 
 
 def test_the_limits_of_the_decode_are_those_of_the_cut(dataset, tmp_path, no_pictures):
     with pytest.raises(CuratedError, match=r"more than decode\.max_pixels = 100"):
-        make_curated(dataset, FILTERS, tmp_path / "none", limits={"max_pixels": 100}, **SMALL)
+        curate(dataset, FILTERS, tmp_path / "none", limits={"max_pixels": 100}, **SMALL)
     limits = {"max_pixels": 128 * 48, "timeout_seconds": 30.0, "memory_gb": 2.0}
-    made = make_curated(dataset, FILTERS, tmp_path / "out", shard_bytes=20_000, limits=limits, workers=1)
+    made = curate(dataset, FILTERS, tmp_path / "out", shard_bytes=20_000, limits=limits, workers=1)
     assert made.clips == made.selection.kept
 
 
 def test_where_no_child_can_start_no_clip_is_blamed(dataset, tmp_path, no_pictures, monkeypatch):
-    monkeypatch.setattr(isolation, "START_PAUSES", (0.05,))
+    monkeypatch.setattr(children, "START_PAUSES", (0.05,))
     with pytest.raises(CuratedError, match=r"cannot start within its 0\.001 GB of memory .*: raise decode\.memory_gb"):
-        make_curated(dataset, FILTERS, tmp_path / "out", limits={"memory_gb": 0.001}, workers=2)
-    made = make_curated(dataset, FILTERS, tmp_path / "out", workers=2)
+        curate(dataset, FILTERS, tmp_path / "out", limits={"memory_gb": 0.001}, workers=2)
+    made = curate(dataset, FILTERS, tmp_path / "out", workers=2)
     assert made.clips == made.selection.kept and not made.failed
 
 
 def test_asked_for_forms(dataset, tmp_path, no_pictures):
-    made = make_curated(dataset, FILTERS, tmp_path / "out", options={"size": 32, "fps": 12.5, "codec": None}, **SMALL)
+    made = curate(dataset, FILTERS, tmp_path / "out", options={"size": 32, "fps": 12.5, "codec": None}, **SMALL)
     row = pq.read_table(sorted((made.out / "data").iterdir())[0]).to_pylist()[0]
     assert (row["height"], row["fps"], row["cut"], row["num_frames"]) == (32, 12.5, "transcode", 6)
 
 
-def test_the_card_tells(curated):
+def test_the_card_says_what_was_kept_and_how(curated):
     text = (curated.out / "README.md").read_text()
     header = yaml.safe_load(text.split("---\n")[1])
     assert header["configs"][0]["data_files"] == [{"split": "train", "path": "data/train-*.parquet"}]

@@ -11,16 +11,16 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from curate.base.files import DiskError, write_json
 from curate.clip import Clip, Unit, Video
 from curate.selection.filters import Filter
 from curate.video.identity import fingerprint
-from pipelines.curated.curated import CuratedError, make_curated
+from pipelines.curated.curated import CuratedError
 from pipelines.curated.cutting import Cutters, cut_together
 from pipelines.dataset.claims import claimed
-from pipelines.dataset.dataset import FORMAT, Dataset, Writer, write_json
-from pipelines.dataset.files import DiskError
+from pipelines.dataset.dataset import FORMAT, Dataset, Writer
 from tests.curate.odd_clocks import levels
-from tests.pipelines.test_curated import TABLES, footage, map_here, no_pictures  # noqa: F401
+from tests.pipelines.test_curated import TABLES, curate, footage, map_here, no_pictures  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
@@ -62,7 +62,7 @@ def rows_of(out):
 
 def test_a_row_has_the_span_of_its_bytes_and_the_one_that_was_scored(tmp_path):
     dataset = make_dataset(tmp_path / "d", [(11, 48), (60, 96)])
-    made = make_curated(dataset, [], tmp_path / "out", map_fn=map_here)
+    made = curate(dataset, [], tmp_path / "out", map_fn=map_here)
     first, second = rows_of(tmp_path / "out")
     assert (first["cut"], first["start_frame"], first["scored_start_frame"], first["scored_end_frame"]) == (
         "copy",
@@ -88,7 +88,7 @@ def test_a_row_has_the_span_of_its_bytes_and_the_one_that_was_scored(tmp_path):
 )
 def test_a_copy_that_would_fail_a_filter_is_encoded_whole(tmp_path, chosen):
     dataset = make_dataset(tmp_path / "d", [(11, 48)])
-    make_curated(dataset, [chosen], tmp_path / "out", map_fn=map_here)
+    curate(dataset, [chosen], tmp_path / "out", map_fn=map_here)
     (row,) = rows_of(tmp_path / "out")
     assert (row["cut"], row["num_frames"], row["start_frame"]) == ("transcode", 37, 11)
     about = json.loads((tmp_path / "out" / "selection.json").read_text())
@@ -105,7 +105,7 @@ def test_a_copy_that_would_fail_a_filter_is_encoded_whole(tmp_path, chosen):
 )
 def test_a_filter_that_a_copy_still_passes_leaves_it_alone(tmp_path, chosen):
     dataset = make_dataset(tmp_path / "d", [(11, 48)])
-    made = make_curated(dataset, [chosen], tmp_path / "out", map_fn=map_here)
+    made = curate(dataset, [chosen], tmp_path / "out", map_fn=map_here)
     assert (made.copied, made.transcoded, made.trimmed) == (1, 0, 1)
 
 
@@ -115,7 +115,7 @@ def test_every_row_has_its_own_bytes_when_some_are_cut_again(tmp_path, workers):
     spans = [(0, 37), (11, 48), (36, 73), (47, 84), (60, 97), (71, 108)]
     dataset = make_dataset(tmp_path / "d", spans)
     how = {"workers": 1} if workers else {"map_fn": map_here}
-    made = make_curated(dataset, [Filter("min", "num_frames", 37)], tmp_path / "out", **how)
+    made = curate(dataset, [Filter("min", "num_frames", 37)], tmp_path / "out", **how)
     whole = list(levels(tmp_path / "d" / "src" / "a.mp4"))
     assert made.clips == 6 and made.transcoded >= 3
     for row in rows_of(tmp_path / "out"):
@@ -128,7 +128,7 @@ def test_every_row_has_its_own_bytes_when_some_are_cut_again(tmp_path, workers):
 def test_another_rate_is_no_copy_and_no_filter_is_asked_of_it(tmp_path):
     dataset = make_dataset(tmp_path / "d", [(11, 48)])
     chosen = [Filter("min", "num_frames", 30)]
-    make_curated(dataset, chosen, tmp_path / "out", options={"fps": 8}, map_fn=map_here)
+    curate(dataset, chosen, tmp_path / "out", options={"fps": 8}, map_fn=map_here)
     about = json.loads((tmp_path / "out" / "selection.json").read_text())
     assert about["curated"]["why_transcoded"] == {"asked for": 1}
 
@@ -140,22 +140,22 @@ def test_a_source_that_was_replaced_is_not_cut(tmp_path):
     data[len(data) // 2] ^= 255  # the same size
     path.write_bytes(data)
     with pytest.raises(CuratedError, match=r"a\.mp4: is not the file that was annotated.*run `winnow annotate`"):
-        make_curated(dataset, [], tmp_path / "out", map_fn=map_here)
+        curate(dataset, [], tmp_path / "out", map_fn=map_here)
 
 
 def test_sources_that_were_moved_are_cut_from_where_they_are(tmp_path):
     dataset = make_dataset(tmp_path / "d", [(12, 48)])
     shutil.move(tmp_path / "d" / "src", tmp_path / "elsewhere")
     with pytest.raises(CuratedError, match="no such file"):
-        make_curated(dataset, [], tmp_path / "out", map_fn=map_here)
+        curate(dataset, [], tmp_path / "out", map_fn=map_here)
     shutil.rmtree(tmp_path / "out")
     roots = {str(tmp_path / "d" / "src"): str(tmp_path / "elsewhere")}
-    make_curated(dataset, [], tmp_path / "out", map_fn=map_here, source_roots=roots)
+    curate(dataset, [], tmp_path / "out", map_fn=map_here, source_roots=roots)
     (row,) = rows_of(tmp_path / "out")
     assert row["video_path"] == str(tmp_path / "elsewhere" / "a.mp4")
-    assert make_curated(dataset, [], tmp_path / "out", map_fn=map_here, source_roots=roots).already
+    assert curate(dataset, [], tmp_path / "out", map_fn=map_here, source_roots=roots).already
     with pytest.raises(CuratedError, match="where the sources lie"):
-        make_curated(dataset, [], tmp_path / "out", map_fn=map_here)
+        curate(dataset, [], tmp_path / "out", map_fn=map_here)
 
 
 def test_many_clips_after_one_keyframe_are_cut_in_one_pass(tmp_path, monkeypatch):
@@ -163,8 +163,8 @@ def test_many_clips_after_one_keyframe_are_cut_in_one_pass(tmp_path, monkeypatch
     monkeypatch.setattr("pipelines.curated.passes.LEAST_SAVED", 1.0)
     spans = [(a, a + 12) for a in range(0, 120, 12)]
     dataset = make_dataset(tmp_path / "d", spans, gop=1000)
-    alone = make_curated(dataset, [], tmp_path / "alone", map_fn=map_here)
-    together = make_curated(dataset, [], tmp_path / "together", workers=1)
+    alone = curate(dataset, [], tmp_path / "alone", map_fn=map_here)
+    together = curate(dataset, [], tmp_path / "together", workers=1)
     assert (together.copied, together.transcoded) == (alone.copied, alone.transcoded) and together.transcoded >= 9
     assert rows_of(tmp_path / "together") == rows_of(tmp_path / "alone")
     assert not (tmp_path / "together" / ".partial").exists()
@@ -188,9 +188,9 @@ def passes_made(monkeypatch):
 
 def test_clips_that_can_be_copied_are_in_no_pass(tmp_path, passes_made):
     dataset = make_dataset(tmp_path / "d", [(a, a + 12) for a in range(0, 120, 12)], gop=24)
-    make_curated(dataset, [], tmp_path / "copies", workers=1)
+    curate(dataset, [], tmp_path / "copies", workers=1)
     assert passes_made == []
-    make_curated(dataset, [], tmp_path / "small", workers=1, options={"size": 32})
+    curate(dataset, [], tmp_path / "small", workers=1, options={"size": 32})
     assert sorted(passes_made) == [[a, a + 12] for a in range(0, 120, 24)]
 
 
@@ -198,29 +198,29 @@ def test_clips_that_have_to_be_counted_are_cut_in_one_pass(tmp_path, passes_made
     """However many keyframes there are: their packets cannot be told apart, so none is copied."""
     starts = range(0, 120, 12)
     dataset = make_dataset(tmp_path / "d", [(a, a + 12) for a in starts], clock="counted")
-    alone = make_curated(dataset, [], tmp_path / "alone", map_fn=map_here)
+    alone = curate(dataset, [], tmp_path / "alone", map_fn=map_here)
     assert (alone.copied, passes_made) == (0, [])
-    make_curated(dataset, [], tmp_path / "together", workers=1)
+    curate(dataset, [], tmp_path / "together", workers=1)
     assert passes_made == [list(starts)] and rows_of(tmp_path / "together") == rows_of(tmp_path / "alone")
 
 
 def test_passes_are_made_as_shards_need_them_and_count_as_progress(tmp_path, passes_made):
     """Five groups of two: none is made before its turn, each clip counts once, and what is written leaves the spool."""
     dataset = make_dataset(tmp_path / "d", [(a, a + 12) for a in range(0, 120, 12)], gop=24)
-    out, told = tmp_path / "out", []
+    out, reported = tmp_path / "out", []
 
     def progress(done, total, failed):
-        told.append((done, len(passes_made), len(list((out / ".partial" / "data").glob("*.parquet")))))
+        reported.append((done, len(passes_made), len(list((out / ".partial" / "data").glob("*.parquet")))))
         assert (total, failed) == (10, 0)
 
     how = {"workers": 1, "options": {"size": 32}, "shard_bytes": 1500, "progress": progress}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipelines.curated.curated.SAMPLE_CLIPS", 1)
-        made = make_curated(dataset, [], out, **how)
-    counts = [done for done, _, _ in told]
+        patch.setattr("pipelines.curated.planning.SAMPLE_CLIPS", 1)
+        made = curate(dataset, [], out, **how)
+    counts = [done for done, _, _ in reported]
     assert counts == sorted(counts) and counts[-1] == 10 and made.clips == 10 and made.shards > 2
-    assert told[0] == (2, 1, 0)  # told after the first pass, before the next is made
-    assert min(passes for _, passes, shards in told if shards) < 5 == len(passes_made)
+    assert reported[0] == (2, 1, 0)  # reported after the first pass, before the next is made
+    assert min(passes for _, passes, shards in reported if shards) < 5 == len(passes_made)
 
 
 def test_what_lies_in_the_spool_is_not_cut_again_after_an_interruption(tmp_path, passes_made):
@@ -233,15 +233,15 @@ def test_what_lies_in_the_spool_is_not_cut_again_after_an_interruption(tmp_path,
 
     how = {"workers": 1, "options": {"size": 32}, "shard_bytes": 5000}
     with pytest.raises(KeyboardInterrupt):
-        make_curated(dataset, [], out, progress=stop, **how)
+        curate(dataset, [], out, progress=stop, **how)
     written = sum(pq.read_metadata(path).num_rows for path in (out / ".partial" / "data").glob("*.parquet"))
     left = list((out / ".partial" / "spool").glob("*.mp4"))
     assert len(passes_made) == 1 and 0 < written < 10 and len(left) == 10 - written
-    assert make_curated(dataset, [], out, **how).clips == 10 and len(passes_made) == 1
+    assert curate(dataset, [], out, **how).clips == 10 and len(passes_made) == 1
 
 
 def test_a_disk_that_is_full_in_the_middle_of_a_shard(tmp_path):
-    """A real write that fails: the folder is named, nothing half written stays, and the same command goes on."""
+    """A real write that fails: the folder is named, nothing half written stays, and the same command resumes the job."""
     dataset = make_dataset(tmp_path / "d", [(12, 48), (48, 84)])
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
 
@@ -252,11 +252,11 @@ def test_a_disk_that_is_full_in_the_middle_of_a_shard(tmp_path):
 
     try:
         with pytest.raises(DiskError, match=r"out/\.partial/data: cannot be written to \(File too large\): free space"):
-            make_curated(dataset, [], tmp_path / "out", map_fn=map_full)
+            curate(dataset, [], tmp_path / "out", map_fn=map_full)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not list((tmp_path / "out" / ".partial" / "data").iterdir())
-    assert make_curated(dataset, [], tmp_path / "out", map_fn=map_here).clips == 2
+    assert curate(dataset, [], tmp_path / "out", map_fn=map_here).clips == 2
 
 
 def test_a_dataset_that_cannot_be_read_is_not_blamed_on_the_folder_that_is_written(tmp_path, monkeypatch):
@@ -267,7 +267,7 @@ def test_a_dataset_that_cannot_be_read_is_not_blamed_on_the_folder_that_is_writt
 
     monkeypatch.setattr(Dataset, "schema", broken)
     with pytest.raises(OSError, match=f"Input/output error: '{dataset.root}'"):
-        make_curated(dataset, [], tmp_path / "out", map_fn=map_here)
+        curate(dataset, [], tmp_path / "out", map_fn=map_here)
 
 
 def hold(folder, ready, done):
@@ -285,11 +285,11 @@ def test_a_second_process_is_told_who_is_at_work(tmp_path):
     try:
         assert ready.wait(60)
         with pytest.raises(CuratedError, match=f"another process is writing this curated dataset.*process {other.pid}"):
-            make_curated(dataset, [], tmp_path / "out", map_fn=map_here)
+            curate(dataset, [], tmp_path / "out", map_fn=map_here)
     finally:
         done.set()
         other.join()
-    assert make_curated(dataset, [], tmp_path / "out", map_fn=map_here).clips == 1
+    assert curate(dataset, [], tmp_path / "out", map_fn=map_here).clips == 1
 
 
 def test_a_folder_that_cannot_be_locked_is_told(tmp_path, monkeypatch):
@@ -299,4 +299,4 @@ def test_a_folder_that_cannot_be_locked_is_told(tmp_path, monkeypatch):
     dataset = make_dataset(tmp_path / "d", [(12, 48)])
     monkeypatch.setattr("fcntl.flock", without_locks)
     with pytest.raises(CuratedError, match=r"its file system has no locks \(No locks available\).*or choose an --out"):
-        make_curated(dataset, [], tmp_path / "out", map_fn=map_here)
+        curate(dataset, [], tmp_path / "out", map_fn=map_here)

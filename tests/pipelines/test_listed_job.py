@@ -8,17 +8,18 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
+from curate.parts import Parts
 from pipelines.annotation.annotate import annotate
-from pipelines.annotation.executor import Place
-from pipelines.annotation.state import State
+from pipelines.annotation.pools import Place
+from pipelines.annotation.recorded import RecordedUnits
 from pipelines.cli.progress import print_summary
 from pipelines.config import load
-from pipelines.curated.curated import make_curated
 from pipelines.dataset.dataset import Dataset
 from pipelines.dataset.statistics import read as statistics
 from pipelines.demo import write
 from pipelines.sources import folders
 from tests.footage import pan
+from tests.pipelines.test_curated import curate
 
 FAST = ["execution.executor=inline", "decode.isolate=false"]
 
@@ -71,7 +72,7 @@ def test_spans_are_the_clips_and_their_bytes(films, tmp_path, watcher):
         "spans.csv: entry 3: the span 7 to 9 s holds no picture (the file ends at 3.20 s, after 80 frames): no clip"
     ]
     assert (summary.videos, summary.failed, summary.warned) == (3, 1, 1)
-    curated = make_curated(Dataset(out), [], tmp_path / "c", workers=1)
+    curated = curate(Dataset(out), [], tmp_path / "c", workers=1)
     cut = duckdb.sql(f"SELECT num_frames, source_captions, bounds FROM '{tmp_path}/c/data/*.parquet' ORDER BY clip_id")
     assert curated.clips == 3 and sorted(row[0] for row in cut.fetchall()) == [40, 55, 75]
 
@@ -180,10 +181,10 @@ def test_what_a_row_is_of_is_a_column_and_is_known_of_rows_without_it(films, tmp
         ("l.csv: entry 2", "entry", None, "failed"), ("list entry 1.mp4", "file", None, "failed"),
     ]  # fmt: skip
     assert sorted(rows(out, kinds, "videos")) == expected
-    known = State(Dataset(out), [], False)
+    known = RecordedUnits(Dataset(out), [], False, Parts())
     for path in out.glob("videos/*.parquet"):
         pq.write_table(pq.read_table(path).drop_columns(["kind", "duplicate_of", "modified"]), path)
-    old = State(Dataset(out), [], False)
+    old = RecordedUnits(Dataset(out), [], False, Parts())
     assert (old.copies, old.videos(), old.contents_of(f"{folder}/b.mp4")) == (
         known.copies, known.videos(), known.contents_of(f"{folder}/a.mp4"),
     )  # fmt: skip

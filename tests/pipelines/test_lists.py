@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from curate.base.child import pack, unpack
 from curate.clip import Unit
-from curate.watching.isolation import pack, unpack
 from pipelines.dataset.dataset import Tables
-from pipelines.sources.sources import SourceError, find_videos
+from pipelines.sources.sources import InputError, find_videos
 from pipelines.sources.spans import seconds_of, written
 
 TABLES = Tables(scores=(), facts=())
@@ -259,7 +259,7 @@ def test_bad_rows_of_tables(folder):
     ],
 )  # fmt: skip
 def test_lists_that_cannot_be_used(folder, name, content, says):
-    with pytest.raises(SourceError, match=says) as caught:
+    with pytest.raises(InputError, match=says) as caught:
         read(folder, name, content)
     assert "\n" not in str(caught.value)
 

@@ -6,7 +6,7 @@ import pytest
 
 from pipelines.sources import folders
 from pipelines.sources.folders import AGAIN, ALIAS, CIRCLE, HIDDEN, IN_TRASH, PARTIAL
-from pipelines.sources.sources import SourceError, find_videos, passed_text
+from pipelines.sources.sources import InputError, find_videos, passed_text
 
 
 def make(root, *names):
@@ -100,7 +100,7 @@ def test_what_is_no_input_is_passed_over_counted_and_named(tmp_path):
     assert names(found, tmp_path) == ["a.mp4"]
     assert found.passed_over.others == {kind: len(given) for kind, given in NOT_INPUTS.items()}
     assert "1 hidden" not in passed_text(found.passed_over) and "4 hidden (e.g. '" in passed_text(found.passed_over)
-    with pytest.raises(SourceError, match=r"no videos in .* passed over: 1 partial download \('x.part'\)"):
+    with pytest.raises(InputError, match=r"no videos in .* passed over: 1 partial download \('x.part'\)"):
         make(tmp_path / "only", "x.part")
         find_videos([str(tmp_path / "only")])
 
@@ -140,12 +140,12 @@ def test_globs(folder):
     make(folder, "raw/1.dat", "raw/2.mp4")
     assert names(find_videos([f"{folder}/raw/*"]), folder) == ["raw/2.mp4"]
     assert names(find_videos([f"{folder}/raw/*.dat"]), folder) == ["raw/1.dat"]
-    with pytest.raises(SourceError, match=r"nowhere: no such file"):
+    with pytest.raises(InputError, match=r"nowhere: no such file"):
         find_videos(["nowhere"])
-    with pytest.raises(SourceError, match=r"https://x.org/v.mp4: is an address"):
+    with pytest.raises(InputError, match=r"https://x.org/v.mp4: is an address"):
         find_videos(["https://x.org/v.mp4"])
     (folder / "empty").mkdir()
-    with pytest.raises(SourceError, match="no videos in"):
+    with pytest.raises(InputError, match="no videos in"):
         find_videos([str(folder / "empty")])
 
 

@@ -1,4 +1,4 @@
-"""The spoiled world through annotate and select: what the selection of configs/world.yaml keeps."""
+"""The spoiled world through annotate and select: what the selection of pipelines/configs/world.yaml keeps."""
 
 from collections import Counter
 
@@ -8,11 +8,11 @@ import pytest
 from curate.selection.filters import Filter, SelectionError
 from curate.selection.selection import select
 from pipelines.annotation.annotate import annotate
-from pipelines.annotation.executor import Place
+from pipelines.annotation.pools import Place
 from pipelines.config import load
-from pipelines.curated.curated import make_curated
 from pipelines.dataset.dataset import Dataset
 from pipelines.dataset.empty import why_empty
+from tests.pipelines.test_curated import curate
 from video_model.world.world import make_world
 
 KIND = "source_columns->>'contamination'"
@@ -38,7 +38,7 @@ def kinds(curated) -> Counter:
 
 def test_the_selection_keeps_what_is_clean(listed, tmp_path, watcher):
     dataset, config = annotated(listed, tmp_path / "d", watcher)
-    make_curated(dataset, config.filters, tmp_path / "c", options=config.export.options, workers=1)
+    curate(dataset, config.filters, tmp_path / "c", options=config.export.options, workers=1)
     kept = kinds(tmp_path / "c")
     assert kept["none"] == 12 and kept["static"] == kept["text"] == 0
     assert (
@@ -53,7 +53,7 @@ def test_the_selection_keeps_what_is_clean(listed, tmp_path, watcher):
 
 def test_raw_is_every_file_as_it_is(listed, tmp_path, watcher):
     dataset, config = annotated(listed, tmp_path / "d", watcher, "shots.detector=whole")
-    make_curated(dataset, [], tmp_path / "c", options=config.export.options, workers=1)
+    curate(dataset, [], tmp_path / "c", options=config.export.options, workers=1)
     assert kinds(tmp_path / "c") == {"none": 12, "static": 3, "text": 3, "cut": 3, "caption": 3}
     with pytest.raises(SelectionError, match=r"similarity_video.*has an embedder"):
         select(

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.nn import functional as F
 
-from video_model.encoders.text import MiniLMStates
+from curate.base.files import DiskError, write_whole
+from video_model.encoders.minilm import MiniLMStates
 from video_model.evaluation.features import ImageClassifier, checked, resized
 
 TOP, SIDE, STILLS = 10, 260, 3  # classes mixed; px; frames looked at: first, middle, last
@@ -26,8 +27,8 @@ class CaptionSimilarity:
 
     A picture is the mixture of the sentence embeddings of its ten most probable ImageNet classes, less the mean class
     embedding; a caption is its MiniLM embedding, less the mean embedding of "A video of a {class}.". A video is the mean
-    of three pictures of unit length. It knows a thousand things, no people, no actions, no shapes: what a number means is
-    told by that of real videos with their captions, and with those of others. A measure of CLIP is another one.
+    of three pictures of unit length. It knows a thousand things, no people, no actions, no shapes: a number
+    means something beside that of real videos with their captions, and with those of others. A measure of CLIP is another one.
     """
 
     name = "ConSE (EfficientNet-Lite2, all-MiniLM-L6-v2)"
@@ -79,9 +80,7 @@ class CaptionSimilarity:
             return found["classes"], found["centre"]
         with torch.inference_mode():
             rows, centre = self._sentences(names), self._sentences(prompts).mean(0)
-        with contextlib.suppress(OSError, SafetensorError):
+        with contextlib.suppress(OSError, DiskError):
             home.mkdir(parents=True, exist_ok=True)
-            aside = kept.with_name(f"{kept.name}.{os.getpid()}")
-            save_file({"classes": rows.contiguous(), "centre": centre.contiguous()}, aside)
-            os.replace(aside, kept)
+            write_whole(kept, save({"classes": rows.contiguous(), "centre": centre.contiguous()}), durable=False)
         return rows, centre

@@ -6,12 +6,12 @@ in order. What cannot be applied (a column that is null throughout, a condition 
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from cachetools import LRUCache
 
 from curate.selection.filters import Filter, SelectionError
 from pipelines.inspector.data.columns import LENGTH, SECONDS, Columns, TooLong, passing
@@ -87,8 +87,8 @@ class Axis:
 class Chooser:
     def __init__(self, columns: Columns) -> None:
         self.columns = columns
-        self._verdicts: OrderedDict[Filter, Verdict] = OrderedDict()
-        self._choices: OrderedDict[tuple[Filter, ...], Choice] = OrderedDict()
+        self._verdicts: LRUCache[Filter, Verdict] = LRUCache(MASKS)
+        self._choices: LRUCache[tuple[Filter, ...], Choice] = LRUCache(4)
         self.total_hours = float(columns.hours.sum())
         self.axes = {name: axis for name in columns.values if (axis := axis_of(columns.values[name]))}
 
@@ -96,7 +96,6 @@ class Chooser:
         key = tuple(filters)
         with self.columns.lock:
             if key in self._choices:
-                self._choices.move_to_end(key)
                 return self._choices[key]
             verdicts = tuple(self.verdict(chosen) for chosen in filters)
             kept = np.ones(self.columns.count, bool)
@@ -110,20 +109,15 @@ class Chooser:
             if any(verdict.passing for verdict in verdicts):
                 return choice
             self._choices[key] = choice
-            while len(self._choices) > 4:
-                self._choices.popitem(last=False)
             return choice
 
     def verdict(self, chosen: Filter) -> Verdict:
         if chosen in self._verdicts:
-            self._verdicts.move_to_end(chosen)
             return self._verdicts[chosen]
         made = self._verdict(chosen)
         if made.passing:
             return made
         self._verdicts[chosen] = made
-        while len(self._verdicts) > MASKS:
-            self._verdicts.popitem(last=False)
         return made
 
     def forget(self, word: str) -> None:

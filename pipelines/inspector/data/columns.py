@@ -21,11 +21,11 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from curate.base.sql import connect
+from curate.base.sql import connect, message_of, quoted
 from curate.selection.filters import Filter, SelectionError
-from curate.selection.selection import BASE_COLUMNS, NUMERIC, ScoreTable, first_line, quoted
-from pipelines.curated.plots import NOT_SCORES
+from curate.selection.selection import BASE_COLUMNS, NUMERIC, ScoreTable
 from pipelines.dataset import labels
+from pipelines.dataset.columns import NOT_SCORES
 from pipelines.inspector.data.inspected import Inspected
 
 PLACES = ("filename", "file_row_number")
@@ -195,7 +195,7 @@ class Columns:
                     raise too_long from None
                 if isinstance(error, SelectionError):
                     raise
-                raise SelectionError(f"{what}: {first_line(error)}") from error
+                raise SelectionError(f"{what}: {message_of(error)}") from error
             else:
                 if late.is_set():  # it ended before it noticed that it was interrupted
                     raise too_long

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from cachetools import LRUCache
 
+from curate.base.child import Child, Lost
 from curate.selection.filters import SelectionError
-from curate.watching.isolation import Child, Lost
 from pipelines.inspector.data.columns import Columns
 from pipelines.inspector.data.listing import Find
 
@@ -24,7 +24,7 @@ class Likeness:
     def __init__(self, columns: Columns, encoder: SentenceEncoder) -> None:
         self.columns, self.encoder = columns, encoder
         self.lock = threading.Lock()
-        self._known: OrderedDict[tuple[str, str], np.ndarray] = OrderedDict()
+        self._known: LRUCache[tuple[str, str], np.ndarray] = LRUCache(4)
         self._rows: tuple[np.ndarray, np.ndarray] | None = None
 
     @property
@@ -38,9 +38,6 @@ class Likeness:
         with self.lock:
             if key not in self._known:
                 self._known[key] = self._cosines(self._asked(find))
-                while len(self._known) > 4:
-                    self._known.popitem(last=False)
-            self._known.move_to_end(key)
             return self._known[key]
 
     def _asked(self, find: Find) -> np.ndarray:
@@ -77,7 +74,7 @@ class SentenceEncoder:
     """The pack's text encoder, in a child process that is started at the first sentence and stays."""
 
     def __init__(self) -> None:
-        self.child = Child("pipelines.inspector.data.likeness", timeout=300.0, memory_gb=6.0)
+        self.child = Child("pipelines.inspector.data.likeness", timeout=300.0, memory_gb=6.0, name="text encoder")
         self.lock = threading.Lock()
 
     def encode(self, config: dict[str, Any], sentence: str) -> np.ndarray:

@@ -8,8 +8,8 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from curate.base.sql import quoted
 from curate.selection.filters import Filter, SelectionError
-from curate.selection.selection import quoted
 from pipelines.inspector.data.choice import Choice, Chooser
 from pipelines.inspector.data.columns import SECONDS
 

@@ -9,9 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 import threading
-from collections import OrderedDict
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -19,11 +17,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+from cachetools import LRUCache
 
+from curate.base.files import write_whole
 from curate.clip import text_to_path
 from curate.export.extract import Span
-from pipelines.curated.cutting import CutterError, Cutters, Job
-from pipelines.curated.shards import job_of
+from pipelines.curated.cutting import CutJob, CutterError, Cutters
+from pipelines.curated.rows import job_of
 from pipelines.inspector.data.columns import Columns
 
 STILLS = ("first", "middle", "last")
@@ -54,9 +54,11 @@ class Media:
         self.columns, self.clips = columns, clips
         self.inspected = columns.inspected
         self.lock = threading.Lock()
-        self._files: OrderedDict[str, tuple[pq.ParquetFile, np.ndarray]] = OrderedDict()
-        self._groups: OrderedDict[tuple[str, int, str], Any] = OrderedDict()
-        self._held = 0
+        self._files = _OpenFiles(OPEN_FILES)
+        # One row group that is larger than all that may be held is held alone.
+        self._groups: LRUCache[tuple[str, int, str], Any] = LRUCache(
+            GROUPS_BYTES, getsizeof=lambda values: min(values.nbytes, GROUPS_BYTES)
+        )
 
     def still(self, place: int, which: str) -> bytes | None:
         """JPEG bytes; None where the clip has none."""
@@ -117,21 +119,22 @@ class Media:
             file = pq.ParquetFile(path)
             counts = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
             self._files[path] = file, np.cumsum(counts)
-            while len(self._files) > OPEN_FILES:
-                self._files.popitem(last=False)[1][0].close()
-        self._files.move_to_end(path)
         return self._files[path]
 
     def _group(self, path: str, file: pq.ParquetFile, group: int, column: str) -> Any:
         key = path, group, column
         if key not in self._groups:
-            values = file.read_row_group(group, columns=[column], use_threads=False)[column]
-            self._groups[key] = values
-            self._held += values.nbytes
-            while self._held > GROUPS_BYTES and len(self._groups) > 1:
-                self._held -= self._groups.popitem(last=False)[1].nbytes
-        self._groups.move_to_end(key)
+            self._groups[key] = file.read_row_group(group, columns=[column], use_threads=False)[column]
         return self._groups[key]
+
+
+class _OpenFiles(LRUCache):
+    """Open Parquet files by path, each with the ends of its row groups; what leaves is closed."""
+
+    def popitem(self) -> tuple[str, tuple[pq.ParquetFile, np.ndarray]]:
+        path, (file, ends) = super().popitem()
+        file.close()
+        return path, (file, ends)
 
 
 def _plays(video: dict[str, Any]) -> bool:
@@ -159,16 +162,13 @@ class ClipCache:
                 os.utime(path)
                 return path
             data = make()
-            handle, aside = tempfile.mkstemp(suffix=".tmp", dir=self.folder)
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(data)
-            os.replace(aside, path)
+            write_whole(path, data, durable=False)
         with self._lock:
             self._locks.pop(name, None)
         self._trim(path)
         return path
 
-    def cut(self, job: Job) -> bytes:
+    def cut(self, job: CutJob) -> bytes:
         try:
             (made,) = self.cutters([job])
         except CutterError as error:
@@ -180,7 +180,7 @@ class ClipCache:
     def warm(self) -> None:
         """Start the child process, with a job that it refuses."""
         with suppress(CutterError):  # the first clip that is asked for says so
-            list(self.cutters([Job("", os.devnull, Span(0, 1, 0.0, 1.0))]))
+            list(self.cutters([CutJob("", os.devnull, Span(0, 1, 0.0, 1.0))]))
 
     def close(self) -> None:
         self.cutters.__exit__()

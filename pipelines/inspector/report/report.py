@@ -19,7 +19,7 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 from PIL import Image
 
-from pipelines.dataset.files import whole
+from curate.base.files import whole
 from pipelines.dataset.statistics import clock, short
 from pipelines.inspector.data.choice import Choice, Verdict
 from pipelines.inspector.data.loaded import SLOTS, Loaded, strip

@@ -1,4 +1,4 @@
-"""Start the server, print its address, open the page, and end with the terminal."""
+"""Start the server, say where it is, open the page, and end with the terminal."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ def serve(
     browser: bool,
     ask_token: bool = False,
     cache: str | None = None,
-    panels: Sequence[type[Panel]] = PANELS,
+    panels: Sequence[type[Panel]] = (),
 ) -> None:
-    """Serve until interrupted. Raises ServeError, PanelError."""
+    """Serve until interrupted. panels: of plugins, beside those of Winnow. Raises ServeError, PanelError."""
     root = Path(dataset).resolve()
     if not root.is_dir():
         raise ServeError(f"{dataset}: there is no such folder; name one that `winnow annotate`, `select` or `run` made")
     listener = listen(host, port)
     token = new_token() if ask_token or not loopback(host) else None
     session = Session(root, Path(cache) if cache else cache_folder())
-    app = make_app(session, hosts=hosts_of(host), token=token, panels=panels)
+    app = make_app(session, hosts=hosts_of(host), token=token, panels=[*PANELS, *panels])
     address = address_of(host, listener.getsockname()[1], token)
     print(f"winnow inspect: {root}\n{address}", flush=True)
     if not loopback(host):

@@ -8,7 +8,7 @@ from typing import Any
 
 from curate.selection.filters import Filter
 from pipelines.config import recorded
-from pipelines.curated.curated import make_curated
+from pipelines.curated.curated import CuratedRequest, Work, make_curated
 from pipelines.dataset.dataset import Dataset
 
 
@@ -23,13 +23,12 @@ def _main() -> None:
         config = recorded(dataset.config, f"{request['dataset']}/dataset.json")
         made = make_curated(
             dataset,
-            [Filter(**f) for f in request["filters"]],
+            CuratedRequest.of(config, [Filter(**f) for f in request["filters"]]),
             request["out"],
-            seed=config.export.seed,
-            shard_bytes=config.export.shard_bytes,
-            options=config.export.options,
-            limits=config.decode.cut_limits,
-            progress=lambda done, total, failed: tell(done=done, total=total, failed=failed),
+            Work(
+                limits=config.decode.cut_limits,
+                progress=lambda done, total, failed: tell(done=done, total=total, failed=failed),
+            ),
         )
     except Exception as error:  # the page shows the reason, whatever it is
         tell(state="failed", error=" ".join(str(error).split()) or type(error).__name__)

@@ -1,0 +1,1 @@
+"""How curated clips lie on the disk: one format a file, all of them in `pipelines.formats.formats.FORMATS`."""
