@@ -54,7 +54,7 @@ class Panel(Part):
     (`draw` not before `mount` is done):
 
         draw(event)    something changed: "filters", "view" (their answer), "histograms", "near", or an object such as
-                       {open: id} that another panel told
+                       {open: id} that another panel sent
         open()         of a dialog: its button was pressed
         keys, inside   rows [key names, what they do, run(key, event)]: on the page, and while the panel's dialog is open
 
