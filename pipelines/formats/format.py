@@ -15,7 +15,9 @@
             (self.path / f"{row['clip_id']}.mp4").write_bytes(clip)
             (self.path / f"{row['clip_id']}.txt").write_text(row["caption_merged"] or "")
 
-With `Pairs` in `FORMATS`, `export.format: pairs` and `winnow select --format pairs` work. Which clips go in which shard, that a shard appears whole or not at all, and what an interrupted job has still to do is for `pipelines.curated.shards`, for all formats alike.
+With `Pairs` in `FORMATS`, `export.format: pairs` and `winnow select --format pairs` work. Which clips go in which shard,
+that a shard appears whole or not at all, and what an interrupted job has still to do is the business of
+`pipelines.curated.shards`, for all formats alike.
 """
 
 from __future__ import annotations
@@ -57,8 +59,12 @@ class ShardFile:
 
 
 class Format:
-    """name: in a config. suffix: of a shard's name; "" for a folder. needs: columns of the annotated clips that it cannot
-    do without. columns: that it adds to a row. Options: its section of the config."""
+    """What is to be known of a format. A clip's mp4 and its row come to every format.
+
+    name: in a config. suffix: of a shard's name; "" for a folder. needs: columns of the annotated clips that it cannot do
+    without, such as a caption; `still_first` and `still_last` are in a row only where they are needed. columns: that it
+    adds to a row. Options: its section of the config.
+    """
 
     name: ClassVar[str]
     description: ClassVar[str] = ""

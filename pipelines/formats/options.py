@@ -50,6 +50,7 @@ class ExportOptions(BaseModel):
     crf: int = Field(18, ge=0, le=51)
     seed: int = Field(0, description="order of the clips in the shards")
     shard_size: str = Field("256MB", description="about what a shard takes")
+    format: str = ""
 
     @field_validator("shard_size", mode="before")
     @classmethod
