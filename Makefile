@@ -7,10 +7,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 setup: .venv/ready
 
-.venv/ready: configs/requirements.lock pyproject.toml
+.venv/ready: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Winnow needs Python 3.11 or newer: make setup PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv .venv
-	.venv/bin/pip install --quiet --no-compile --no-deps --requirement configs/requirements.lock
+	.venv/bin/pip install --quiet --no-compile --no-deps --requirement requirements.lock
 	.venv/bin/pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 

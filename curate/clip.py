@@ -26,6 +26,7 @@ class Column:
     """One column of the clips table, with all that a reader must know to trust it.
 
     unit: physical unit, or "" for names and texts. range: e.g. "0..1". formula: how it is computed. source: paper or model.
+    models: keys of the config, e.g. "captions.frame": where one of them names no model, the column is empty.
     """
 
     name: str
@@ -34,6 +35,14 @@ class Column:
     unit: str = ""
     range: str = ""
     source: str = ""
+    models: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, field: pa.Field) -> Column:
+        """From the field of a table that `field` made."""
+        notes = {key.decode(): value.decode() for key, value in (field.metadata or {}).items()}
+        known = {name: notes.get(name, "") for name in ("formula", "unit", "range", "source")}
+        return cls(field.name, field.type, **known)
 
     def field(self) -> pa.Field:
         notes = {"formula": self.formula, "unit": self.unit, "range": self.range, "source": self.source}
@@ -129,12 +138,12 @@ class Unit:
     """One video, or a stretch of a long one, that is worked on, committed and retried as a whole.
 
     index of count: which stretch. start, end: presentation seconds, both keyframes of the source; None: the file's own.
-    facts: what was seen of the file (width, height, fps, codec, frames_in_file, frames_decoded ...), see VIDEO_COLUMNS.
+    facts: what was seen of the file (width, height, fps, codec, frames_in_file, frames_decoded ...), see `curate.watching.facts`.
     status: "ok", "failed", "lost" or "duplicate"; error: the plain reason. A unit can be ok and carry a warning.
-    lost: kinds of the losses so far (see `curate.watching.isolation`): what a machine did is tried again, and is no failure.
+    lost: kinds of the losses so far (see `curate.base.child`): what a machine did is tried again, and is no failure.
     seconds: wall seconds by stage. todo: the stages still to run on it; None: all. kind: what its path names: "file", or an
     input that is none and failed: "folder", "link", "entry" of a list. duplicate_of: of a second copy, the path of the
-    first, as tables have it.
+    first, as tables have it. stored: dataset and shard that its rows are in already, to be read where it is worked on.
     """
 
     video: Video
@@ -152,6 +161,7 @@ class Unit:
     lost: list[str] = field(default_factory=list)
     kind: str = "file"
     duplicate_of: str | None = None
+    stored: tuple[str, str] | None = None
 
     def wants(self, stage: str) -> bool:
         return self.status == "ok" and (self.todo is None or stage in self.todo)

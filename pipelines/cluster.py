@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import socket
 import warnings
 
-from curate.watching.isolation import silent_stderr
+from curate.base.child import silent_stderr
+from curate.base.extras import install
 
 
 class ExecutorError(Exception):
     """The job cannot run at all: what is missing, and the fix."""
+
+
+def require_ray(instead: str) -> None:
+    """Raises ExecutorError where Ray is not installed."""
+    if importlib.util.find_spec("ray") is None:
+        raise ExecutorError(f"the package ray is not installed: {install('ray')}, or {instead}")
 
 
 class RaySession:
@@ -25,6 +33,7 @@ class RaySession:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # a lost worker is for the job to notice and tell
         warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
+        require_ray(self.instead)
         import ray
 
         self.started = not ray.is_initialized()

@@ -19,6 +19,8 @@ import av
 import cv2
 import numpy as np
 
+from curate.base.files import whole_folder
+
 SIZE, FPS = (640, 360), 25
 PROMPT = "A scene, mostly green; the camera is static, with little motion."
 
@@ -111,10 +113,8 @@ def main() -> int:
     footage, run = folder / "footage", folder / "run"
     began = time.perf_counter()
     if not footage.exists():
-        aside = folder / ".footage"
-        shutil.rmtree(aside, ignore_errors=True)
-        make_footage(aside)
-        aside.rename(footage)
+        with whole_folder(footage) as aside:
+            make_footage(aside)
     model, video = folder / "model", folder / "video.mp4"
     for arguments in (
         ["run", footage, "--out", run, "--set", "text.size=480"],

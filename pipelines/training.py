@@ -41,7 +41,7 @@ class Job:
 
 
 def load_config(name: str, overrides: Sequence[str]) -> TrainConfig:
-    """A training config by file name, or by the name of one in configs/train."""
+    """A training config by file name, or by the name of one that ships with Winnow (pipelines/configs/train)."""
     return read(TrainConfig, find(name, SHIPPED / "train"), list(overrides))
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import difflib
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-SHIPPED = Path(__file__).parent.parent / "configs"
+SHIPPED = Path(str(files("pipelines"))) / "configs"  # in a checkout and in what pip installs
 Root = TypeVar("Root", bound=BaseModel)
 
 
@@ -28,7 +29,12 @@ def find(name: str, folder: Path = SHIPPED) -> Path:
 
 
 def read(root: type[Root], path: Path, overrides: tuple[str, ...] | list[str] = ()) -> Root:
-    """Read a config and apply `a.b=value` overrides (values are YAML). ConfigError names the key and the fix."""
+    """The config in a file, with `a.b=value` overrides (values are YAML). ConfigError names the key and the fix."""
+    return validate(root, read_tree(path, overrides), str(path))
+
+
+def read_tree(path: Path, overrides: tuple[str, ...] | list[str] = ()) -> dict:
+    """The keys of a config, not checked yet. Raises ConfigError."""
     try:
         tree = yaml.safe_load(path.read_text()) or {}
     except (yaml.YAMLError, ValueError) as error:  # a ValueError: not UTF-8, or a date that is none
@@ -37,7 +43,7 @@ def read(root: type[Root], path: Path, overrides: tuple[str, ...] | list[str] = 
         raise ConfigError(f"{path}: a config is a mapping of keys, this is a {type(tree).__name__}")
     for item in overrides:
         override(tree, item)
-    return validate(root, tree, str(path))
+    return tree
 
 
 def validate(root: type[Root], tree: dict, origin: str) -> Root:

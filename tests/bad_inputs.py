@@ -300,9 +300,11 @@ def main() -> None:
 
 
 PASS = {
-    "shots": {"detector": "cascade", "min_seconds": 0.03, "max_seconds": 10.0},
-    "motion": {"fps": 2.0, "size": 96},
-    "stills": {"size": 360},
+    "observers": {
+        "shots": {"detector": "cascade", "min_seconds": 0.03, "max_seconds": 10.0},
+        "motion": {"fps": 2.0, "size": 96},
+        "stills": {"size": 360},
+    },
     "decode": {},
 }
 

@@ -6,9 +6,9 @@ import pytest
 
 from curate.selection.filters import Filter, SelectionError
 from curate.selection.selection import select
-from pipelines.inspector.columns import Columns
-from video_model.data.sources import DataError
+from pipelines.inspector.data.columns import Columns
 from video_model.data.where import rows_where
+from video_model.errors import DataError
 
 ROWS = {
     "clip_id": [f"{i:04d}" for i in range(40)],

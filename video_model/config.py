@@ -6,15 +6,21 @@ config, so it says what ran without the file.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, Union
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
+
+from curate.base.section import Section
+from video_model.diffusion.parametrisations import PARAMETRISATIONS
+from video_model.diffusion.samplers import names_of
 
 PUBLIC_FACTOR = 8  # pixels per latent side of every public VAE in use
 
 
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+def one_of(parts: Sequence[type[Section]]) -> Any:
+    """The type of a section that one of the parts is: its `kind` chooses."""
+    return Annotated[Union[tuple(parts)], Field(discriminator="kind")] if len(parts) > 1 else parts[0]  # noqa: UP007
 
 
 # --- latents and texts
@@ -104,27 +110,6 @@ class UNet(Section):
         if self.attention_mixing == "joint" and not self.frame_index:
             raise ValueError("network: attention_mixing joint knows no order of frames by itself: set frame_index")
         return self
-
-
-class Edm(Section):
-    kind: Literal["edm"] = "edm"
-    sigma_data: float = Field(1.0, gt=0)
-
-
-class V(Section):
-    kind: Literal["v"] = "v"
-
-
-class Epsilon(Section):
-    kind: Literal["epsilon"] = "epsilon"
-
-
-class Flow(Section):
-    kind: Literal["flow"] = "flow"
-    time_scale: float = Field(1.0, gt=0)
-
-
-Denoiser = Annotated[Edm | V | Epsilon | Flow, Field(discriminator="kind")]
 
 
 class FirstFrame(Section):
@@ -243,7 +228,7 @@ class Samples(Section):
     prompts: list[str] = Field([], description="empty: captions of held-out clips")
     count: int = Field(4, ge=1, description="how many, where prompts is empty")
     every: int = Field(500, ge=0, description="steps between them; 0: only at the end of a stage")
-    sampler: Literal["euler", "heun", "dpmpp_2m", "ddim"] = "heun"
+    sampler: Literal[tuple(names_of())] = "heun"  # type: ignore[valid-type]
     steps: int = Field(20, ge=1)
     sigma_min: float = Field(0.002, gt=0)
     sigma_max: float = Field(80.0, gt=0, description="the paper's is 700, for the noisiest stages")
@@ -271,7 +256,7 @@ class TrainConfig(Section):
     text: Text = MiniLm()
     network: UNet = UNet()
     start: str | None = Field(None, description="UNet in diffusers' layout that the first stage starts from")
-    denoiser: Denoiser = Edm()
+    denoiser: one_of(PARAMETRISATIONS) = PARAMETRISATIONS[0]()  # type: ignore[valid-type]
     conditioning: Conditioning = Conditioning()
     data: Data = Data()
     stages: dict[str, Stage] = Field(min_length=1, description="by name, in the order they run in")

@@ -15,7 +15,18 @@ from typing import Any
 
 import duckdb
 
-__all__ = ["ConditionError", "connect", "explain", "first_line", "lock", "nearest", "unsteady", "verdict"]
+__all__ = [
+    "ConditionError",
+    "connect",
+    "explain",
+    "literal",
+    "lock",
+    "message_of",
+    "nearest",
+    "quoted",
+    "unsteady",
+    "verdict",
+]
 
 UNSTEADY = """SELECT DISTINCT function_name FROM duckdb_functions()
     WHERE stability IN ('VOLATILE', 'CONSISTENT_WITHIN_QUERY') OR macro_definition ILIKE '%current_timestamp%'"""
@@ -96,7 +107,7 @@ def unsteady(db: duckdb.DuckDBPyConnection, sql: str, columns: Iterable[str]) ->
 
 def explain(error: duckdb.Error, columns: Sequence[str]) -> str:
     """DuckDB's error about a condition as one line with the fix."""
-    message = first_line(error)
+    message = message_of(error)
     unknown = re.search(r'Referenced column "([^"]+)" not found', message)
     if unknown:
         return f"no column {unknown[1]}; {nearest(unknown[1], columns)}"
@@ -115,7 +126,17 @@ def nearest(name: str, columns: Sequence[str]) -> str:
     return f"did you mean {' or '.join(found)}?" if found else f"columns are {', '.join(columns)}"
 
 
-def first_line(error: Exception) -> str:
+def quoted(name: str) -> str:
+    """A column's name as an SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(text: object) -> str:
+    """A text, or a path, as an SQL literal."""
+    return "'" + str(text).replace("'", "''") + "'"
+
+
+def message_of(error: Exception) -> str:
     """The first line of a DuckDB error, without its class."""
     return re.sub(r"^[A-Za-z ]+ Error: ", "", str(error).strip().split("\n")[0])
 

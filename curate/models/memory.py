@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import weakref
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from cachetools import LRUCache
 
 from curate.models import Embedder, Image
 
@@ -20,8 +20,7 @@ class Memory:
 
     def __init__(self, compute: Callable[[Sequence[Image]], np.ndarray], size: int = 2048) -> None:
         self._compute = compute
-        self._size = size
-        self._rows: OrderedDict[bytes, np.ndarray] = OrderedDict()
+        self._rows: LRUCache[bytes, np.ndarray] = LRUCache(size)
 
     def rows(self, images: Sequence[Image]) -> np.ndarray:
         """[N, D], in the order of the pictures; only the pictures not seen lately are computed, in one call."""
@@ -32,9 +31,6 @@ class Memory:
             known.update(zip(new, self._compute(list(new.values())), strict=True))
         for key in keys:
             self._rows[key] = known[key]
-            self._rows.move_to_end(key)
-        while len(self._rows) > self._size:
-            self._rows.popitem(last=False)
         return np.stack([known[key] for key in keys])
 
 

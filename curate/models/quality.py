@@ -5,21 +5,31 @@ from __future__ import annotations
 import pickletools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
 
+from curate.base.section import Section
 from curate.models import Image, Weights
+from curate.models.adapter import Adapter
 from curate.models.packaged import packaged, require
+from curate.models.roles import QUALITY
 
 
-class Brisque:
+class BrisqueOptions(Section):
+    kind: Literal["brisque"] = "brisque"
+
+
+class Brisque(Adapter):
     """BRISQUE by the package `brisque`: 0 undistorted, 100 badly distorted, a little beyond at times; LOWER is better.
 
     The numbers are the package's own, to the bit. Its constants lie in a pickle, which is read here without unpickling.
     Raises ValueError for a picture without enough texture to have statistics (a flat one), MissingWeights.
     """
 
+    roles = (QUALITY,)
+    Options = BrisqueOptions
     name = "BRISQUE (package brisque)"
 
     @classmethod

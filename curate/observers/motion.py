@@ -21,10 +21,14 @@ from typing import Any
 import cv2
 import numpy as np
 import pyarrow as pa
+from pydantic import Field
 
-from curate.clip import TOO_SHORT, Clip, Column
+from curate.base.section import Section
+from curate.clip import TOO_SHORT, Clip, Column, Unit
+from curate.observers.observer import Observer
+from curate.video.timeline import Timeline
 
-__all__ = ["FlowMotion", "Sample", "camera", "flow"]
+__all__ = ["FlowMotion", "MotionOptions", "Sample", "camera", "flow"]
 
 FARNEBACK = "OpenCV Farneback flow at 2 fps; Blattmann et al. 2023, appendix C"
 MAP = 16  # shorter side of the reduced flow map, px
@@ -51,12 +55,20 @@ class Sample:
     residual: float
 
 
-class FlowMotion:
-    """Observer: flow between the frames that are shown at the points of a fixed grid of times, `fps` a second.
+class MotionOptions(Section):
+    fps: float = Field(2.0, gt=0, description="flow is computed between frames sampled at this rate")
+    size: int = Field(96, ge=32, description="shorter side in px that flow is computed at")
+
+
+class FlowMotion(Observer):
+    """Flow between the frames that are shown at the points of a fixed grid of times, `fps` a second.
 
     size: shorter side, px, that flow is computed at (Frame.grey). A pair with a frame of another shape is left out.
     """
 
+    name = "motion"
+    needs = ("shots",)
+    Options = MotionOptions
     columns = (
         Column(
             "motion_score",
@@ -109,6 +121,20 @@ class FlowMotion:
         ),
     )
 
+    facts = (
+        Column("motion_times", pa.list_(pa.float64()), "presentation times that the flow samples end at", "s"),
+        Column(
+            "motion_samples",
+            pa.list_(pa.float64()),
+            "mean |flow| of each pair, as motion_score, before clips are known",
+            "percent of the shorter side per second",
+        ),
+    )
+
+    @classmethod
+    def views(cls, options: MotionOptions) -> dict[str, int]:
+        return {"grey": options.size}
+
     def __init__(self, *, fps: float = 2.0, size: int = 96) -> None:
         self.gap, self.size = 1.0 / fps, size
         self.samples: list[Sample] = []
@@ -155,6 +181,11 @@ class FlowMotion:
         self.samples.append(
             Sample(last[0], frame.index, last[1], frame.time, steps, seconds, magnitude, pan, zoom, residual)
         )
+
+    def finish(self, unit: Unit, timeline: Timeline) -> None:
+        self.fill(unit.clips, timeline.end_time)
+        unit.facts["motion_times"] = [sample.end for sample in self.samples]
+        unit.facts["motion_samples"] = [sample.magnitude for sample in self.samples]
 
     def fill(self, clips: Sequence[Clip], end: float | None = None) -> None:
         """Write the columns of each clip: the mean over its time, or null and the reason.

@@ -13,11 +13,15 @@ from typing import Any
 import cv2
 import numpy as np
 import pyarrow as pa
+from pydantic import Field
 
-from curate.clip import TOO_SHORT, Clip, Column
-from curate.video.frame import Picture
+from curate.base.section import Section
+from curate.clip import TOO_SHORT, Clip, Column, Unit
+from curate.observers.observer import Observer
+from curate.video.frame import Frame, Picture
+from curate.video.timeline import Timeline
 
-__all__ = ["Stills", "encoded"]
+__all__ = ["StillOptions", "Stills", "encoded"]
 
 RAW_BYTES = 384 * 1024 * 1024  # of planes kept; beyond it pictures are kept as JPEG, a tenth of the size
 MOST = 4000  # pictures on the grid; beyond it every second is dropped and the grid is half as fine
@@ -34,8 +38,13 @@ class Kept:
         self.jpeg: bytes | None = None
 
 
-class Stills:
-    """Observer: `see(frame, jumped)`, then `fill(clips)`.
+class StillOptions(Section):
+    size: int = Field(360, ge=64, description="shorter side in px, at most")
+    quality: int = Field(90, ge=1, le=100, description="JPEG quality")
+
+
+class Stills(Observer):
+    """JPEGs of frames of each clip.
 
     size: shorter side at most, px (Frame.picture). quality: of JPEG, 1..100. per_second: of the grid. captioner_frames:
     evenly spaced pictures that go into `clip.frames`; where the grid is coarser than they are, neighbours repeat.
@@ -43,6 +52,9 @@ class Stills:
     and otherwise at most one grid step inside. None is ever outside of its clip.
     """
 
+    name = "stills"
+    needs = ("shots",)
+    Options = StillOptions
     columns = (
         Column("still_first", pa.binary(), "JPEG of the clip's first frame, or the first kept frame inside it"),
         Column("still_middle", pa.binary(), "JPEG of the kept frame nearest to the middle of the clip"),
@@ -66,10 +78,17 @@ class Stills:
         self._raw = 0
         self._exact: list[float] = []
 
-    def see(self, frame: Any, jumped: bool) -> None:
-        """jumped: this frame and the one before differ as across a hard cut."""
+    @classmethod
+    def views(cls, options: StillOptions) -> dict[str, int]:
+        return {"picture": options.size}
+
+    @classmethod
+    def made(cls, options: StillOptions, unit: Unit, frames: int) -> Stills:
+        return cls(**cls.arguments(options), captioner_frames=frames)
+
+    def see(self, frame: Frame) -> None:
         before, self._before = self._before, frame
-        if jumped and before is not None and self._may_keep_exactly(frame.time):
+        if frame.jumped and before is not None and self._may_keep_exactly(frame.time):
             self._keep(before, exact=True)
             self._keep(frame, exact=True)
         elif before is None:
@@ -79,6 +98,9 @@ class Stills:
             self._next = (np.floor(frame.time / self.gap + 1e-6) + 1) * self.gap - 1e-6
             if len(self.kept) > MOST:
                 self._thin()
+
+    def finish(self, unit: Unit, timeline: Timeline) -> None:
+        self.fill(unit.clips)
 
     def fill(self, clips: Sequence[Clip]) -> None:
         """Write the columns of each clip, and its `frames`; where none was kept inside a clip, null and the reason."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import load
@@ -56,7 +57,12 @@ class Judge:
 
 def weights_file() -> bytes:
     """The weights as they ship with Winnow, for loading and to be recorded by their hash."""
-    return files("curate.observers").joinpath("transitions.safetensors").read_bytes()
+    return located().read_bytes()
+
+
+def located() -> Path:
+    """Where they are."""
+    return Path(str(files("curate.observers").joinpath("transitions.safetensors")))
 
 
 def answer(w: dict[str, np.ndarray], seen: np.ndarray) -> np.ndarray:

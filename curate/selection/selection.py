@@ -23,13 +23,13 @@ import duckdb
 import pyarrow as pa
 
 from curate.base import sql as locked
-from curate.base.sql import ConditionError, first_line
+from curate.base.sql import ConditionError, literal, message_of, quoted
 from curate.selection.filters import Filter, SelectionError
 
 BASE_COLUMNS = ("clip_id", "start_time", "end_time")
 NUMERIC = re.compile(r"(U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|FLOAT|DOUBLE|REAL|DECIMAL.*)$")
 
-__all__ = ["BASE_COLUMNS", "NUMERIC", "FunnelStep", "ScoreTable", "Selection", "first_line", "quoted", "select"]
+__all__ = ["BASE_COLUMNS", "NUMERIC", "FunnelStep", "ScoreTable", "Selection", "select"]
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Selection:
         """A row per dropped clip, sorted by id: clip_id, reasons (list of text)."""
         parts = []
         for i in range(len(self.filters)):
-            no, null = (_text(self.reason(i, passed)) for passed in (False, None))
+            no, null = (literal(self.reason(i, passed)) for passed in (False, None))
             parts.append(f"CASE WHEN filter_{i} IS NULL THEN {null} WHEN NOT filter_{i} THEN {no} END")
         listed = f"list_filter([{', '.join(parts)}], lambda r: r IS NOT NULL)" if parts else "[]::VARCHAR[]"
         sql = f"SELECT clip_id, {listed} AS reasons FROM verdicts WHERE NOT ({self._passed()}) ORDER BY 1"
@@ -158,25 +158,27 @@ class ScoreTable:
         *,
         columns: Sequence[str] | None = None,
         settings: Mapping[str, str] | None = None,
+        db: duckdb.DuckDBPyConnection | None = None,
     ) -> None:
-        """columns: to hold, instead of those that the filters mention. settings: of DuckDB, e.g. memory_limit."""
-        self.db = locked.connect()
+        """columns: to hold, instead of those that the filters mention. settings: of DuckDB, e.g. memory_limit. db: a
+        fresh connection to hold them in, for a caller that interrupts it from another thread."""
+        self.db = db or locked.connect()
         try:
             described = self.db.execute(f"DESCRIBE SELECT * FROM {clips}").fetchall()
         except duckdb.Error as error:
-            raise SelectionError(f"clips table cannot be read: {first_line(error)}") from error
+            raise SelectionError(f"clips table cannot be read: {message_of(error)}") from error
         self.types = {row[0]: str(row[1]) for row in described}
         for chosen in filters:
             if chosen.column:
                 self.check_column(chosen)
         for name, value in (settings or {}).items():
-            self.db.execute(f"SET {name} = {_text(value)}").fetchall()
+            self.db.execute(f"SET {name} = {literal(value)}").fetchall()
         wanted = self._mentioned(filters) if columns is None else columns
         loaded = ", ".join(_load(name, self.types[name]) for name in wanted)
         try:
             self.db.execute(f"CREATE TABLE clips AS SELECT {loaded} FROM {clips} ORDER BY clip_id").fetchall()
         except duckdb.Error as error:
-            raise SelectionError(f"clips table cannot be read: {first_line(error)}") from error
+            raise SelectionError(f"clips table cannot be read: {message_of(error)}") from error
         locked.lock(self.db)
         self.clips, self.hours = self.db.execute("SELECT count(*), coalesce(sum(_hours), 0) FROM clips").fetchall()[0]
         if not self.clips:
@@ -286,15 +288,6 @@ def _load(name: str, kind: str) -> str:
     if name == "end_time":
         column += ", (end_time - start_time) / 3600 AS _hours"
     return column
-
-
-def quoted(name: str) -> str:
-    """A column's name as an SQL identifier."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _text(value: str) -> str:
-    return "'" + value.replace("'", "''") + "'"
 
 
 def _query(verdicts: pa.Table, sql: str) -> pa.Table:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from curate.clip import Clip, Column
-from curate.models import AestheticHead, Embedder, Image, ImageScorer
+from curate.models import AestheticHead, Embedder, Image, ImageScorer, roles
 from curate.models.loading import loaded
 from curate.models.memory import embed_stills
+from curate.models.roles import EMBEDDER
 from curate.stages.pictures import batches, flattened, stills
 from curate.stages.stage import Stage, attempt
 
@@ -20,6 +22,7 @@ EMBEDDING = Column(
     formula="mean of the unit image embeddings of the stills, scaled to unit length",
     range="unit length",
     source="the pack's embedder: open_clip ViT-L/14 (full), ConSE (embedded)",
+    models=("embedder",),
 )
 AESTHETIC = Column(
     "aesthetic_score",
@@ -27,6 +30,7 @@ AESTHETIC = Column(
     formula="linear head on the image embedding, mean of the stills; null where the pack has no aesthetic model",
     range="about 1..10, higher is better",
     source="LAION aesthetic predictor on ViT-L/14",
+    models=("appearance.aesthetic",),
 )
 QUALITY = Column(
     "technical_quality",
@@ -34,6 +38,7 @@ QUALITY = Column(
     formula="BRISQUE, mean of the stills: 0 undistorted, 100 badly distorted (it can leave that range a little)",
     range="about 0..100, LOWER is better",
     source="Mittal et al. 2012, package brisque",
+    models=("appearance.quality",),
 )
 NSFW = Column(
     "nsfw_score",
@@ -41,6 +46,7 @@ NSFW = Column(
     formula="probability of not safe for work, the largest of the stills",
     range="0..1",
     source="Yahoo open_nsfw",
+    models=("appearance.nsfw",),
 )
 
 
@@ -53,6 +59,8 @@ class Appearance(Stage):
     """
 
     name = "appearance"
+    needs = ("stills",)
+    models = (EMBEDDER, roles.AESTHETIC, roles.QUALITY, roles.NSFW)
     columns = (EMBEDDING, AESTHETIC, QUALITY, NSFW)
 
     def __init__(
@@ -68,6 +76,13 @@ class Appearance(Stage):
         self.nsfw: ImageScorer | None = loaded(nsfw)
         if self.aesthetic and not self.embedder:
             raise ValueError("appearance: an aesthetic head needs the embedder that it was trained on; give one")
+
+    @classmethod
+    def check(cls, config: Any) -> None:
+        if config.appearance.aesthetic and not config.embedder:
+            raise ValueError(
+                "appearance.aesthetic: needs the embedder that it was trained on: give one, or set it to null"
+            )
 
     def process(self, clips: Sequence[Clip]) -> None:
         for batch in batches(clips):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pyarrow as pa
 
 from curate.clip import Clip, Column
 from curate.models import Captioner, ClipView, Merger
 from curate.models.loading import loaded
+from curate.models.roles import FRAME_CAPTION, MERGE, VIDEO_CAPTION
 from curate.stages.pictures import batches, decode, stills
 from curate.stages.stage import Stage, attempt
 
@@ -17,18 +19,21 @@ FRAME = Column(
     pa.string(),
     formula="caption of the middle still; null where the captioner has nothing that it can stand by",
     source="CoCa (full); concept tags (embedded)",
+    models=("captions.frame",),
 )
 VIDEO = Column(
     "caption_video",
     pa.string(),
     formula="caption of the clip from evenly spaced frames, or from its measured columns; null as for caption_frame",
     source="V-BLIP (full); measured facts (embedded)",
+    models=("captions.video",),
 )
 MERGED = Column(
     "caption_merged",
     pa.string(),
     formula="one caption out of caption_frame and caption_video",
     source="a language model, as in Blattmann et al. 2023, sec. 3; model in dataset.json",
+    models=("captions.merge",),
 )
 MERGED_FROM = Column(
     "caption_merged_from",
@@ -46,6 +51,10 @@ class Captions(Stage):
     """
 
     name = "captions"
+    needs = ("stills", "motion")
+    models = (FRAME_CAPTION, VIDEO_CAPTION, MERGE)
+    error_keys = ("frames",)  # those that a video captioner wanted
+    prefiltered = True
     columns = (FRAME, VIDEO, MERGED, MERGED_FROM)
 
     def __init__(
@@ -58,10 +67,10 @@ class Captions(Stage):
         self.video: Captioner | None = loaded(video)
         self.merger: Merger | None = loaded(merger)
 
-    @property
-    def frames(self) -> int:
+    @classmethod
+    def frames(cls, config: Any) -> int:
         """How many evenly spaced frames of each clip the video captioner wants decoded; 0: the stills do."""
-        return self.video.frames if self.video else 0
+        return getattr(config.captions.video, "frames", 0)
 
     def process(self, clips: Sequence[Clip]) -> None:
         for batch in batches(clips):
@@ -87,7 +96,7 @@ class Captions(Stage):
             attempt(self._merge, list(clips), MERGED.name, (MERGED, MERGED_FROM))
 
     def _view(self, clip: Clip) -> ClipView:
-        frames = [decode(frame) for frame in clip.frames] if self.frames else []
+        frames = [decode(frame) for frame in clip.frames] if self.video and self.video.frames else []
         return ClipView(stills=stills(clip), frames=frames, facts=clip.values)
 
     def _merge(self, clips: Sequence[Clip]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -11,10 +12,11 @@ from curate.clip import Clip, Column
 from curate.models import Embedder
 from curate.models.loading import loaded
 from curate.models.memory import embed_stills
+from curate.models.roles import EMBEDDER
 from curate.stages.pictures import batches, flattened, stills
 from curate.stages.stage import Stage, attempt
 
-CAPTIONS = ("frame", "video", "merged")
+CAPTIONS = {"frame": "captions.frame", "video": "captions.video", "merged": "captions.merge"}  # column -> its model
 
 
 class Similarity(Stage):
@@ -25,6 +27,9 @@ class Similarity(Stage):
     """
 
     name = "similarity"
+    needs = ("stills", "captions")
+    models = (replace(EMBEDDER, column="similarity"),)
+    prefiltered = True
     columns = tuple(
         Column(
             f"similarity_{which}",
@@ -32,8 +37,9 @@ class Similarity(Stage):
             formula=f"cosine of the embeddings of caption_{which} and each still, mean of stills; null without it",
             range="-1..1, higher is better; comparable within one embedder only",
             source="CLIP ViT-L/14 on three frames, as in Blattmann et al. 2023 (full); ConSE (embedded)",
+            models=(captioner, EMBEDDER.key),
         )
-        for which in CAPTIONS
+        for which, captioner in CAPTIONS.items()
     )
 
     def __init__(self, embedder: Embedder | Callable[[], Embedder] | None) -> None:

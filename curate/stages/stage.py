@@ -1,52 +1,30 @@
-"""What a step of the pipeline is: observers that watch a decode go by, and stages that work on its clips.
+"""What a stage is: a callable from units to units, which works on their clips when the decode is done.
 
-An observer has `see(frame)` and `finish()`. A stage has one method to write, `process(clips)`; timing, and turning an
-exception into a recorded reason instead of a score, live here.
+A stage has one method to write, `process(clips)`; timing, and turning an exception into a recorded reason instead of a
+score, live here.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from typing import ClassVar, Protocol
-
-import numpy as np
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from curate.clip import Clip, Column, Unit
+from curate.part import PipelinePart
 
 
-class Frame(Protocol):
-    """A decoded frame as an observer sees it. Views are computed at most once, straight from the decoder's planes."""
-
-    index: int  # in the file, presentation order
-    time: float  # presentation seconds
-    key: bool  # a keyframe of the source
-
-    @property
-    def thumb(self) -> np.ndarray:
-        """[27, 48, 3] uint8 RGB, the picture squashed to that size."""
-
-    @property
-    def grey(self) -> np.ndarray:
-        """[h, w] uint8 luma, shorter side `motion.size` px."""
-
-    def picture(self) -> np.ndarray:
-        """[h, w, 3] uint8 RGB as displayed (rotation applied), shorter side at most `stills.size` px."""
-
-
-class Observer(Protocol):
-    def see(self, frame: Frame) -> None: ...
-
-
-class Stage:
+class Stage(PipelinePart):
     """A callable from units to units that fills some columns of their clips.
 
-    Subclasses set `name` and `columns` and write `process`. An exception in `process` is retried clip by clip, so that
+    Subclasses declare `name`, `needs` and `columns`, and write `process`. An exception in `process` is retried clip by clip, so that
     one bad clip costs only itself; a clip that fails keeps null scores and `errors[name]` says why.
     """
 
-    name: ClassVar[str]
-    columns: ClassVar[tuple[Column, ...]]
+    @classmethod
+    def made(cls, section: Any, models: Mapping[str, Any]) -> Stage:
+        """The stage of one worker. section: its own, of the config. models: loaded, by the parameter of their role."""
+        return cls(**cls.arguments(section), **models)
 
     def process(self, clips: Sequence[Clip]) -> None:
         """Write this stage's columns into `clip.values`; batches are formed here, over the clips of one unit."""

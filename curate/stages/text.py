@@ -10,6 +10,7 @@ import pyarrow as pa
 from curate.clip import Clip, Column
 from curate.models import TextDetector
 from curate.models.loading import loaded
+from curate.models.roles import TEXT
 from curate.stages.pictures import batches, flattened, stills
 from curate.stages.stage import Stage, attempt
 
@@ -21,6 +22,8 @@ class Text(Stage):
     """
 
     name = "text"
+    needs = ("stills",)
+    models = (TEXT,)
     columns = (
         Column(
             "text_area",

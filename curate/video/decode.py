@@ -45,7 +45,7 @@ def aspect_of(stream: Any) -> float:
 
 
 def probe(path: str, *, max_pixels: int = MAX_PIXELS) -> dict[str, Any]:
-    """Facts of a file, without reading it through: see `curate.watching.watch.VIDEO_COLUMNS`. Raises VideoError.
+    """Facts of a file, without reading it through: see `curate.watching.facts`. Raises VideoError.
 
     The first packets are decoded, only to learn the rotation and that a picture comes at all.
     """

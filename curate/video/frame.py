@@ -116,15 +116,16 @@ class Picture:
 
 
 class Frame:
-    """One decoded frame (curate.stages.stage.Frame). Views are computed when first asked for.
+    """One decoded frame. Views are computed at most once, when first asked for, straight from the decoder's planes.
 
     index: in the file, presentation order. time: presentation seconds. shown: how long, s, as far as the file says, else 0.
-    key: a keyframe. width, height: as displayed, with orientation and sample aspect ratio applied. colour: how its
+    key: a keyframe. jumped: it differs from the frame before as across a hard cut, or the recording was interrupted
+    between the two: a clip may begin here. width, height: as displayed, with orientation and sample aspect ratio applied. colour: how its
     samples are read. orientation: from stored to displayed. Of an interlaced frame all views show one field.
     """
 
     __slots__ = ("_av", "_bits", "_grey", "_grey_size", "_picture_size", "_planes", "_thumb",
-                 "colour", "height", "index", "key", "orientation", "shown", "time", "width")  # fmt: skip
+                 "colour", "height", "index", "jumped", "key", "orientation", "shown", "time", "width")  # fmt: skip
 
     def __init__(
         self,
@@ -138,7 +139,7 @@ class Frame:
         picture: int = 360,
     ) -> None:
         self._av, self.shown = source, shown
-        self.index, self.time, self.key = index, time, bool(source.key_frame)
+        self.index, self.time, self.key, self.jumped = index, time, bool(source.key_frame), False
         self._grey_size, self._picture_size = grey, picture
         self._planes = self._thumb = self._grey = None
         self.orientation, self.colour = orientation.of(source), colours.of(source)

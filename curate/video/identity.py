@@ -17,7 +17,7 @@ READING = 10_000_000  # bytes a second that a slow disk gives to one of several 
 
 
 def stamp(path: str) -> dict[str, int | None]:
-    """`bytes` and `modified` (ns since 1970) of a file, as in `VIDEO_COLUMNS`; None both where it cannot be looked at."""
+    """`bytes` and `modified` (ns since 1970) of a file, as in the videos table; None both where it cannot be looked at."""
     try:
         found = os.stat(path)
     except (OSError, ValueError):

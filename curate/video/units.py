@@ -24,7 +24,7 @@ LARGE = 256_000_000  # bytes of a file whose packets are looked at although its 
 
 
 @dataclass(frozen=True)
-class Bound:
+class UnitBound:
     """Where a unit ends and the next begins: presentation seconds, frames of the file shown before, and the keyframe.
     counted: the file's clock is not sound (see `curate.video.reading`)."""
 
@@ -56,7 +56,7 @@ def plan(video: Video, *, unit_seconds: float = 300.0, max_pixels: int = MAX_PIX
     return units
 
 
-def boundaries(path: str, facts: dict[str, Any], unit_seconds: float, max_pixels: int) -> list[Bound]:
+def boundaries(path: str, facts: dict[str, Any], unit_seconds: float, max_pixels: int) -> list[UnitBound]:
     """The keyframes that split the file into about equal units, in order; [] for a file of one.
 
     One pass over the packets' timestamps, without decoding. It is exact in every container, also where the index has no
@@ -76,7 +76,7 @@ def boundaries(path: str, facts: dict[str, Any], unit_seconds: float, max_pixels
         return split(packets, float(stream.time_base), float(average(stream)), unit_seconds)
 
 
-def split(packets: Sequence[tuple], base: float, rate: float, unit_seconds: float) -> list[Bound]:
+def split(packets: Sequence[tuple], base: float, rate: float, unit_seconds: float) -> list[UnitBound]:
     """packets: (pts, dts, keyframe, hidden) of each packet in the order of the file. base: seconds of a tick."""
     shown = [pts for pts, _, _, hidden in packets if not hidden]
     decoding = [dts for _, dts, _, _ in packets if dts is not None]
@@ -99,7 +99,7 @@ def split(packets: Sequence[tuple], base: float, rate: float, unit_seconds: floa
         if best and best[1] - lost > (found[-1].frame if found else 0):
             packet, frame, pts = best
             time = pts * base if sound else (shown[0] or 0) * base + float(line[frame])
-            found.append(Bound(time, frame - lost, Mark(packet, pts), counted=not sound))
+            found.append(UnitBound(time, frame - lost, Mark(packet, pts), counted=not sound))
     return found
 
 

@@ -6,26 +6,35 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
+from curate.base.child import CHANGED
 from curate.clip import Unit, Video, path_to_text
-from curate.watching.isolation import CHANGED
+from pipelines.annotation.agreement import open_dataset, refuse_foreign
 from pipelines.annotation.changes import Changes, look
-from pipelines.annotation.executor import Place, run
+from pipelines.annotation.executor import run
+from pipelines.annotation.models import check_weights
 from pipelines.annotation.planning import Planner, plan_videos
-from pipelines.annotation.stages import RECALL, STAGES, TABLES, check_weights, identity, with_needs
-from pipelines.annotation.state import State
-from pipelines.config import Config, ConfigError, recorded
-from pipelines.dataset.claims import LOCK, claimed
-from pipelines.dataset.dataset import FORMAT, Dataset, DatasetError, Writer, forget, read_about, sweep, write_json
+from pipelines.annotation.pools import Place
+from pipelines.annotation.recorded import RecordedUnits
+from pipelines.annotation.stages import tables_of, with_needs
+from pipelines.config import Config
+from pipelines.dataset.claims import claimed
+from pipelines.dataset.dataset import (
+    Dataset,
+    DatasetError,
+    Writer,
+    forget,
+    read_shards,
+    sweep,
+)
 from pipelines.sources.folders import PassedOver
-from pipelines.sources.sources import HELD, FoundVideos, find_videos
+from pipelines.sources.sources import FoundVideos, find_videos
 
 
-class Watcher(Protocol):
+class JobWatcher(Protocol):
     """What shows a person how far the job is."""
 
     def planning(self, done: int, total: int) -> None: ...
@@ -87,7 +96,7 @@ def annotate(
     config: Config,
     *,
     place: Place,
-    watcher: Watcher,
+    watcher: JobWatcher,
     stages: Sequence[str] | None = None,
     retry_failed: bool = False,
 ) -> Summary:
@@ -97,22 +106,25 @@ def annotate(
     """
     began = time.perf_counter()
     root = Path(out)
-    chosen = with_needs(STAGES if stages is None else stages, config)
+    chosen = with_needs(list(config.parts.stages) if stages is None else stages, config)
     models = check_weights(config, chosen)
-    _refuse_foreign(root)
-    found = find_videos(sources, root) if sources else FoundVideos(State(Dataset(root), chosen, retry_failed).videos())
+    refuse_foreign(root)
+    if sources:
+        found = find_videos(sources, root)
+    else:
+        found = FoundVideos(RecordedUnits(Dataset(root), chosen, retry_failed, config.parts).videos())
     summary = Summary(passed_over=found.passed_over)
     with claimed(root, "dataset", DatasetError):
         open_dataset(root, config, chosen, models)
         writer = Writer(
             root,
-            TABLES,
+            tables_of(config.parts).with_stored(root, [shard.name for shard in read_shards(root)]),
             models=models,
             shard_clips=config.execution.shard_clips,
             shard_seconds=config.execution.shard_seconds,
         )
         try:
-            _work(found, root, config, chosen, place, watcher, retry_failed, writer, summary)
+            _Annotation(root, config, chosen, writer, watcher, summary).run(found, place, retry_failed)
         finally:
             writer.flush()
         sweep(root)
@@ -120,135 +132,89 @@ def annotate(
     return summary
 
 
-def _work(
-    found: FoundVideos,
-    root: Path,
-    config: Config,
-    stages: tuple[str, ...],
-    place: Place,
-    watcher: Watcher,
-    retry_failed: bool,
-    writer: Writer,
-    summary: Summary,
-) -> None:
-    videos = found.videos
-    for last in (False, True):  # again for the videos that were written to while they were worked on
-        state = State(Dataset(root), stages, retry_failed)
-        if not last and (gone := state.repaired(found.accepts)):
-            forget(root, gone)
-            state = State(Dataset(root), stages, retry_failed)
-        with Planner(config) as planner:
-            changes = look(videos, state, planner, watcher.planning)
-            if changes.adopt(videos, state, writer):
-                state = State(Dataset(root), stages, retry_failed)
-            state.changed = changes.changed
-            if not last:
-                summary.changed, summary.moved = len(changes.changed), len(changes.moved)
+class _Annotation:
+    """One run of `annotate`: plans what is to be done, has it done, and writes what comes of it."""
+
+    def __init__(
+        self, root: Path, config: Config, stages: tuple[str, ...], writer: Writer, watcher: JobWatcher, summary: Summary
+    ) -> None:
+        self.root, self.config, self.stages = root, config, stages
+        self.writer, self.watcher, self.summary = writer, watcher, summary
+
+    def run(self, found: FoundVideos, place: Place, retry_failed: bool) -> None:
+        known = self._known(found, retry_failed)
+        units = self._planned(found.videos, found.refused, known)
+        self._count_known(found, units, known, retry_failed)
+        moving = self._work(units, known, place, again=True)
+        if videos := [video for video in found.videos if video.path in moving]:
+            self.writer.flush()
+            known = RecordedUnits(Dataset(self.root), self.stages, retry_failed, self.config.parts)
+            self._work(self._planned(videos, [], known), known, place, again=False)
+
+    def _known(self, found: FoundVideos, retry_failed: bool) -> RecordedUnits:
+        """What the dataset records; without rows of failures whose reason is gone."""
+        known = RecordedUnits(Dataset(self.root), self.stages, retry_failed, self.config.parts)
+        if gone := known.repaired(found.accepts):
+            forget(self.root, gone)
+            known = RecordedUnits(Dataset(self.root), self.stages, retry_failed, self.config.parts)
+        return known
+
+    def _planned(self, videos: Sequence[Video], refused: Sequence[Unit], known: RecordedUnits) -> list[Unit]:
+        """The units to be worked on. Those that are at their end already (failed, lost, duplicates) are written."""
+        with Planner(self.config) as planner:
+            changes = look(videos, known, planner, self.watcher.planning)
+            if changes.adopt(videos, known, self.writer):
+                known.read(Dataset(self.root))
+            known.changed, known.moved = changes.changed, set(changes.moved)
             units = []
-            refused = [] if last else found.refused
-            for unit in chain(refused, _to_do(videos, planner, changes, state, watcher)):
+            for unit in chain(refused, self._wanted(videos, planner, changes, known)):
                 if unit.status == "ok":
                     units.append(unit)
-                elif not state.recorded(unit):
-                    writer.add(unit, stages=stages, **state.succession(unit))
-                    summary.count(unit)
-        units = [replace(unit, todo=list(stages)) if unit.todo is None else unit for unit in units]
-        units.sort(key=state.lost)  # stable: what was lost before comes last
-        if not last:
-            inputs = [*videos, *(unit.video for unit in found.refused)]
-            wanted = {path_to_text(video.path) for video in inputs}
-            summary.already = len(inputs) - len({unit.video.path for unit in units}) - summary.videos
-            summary.earlier = [] if retry_failed else state.failures(wanted - changes.changed)
-            summary.failed_before = len({path for path, _ in summary.earlier})
-        watcher.start(len(units), sum(unit.footage for unit in units), summary.already)
+                elif not known.recorded(unit):
+                    self.writer.add(unit, stages=self.stages, **known.succession(unit))
+                    self.summary.count(unit)
+        units = [replace(unit, todo=list(self.stages)) if unit.todo is None else unit for unit in units]
+        return sorted(units, key=known.lost)  # stable: what was lost before comes last
+
+    def _wanted(
+        self, videos: Sequence[Video], planner: Planner, changes: Changes, known: RecordedUnits
+    ) -> Iterator[Unit]:
+        """Units of videos that are new, or that lack a stage, or of which a list says something new."""
+        fresh = [video for video in videos if not known.planned(video)]
+        for unit in plan_videos(fresh, planner, changes.seen, known, self.watcher.planning):
+            if not known.recorded(unit):
+                yield unit
+        wanted = {path_to_text(video.path) for video in videos}
+        listed = {path_to_text(v.path): v for v in videos if v.captions or v.columns or v.spans}
+        yield from (unit for unit in known.incomplete(listed) if path_to_text(unit.video.path) in wanted)
+
+    def _count_known(self, found: FoundVideos, units: Sequence[Unit], known: RecordedUnits, retry_failed: bool) -> None:
+        """How many inputs the dataset has already, and which of them failed."""
+        summary = self.summary
+        inputs = [*found.videos, *(unit.video for unit in found.refused)]
+        wanted = {path_to_text(video.path) for video in inputs}
+        summary.already = len(inputs) - len({unit.video.path for unit in units}) - summary.videos
+        summary.changed, summary.moved = len(known.changed), len(known.moved)
+        summary.earlier = [] if retry_failed else known.failures(wanted - known.changed)
+        summary.failed_before = len({path for path, _ in summary.earlier})
+
+    def _work(self, units: Sequence[Unit], known: RecordedUnits, place: Place, again: bool) -> set[str]:
+        """Run the stages and write the rows. Returns paths that were written to meanwhile; again: these are left for
+        another try, else recorded as lost."""
+        self.watcher.start(len(units), sum(unit.footage for unit in units), self.summary.already)
         moving: set[str] = set()
-        for unit in run(units, config, stages, place, before=state.done):
-            if unit.lost[-1:] == [CHANGED] and not last:
+        for unit in run(units, self.config, self.stages, place, before=known.done):
+            if again and unit.lost[-1:] == [CHANGED]:
                 moving.add(unit.video.path)
                 continue
-            again_only = unit.facts.pop(RECALL, None) is not None
-            if unit.status == "ok" or not (again_only or state.holds(unit)):  # a failure never replaces good rows
-                done = (*state.stages_of(unit), *stages)
-                writer.add(unit, stages=with_needs(done), **state.succession(unit))
-            summary.count(unit)
-            watcher.unit(unit)
-        videos = [video for video in videos if video.path in moving]
-        if not videos:
-            return
-        writer.flush()
+            if unit.status == "ok" or not (unit.stored or known.holds(unit)):  # a failure never replaces good rows
+                self.writer.add(unit, stages=self._done(unit, known), **known.succession(unit))
+            self.summary.count(unit)
+            self.watcher.unit(unit)
+        return moving
 
-
-def _to_do(
-    videos: Sequence[Video], planner: Planner, changes: Changes, state: State, watcher: Watcher
-) -> Iterator[Unit]:
-    """Units to be worked on ("ok"), and those that are at their end already: failed, lost, duplicates."""
-    wanted = {path_to_text(video.path) for video in videos}
-    fresh = [video for video in videos if not state.planned(video)]
-    for unit in plan_videos(fresh, planner, changes.seen, state, watcher.planning):
-        if not state.recorded(unit):
-            yield unit
-    listed = {path_to_text(v.path): v for v in videos if v.captions or v.columns or v.spans}
-    yield from (unit for unit in state.incomplete(listed) if path_to_text(unit.video.path) in wanted)
-
-
-def open_dataset(root: Path, config: Config, stages: Sequence[str], models: dict[str, Any]) -> None:
-    """Write or extend `dataset.json`. DatasetError if rows of these stages were made under another config or models."""
-    made: dict[str, Any] = {"stages": {}, "models": {}}
-    if (root / "dataset.json").exists():
-        made = read_about(root)
-    for stage in stages:
-        if stage in made["stages"]:
-            _same(root, _as_known(made, stage, config), identity(config, stage), "")
-    for column, model in models.items():
-        if column in made["models"]:
-            _same(root, made["models"][column], model, f"the model of {column}: ")
-    resolved = config.model_dump(mode="json")
-    for parts in made["stages"].values():  # rows of stages that are not run now keep the config they were made with
-        for name, part in parts.items():
-            (resolved["decode"] if name == "unit_seconds" else resolved)[name] = part
-    about = {
-        "format": FORMAT,
-        "winnow": version("winnow"),
-        "config": resolved,
-        "stages": made["stages"] | {stage: identity(config, stage) for stage in stages},
-        "models": made["models"] | models,
-    }
-    if about != made:
-        write_json(root / "dataset.json", about)
-
-
-def _as_known(made: dict[str, Any], stage: str, config: Config) -> dict[str, Any]:
-    """What a stage was made with, in the keys of today: an older Winnow had some that are gone, and lacked others."""
-    parts = made["stages"][stage]
-    tree = config.model_dump(mode="json")
-    for name, part in parts.items():
-        (tree["decode"] if name == "unit_seconds" else tree)[name] = part
-    try:
-        return identity(recorded(tree, "dataset.json"), stage)
-    except ConfigError:
-        return parts
-
-
-def _refuse_foreign(root: Path) -> None:
-    """A folder that holds something else is left as it is."""
-    if (
-        root.is_dir()
-        and not (root / "dataset.json").exists()
-        and any(path.name not in (LOCK, HELD) for path in root.iterdir())
-    ):
-        raise DatasetError(f"{root}: holds other files and no dataset: choose an empty or a new folder for --out")
-
-
-def _same(root: Path, made: Any, now: Any, key: str) -> None:
-    if isinstance(made, dict) and isinstance(now, dict):
-        for name in made.keys() | now.keys():
-            _same(
-                root,
-                made.get(name),
-                now.get(name),
-                f"{key}.{name}" if key and not key.endswith(": ") else f"{key}{name}",
-            )
-    elif made != now:
-        raise DatasetError(
-            f"{root}: was made with {key} = {made}, this job says {now}: choose another --out, or set it as it was"
-        )
+    def _done(self, unit: Unit, known: RecordedUnits) -> list[str]:
+        """All stages whose columns the rows of a unit have now, those of plugins that are not loaded today among them."""
+        done = dict.fromkeys([*known.stages_of(unit), *self.stages])
+        parts = self.config.parts
+        return [*parts.with_needs(name for name in done if name in parts.stages), *(done.keys() - parts.stages.keys())]

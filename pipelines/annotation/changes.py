@@ -15,8 +15,7 @@ from typing import Any
 from curate.clip import Unit, Video, path_to_text, text_to_path
 from pipelines.annotation.contents import Identity, identities
 from pipelines.annotation.planning import Planner
-from pipelines.annotation.stages import TABLES
-from pipelines.annotation.state import State, duplicate
+from pipelines.annotation.recorded import RecordedUnits, duplicate
 from pipelines.dataset.dataset import Writer, read_unit
 
 __all__ = ["Changes", "look"]
@@ -32,7 +31,7 @@ class Changes:
     moved: dict[str, str] = field(default_factory=dict)
     touched: set[str] = field(default_factory=set)
 
-    def adopt(self, videos: Sequence[Video], state: State, writer: Writer) -> bool:
+    def adopt(self, videos: Sequence[Video], state: RecordedUnits, writer: Writer) -> bool:
         """Write the rows of what has moved or was touched anew; True where there were any. Nothing is decoded."""
         named = {path_to_text(video.path): video for video in videos}
         for content, path in self.moved.items():
@@ -57,7 +56,7 @@ class Changes:
         row: dict[str, Any],
         path: str,
         video: Video | None,
-        state: State,
+        state: RecordedUnits,
         writer: Writer,
         drop: Sequence[str] = (),
         owner: str | None = None,
@@ -65,7 +64,7 @@ class Changes:
         """One unit, with the path and the stamp that its file has now, and the captions and columns of a new list."""
         reference = Unit(Video(text_to_path(row["video_path"]), row["video_id"]), index=row["unit"])
         shard = state.dataset.newest[reference.id]
-        unit = read_unit(state.dataset.root, shard.name, reference, TABLES)
+        unit = read_unit(state.dataset.root, shard.name, reference, writer.tables)
         unit.video.path = text_to_path(path)
         if video is not None and (video.captions or video.columns):
             unit.video.captions, unit.video.columns = video.captions, video.columns
@@ -75,7 +74,9 @@ class Changes:
         writer.add(unit, stages=shard.stages, **state.succession(unit, keep=self.moved.keys(), drop=drop))
 
 
-def look(videos: Sequence[Video], state: State, planner: Planner, progress: Callable[[int, int], None]) -> Changes:
+def look(
+    videos: Sequence[Video], state: RecordedUnits, planner: Planner, progress: Callable[[int, int], None]
+) -> Changes:
     """Compare the videos of a job with what is recorded; contents are read only where size or time of writing differ, whole where samples of them agree."""
     seen: dict[str, Identity] = {}
     asked = {path for video in videos if state.doubtful(path := path_to_text(video.path))}
@@ -100,7 +101,7 @@ def look(videos: Sequence[Video], state: State, planner: Planner, progress: Call
     return found
 
 
-def _also(seen: dict[str, Identity], state: State) -> set[str]:
+def _also(seen: dict[str, Identity], state: RecordedUnits) -> set[str]:
     """Files beside those of the job that decide whether rows move: recorded places of contents, and copies of what changed."""
     more = set()
     for path, identity in seen.items():
@@ -118,7 +119,7 @@ def _also(seen: dict[str, Identity], state: State) -> set[str]:
     return more
 
 
-def _vacant(content: str, path: str, seen: dict[str, Identity], state: State) -> bool:
+def _vacant(content: str, path: str, seen: dict[str, Identity], state: RecordedUnits) -> bool:
     """The content is recorded, and not to be found any more at the place where it was."""
     rows = state.contents.get(content, ())
     if not rows or any(row["status"] == "lost" for row in rows):
@@ -131,5 +132,5 @@ def _vacant(content: str, path: str, seen: dict[str, Identity], state: State) ->
     return not os.path.exists(text_to_path(place))
 
 
-def _duplicates(state: State, path: str) -> list[str]:
+def _duplicates(state: RecordedUnits, path: str) -> list[str]:
     return [f"{row['video_id']}-{row['unit']:04d}" for row in state.paths[path] if row["status"] == "duplicate"]

@@ -15,7 +15,7 @@ from curate.video.identity import SAMPLED, distinct
 
 if TYPE_CHECKING:
     from pipelines.annotation.planning import Planner
-    from pipelines.annotation.state import State
+    from pipelines.annotation.recorded import RecordedUnits
 
 __all__ = ["Identity", "identities", "stamps", "tell_apart"]
 
@@ -24,7 +24,7 @@ ALIKE = 16  # hex digits that ids of one fingerprint begin with
 
 
 def identities(
-    paths: Sequence[str], state: State, planner: Planner, progress: Callable[[int, int], None]
+    paths: Sequence[str], state: RecordedUnits, planner: Planner, progress: Callable[[int, int], None]
 ) -> dict[str, Identity]:
     """Path, as in tables, -> identity, with `video_id` as it is recorded where the content is recorded.
 

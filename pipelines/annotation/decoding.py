@@ -5,24 +5,24 @@ Each unit is compared with its file before and after: what was written to meanwh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from curate.base.child import CHANGED, Lost
 from curate.clip import Unit
 from curate.video.identity import READING, stamp
-from curate.watching.isolation import CHANGED, Isolated, Lost, settle
+from curate.watching.isolation import Isolated, settle
 from curate.watching.rereading import captioner_frames
 from curate.watching.watch import watch
 from pipelines.config import Config
 
 BYTES_A_SECOND = 1_250_000  # of footage at a rate that is rarely exceeded
-PASS = ("shots", "motion", "stills")  # the stages that one decode serves
 
 
-def captioner_wants(config: Config) -> int:
-    """How many decoded frames of each clip the video captioner wants."""
-    return getattr(config.captions.video, "frames", 0)
+def frames_wanted(config: Config, stages: Iterable[str]) -> int:
+    """How many decoded frames of each clip these stages want: the most that one of them does."""
+    return max((config.parts.stages[name].frames(config) for name in stages), default=0)
 
 
 MOVED_ON = Lost(
@@ -53,7 +53,7 @@ class Pass:
 
     def __call__(self, units: Sequence[Unit]) -> list[Unit]:
         for unit in units:
-            observers = [name for name in PASS if unit.wants(name)]
+            observers = [name for name in self.config.parts.observers if unit.wants(name)]
             if not observers:
                 continue
             bare = [replace(clip, values={}, errors={}, frames=[]) for clip in unit.clips]
@@ -85,15 +85,15 @@ class Pass:
         return settle(unit, MOVED_ON) if moved_on(unit, before) or stamp(unit.video.path) != before else unit
 
     def options(self, unit: Unit) -> dict[str, Any]:
-        config = self.config
-        shots = config.shots.model_dump()
-        stills = config.stills.model_dump()
-        stills["captioner_frames"] = captioner_wants(config) if unit.wants("captions") else 0
+        """Arguments of `watch`: the observers that this unit wants, and whatever else these need."""
+        config, parts = self.config, self.config.parts
+        wanted = parts.with_needs(name for name in parts.observers if unit.wants(name))
+        sections = {name: getattr(config, name, None) for name in parts.observers if name in wanted}
         return {
-            "shots": shots,
-            "motion": config.motion.model_dump() if unit.wants("motion") else None,
-            "stills": stills if unit.wants("stills") else None,
+            "observers": {name: section.model_dump() if section else {} for name, section in sections.items()},
+            "frames_per_clip": frames_wanted(config, (name for name in parts.stages if unit.wants(name))),
             "decode": {"threads": config.decode.threads, "max_pixels": config.decode.max_pixels},
+            "plugins": config.plugins,
         }
 
 
@@ -111,16 +111,18 @@ def _keep_stored(stored: Unit, seen: Unit, observers: Sequence[str]) -> None:
 
 
 class Frames:
-    """Reads the frames that a video captioner wants, for units whose pass was done in an earlier run."""
+    """Reads the frames that a video captioner wants, for units whose decode was done in an earlier run."""
 
     def __init__(self, config: Config) -> None:
         self.config, self.isolated = config, _child(config)
 
     def __call__(self, units: Sequence[Unit]) -> list[Unit]:
-        options = {"count": captioner_wants(self.config), "size": self.config.stills.size}
+        stages = self.config.parts.stages
         for unit in units:
-            if not unit.wants("captions") or any(clip.frames for clip in unit.clips):
+            count = frames_wanted(self.config, (name for name in stages if unit.wants(name)))
+            if not count or any(clip.frames for clip in unit.clips):
                 continue
+            options = {"count": count, "size": self.config.stills.size}
             if moved_on(unit, stamp(unit.video.path)):
                 settle(unit, MOVED_ON)
             elif self.isolated:

@@ -13,21 +13,23 @@ import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import psutil
 import pyarrow as pa
 
+from curate.base.child import CHANGED, KILLED, LATE, MEMORY, NO_ROOM, TIME, WORKER, Lost, NotStarted
+from curate.base.extras import missing
 from curate.clip import Unit
 from curate.models import MissingWeights
-from curate.watching.isolation import CHANGED, KILLED, LATE, MEMORY, NO_ROOM, TIME, WORKER, Lost, NotStarted, settle
-from pipelines.annotation.models import Shelf
-from pipelines.annotation.stages import Step, build, pools_of, roles
+from curate.watching.isolation import settle
+from pipelines.annotation.models import Shelf, uses
+from pipelines.annotation.pools import PROCESS, Place, allot, pools_of
+from pipelines.annotation.stages import Step, build
 from pipelines.cluster import ExecutorError, RaySession, worker_environment
 from pipelines.config import Config, resolve
 
-WORKER_MEMORY = 2.5e9  # bytes of one worker with the embedded pack and a decode, to choose how many fit
 POOLS = 3  # pools of workers that are started one after another, where they die as a whole
 RESTARTS = 4  # of one worker
 ALONE = 2  # tries of a lost unit with nothing beside it
@@ -40,15 +42,6 @@ ADVICE = {  # what to do where units are lost alike, by kind; a crash says nothi
 }
 LOG = logging.getLogger("winnow")
 BLOCKS = 4096  # Ray blocks at most: a unit each, until there are more units than that
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where to run. executor: "ray" or "inline". workers: processes, None: as many as fit. address: Ray cluster or None."""
-
-    executor: str = "inline"
-    workers: int | None = None
-    address: str | None = None
 
 
 def run(
@@ -140,7 +133,7 @@ class _Rounds:
 
     def _lost_with_worker(self, unit: Unit, sure: bool) -> Unit:
         """sure: it was in the hands of a worker that died, and did not wait for one."""
-        short = not self.place.address and psutil.virtual_memory().available < WORKER_MEMORY
+        short = not self.place.address and psutil.virtual_memory().available < PROCESS
         times = sum(kind == WORKER for kind in unit.lost) + 1
         reason = (
             "the worker process died while working on it"
@@ -188,6 +181,8 @@ def load_steps(config: Config, stages: Sequence[str]) -> list[Step]:
         return build(config, stages)
     except MissingWeights as error:
         raise ExecutorError(str(error)) from error
+    except ModuleNotFoundError as error:
+        raise ExecutorError(missing(error) or str(error)) from error
     except Exception as error:
         raise ExecutorError(
             f"{_culprit(config, stages)} cannot be loaded: {_reason(error)}: its weights may be damaged: "
@@ -198,11 +193,11 @@ def load_steps(config: Config, stages: Sequence[str]) -> list[Step]:
 def _culprit(config: Config, stages: Sequence[str]) -> str:
     """Which model it is, found by loading them one by one."""
     shelf = Shelf(config)
-    for column, section in roles(config, stages):
+    for use in uses(config, stages):
         try:
-            shelf.get(section)
+            shelf.get(use.section)
         except Exception:
-            return f"{column}: model {getattr(section, 'kind', None) or section.detector}"
+            return f"{use.column}: model {use.kind}"
     return f"a model of the stages {', '.join(stages)}"
 
 
@@ -234,7 +229,7 @@ def work(units: list[Unit], steps: Sequence[Step]) -> list[Unit]:
     return units
 
 
-class Worker:
+class StageWorker:
     """One actor of a pool: builds its stages once, then maps batches of packed units.
 
     Where a model cannot be loaded it says so in the column `refused`, for the driver to stop the job: Ray would take an
@@ -270,13 +265,13 @@ def _over_ray(units: list[Unit], config: Config, stages: Sequence[str], place: P
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.max_errored_blocks = -1  # a lost block is noticed by `run`, which tries its units again
-    cpus = ray.cluster_resources().get("CPU", 1.0)
+    pools = pools_of(config, stages)
+    there = ray.cluster_resources()
+    allotted = allot(pools, config, place, len(units), there.get("CPU", 1.0), there.get("GPU", 0.0))
     size = -(-len(units) // BLOCKS)
     blocks = [_table(units[i : i + size]) for i in range(0, len(units), size)]
     data = ray.data.from_arrow(blocks)
-    for pool in pools_of(config, stages):
-        workers = min(place.workers or _fitting(cpus, place), len(units))
-        share = 0.9 * cpus / workers if pool.gpus == 0 else 0.1
+    for pool, share in zip(pools, allotted, strict=True):
         make = {
             "max_restarts": RESTARTS,
             "max_task_retries": 0,
@@ -284,14 +279,16 @@ def _over_ray(units: list[Unit], config: Config, stages: Sequence[str], place: P
         }
         data = _map(
             data,
-            Worker,
+            StageWorker,
             fn_constructor_args=(config.model_dump_json(), pool.stages),
             batch_size=1,
             batch_format="pyarrow",
             zero_copy_batch=True,
-            compute=ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),  # a crash costs the unit in hand
-            num_cpus=min(1.0, share),
-            num_gpus=pool.gpus or None,
+            compute=ActorPoolStrategy(
+                size=share.workers, max_tasks_in_flight_per_actor=1
+            ),  # a crash costs the unit in hand
+            num_cpus=share.cpus,
+            num_gpus=share.gpus or None,
             **make,
         )
     try:
@@ -309,13 +306,6 @@ def _map(data: Any, *arguments: Any, **options: Any) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return data.map_batches(*arguments, **options)
-
-
-def _fitting(cpus: float, place: Place) -> int:
-    """One worker a core; on this machine, no more than memory holds."""
-    if place.address:
-        return max(1, int(cpus))
-    return max(1, min(int(cpus), int(psutil.virtual_memory().available / WORKER_MEMORY)))
 
 
 def limit_threads(threads: int) -> None:

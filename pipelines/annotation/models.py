@@ -1,91 +1,91 @@
-"""Which adapter a model section of the config means, and the shelf from which the stages of one worker take them."""
+"""Which models a config puts where, and the shelf from which the stages of one worker take them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from pipelines import config as c
+from curate.models import MissingWeights, Weights
+from curate.models.adapter import Adapter
+from pipelines.config import Config
 
 
-def adapter(section: Any, config: c.Config) -> tuple[type, dict[str, Any]]:
-    """(class, keyword arguments) of the model that a section names. Nothing is loaded, only its module imported."""
-    plain = section.model_dump(exclude={"kind"}, exclude_none=True)
-    threads = {"threads": config.execution.threads}
-    match section:
-        case c.Shots():
-            from curate.models.transnet import TransNet
+@dataclass(frozen=True)
+class Use:
+    """A model, or other learned weights, that a stage works with. column: what it is recorded under.
 
-            return TransNet, {}
-        case c.EasyOcr():
-            from curate.models.textboxes import Craft
+    section: of the config, where an adapter is chosen; None for what a stage brings itself. gpu: it runs on one where it
+    gets one. memory: bytes that it works in, beside its weights.
+    """
 
-            return Craft, plain
-        case c.RapidOcr():
-            from curate.models.textboxes import RapidOcr
+    column: str
+    kind: str
+    weights: tuple[Weights, ...]
+    section: Any = None
+    gpu: bool = False
+    memory: float = 0.0
 
-            return RapidOcr, plain | threads
-        case c.Conse():
-            from curate.models.embedded.conse import ConSE
+    @property
+    def bytes(self) -> float:
+        """Memory of one process that has loaded it, by the size of the files."""
+        found = [item.path for item in self.weights if item.path is not None]
+        files = [file for path in found for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file()]
+        return self.memory + sum(file.stat().st_size for file in files)
 
-            return ConSE, {}
-        case c.OpenClip():
-            from curate.models.full.clip import OpenClipEmbedder
 
-            return OpenClipEmbedder, plain
-        case c.Laion():
-            from curate.models.full.aesthetic import LaionAesthetic
+def adapter(section: Any, config: Config) -> tuple[type[Adapter], dict[str, Any]]:
+    """(class, keyword arguments) of the model that a section names. Nothing is loaded."""
+    chosen = next(each for each in config.parts.adapters if each.Options is type(section))
+    return chosen, chosen.arguments(section, config.execution.threads)
 
-            return LaionAesthetic, plain
-        case c.Brisque():
-            from curate.models.quality import Brisque
 
-            return Brisque, {}
-        case c.OpenNsfw():
-            from curate.models.safety import OpenNsfw
+def uses(config: Config, stages: Sequence[str]) -> Iterator[Use]:
+    """What these stages work with, in their order. Nothing is loaded."""
+    for name in stages:
+        part = config.parts.stages[name]
+        own = getattr(config, name, None)
+        if weights := tuple(part.weights(own)):
+            yield Use(name, part.kind(own), weights)
+        for role in part.models:
+            if (section := role.chosen(config)) is not None:
+                kind, arguments = adapter(section, config)
+                weights = tuple(kind.weights(**arguments))
+                yield Use(role.column, kind.kind(), weights, section, kind.gpu, kind.memory)
 
-            return OpenNsfw, threads
-        case c.Tags():
-            from curate.models.embedded.tags import ConceptTags
 
-            return ConceptTags, {}
-        case c.Coca():
-            from curate.models.full.coca import CoCaCaptioner
+def weights(config: Config, stages: Sequence[str]) -> list[tuple[str, Weights]]:
+    """(column, weights) of every file that these stages load; nothing is loaded."""
+    return [(use.column, item) for use in uses(config, stages) for item in use.weights]
 
-            return CoCaCaptioner, plain
-        case c.Facts():
-            from curate.models.embedded.facts import MeasuredFacts
 
-            return MeasuredFacts, {}
-        case c.VideoBlip():
-            from curate.models.full.video_blip import VideoBlipCaptioner
-
-            return VideoBlipCaptioner, plain
-        case c.VideoChat():
-            from curate.models.full.video_chat import VideoChatCaptioner
-
-            return VideoChatCaptioner, plain
-        case c.SmolLm():
-            from curate.models.embedded.smollm import SmolMerger
-
-            return SmolMerger, plain | threads
-        case c.TransformersLm():
-            from curate.models.full.merge import TransformersMerger
-
-            return TransformersMerger, plain
-        case c.Endpoint():
-            from curate.models.full.endpoint import EndpointMerger
-
-            return EndpointMerger, plain
-    raise TypeError(f"no adapter for {type(section).__name__}")
+def check_weights(config: Config, stages: Sequence[str]) -> dict[str, Any]:
+    """Names and hashes of the models by column, to be recorded; MissingWeights before any work is done."""
+    recorded: dict[str, Any] = {}
+    digests: dict[str, str] = {}
+    for use in uses(config, stages):
+        for item in use.weights:
+            if item.path is None and not getattr(use.section, "allow_download", False):
+                raise MissingWeights(item)
+            if str(item.path) not in digests:
+                digests[str(item.path)] = item.digest()
+        recorded[use.column] = {
+            "kind": use.kind,
+            "pack": config.pack,
+            "weights": [
+                {"model": item.model, "source": item.source, "sha256": digests[str(item.path)]} for item in use.weights
+            ],
+        }
+    return recorded
 
 
 class Shelf:
     """The models of one worker, each loaded once, when the first stage that needs it is built."""
 
-    def __init__(self, config: c.Config) -> None:
+    def __init__(self, config: Config) -> None:
         self.config = config
         self._loaded: dict[str, Any] = {}
-        self._parts: dict[str, Any] = {}
+        self._networks: dict[type, Any] = {}
 
     def get(self, section: Any) -> Any:
         """The model of a section; None for None."""
@@ -94,18 +94,14 @@ class Shelf:
         key = section.model_dump_json()
         if key not in self._loaded:
             kind, arguments = adapter(section, self.config)
-            self._loaded[key] = kind(**arguments, **self._shared(section))
+            shared = {name: self._network(network) for name, network in kind.shares}
+            self._loaded[key] = kind(**arguments, **shared)
         return self._loaded[key]
 
-    def _shared(self, section: Any) -> dict[str, Any]:
-        """The networks that several adapters of the embedded pack are made around, each once."""
-        names = {c.Conse: ("imagenet", "sentences"), c.Tags: ("imagenet",), c.SmolLm: ("sentences",)}
-        return {name: self._part(name) for name in names.get(type(section), ())}
+    def _network(self, kind: type) -> Any:
+        if kind not in self._networks:
+            self._networks[kind] = kind()
+        return self._networks[kind]
 
-    def _part(self, name: str) -> Any:
-        if name not in self._parts:
-            from curate.models.embedded.imagenet import ImageNet
-            from curate.models.embedded.minilm import MiniLM
 
-            self._parts[name] = ImageNet() if name == "imagenet" else MiniLM()
-        return self._parts[name]
+__all__ = ["Shelf", "Use", "adapter", "check_weights", "uses", "weights"]

@@ -12,12 +12,13 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TypeVar
 
+from curate.base.child import LATE, Lost, NotStarted
 from curate.clip import Unit, Video, path_to_text
 from curate.video.identity import READING, checksum, identify, stamp
 from curate.video.units import plan
-from curate.watching.isolation import LATE, Isolated, Lost, NotStarted, settle
+from curate.watching.isolation import Isolated, settle
 from pipelines.annotation.contents import Identity, identities, stamps, tell_apart
-from pipelines.annotation.state import State, duplicate
+from pipelines.annotation.recorded import RecordedUnits, duplicate
 from pipelines.cluster import ExecutorError
 from pipelines.config import Config
 
@@ -123,7 +124,7 @@ class Planner:
 
 
 def plan_videos(
-    videos: Sequence[Video], planner: Planner, seen: dict[str, Identity], state: State, progress: Callable
+    videos: Sequence[Video], planner: Planner, seen: dict[str, Identity], state: RecordedUnits, progress: Callable
 ) -> Iterator[Unit]:
     """The units of the videos: those of second copies as duplicates. seen: what is known of their files."""
     owners: dict[str, str] = {}
@@ -157,7 +158,7 @@ def plan_videos(
         yield from units
 
 
-def _owner(path: str, identity: Identity, owners: dict[str, str], state: State, planner: Planner) -> str:
+def _owner(path: str, identity: Identity, owners: dict[str, str], state: RecordedUnits, planner: Planner) -> str:
     """The file that has this content first, perhaps this one. An identity that is another file's too becomes its own."""
     while True:
         content = identity["video_id"]

@@ -1,58 +1,32 @@
-"""The list of stages, what each needs, which models a config puts into them, and how they are grouped into pools."""
+"""The stages of one job: which are wanted, and the callables of one worker.
+
+What a stage needs, fills and takes from a machine is declared by the stage; the list of stages is `curate.parts.STAGES`.
+"""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from curate.clip import Unit
-from curate.models import MissingWeights, Weights
-from curate.observers.motion import FlowMotion
-from curate.observers.stills import Stills
-from curate.observers.transitions import weights_file
-from curate.stages.appearance import Appearance
-from curate.stages.captions import Captions
+from curate.observers.observer import Observer
+from curate.part import PipelinePart
+from curate.parts import Parts
 from curate.stages.prefilter import Prefilter
-from curate.stages.similarity import Similarity
-from curate.stages.text import Text
-from curate.watching.watch import VIDEO_COLUMNS
-from pipelines.annotation.decoding import PASS, Frames, Pass, captioner_wants
-from pipelines.annotation.models import Shelf, adapter
+from curate.stages.stage import Stage
+from curate.watching.facts import FILE_COLUMNS
+from pipelines.annotation.decoding import Frames, Pass, frames_wanted
+from pipelines.annotation.models import Shelf
 from pipelines.config import Config
-from pipelines.dataset.dataset import Tables, read_unit
+from pipelines.dataset.dataset import read_unit
+from pipelines.dataset.tables import Tables
 from pipelines.sources.listed import retell
 
-STAGES = (*PASS, "text", "appearance", "captions", "similarity")
-NEEDS = {
-    "motion": ("shots",),
-    "stills": ("shots",),
-    "text": ("stills",),
-    "appearance": ("stills",),
-    "captions": ("stills", "motion"),
-    "similarity": ("stills", "captions"),
-}
-COLUMNS = {
-    "motion": FlowMotion.columns,
-    "stills": Stills.columns,
-    "text": Text.columns,
-    "appearance": Appearance.columns,
-    "captions": Captions.columns,
-    "similarity": Similarity.columns,
-}
-TABLES = Tables(scores=tuple(column for columns in COLUMNS.values() for column in columns), facts=VIDEO_COLUMNS)
-CHEAP = [  # what a prefilter may look at: numbers of the stages before captions
-    column.name
-    for stage in ("motion", "text", "appearance")
-    for column in COLUMNS[stage]
-    if pa.types.is_floating(column.type) or pa.types.is_integer(column.type)
-]
-
+VERSION = "version"  # of a stage, beside the sections of the config that it depends on
 
 Step = Callable[[Sequence[Unit]], list[Unit]]
 
@@ -61,179 +35,110 @@ class StageError(Exception):
     """A stage that is not one, and those that are."""
 
 
-@dataclass(frozen=True)
-class Pool:
-    """Consecutive stages that share one kind of worker. gpus: GPUs of one worker."""
-
-    stages: tuple[str, ...]
-    gpus: float = 0.0
+def tables_of(parts: Parts) -> Tables:
+    """The tables that a job with these parts writes."""
+    return Tables(scores=tuple(parts.columns), facts=(*FILE_COLUMNS, *parts.facts))
 
 
-def stage_of(name: str) -> str:
-    """The stage that a column or a key of `Clip.errors` belongs to."""
-    if name == "frames":  # those that a video captioner wanted
-        return "captions"
-    return next((stage for stage, columns in COLUMNS.items() if any(c.name == name for c in columns)), name)
+TABLES = tables_of(Parts())
+
+
+def cheap(parts: Parts) -> list[str]:
+    """What a prefilter may look at: numbers that are known before the first stage that is prefiltered."""
+    names = list(parts.stages)
+    first = next((at for at, name in enumerate(names) if parts.stages[name].prefiltered), len(names))
+    columns = [column for name in names[:first] for column in parts.stages[name].columns]
+    return [c.name for c in columns if pa.types.is_floating(c.type) or pa.types.is_integer(c.type)]
 
 
 def with_needs(names: Sequence[str], config: Config | None = None) -> tuple[str, ...]:
     """The named stages and all that they need, in the order they run in. The config's prefilter has needs too."""
+    parts = config.parts if config else Parts()
     if not names:
-        raise StageError(f"--stages: none named: choose from {', '.join(STAGES)}")
-    needs = {name: list(found) for name, found in NEEDS.items()}
-    for column in [*config.prefilter.min, *config.prefilter.max] if config else ():
-        if column not in CHEAP:
-            close = difflib.get_close_matches(column, CHEAP, 1)
-            hint = f"did you mean {close[0]}?" if close else f"choose from {', '.join(CHEAP)}"
+        raise StageError(f"--stages: none named: choose from {', '.join(parts.stages)}")
+    filtered = _prefilter_needs(config) if config else []
+    for name in names:
+        if name not in parts.stages:
+            raise StageError(f"--stages {name}: no such stage: choose from {', '.join(parts.stages)}")
+    wanted = parts.with_needs(names)
+    return parts.with_needs([*wanted, *filtered]) if any(parts.stages[name].prefiltered for name in wanted) else wanted
+
+
+def _prefilter_needs(config: Config) -> list[str]:
+    """The stages whose columns the prefilter looks at."""
+    known = cheap(config.parts)
+    needs = []
+    for column in [*config.prefilter.min, *config.prefilter.max]:
+        if column not in known:
+            close = difflib.get_close_matches(column, known, 1)
+            hint = f"did you mean {close[0]}?" if close else f"choose from {', '.join(known)}"
             raise StageError(f"prefilter: {column} is not a score that is known before captions: {hint}")
-        needs["captions"].append(stage_of(column))
-    wanted: set[str] = set()
-    queue = list(names)
-    while queue:
-        name = queue.pop()
-        if name not in STAGES:
-            raise StageError(f"--stages {name}: no such stage: choose from {', '.join(STAGES)}")
-        if name not in wanted:
-            wanted.add(name)
-            queue += needs.get(name, ())
-    return tuple(name for name in STAGES if name in wanted)
-
-
-def pools_of(config: Config, stages: Sequence[str]) -> list[Pool]:
-    """Without GPUs one pool, so that a unit stays in one process; with GPUs the decode has one, and every model stage."""
-    if config.execution.gpus == 0:
-        return [Pool(tuple(stages))]
-    decode = tuple(name for name in stages if name in PASS)
-    pools = [Pool(decode)] if decode else []
-    return pools + [Pool((name,), config.execution.gpus) for name in stages if name not in PASS]
+        needs.append(config.parts.stage_of(column))
+    return needs
 
 
 def build(config: Config, stages: Sequence[str]) -> list[Step]:
     """The callables of one worker: each maps units to units. Every model is loaded once, whichever stages share it."""
     shelf = Shelf(config)
-    steps: list[Step] = [recall]
-    if any(name in PASS for name in stages):
+    steps: list[Step] = [Recall(config.parts)]
+    chosen = [config.parts.stages[name] for name in stages]
+    if any(issubclass(part, Observer) for part in chosen):
         steps.append(Pass(config))
-    if "text" in stages:
-        steps.append(Text(shelf.get(config.text)))
-    if "appearance" in stages:
-        chosen = config.appearance
-        steps.append(
-            Appearance(
-                shelf.get(config.embedder),
-                aesthetic=shelf.get(chosen.aesthetic),
-                quality=shelf.get(chosen.quality),
-                nsfw=shelf.get(chosen.nsfw),
-            )
-        )
-    if "captions" in stages:
-        chosen = config.captions
-        if captioner_wants(config):
-            steps.append(Frames(config))
-        captions = Captions(shelf.get(chosen.frame), shelf.get(chosen.video), shelf.get(chosen.merge))
-        steps.append(_filtered(captions, config))
-    if "similarity" in stages:
-        steps.append(_filtered(Similarity(shelf.get(config.embedder)), config))
-    return steps
+    if frames_wanted(config, stages):
+        steps.append(Frames(config))
+    return steps + [_filtered(_made(part, config, shelf), config) for part in chosen if issubclass(part, Stage)]
 
 
-RECALL = "recall"  # a fact of units that are in the dataset already: [dataset, shard] to read their rows from
+def _made(part: type[Stage], config: Config, shelf: Shelf) -> Stage:
+    models = {role.parameter: shelf.get(role.chosen(config)) for role in part.models}
+    return part.made(getattr(config, part.name, None), models)
 
 
-def recall(units: Sequence[Unit]) -> list[Unit]:
-    """Reads the stored rows of units that come back for more stages, here in the worker: stills need not pass the driver."""
-    for unit in units:
-        if place := unit.facts.get(RECALL):
-            root, shard = place
-            stamps = {name: unit.facts[name] for name in ("bytes", "modified") if name in unit.facts}
-            stored = read_unit(Path(root), shard, unit, TABLES)
-            if unit.video.captions or unit.video.columns or unit.video.spans:  # what the list says now
-                retell(stored, unit.video)
-            for name in ("video", "count", "start", "end", "status", "error", "warnings", "facts", "clips", "seconds"):
-                setattr(unit, name, getattr(stored, name))
-            unit.facts |= stamps
-            for clip in unit.clips:  # what is done again speaks for itself
-                clip.errors = {key: reason for key, reason in clip.errors.items() if not unit.wants(stage_of(key))}
-    return list(units)
-
-
-def _filtered(stage: Any, config: Config) -> Any:
+def _filtered(stage: Stage, config: Config) -> Stage:
     rule = config.prefilter
-    return Prefilter(stage, minimum=rule.min, maximum=rule.max) if rule.min or rule.max else stage
+    if not stage.prefiltered or not (rule.min or rule.max):
+        return stage
+    return Prefilter(stage, minimum=rule.min, maximum=rule.max)
 
 
-# --- what a config means for a dataset
+class Recall:
+    """Reads the stored rows of units that come back for more stages, here in the worker: stills need not pass the driver."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+
+    def __call__(self, units: Sequence[Unit]) -> list[Unit]:
+        for unit in units:
+            if unit.stored is not None:
+                self._read(unit, Path(unit.stored[0]), unit.stored[1])
+        return list(units)
+
+    def _read(self, unit: Unit, root: Path, shard: str) -> None:
+        stamps = {name: unit.facts[name] for name in ("bytes", "modified") if name in unit.facts}
+        stored = read_unit(root, shard, unit, tables_of(self.parts).with_stored(root, [shard]))
+        if unit.video.captions or unit.video.columns or unit.video.spans:  # what the list says now
+            retell(stored, unit.video)
+        for name in ("video", "count", "start", "end", "status", "error", "warnings", "facts", "clips", "seconds"):
+            setattr(unit, name, getattr(stored, name))
+        unit.facts |= stamps
+        for clip in unit.clips:  # what is done again speaks for itself
+            again = {key for key in clip.errors if unit.wants(self.parts.stage_of(key))}
+            clip.errors = {key: reason for key, reason in clip.errors.items() if key not in again}
 
 
 def identity(config: Config, stage: str) -> dict[str, Any]:
     """The part of a config that a stage's columns depend on: rows made under another one must not be mixed."""
-    parts: dict[str, Any] = {
-        "shots": {"shots": config.shots, "unit_seconds": config.decode.unit_seconds},
-        "motion": {"motion": config.motion},
-        "stills": {"stills": config.stills},
-        "text": {"text": config.text},
-        "appearance": {"embedder": config.embedder, "appearance": config.appearance},
-        "captions": {"captions": config.captions, "prefilter": config.prefilter},
-        "similarity": {"embedder": config.embedder, "prefilter": config.prefilter},
-    }[stage]
-    return {name: part.model_dump(mode="json") if hasattr(part, "model_dump") else part for name, part in parts.items()}
+    part = config.parts.stages[stage]
+    keys = [*part.sections(), *part.also, *(["prefilter"] if part.prefiltered else [])]
+    found = {key.rpartition(".")[2]: _at(config, key) for key in keys}
+    return found | ({VERSION: part.version} if part.version != PipelinePart.version else {})
 
 
-def roles(config: Config, stages: Sequence[str]) -> list[tuple[str, Any]]:
-    """(column, model section) of every model that these stages use."""
-    appearance, captions = config.appearance, config.captions
-    chosen: dict[str, list[tuple[str, Any]]] = {
-        "shots": [("shots", config.shots)] if config.shots.detector == "transnetv2" else [],
-        "text": [("text_area", config.text)],
-        "appearance": [
-            ("image_embedding", config.embedder),
-            ("aesthetic_score", appearance.aesthetic),
-            ("technical_quality", appearance.quality),
-            ("nsfw_score", appearance.nsfw),
-        ],
-        "captions": [
-            ("caption_frame", captions.frame),
-            ("caption_video", captions.video),
-            ("caption_merged", captions.merge),
-        ],
-        "similarity": [("similarity", config.embedder)],
-    }
-    return [(column, section) for stage in stages for column, section in chosen.get(stage, []) if section is not None]
+def _at(config: Config, key: str) -> Any:
+    value: Any = config
+    for name in key.split("."):
+        value = getattr(value, name)
+    return value.model_dump(mode="json") if hasattr(value, "model_dump") else value
 
 
-def weights(config: Config, stages: Sequence[str]) -> list[tuple[str, Weights]]:
-    """(column, weights) of every file that these stages load; nothing is loaded."""
-    found = []
-    for column, section in roles(config, stages):
-        kind, arguments = adapter(section, config)
-        found += [(column, item) for item in kind.weights(**arguments)]
-    return found
-
-
-def check_weights(config: Config, stages: Sequence[str]) -> dict[str, Any]:
-    """Names and hashes of the models by column, to be recorded; MissingWeights before any work is done."""
-    recorded: dict[str, Any] = {}
-    if "shots" in stages and config.shots.detector == "cascade":
-        judge = {
-            "model": "judge of transitions",
-            "source": "in the package",
-            "sha256": sha256(weights_file()).hexdigest(),
-        }
-        recorded["shots"] = {"kind": "cascade", "pack": config.pack, "weights": [judge]}
-    digests: dict[str, str] = {}
-    for column, section in roles(config, stages):
-        kind, arguments = adapter(section, config)
-        files = kind.weights(**arguments)
-        for item in files:
-            if item.path is None and not getattr(section, "allow_download", False):
-                raise MissingWeights(item)
-            if str(item.path) not in digests:
-                digests[str(item.path)] = item.digest()
-        recorded[column] = {
-            "kind": section.kind if hasattr(section, "kind") else section.detector,
-            "pack": config.pack,
-            "weights": [
-                {"model": item.model, "source": item.source, "sha256": digests[str(item.path)]} for item in files
-            ],
-        }
-    return recorded
+__all__ = ["TABLES", "StageError", "Step", "build", "identity", "tables_of", "with_needs"]

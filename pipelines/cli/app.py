@@ -42,6 +42,12 @@ Overrides = Annotated[
     list[str],
     typer.Option("--set", metavar="KEY=VALUE", help="override a key of the config, e.g. --set shots.min_seconds=1.5"),
 ]
+Plugins = Annotated[
+    list[str],
+    typer.Option(
+        "--plugin", metavar="FILE.py", help="a Python file with parts of your own (docs/extending.md); it is run"
+    ),
+]
 Executor = Annotated[str | None, typer.Option(help="ray (actor pools, the default) or inline (this one process)")]
 Workers = Annotated[int | None, typer.Option(min=1, help="worker processes; default: one a core, as memory allows")]
 Address = Annotated[str | None, typer.Option(help="Ray cluster to run on, e.g. auto or ray://head:10001")]
@@ -54,6 +60,7 @@ def run(
     out: Annotated[str, typer.Option("--out", "-o", help="folder to make: annotated/ and curated/ inside")],
     config: ConfigName = "quickstart",
     set_: Overrides = [],  # noqa: B006
+    plugin: Plugins = [],  # noqa: B006
     executor: Executor = None,
     workers: Workers = None,
     address: Address = None,
@@ -66,7 +73,7 @@ def run(
     with errors():
         from pipelines.curated.preflight import check_run
 
-        resolved = config_of(config, set_)
+        resolved = config_of(config, set_, plugin)
         place = place_of(resolved, executor, workers, address)
         check_run(resolved, f"{out}/curated")
         failed = _annotate(sources, f"{out}/annotated", resolved, None, place, False)
@@ -86,6 +93,7 @@ def annotate(
     out: Annotated[str, typer.Option("--out", "-o", help="the dataset to make, or to go on with")] = ...,
     config: ConfigName = "quickstart",
     set_: Overrides = [],  # noqa: B006
+    plugin: Plugins = [],  # noqa: B006
     stages: Annotated[
         str | None,
         typer.Option(
@@ -108,8 +116,8 @@ def annotate(
       winnow annotate --out dataset            (fills in the stages that are missing)
     """
     with errors():
-        resolved = config_of(config, set_)
-        chosen = None if stages is None else stages_of(stages)
+        resolved = config_of(config, set_, plugin)
+        chosen = None if stages is None else stages_of(stages, resolved)
         place = place_of(resolved, executor, workers, address)
         failed = _annotate(sources or [], out, resolved, chosen, place, retry_failed)
     raise typer.Exit(WITH_FAILURES if failed else DONE)
@@ -197,8 +205,8 @@ def stats(
     with errors():
         from pathlib import Path
 
-        from pipelines.curated.curated import why_empty
         from pipelines.dataset import statistics
+        from pipelines.dataset.empty import why_empty
 
         filters = why = None
         if (Path(dataset) / "dataset.json").exists():
@@ -211,14 +219,16 @@ def stats(
 def models(
     config: Annotated[str, typer.Argument(metavar="[CONFIG]", help="a YAML file, or a shipped config")] = "quickstart",
     set_: Overrides = [],  # noqa: B006
+    plugin: Plugins = [],  # noqa: B006
 ) -> None:
     """List the weights that a config needs, where they were found, and how to get what is missing."""
     with errors():
         from rich.table import Table
 
-        from pipelines.annotation.stages import STAGES, weights
+        from pipelines.annotation.models import weights
 
-        found = weights(config_of(config, set_), STAGES)
+        resolved = config_of(config, set_, plugin)
+        found = weights(resolved, list(resolved.parts.stages))
         table = Table("column", "model", "found", title=f"models of {config}", title_justify="left")
         for column, item in found:
             table.add_row(
@@ -236,11 +246,11 @@ def models(
 def _annotate(sources, out, config, stages, place, retry_failed) -> bool:
     """Whether failures are recorded."""
     from pipelines.annotation.annotate import annotate as job
-    from pipelines.cli.progress import Live, print_summary
+    from pipelines.cli.progress import LiveProgress, print_summary
     from pipelines.curated.preflight import check_keys
 
     check_keys(config, stages)
-    with Live(err_console) as live:
+    with LiveProgress(err_console) as live:
         summary = job(sources, out, config, place=place, watcher=live, stages=stages, retry_failed=retry_failed)
     print_summary(out_console, summary, out)
     return summary.anything_failed
@@ -262,8 +272,8 @@ def _select(dataset, out, config, filters, workers, source_roots=None) -> int:
 
 def _funnel(dataset, filters) -> None:
     from curate.selection.selection import select as choose
-    from pipelines.curated.curated import why_empty
     from pipelines.dataset.dataset import Dataset
+    from pipelines.dataset.empty import why_empty
     from pipelines.dataset.statistics import funnel_table
 
     data = Dataset(dataset)

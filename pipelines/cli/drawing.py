@@ -32,15 +32,15 @@ def draw(run: Path, wish: Wish, watcher: Any) -> list[Path]:
     """Draw a video for each prompt and write it; the paths. Raises SamplingError, RunError."""
     import torch
 
-    from video_model.diffusion.generate import Sampler, write_frames
-    from video_model.diffusion.samplers import SAMPLERS
-    from video_model.training.journal import to_uint8
+    from video_model.diffusion.generate import Sampler
+    from video_model.diffusion.samplers import names_of
+    from video_model.pictures import to_uint8, write_frames
 
     if not wish.prompts and wish.image is None:
         raise SamplingError('--prompt or --image: name what to draw, e.g. --prompt "a red circle moves left"')
     chosen = wish.numbers.get("sampler")
-    if chosen is not None and chosen not in SAMPLERS:
-        raise SamplingError(f"--sampler {chosen}: choose from {', '.join(SAMPLERS)}")
+    if chosen is not None and chosen not in names_of():
+        raise SamplingError(f"--sampler {chosen}: choose from {', '.join(names_of())}")
     sampler = Sampler(run, wish.stage, "cuda" if torch.cuda.is_available() else "cpu")
     given = dict(wish.numbers) | {"guidance": guidance(wish.guidance), "size": size(wish.size)}
     given["first"] = None

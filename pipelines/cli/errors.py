@@ -52,7 +52,11 @@ class errors:
 
 
 def _fixable(error: BaseException) -> str | None:
-    """What to say of errors of disks and damaged files, which come from anywhere; None for others."""
+    """What to say of packages that are not installed, disks and damaged files, which come from anywhere; None for others."""
+    if isinstance(error, ModuleNotFoundError):
+        from curate.base.extras import missing
+
+        return missing(error)
     import duckdb
     from pyarrow import ArrowInvalid
 
@@ -62,11 +66,11 @@ def _fixable(error: BaseException) -> str | None:
         name = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename
         return f"{name}: {error.strerror}: check that it exists and may be read or written, or choose another place"
     if isinstance(error, (duckdb.Error, ArrowInvalid)):
-        from curate.selection.selection import first_line
+        from curate.base.sql import message_of
 
         if "No space left" in str(error):
-            return f"{first_line(error)}: free space there; the same command goes on from what is committed"
-        return f"{first_line(error)}: a file of the dataset may be damaged: restore it, or delete the shard and annotate again"
+            return f"{message_of(error)}: free space there; the same command goes on from what is committed"
+        return f"{message_of(error)}: a file of the dataset may be damaged: restore it, or delete the shard and annotate again"
     return None
 
 

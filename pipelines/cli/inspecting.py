@@ -34,7 +34,7 @@ def register(app: typer.Typer) -> None:
         winnow inspect out/annotated
         """
         with errors():
-            from pipelines.inspector.serving import serve
+            from pipelines.inspector.server.serving import serve
 
             serve(dataset, host=host, port=port, browser=open_, ask_token=token, cache=cache)
 
@@ -50,6 +50,6 @@ def register(app: typer.Typer) -> None:
         winnow report out/annotated --out report.html
         """
         with errors():
-            from pipelines.inspector.report import write_report
+            from pipelines.inspector.report.report import write_report
 
             typer.echo(f"written: {write_report(dataset, out)}")

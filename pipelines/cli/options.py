@@ -6,10 +6,10 @@ Heavy modules are imported where they are needed, so that `winnow --help` answer
 from __future__ import annotations
 
 
-def config_of(name: str, overrides: list[str]):
+def config_of(name: str, overrides: list[str], plugins: list[str] = []):  # noqa: B006
     from pipelines.config import load
 
-    return load(name, overrides)
+    return load(name, overrides, plugins)
 
 
 def recorded_config(dataset: str, overrides: list[str] = []):  # noqa: B006
@@ -39,23 +39,27 @@ def with_export(config, **options):
     return resolve(tree | {"export": tree["export"] | given}, "the command line")
 
 
-def stages_of(text: str) -> list[str]:
-    from pipelines.annotation.stages import STAGES, StageError
+def stages_of(text: str, config) -> list[str]:
+    from pipelines.annotation.stages import StageError
 
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
-        raise StageError(f"--stages: none is named: choose from {', '.join(STAGES)}, or leave the option out for all")
+        known = ", ".join(config.parts.stages)
+        raise StageError(f"--stages: none is named: choose from {known}, or leave the option out for all")
     return names
 
 
 def place_of(config, executor: str | None, workers: int | None, address: str | None):
-    from pipelines.annotation.executor import Place
+    from pipelines.annotation.pools import Place
+    from pipelines.cluster import require_ray
     from pipelines.config import ConfigError
 
     run = config.execution
     chosen = executor or run.executor
     if chosen not in ("ray", "inline"):
         raise ConfigError(f"--executor {chosen}: choose ray or inline")
+    if chosen == "ray":
+        require_ray("use --executor inline")
     return Place(chosen, workers or run.workers, address or run.address)
 
 

@@ -19,7 +19,7 @@ from pipelines.dataset.statistics import clock, funnel_table
 from pipelines.sources.sources import passed_text
 
 
-class Live:
+class LiveProgress:
     """A progress line: units, videos, clips, footage, rate, time left, failed units. On a pipe, a plain line now and then.
 
     A unit is a stretch of a video; a short video is one unit.
@@ -42,7 +42,7 @@ class Live:
         self.total = self.footage = 0.0
         self.began = self.said = time.monotonic()
 
-    def __enter__(self) -> Live:
+    def __enter__(self) -> LiveProgress:
         self.progress.start()
         self.id = self.progress.add_task("looking for videos", total=None)
         return self

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from pipelines.cli.errors import DONE, CommandError, err_console, errors, out_console
+from video_model.diffusion.samplers import names_of
 
 Overrides = Annotated[
     list[str], typer.Option("--set", metavar="KEY=VALUE", help="override a key, e.g. --set stages.video.steps=200")
@@ -47,10 +48,10 @@ def train(
       winnow train tiny --data out/curated --out out/model
       winnow train svd.yaml --data /shared/curated --out /shared/run --workers 8 --address auto
     """
-    from pipelines.cli.training_progress import Following, print_run
-    from pipelines.training import Job, load_config, train_here, train_on_ray
-
     with errors():
+        from pipelines.cli.training_progress import Following, print_run
+        from pipelines.training import Job, load_config, train_here, train_on_ray
+
         job = Job(load_config(config, set_), tuple(data), out, stage, resume, cache)
         with Following(err_console) as watcher:
             if workers == 1 and address is None:
@@ -74,7 +75,7 @@ def sample(
         str | None, typer.Option(metavar="SCALE|FIRST:LAST", help="of the prompt; 1: none; 1:2.5 rises over the frames")
     ] = None,
     seed: Annotated[int, typer.Option(help="the same seed gives the same video")] = 0,
-    sampler: Annotated[str | None, typer.Option(help="euler, heun, dpmpp_2m or ddim")] = None,
+    sampler: Annotated[str | None, typer.Option(help=", ".join(names_of()))] = None,
     fps: Annotated[float | None, typer.Option(min=0.1, help="frames a second, told to the network")] = None,
     motion: Annotated[float | None, typer.Option(help="motion score to aim at; default: not told")] = None,
     size: Annotated[str | None, typer.Option(metavar="HxW", help="in px; default: the stage's")] = None,
@@ -86,10 +87,10 @@ def sample(
     winnow sample out/model --prompt "a red circle moves left" --out video.mp4
     winnow sample out/model --image first.png --guidance 1:2.5 --out video.mp4
     """
-    from pipelines.cli.drawing import Wish, draw
-    from pipelines.cli.training_progress import Following
-
     with errors():
+        from pipelines.cli.drawing import Wish, draw
+        from pipelines.cli.training_progress import Following
+
         wish = Wish(
             list(prompt), out, image, stage, scale,
             {"frames": frames, "steps": steps, "seed": seed, "sampler": sampler, "fps": fps, "motion": motion},
@@ -118,10 +119,10 @@ def evaluate(
 
     Every figure stands beside its value for real videos. Writes metrics.json, and a contact sheet of real and drawn.
     """
-    from pipelines.cli.training_progress import Following, print_metrics
-    from video_model.evaluation.evaluate import evaluate as measure
-
     with errors():
+        from pipelines.cli.training_progress import Following, print_metrics
+        from video_model.evaluation.evaluate import evaluate as measure
+
         with Following(err_console) as watcher:
             found = measure(
                 run, data, out=out, count=count, steps=steps, seed=seed, i3d=i3d, stage=stage, watcher=watcher
@@ -139,9 +140,9 @@ def import_(
 
     Writes it in the same layout, so that `start: FOLDER` of a training config begins from it.
     """
-    from video_model.public.weights import export_unet, import_unet
-
     with errors():
+        from video_model.public.weights import export_unet, import_unet
+
         network = import_unet(source)
         export_unet(network, out)
         shape = network.config
@@ -168,10 +169,10 @@ def export(
     winnow weights export out/model --out unet
     winnow weights export run --out pipeline --vae svd/vae --image-encoder svd/image_encoder --feature-extractor svd/feature_extractor
     """
-    from video_model.diffusion.generate import Sampler
-    from video_model.public.weights import export_pipeline, export_unet
-
     with errors():
+        from video_model.diffusion.generate import Sampler
+        from video_model.public.weights import export_pipeline, export_unet
+
         loaded = Sampler(run, stage)
         companions = (vae, image_encoder, feature_extractor)
         if any(companions) and not all(companions):

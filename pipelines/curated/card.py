@@ -9,10 +9,10 @@ from typing import Any
 import pyarrow as pa
 import yaml
 
+from curate.base.files import whole
 from curate.selection.selection import Selection
 from pipelines.curated.plots import plot_scores
 from pipelines.curated.sheet import contact_sheet
-from pipelines.dataset.files import whole
 from pipelines.formats.format import Format
 
 OVERVIEW = "overview.png"

@@ -18,8 +18,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
+from curate.base.files import commit, write_json, writing
 from curate.selection.selection import Selection, select
 from pipelines.curated.card import write_card
 from pipelines.curated.cutting import CutterError
@@ -32,15 +32,7 @@ from pipelines.curated.rows import IN_THE_VIDEO, PlannedClips, SourceRoots, writ
 from pipelines.curated.shards import Cutting, ShardCounts, ShardSet, write_shards
 from pipelines.dataset.claims import claimed
 from pipelines.dataset.dataset import Dataset
-from pipelines.dataset.files import commit, write_json, writing
-
-MODELS = (
-    ("aesthetic_score", "appearance", "aesthetic"),
-    ("technical_quality", "appearance", "quality"),
-    ("nsfw_score", "appearance", "nsfw"),
-    *((f"{what}_{key}", "captions", key.replace("merged", "merge")) for what in ("caption", "similarity")
-      for key in ("frame", "video", "merged")),
-)  # fmt: skip
+from pipelines.dataset.empty import why_empty
 
 
 @dataclass(frozen=True)
@@ -137,19 +129,6 @@ def _write(
         return shards, write_shards(shards, clips, Cutting(cut, sample), Recheck(selection.conditions()), ahead)
 
 
-def why_empty(config: Mapping[str, Any]) -> dict[str, str]:
-    """Column -> why no clip has it, for the columns whose model a config leaves out."""
-    pack = f"pack {config.get('pack', 'unnamed')}"
-    missing = {}
-    for column, section, key in MODELS:
-        if section in config and (config[section] or {}).get(key) is None:
-            missing[column] = f"no model for it ran: {pack}; annotate with a config that has {section}.{key}"
-    if "embedder" in config and config["embedder"] is None:
-        embedded = ["image_embedding", *(column for column, _, _ in MODELS if column.startswith("similarity_"))]
-        missing |= dict.fromkeys(embedded, f"no model for it ran: {pack}; annotate with a config that has an embedder")
-    return missing
-
-
 def _finish(
     out: Path, shards: ShardSet, dataset: Dataset, selection: Selection, request: dict, counts: ShardCounts
 ) -> None:
@@ -178,4 +157,4 @@ def _worst(selection: Selection) -> str:
     return "; ".join(f"after {step.name} {step.remaining} remain" for step in selection.steps)
 
 
-__all__ = ["Curated", "CuratedError", "CuratedRequest", "Work", "make_curated", "why_empty"]
+__all__ = ["Curated", "CuratedError", "CuratedRequest", "Work", "make_curated"]

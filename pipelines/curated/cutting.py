@@ -10,7 +10,6 @@ import json
 import os
 import queue
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,12 +18,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from curate.base.child import RAISED, SUSPECT, Child, Lost, NotStarted, in_order
+from curate.base.files import write_json
 from curate.export.extract import ClipForm, Extracted, ExtractError, Span, extract
 from curate.export.span import ASKED_FOR, NO_KEYFRAME
 from curate.export.transcode import transcode
 from curate.video.identity import checksum, fingerprint
 from curate.video.opening import printable
-from curate.watching.isolation import RAISED, SUSPECT, Child, Lost, NotStarted
 
 PASS_SECONDS = 30.0  # of time allowed, for each second that is decoded
 
@@ -97,9 +97,8 @@ def cut_together(jobs: Sequence[CutJob]) -> None:
             continue
         folder = Path(job.spool)
         (folder / f"{job.clip_id}.mp4").write_bytes(made.bytes)
-        aside = folder / f"{job.clip_id}.tmp"
-        aside.write_text(json.dumps(asdict(replace(made, bytes=b"")) | {"bytes": None, "size": len(made.bytes)}))
-        os.replace(aside, folder / f"{job.clip_id}.json")
+        facts = asdict(replace(made, bytes=b"")) | {"bytes": None, "size": len(made.bytes)}
+        write_json(folder / f"{job.clip_id}.json", facts, durable=False)
 
 
 def spooled(folder: Path, clip_id: str) -> Extracted | None:
@@ -212,23 +211,13 @@ class Cutters:
                 self.idle.put(child)
 
     def _each(self, work: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
-        ahead: deque = deque()
         with ThreadPoolExecutor(self.workers) as threads:
-            try:
-                for item in items:
-                    ahead.append(threads.submit(work, item))
-                    if len(ahead) >= 3 * self.workers:
-                        yield ahead.popleft().result()
-                while ahead:
-                    yield ahead.popleft().result()
-            finally:
-                for waiting in ahead:
-                    waiting.cancel()
+            yield from in_order(threads, work, items, 3 * self.workers)
 
 
 class _Child(Child):
     def __init__(self, timeout: float, memory_gb: float) -> None:
-        super().__init__("pipelines.curated.cutting", timeout=timeout, memory_gb=memory_gb)
+        super().__init__("pipelines.curated.cutting", timeout=timeout, memory_gb=memory_gb, setting="decode.memory_gb")
 
     def cut(self, job: CutJob) -> Result:
         made = self.ask(asdict(job))

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 
 import duckdb
 import pyarrow.parquet as pq
 
+from curate.base.files import writing
+from curate.base.sql import literal
 from curate.clip import COUNTED
 from curate.export.span import CLOSE, ClipForm
 from pipelines.curated.cutting import CutJob, Cutters, MapFn, spooled
 from pipelines.curated.request import Progress
 from pipelines.curated.rows import PlannedClips
-from pipelines.dataset.files import writing
 
 LEAST_SAVED, LEAST_RATIO = 5.0, 2.0  # s of decoding, and cost one by one over cost together, from which it is done
 
@@ -113,14 +113,10 @@ def groups(clips: PlannedClips, written: Sequence[tuple[int, int]] = ()) -> list
     query = f"""
         WITH alone AS (
             SELECT _position, video_id, unit, _decoded_from AS origin, end_time, end_time - _decoded_from AS cost
-            FROM read_parquet({_quoted(clips.path)})
+            FROM read_parquet({literal(clips.path)})
             WHERE NOT coalesce({copied}, false) AND _decoded_from IS NOT NULL AND {left})
         SELECT list(_position ORDER BY _position) FROM alone GROUP BY video_id, unit, origin
         HAVING sum(cost) - (max(end_time) - origin) > {LEAST_SAVED}
            AND sum(cost) > {LEAST_RATIO} * (max(end_time) - origin)
         ORDER BY min(_position)"""
     return [positions for (positions,) in duckdb.connect().execute(query).fetchall()]
-
-
-def _quoted(path: Path) -> str:
-    return "'" + str(path).replace("'", "''") + "'"

@@ -9,9 +9,10 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from curate.selection.selection import Selection, quoted
+from curate.base.files import writing
+from curate.base.sql import quoted
+from curate.selection.selection import Selection
 from pipelines.dataset.columns import score_columns, unit_of
-from pipelines.dataset.files import writing
 
 INK, MUTED, GRID = "#22272e", "#8b949e", "#e6e8eb"
 KEPT, DROPPED = "#2a7f62", "#d8a48f"

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import duckdb
 
+from curate.base.sql import quoted
 from curate.selection.filters import Filter, SelectionError
-from curate.selection.selection import ScoreTable, quoted, select
-from pipelines.annotation.stages import TABLES
+from curate.selection.selection import ScoreTable, select
+from pipelines.annotation.stages import tables_of
 from pipelines.config import Config, ConfigError
-from pipelines.curated.curated import why_empty
 from pipelines.curated.request import CuratedRequest, state_of
+from pipelines.dataset.empty import why_empty
 
 UNKNOWN = "not known before it has run"
 
@@ -31,7 +32,7 @@ def check_run(config: Config, out: str | Path) -> None:
 
 def check_filters(filters: Sequence[Filter], config: Config) -> None:
     """Bind filters to the columns that annotating with this config makes. SelectionError, as `select` words it."""
-    empty = duckdb.from_arrow(TABLES.clips.empty_table())
+    empty = duckdb.from_arrow(tables_of(config.parts).clips.empty_table())
     columns = (f"NULL::{kind} AS {quoted(name)}" for name, kind in zip(empty.columns, empty.types, strict=True))
     nulls = f"(SELECT {', '.join(columns)})"  # one clip without values: enough to look up names and types
     table = ScoreTable(nulls, filters)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +12,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from curate.base.files import commit, writing
+from curate.base.sql import literal
 from curate.clip import path_to_text, text_to_path
 from curate.export.span import CLOSE, Span, origin_of
 from curate.selection.selection import Selection
 from pipelines.curated.cutting import CutJob, SourceFile
 from pipelines.dataset.dataset import Dataset
-from pipelines.dataset.files import commit, writing
 
 IN_THE_VIDEO = ("still_first", "still_last")  # pictures that an exported row leaves out, unless its format needs them
 HEAVY = ("still_first", "still_middle", "still_last", "image_embedding")
@@ -65,11 +65,9 @@ def write_rows(dataset: Dataset, selection: Selection, seed: int, drop: Sequence
             FROM {dataset.clips_sql} c JOIN places p USING (clip_id)
             LEFT JOIN sources v ON v.video_id = c.video_id AND v.unit = c.unit
             ORDER BY p._position
-        ) TO '{str(aside).replace("'", "''")}' (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 2048)"""
+        ) TO {literal(aside)} (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 2048)"""
     ).fetchall()
     with writing(path.parent):
-        with open(aside, "rb+") as stream:
-            os.fsync(stream.fileno())
         commit(aside, path)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,13 +12,13 @@ from typing import Any
 
 import pyarrow as pa
 
+from curate.base.files import commit, write_json, writing
 from curate.export.span import Extracted
 from pipelines.curated.cutting import CutJob, MapFn, Result
 from pipelines.curated.exported import row_of
 from pipelines.curated.passes import CutAhead
 from pipelines.curated.rechecking import Recheck
 from pipelines.curated.rows import PlannedClips
-from pipelines.dataset.files import commit, write_json, writing
 from pipelines.formats.format import Format
 
 __all__ = ["Cutting", "ShardCounts", "ShardSet", "write_shards"]
@@ -131,7 +130,6 @@ class ShardSet:
         try:
             counts = self._fill(aside, clips)
             with writing(self.folder):
-                _flush(aside)
                 if self.format.footer(aside) is None:
                     self.footers.mkdir(exist_ok=True)
                     write_json(self._beside(k), counts.footer())
@@ -209,16 +207,6 @@ def write_shards(
         counts.add(shards.footer(k))
     counts.failed.sort(key=lambda failure: failure["clip_id"])
     return counts
-
-
-def _flush(path: Path) -> None:
-    """Make a file, or all files of a folder, durable."""
-    for part in (*path.rglob("*"), path):
-        handle = os.open(part, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _remove(path: Path) -> None:

@@ -11,9 +11,9 @@ import duckdb
 import numpy as np
 from PIL import Image
 
+from curate.base.files import writing
 from curate.selection.selection import Selection, quoted
 from pipelines.curated.plots import KEPT, MUTED, pyplot
-from pipelines.dataset.files import writing
 
 COLUMNS, TILE = 6, 2.0  # tiles in a row; inches a tile is wide
 HEIGHT, GAP, HEAD, MARGIN = (

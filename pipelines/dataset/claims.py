@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from pipelines.dataset.files import writing
+from curate.base.files import writing
 
 LOCK = ".lock"
 

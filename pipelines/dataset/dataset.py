@@ -26,15 +26,15 @@ import pyarrow.parquet as pq
 
 from curate.clip import Unit
 from pipelines.dataset.dataset_card import write_dataset_card
-from pipelines.dataset.files import FOOTER, commit, write_json, write_parquet
+from pipelines.dataset.files import FOOTER, write_parquet
 from pipelines.dataset.labels import labelled
 from pipelines.dataset.relation import lacking, relation
 from pipelines.dataset.renewal import renew, without
 from pipelines.dataset.tables import PAIRS, Tables
 
 __all__ = [
-    "FORMAT", "Dataset", "DatasetError", "Shard", "Tables", "Writer", "commit", "forget", "read_about", "read_shards", "read_unit",
-    "sweep", "write_json",
+    "FORMAT", "Dataset", "DatasetError", "Shard", "Tables", "Writer", "forget", "read_about", "read_shards", "read_unit",
+    "sweep",
 ]  # fmt: skip
 
 FORMAT = 1

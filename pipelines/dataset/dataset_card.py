@@ -7,8 +7,8 @@ from pathlib import Path
 
 import yaml
 
+from curate.base.files import whole
 from curate.clip import Column
-from pipelines.dataset.files import whole
 from pipelines.dataset.tables import VIDEO_IDENTITY, Tables
 
 TEXT = """# Annotated dataset

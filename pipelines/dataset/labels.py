@@ -17,6 +17,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from curate.base.sql import literal
+
 NAME = "labels.jsonl"
 LABELS = ("good", "bad")
 COLUMNS = ("label", "label_note")
@@ -91,9 +93,8 @@ def labelled(clips: str, root: Path) -> str:
     if not said:
         return f"(SELECT *, NULL::VARCHAR AS label, NULL::VARCHAR AS label_note FROM {clips})"
     rows = [{"clip_id": key, "label": value.label, "label_note": value.note} for key, value in said.items()]
-    text = json.dumps(rows).replace("'", "''")
     kind = '[{"clip_id": "VARCHAR", "label": "VARCHAR", "label_note": "VARCHAR"}]'
-    return f"(SELECT * FROM {clips} LEFT JOIN (SELECT unnest(from_json('{text}', '{kind}'), max_depth := 2)) USING (clip_id))"
+    return f"(SELECT * FROM {clips} LEFT JOIN (SELECT unnest(from_json({literal(json.dumps(rows))}, '{kind}'), max_depth := 2)) USING (clip_id))"
 
 
 def _plain(text: str) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from curate.base.sql import literal, quoted
 from pipelines.dataset.tables import OF_VIDEO
 
 PAIRED = {"clips": "errors", "videos": "seconds"}
@@ -41,8 +42,8 @@ def relation(
     for (old, mixed, missing, there), paths in groups.items():
         options = ", filename=true, file_row_number=true" if places else ", filename=true" if mixed or there else ""
         hidden = "EXCLUDE (filename)" if options and not places else ""
-        nulls = [f"NULL::{OF_VIDEO[name]} AS {_name(name)}" for name in missing if name not in there]
-        columns = [_columns(table, old, hidden), *(f"v.{_name(name)}" for name in there), *nulls]
+        nulls = [f"NULL::{OF_VIDEO[name]} AS {quoted(name)}" for name in missing if name not in there]
+        columns = [_columns(table, old, hidden), *(f"v.{quoted(name)}" for name in there), *nulls]
         parts.append(
             f"SELECT {', '.join(columns)} FROM {_parquet(paths, options)} c"
             + (_facts(paths, there) if there else "")
@@ -54,7 +55,7 @@ def relation(
 def _facts(paths: Sequence[Path], names: Sequence[str]) -> str:
     """Each clip's row in the twin of its own file: other files may hold older rows of the same unit."""
     twins = _parquet([path.parent.parent / "videos" / path.name for path in paths], ", filename=true")
-    wanted = ", ".join(map(_name, names))
+    wanted = ", ".join(map(quoted, names))
     return (
         f" LEFT JOIN (SELECT parse_filename(filename) AS _file, video_id, unit, {wanted} FROM {twins}) v "
         "ON v._file = parse_filename(c.filename) AND v.video_id = c.video_id AND v.unit = c.unit"
@@ -67,7 +68,7 @@ def _current(paths: Sequence[Path], stale: Mapping[str, Sequence[str]]) -> str:
     gone = " ".join(f"part-{name}/{unit}" for name in sorted(map(_shard, paths)) for unit in stale[name])
     return (
         " WHERE printf('%s/%s-%04d', parse_filename(c.filename, true), c.video_id, c.unit) "
-        f"NOT IN (SELECT unnest(string_split({_quote(gone)}, ' ')))"
+        f"NOT IN (SELECT unnest(string_split({literal(gone)}, ' ')))"
     )
 
 
@@ -82,16 +83,8 @@ def _columns(table: str, old: bool, hidden: str) -> str:
 
 def _parquet(paths: Sequence[Path], options: str) -> str:
     """By name, as later versions of Winnow add columns: where a shard has none, they are null."""
-    return f"read_parquet([{', '.join(_quote(str(path)) for path in paths)}], union_by_name=true{options})"
+    return f"read_parquet([{', '.join(map(literal, paths))}], union_by_name=true{options})"
 
 
 def _shard(path: Path) -> str:
     return path.stem.removeprefix("part-")
-
-
-def _name(column: str) -> str:
-    return f'"{column}"'
-
-
-def _quote(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"

@@ -15,8 +15,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from curate.base.sql import quoted
 from curate.selection.filters import Filter, SelectionError
-from curate.selection.selection import quoted, select
+from curate.selection.selection import select
 from pipelines.dataset.columns import score_columns, unit_of
 from pipelines.dataset.dataset import Dataset
 

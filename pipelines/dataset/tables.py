@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from curate.clip import Clip, Column, Unit, Video, path_to_text, text_to_path
 
@@ -106,6 +108,19 @@ class Tables:
     @property
     def videos(self) -> pa.Schema:
         return pa.schema([column.field() for column in (*VIDEO_IDENTITY, *self.facts)])
+
+    def with_stored(self, root: Path, shards: Iterable[str]) -> Tables:
+        """And the columns of these shards that no part of this job declares: what a plugin has found is never dropped."""
+        found: dict[str, dict[str, Column]] = {"clips": {}, "videos": {}}
+        known = {"clips": set(self.clips.names), "videos": set(self.videos.names)}
+        for shard in shards:
+            for table, columns in found.items():
+                schema = pq.read_schema(root / table / f"part-{shard}.parquet")
+                new = {field.name: Column.of(field) for field in schema if field.name not in known[table]}
+                columns |= {name: column for name, column in new.items() if not pa.types.is_map(column.type)}
+        return replace(
+            self, scores=(*self.scores, *found["clips"].values()), facts=(*self.facts, *found["videos"].values())
+        )
 
     def clip_row(self, unit: Unit, clip: Clip) -> dict[str, Any]:
         row = {name: unit.facts.get(name) for name in OF_VIDEO}

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from curate.base.files import whole
 from curate.clip import Listed, Unit, Video
-from pipelines.dataset.files import whole
 from pipelines.sources.entries import ADDRESS, PATHS, Entry, entries_of, knows_path, plain, suffix_of
 from pipelines.sources.folders import ALIAS, VIDEO_SUFFIXES, PassedOver, Refused, Search
 from pipelines.sources.listed import bounds

@@ -26,11 +26,11 @@ import av
 import cv2
 
 from curate.clip import Unit, Video
-from curate.observers import motion, shots, stills
+from curate.observers import detectors, motion, stills
 from curate.video.frame import Frame
 from curate.watching import watch
 
-SHOTS = {"detector": "cascade", "min_seconds": 1.0, "max_seconds": 10.0}
+OBSERVERS = {"shots": {"min_seconds": 1.0}, "motion": {}, "stills": {}}
 
 
 def plain(path: str) -> int:
@@ -41,7 +41,7 @@ def plain(path: str) -> int:
 
 
 def ours(path: str, **decode: Any) -> int:
-    unit = watch.watch(Unit(Video(path)), shots=SHOTS, motion={}, stills={}, decode=decode)
+    unit = watch.watch(Unit(Video(path)), observers=OBSERVERS, decode=decode)
     if unit.status != "ok":
         raise SystemExit(f"{path}: {unit.error}")
     return unit.facts["frames_decoded"]
@@ -113,7 +113,7 @@ def profile(path: str) -> dict[str, float]:
 
     Frame.thumb, Frame.grey = view(thumb, "thumb"), view(grey, "grey")
     timed(Frame, "reduced", "reduced")
-    for owner, label in ((shots.CascadeShots, "shots"), (motion.FlowMotion, "motion"), (stills.Stills, "stills")):
+    for owner, label in ((detectors.CascadeShots, "shots"), (motion.FlowMotion, "motion"), (stills.Stills, "stills")):
         timed(owner, "see", label)
         timed(owner, "finish" if label == "shots" else "fill", label)
     began = time.process_time()

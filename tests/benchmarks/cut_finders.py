@@ -14,9 +14,11 @@ from scenedetect import FrameTimecode, SceneDetector, SceneManager, VideoOpenFai
 from scenedetect.detectors import AdaptiveDetector, ContentDetector, HistogramDetector
 
 from curate.clip import Video
+from curate.observers import shots as observer
+from curate.observers.shots import ShotOptions
 from curate.video.units import plan
 from curate.watching import watch
-from pipelines.config import Decode, Shots
+from pipelines.config import DecodeOptions
 from tests.benchmarks.cut_sets import Span
 
 __all__ = ["PYSCENEDETECT", "Found", "Unreadable", "ours", "theirs"]
@@ -49,14 +51,14 @@ def ours(path: Path, detector: str = "cascade", min_seconds: float | None = None
     A long video is watched as one unit, so that the border of a unit is neither right nor wrong. CPU time is that of the
     detector and of the thumbs it looks at. Raises Unreadable.
     """
-    config = Shots(detector=detector)
+    config = ShotOptions(detector=detector)
     shots = config.model_dump() | ({} if min_seconds is None else {"min_seconds": min_seconds})
-    reading = Decode().model_dump(include={"threads", "max_pixels"})
+    reading = DecodeOptions().model_dump(include={"threads", "max_pixels"})
     (unit,) = plan(Video(str(path)), unit_seconds=float("inf"), max_pixels=reading["max_pixels"])
     spent = [0.0]
     if unit.status == "ok":
         with timed_detector(spent):
-            unit = watch.watch(unit, shots=shots, motion=None, stills=None, decode=reading)
+            unit = watch.watch(unit, observers={"shots": shots}, decode=reading)
     if unit.status != "ok":
         raise Unreadable(f"{path}: {unit.error}")
     whole: dict[float, Span] = {}
@@ -70,12 +72,14 @@ def ours(path: Path, detector: str = "cascade", min_seconds: float | None = None
 @contextmanager
 def timed_detector(spent: list[float]) -> Iterator[None]:
     """While it lasts, detectors that the pass makes add their CPU seconds to spent[0]."""
-    make = watch.detector_of
-    watch.detector_of = lambda name: lambda **options: Timed(make(name)(**options), spent)
+    made = dict(observer.DETECTORS)
+    observer.DETECTORS |= {
+        name: lambda make=make, **options: Timed(make(**options), spent) for name, make in made.items()
+    }
     try:
         yield
     finally:
-        watch.detector_of = make
+        observer.DETECTORS |= made
 
 
 class Timed:
@@ -136,7 +140,7 @@ def theirs(path: Path, min_seconds: float | None = None) -> dict[str, Found]:
     manager = SceneManager()
     manager.add_detector(several)
     frames = manager.detect_scenes(video)
-    config = Shots()
+    config = ShotOptions()
     shortest = (config.min_seconds if min_seconds is None else min_seconds) * video.frame_rate
     found = {}
     for name, cuts, seconds in zip(PYSCENEDETECT, several.cuts, several.seconds, strict=True):

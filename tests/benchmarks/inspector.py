@@ -29,10 +29,11 @@ from playwright.sync_api import sync_playwright
 from rich.console import Console
 from rich.table import Table
 
+from curate.base.files import write_json
 from pipelines.annotation.stages import TABLES
 from pipelines.config import load
 from pipelines.dataset.dataset import FORMAT
-from pipelines.dataset.files import FOOTER, GROUP_ROWS, write_json
+from pipelines.dataset.files import FOOTER, GROUP_ROWS
 from tests.pipelines.inspector.browser import launched
 
 SHARD, PER_VIDEO = 1000, 20
@@ -185,9 +186,7 @@ def jpeg(rng: np.random.Generator) -> bytes:
 def measure(root: Path, console: Console) -> Table:
     began = time.perf_counter()
     arguments = ["inspect", str(root), "--port", "0", "--no-open"]
-    server = subprocess.Popen(
-        [sys.executable, "-m", "pipelines.inspector", *arguments], stdout=subprocess.PIPE, text=True
-    )
+    server = subprocess.Popen([sys.executable, "-m", "pipelines.cli", *arguments], stdout=subprocess.PIPE, text=True)
     try:
         server.stdout.readline()
         address = server.stdout.readline().strip()

@@ -21,7 +21,7 @@ from rich.table import Table
 from curate.video.identity import fingerprint
 from curate.video.units import plan
 from pipelines.annotation.executor import limit_threads
-from pipelines.annotation.stages import STAGES, build
+from pipelines.annotation.stages import build
 from pipelines.config import load
 from pipelines.demo import make_footage
 from pipelines.sources.sources import find_videos
@@ -30,7 +30,7 @@ from pipelines.sources.sources import find_videos
 def measure(folder: Path, config_name: str) -> Table:
     config = load(config_name, ["decode.isolate=false"])
     began = time.process_time()
-    steps = build(config, STAGES)
+    steps = build(config, list(config.parts.stages))
     limit_threads(1)
     loading = time.process_time() - began
     spent: dict[str, float] = {}

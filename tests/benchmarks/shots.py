@@ -39,7 +39,7 @@ import cv2
 import numpy as np
 from scenedetect import FrameTimecode
 
-from curate.watching.watch import detector_of
+from curate.observers.detectors import DETECTORS
 from tests.benchmarks.cut_finders import PYSCENEDETECT
 from tests.benchmarks.cut_sets import SETS, Span, clipshots
 from tests.benchmarks.cut_tables import footage_table, markdown, set_tables
@@ -118,7 +118,7 @@ def splice(clips: list[np.ndarray], rng: random.Random) -> tuple[np.ndarray, lis
 def detect_ours(video: np.ndarray, kind: str = "cascade") -> tuple[list[Span], float]:
     thumbs = [cv2.resize(frame, (48, 27), interpolation=cv2.INTER_AREA) for frame in video]
     began = time.process_time()
-    observer = detector_of(kind)()
+    observer = DETECTORS[kind]()
     for i, thumb in enumerate(thumbs):
         observer.see(SimpleNamespace(index=i, time=i / FPS, thumb=thumb))
     return [(shot.start, shot.end) for shot in observer.finish()], time.process_time() - began

@@ -3,7 +3,7 @@
     python -m tests.benchmarks.world OUT [--clips 800] [--contaminate 0.5] [--seeds 0 1 2] [--config tiny] [--share 1.0]
 
 A world of which half is spoiled (shapes that rest, writing, hidden cuts, wrong captions) goes through `winnow annotate` and
-`winnow select` twice: raw (a file is a clip, nothing is filtered) and selected (the selection of configs/world.yaml). The
+`winnow select` twice: raw (a file is a clip, nothing is filtered) and selected (the selection of pipelines/configs/world.yaml). The
 first table says what survives. Then both train for the same steps, with the same codec (trained on raw) and seeds, and
 draw the same prompts; the second table says how much of what the prompts name is read in the videos, and the loss on
 clean clips that neither has seen. OUT is gone on with when the command is given again.
@@ -32,8 +32,11 @@ from rich.table import Table
 
 from pipelines.typed_yaml import SHIPPED, find, read
 from video_model.config import TrainConfig
-from video_model.diffusion.generate import Sampler, write_video
-from video_model.latents.batches import Index, Live, open_index, sample_windows
+from video_model.data.excerpts import sample_windows
+from video_model.data.index import Index, open_index
+from video_model.diffusion.generate import Sampler
+from video_model.latents.live import Live
+from video_model.pictures import write_video
 from video_model.training.held_out import held_out_batches, held_out_loss
 from video_model.training.run import Run
 from video_model.training.stages import train
@@ -57,7 +60,7 @@ def main() -> None:
     parser.add_argument("--contaminate", type=float, default=0.5)
     parser.add_argument("--world-seed", type=int, default=1)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--config", default="tiny", help="of training: a file, or one of configs/train")
+    parser.add_argument("--config", default="tiny", help="of training: a file, or one of pipelines/configs/train")
     parser.add_argument("--share", type=float, default=1.0, help="of the config's steps in each stage")
     parser.add_argument("--prompts", type=int, default=96)
     parser.add_argument("--threads", type=int, default=1)

@@ -19,9 +19,11 @@ from curate.watching.watch import watch
 
 RATE = 25
 PASS = {
-    "shots": {"detector": "whole", "min_seconds": 0.2, "max_seconds": 10.0},
-    "motion": {"fps": 2.0},
-    "stills": {"size": 64},
+    "observers": {
+        "shots": {"detector": "whole", "min_seconds": 0.2, "max_seconds": 10.0},
+        "motion": {"fps": 2.0},
+        "stills": {"size": 64},
+    },
     "decode": {},
 }
 

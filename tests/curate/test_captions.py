@@ -100,7 +100,6 @@ def test_captioners_see_what_is_theirs():
     one = clip(*(plain((value, 0, 0)) for value in (1, 2, 3)), motion_score=5.0)
     one.frames = [one.values["still_first"]] * 2
     stage = Captions(frame, video, Joins)
-    assert stage.frames == 2
     stage([unit(one)])
     assert one.values["caption_frame"] == "red 2 of 0" and one.values["caption_video"] == "red 3 of 2"
     assert one.values["caption_merged"] == "red 2 of 0 / red 3 of 2" and one.values["caption_merged_from"] == "merged"

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from curate.observers.shots import Shot
+from curate.observers.detectors import Shot
+from curate.observers.dividing import clips_of, parted
 from curate.video.clock import Clock, interruptions, rate
-from curate.watching.dividing import clips_of, frame_ends, parted
+from curate.video.timeline import frame_ends
 
 
 def test_clips_of_divides_evenly_and_drops_short_shots():

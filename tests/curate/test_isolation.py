@@ -9,9 +9,10 @@ import time
 
 import pytest
 
+from curate.base import child as children
+from curate.base.child import NotStarted
 from curate.clip import Unit, Video
-from curate.watching import isolation
-from curate.watching.isolation import Isolated, NotStarted
+from curate.watching.isolation import Isolated
 from tests.bad_inputs import PASS, write
 
 NAUGHTY = """
@@ -39,10 +40,10 @@ def film(tmp_path_factory) -> str:
 def child(monkeypatch):
     """An Isolated whose child misbehaves when it is told to."""
     monkeypatch.setattr(
-        isolation,
+        children,
         "BOOT",
         "import json, sys; sys.path[:] = json.loads(sys.argv[1])\n" + NAUGHTY + "\n"
-        "from curate.watching.isolation import serve; serve(int(sys.argv[2]), float(sys.argv[3]), sys.argv[4])",
+        "from curate.base.child import serve; serve(int(sys.argv[2]), float(sys.argv[3]), sys.argv[4])",
     )
     one = Isolated(timeout=60, memory_gb=1.0)
     yield one
@@ -117,7 +118,7 @@ def test_killed_from_outside_is_a_loss_however_often(child, film):
 
 @pytest.mark.parametrize("memory_gb", [0.02, 0.1, 0.15])
 def test_a_limit_that_no_child_starts_under_is_said_and_is_no_units_fault(film, memory_gb, monkeypatch, capfd):
-    monkeypatch.setattr(isolation, "START_PAUSES", ())
+    monkeypatch.setattr(children, "START_PAUSES", ())
     one = Isolated(timeout=60, memory_gb=memory_gb)
     with pytest.raises(NotStarted, match=rf"within its {memory_gb:g} GB of memory .*: raise decode.memory_gb"):
         one.watch(Unit(Video(film)), **PASS)
@@ -131,8 +132,8 @@ def test_a_machine_without_room_for_a_process_is_tried_again_and_then_said(film,
         tries.append(1)
         raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
-    monkeypatch.setattr(isolation, "START_PAUSES", (0.01, 0.01))
-    monkeypatch.setattr(isolation.subprocess, "Popen", full)
+    monkeypatch.setattr(children, "START_PAUSES", (0.01, 0.01))
+    monkeypatch.setattr(children.subprocess, "Popen", full)
     with pytest.raises(NotStarted, match="Resource temporarily unavailable"):
         Isolated().plan(Video(film))
     assert len(tries) == 3

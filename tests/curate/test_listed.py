@@ -1,17 +1,19 @@
 """Spans of a source list become the clips: which frames, which captions, and what is said of those that cannot."""
 
 from curate.clip import Listed, Unit, Video
+from curate.observers.listed import ListedSpans, clips_of_spans
 from curate.video.units import plan
-from curate.watching.listed import ListedSpans, clips_of_spans
 from curate.watching.watch import watch
 from pipelines.demo import write
 from tests.footage import pan
 
 TIMES = [100 + i / 25 for i in range(100)]  # a clock that starts late
 OPTIONS = {
-    "shots": {"detector": "cascade", "min_seconds": 1.0, "max_seconds": 1.5},
-    "motion": {"fps": 5.0},
-    "stills": {},
+    "observers": {
+        "shots": {"detector": "cascade", "min_seconds": 1.0, "max_seconds": 1.5},
+        "motion": {"fps": 5.0},
+        "stills": {},
+    },
     "decode": {},
 }
 
@@ -96,10 +98,11 @@ def test_no_cut_divides_a_span_and_its_stills_are_its_first_and_last_frames(tmp_
 def test_a_detector_looks_at_nothing():
     class Frame:
         def __init__(self, time):
-            self.time = time
+            self.time, self.jumped = time, False
 
     seen, jumps = ListedSpans([Listed(0.04, 0.12), Listed(start_frame=5)]), []
     for i in range(8):
-        seen.see(Frame(7 + i / 25))
-        jumps.append(seen.jumped)
+        frame = Frame(7 + i / 25)
+        seen.see(frame)
+        jumps.append(frame.jumped)
     assert jumps == [False, True, False, True, False, True, False, False]

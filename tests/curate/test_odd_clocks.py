@@ -9,7 +9,7 @@ from curate.export.extract import extract
 from curate.export.span import ClipForm, span_of
 from curate.stages.pictures import decode
 from curate.watching.rereading import captioner_frames
-from tests.curate.odd_clocks import film, joined, level, levels, retimed, watched
+from tests.curate.odd_clocks import PASS, film, joined, level, levels, retimed, watched
 
 NO_B = {"bf": "0"}
 LONG_GOP = {"g": "250", "x264-params": "scenecut=0"}
@@ -204,7 +204,7 @@ def test_clips_of_many_kinds_of_times_are_cut_in_one_pass(tmp_path):
     from curate.export.transcode import transcode
 
     path = film(tmp_path / "one.mp4", range(75), options={"g": "1000", "x264-params": "scenecut=0"})
-    (unit,) = watched(path, shots={"detector": "whole", "min_seconds": 0.2, "max_seconds": 0.5})
+    (unit,) = watched(path, observers={**PASS["observers"], "shots": {"detector": "whole", "max_seconds": 0.5}})
     spans = [span_of(unit, clip) for clip in unit.clips]
     assert len(spans) == 6
     together = list(transcode(str(path), spans, ClipForm()))

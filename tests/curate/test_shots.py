@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from curate.observers.shots import CascadeShots, Shot, TransNetShots
+from curate.observers.detectors import CascadeShots, Shot, TransNetShots
 
 FPS = 25
 HEIGHT, WIDTH = 108, 192

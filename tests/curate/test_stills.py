@@ -18,6 +18,7 @@ class Seen:
 
     index: int
     fps: float = 25.0
+    jumped: bool = False
     made: list = field(default_factory=list)
 
     @property
@@ -35,7 +36,7 @@ def clip(start: int, end: int, fps: float = 25.0) -> Clip:
 def kept(count: int, jumps=(), **how) -> Stills:
     stills = Stills(**how)
     for i in range(count):
-        stills.see(Seen(i), i in jumps)
+        stills.see(Seen(i, jumped=i in jumps))
     return stills
 
 

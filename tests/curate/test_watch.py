@@ -9,12 +9,18 @@ import numpy as np
 import pytest
 
 from curate.clip import Unit, Video
+from curate.observers.motion import FlowMotion
+from curate.observers.stills import Stills
+from curate.parts import Parts
 from curate.stages.pictures import decode
 from curate.video.units import plan
+from curate.watching.facts import FILE_COLUMNS
 from curate.watching.rereading import captioner_frames
-from curate.watching.watch import CLIP_COLUMNS, VIDEO_COLUMNS, watch
+from curate.watching.watch import watch
 from tests.bad_inputs import PASS, Expectation, make_bad_inputs, picture
 
+CLIP_COLUMNS = (*FlowMotion.columns, *Stills.columns)
+VIDEO_COLUMNS = (*FILE_COLUMNS, *Parts().facts)
 CUT = 40
 
 
@@ -60,7 +66,7 @@ def test_a_unit_comes_back_with_clips_scores_and_facts(film):
 
 
 def test_footage_that_is_cut_already_stays_whole(film):
-    unit = passed(film, shots={"detector": "whole", "min_seconds": 0.4, "max_seconds": 10.0})
+    unit = passed(film, observers={**PASS["observers"], "shots": {"detector": "whole"}})
     assert [(c.start_frame, c.end_frame, c.shot_end_time) for c in unit.clips] == [(0, 100, pytest.approx(4.0))]
     assert unit.facts["transitions"] == [] and unit.clips[0].values["still_times"][2] == 99 / 25
 
@@ -77,7 +83,7 @@ def test_facts_and_scores_fit_their_columns(film):
 
 
 def test_only_what_is_asked_for_is_measured(film):
-    unit = passed(film, motion=None, stills=None)
+    unit = passed(film, observers={"shots": {}})
     assert len(unit.clips) == 2 and all(not clip.values for clip in unit.clips)
 
 
@@ -101,8 +107,9 @@ def test_frames_read_later_are_those_the_pass_saw(film):
         assert again.shape == still.shape and np.abs(again.astype(int) - still.astype(int)).mean() < 4
 
 
-def test_an_unforeseen_error_in_an_observer_fails_the_unit_with_its_name(film):
-    unit = passed(film, motion={"fps": 0})
+def test_an_unforeseen_error_in_an_observer_fails_the_unit_with_its_name(film, monkeypatch):
+    monkeypatch.setattr(FlowMotion, "see", lambda self, frame: frame.index / 0)
+    unit = passed(film)
     assert unit.status == "failed" and "ZeroDivisionError" in unit.error
 
 
@@ -136,7 +143,7 @@ def test_every_bad_input_becomes_what_it_must(bad):
 
 def test_clips_that_are_known_stay_what_they_are_when_more_is_measured(film):
     """Whatever a detector of today would find: an old dataset is filled in without being cut anew."""
-    unit = passed(film, motion=None, stills=None)
+    unit = passed(film, observers={"shots": {}})
     unit.clips[0].end_frame, unit.clips[1].start_frame = 25, 30
     again = watch(unit, **PASS)
     assert [(c.start_frame, c.end_frame) for c in again.clips] == [(0, 25), (30, 100)]

@@ -12,7 +12,7 @@ import pytest
 
 from curate.models import MissingWeights
 from pipelines.annotation.annotate import annotate
-from pipelines.annotation.executor import Place
+from pipelines.annotation.pools import Place
 from pipelines.annotation.stages import StageError, with_needs
 from pipelines.config import load
 from pipelines.dataset.dataset import Dataset, DatasetError

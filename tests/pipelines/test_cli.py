@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 
 from curate.clip import Unit, Video
 from pipelines.annotation.annotate import Summary
-from pipelines.annotation.executor import Worker, _table
+from pipelines.annotation.executor import StageWorker, _table
 from pipelines.cli import app as cli
-from pipelines.cli.progress import Live, print_summary
+from pipelines.cli.progress import LiveProgress, print_summary
 from pipelines.config import load
 
 PASS = ["--executor", "inline", "--stages", "shots,motion,stills"]
@@ -247,7 +247,7 @@ def test_broken_weights(small_footage, tmp_path):
     assert "aesthetic_score: model laion cannot be loaded: " in message
     # Ray's worker hands the reason on, through every pool, to the driver.
     config = load("quickstart", changes)
-    worker = Worker(config.model_dump_json(), ("appearance",))
+    worker = StageWorker(config.model_dump_json(), ("appearance",))
     answer = worker(_table([Unit(Video("a"))]))
     assert answer.num_rows == 1 and "model laion cannot be loaded" in answer["refused"][0].as_py()
 
@@ -267,7 +267,7 @@ def test_a_defect_has_a_traceback_and_a_code_of_its_own(dataset, monkeypatch):
 def test_the_progress_line_counts_units_and_videos_as_such():
     from rich.console import Console
 
-    live = Live(Console(quiet=True))
+    live = LiveProgress(Console(quiet=True))
     with live:
         live.start(3, 900.0, 0)
         for index in range(3):

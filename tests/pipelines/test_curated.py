@@ -17,15 +17,16 @@ import pytest
 import yaml
 from rich.console import Console
 
+from curate.base import child as children
+from curate.base.files import write_json
 from curate.clip import Clip, Column, Unit, Video
 from curate.export.extract import Span
 from curate.selection.filters import Filter, SelectionError, parse_filters
 from curate.video.identity import fingerprint
-from curate.watching import isolation
 from pipelines.curated.curated import CuratedError, CuratedRequest, Work, make_curated
 from pipelines.curated.cutting import CutJob, Cutters, cut
 from pipelines.dataset import statistics
-from pipelines.dataset.dataset import FORMAT, Dataset, Tables, Writer, write_json
+from pipelines.dataset.dataset import FORMAT, Dataset, Tables, Writer
 
 TABLES = Tables(
     scores=(
@@ -309,8 +310,8 @@ def cut(job):
     return real(job)
 cutting.cut = cut
 """
-    boot = isolation.BOOT.split("; ", 2)
-    monkeypatch.setattr(isolation, "BOOT", "; ".join(boot[:2]) + "\n" + code + boot[2])
+    boot = children.BOOT.split("; ", 2)
+    monkeypatch.setattr(children, "BOOT", "; ".join(boot[:2]) + "\n" + code + boot[2])
     return monkeypatch
 
 
@@ -392,7 +393,7 @@ def test_the_limits_of_the_decode_are_those_of_the_cut(dataset, tmp_path, no_pic
 
 
 def test_where_no_child_can_start_no_clip_is_blamed(dataset, tmp_path, no_pictures, monkeypatch):
-    monkeypatch.setattr(isolation, "START_PAUSES", (0.05,))
+    monkeypatch.setattr(children, "START_PAUSES", (0.05,))
     with pytest.raises(CuratedError, match=r"cannot start within its 0\.001 GB of memory .*: raise decode\.memory_gb"):
         curate(dataset, FILTERS, tmp_path / "out", limits={"memory_gb": 0.001}, workers=2)
     made = curate(dataset, FILTERS, tmp_path / "out", workers=2)

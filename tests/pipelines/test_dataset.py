@@ -12,14 +12,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from curate.base.files import write_json
 from curate.clip import Clip, Column, Listed, Unit, Video
+from curate.parts import Parts
 from curate.selection.filters import Filter
 from curate.selection.selection import select
-from curate.watching.watch import VIDEO_COLUMNS
-from pipelines.dataset.dataset import FORMAT, Dataset, DatasetError, Tables, Writer, read_unit, sweep, write_json
+from curate.watching.facts import FILE_COLUMNS
+from pipelines.dataset.dataset import FORMAT, Dataset, DatasetError, Tables, Writer, read_unit, sweep
 from pipelines.dataset.renewal import renew
 from pipelines.dataset.tables import OF_VIDEO
 
+VIDEO_COLUMNS = (*FILE_COLUMNS, *Parts().facts)
 TABLES = Tables(
     scores=(Column("motion_score", pa.float32(), "f"), Column("text_area", pa.float32(), "f")),
     facts=(Column("duration", pa.float64(), "d"), Column("fps", pa.float64(), "f")),

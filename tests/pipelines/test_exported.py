@@ -11,14 +11,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from curate.base.files import DiskError, write_json
 from curate.clip import Clip, Unit, Video
 from curate.selection.filters import Filter
 from curate.video.identity import fingerprint
 from pipelines.curated.curated import CuratedError
 from pipelines.curated.cutting import Cutters, cut_together
 from pipelines.dataset.claims import claimed
-from pipelines.dataset.dataset import FORMAT, Dataset, Writer, write_json
-from pipelines.dataset.files import DiskError
+from pipelines.dataset.dataset import FORMAT, Dataset, Writer
 from tests.curate.odd_clocks import levels
 from tests.pipelines.test_curated import TABLES, curate, footage, map_here, no_pictures  # noqa: F401
 

@@ -8,9 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
+from curate.parts import Parts
 from pipelines.annotation.annotate import annotate
-from pipelines.annotation.executor import Place
-from pipelines.annotation.state import State
+from pipelines.annotation.pools import Place
+from pipelines.annotation.recorded import RecordedUnits
 from pipelines.cli.progress import print_summary
 from pipelines.config import load
 from pipelines.dataset.dataset import Dataset
@@ -180,10 +181,10 @@ def test_what_a_row_is_of_is_a_column_and_is_known_of_rows_without_it(films, tmp
         ("l.csv: entry 2", "entry", None, "failed"), ("list entry 1.mp4", "file", None, "failed"),
     ]  # fmt: skip
     assert sorted(rows(out, kinds, "videos")) == expected
-    known = State(Dataset(out), [], False)
+    known = RecordedUnits(Dataset(out), [], False, Parts())
     for path in out.glob("videos/*.parquet"):
         pq.write_table(pq.read_table(path).drop_columns(["kind", "duplicate_of", "modified"]), path)
-    old = State(Dataset(out), [], False)
+    old = RecordedUnits(Dataset(out), [], False, Parts())
     assert (old.copies, old.videos(), old.contents_of(f"{folder}/b.mp4")) == (
         known.copies, known.videos(), known.contents_of(f"{folder}/a.mp4"),
     )  # fmt: skip

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from curate.base.child import pack, unpack
 from curate.clip import Unit
-from curate.watching.isolation import pack, unpack
 from pipelines.dataset.dataset import Tables
 from pipelines.sources.sources import InputError, find_videos
 from pipelines.sources.spans import seconds_of, written

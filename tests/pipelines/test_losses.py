@@ -12,19 +12,21 @@ import time
 import psutil
 import pytest
 
+from curate.base import child as children
+from curate.base.child import Lost
+from curate.base.files import DiskError, write_json
 from curate.clip import Clip, Column, Unit, Video
 from curate.stages.stage import Stage
-from curate.watching import isolation
-from curate.watching.isolation import Lost, settle
+from curate.watching.isolation import settle
 from pipelines.annotation import executor
 from pipelines.annotation.annotate import annotate
 from pipelines.annotation.decoding import limit_of
-from pipelines.annotation.executor import Place, run, work
+from pipelines.annotation.executor import run, work
 from pipelines.annotation.planning import Planner
+from pipelines.annotation.pools import Place
 from pipelines.cluster import ExecutorError
 from pipelines.config import load
 from pipelines.dataset import files
-from pipelines.dataset.files import DiskError, write_json
 from pipelines.demo import write
 from tests.footage import pan
 from tests.pipelines.test_annotate import rows
@@ -72,10 +74,10 @@ def films(tmp_path):
 def naughty(tmp_path, monkeypatch):
     """Decoders do what a file's name says: watch kill once.mp4, plan sleep.mp4 ... The log of what they were asked."""
     log = tmp_path / "log"
-    boot = isolation.BOOT.split("; ", 2)
+    boot = children.BOOT.split("; ", 2)
     text = "; ".join(boot[:2]) + "\n" + NAUGHTY.replace("LOG", repr(str(log))) + boot[2]
-    monkeypatch.setattr(isolation, "BOOT", text)
-    monkeypatch.setattr(isolation, "START_PAUSES", (0.05,))
+    monkeypatch.setattr(children, "BOOT", text)
+    monkeypatch.setattr(children, "START_PAUSES", (0.05,))
     return log
 
 
@@ -101,7 +103,7 @@ def test_what_is_killed_each_time_is_lost_and_done_by_the_next_run(films, naught
     summary = job(folder, tmp_path / "d", watcher)
     assert videos(tmp_path / "d") == {"a": "ok", "watch kill": "lost", "plan kill": "lost"}
     assert summary.failed == 0 and summary.anything_failed and {why[:70] for _, why in summary.lost} == {
-        "the decoding process was killed from outside (SIGKILL; the machine may"
+        "the decoder's process was killed from outside (SIGKILL; the machine ma"
     }  # fmt: skip
     monkeypatch.undo()
     again = job(folder, tmp_path / "d", watcher)  # no --retry-failed
@@ -148,7 +150,7 @@ def test_killed_by_its_pid_from_outside(films, tmp_path, watcher):
     def hunt():
         while not stop.is_set() and len(killed) < 2:
             for child in psutil.Process().children():
-                if "curate.watching.isolation" in " ".join(child.cmdline()):
+                if "curate.base.child" in " ".join(child.cmdline()):
                     child.kill()
                     killed.append(child.pid)
             time.sleep(0.7)
@@ -284,7 +286,7 @@ def test_a_memory_limit_that_no_decoder_starts_under_ends_the_job(films, naughty
 def test_a_worker_on_ray_without_memory_for_a_decoder_stops_the_job(monkeypatch):
     """What a worker says in the column `refused` ends the job, without another try."""
     worker = executor.Worker.__new__(executor.Worker)
-    worker.refused, worker.steps = None, [lambda units: (_ for _ in ()).throw(isolation.NotStarted("no room"))]
+    worker.refused, worker.steps = None, [lambda units: (_ for _ in ()).throw(children.NotStarted("no room"))]
     table = worker(executor._table([Unit(Video("a"))]))
     assert table["refused"].to_pylist() == ["no room"]
 
@@ -355,16 +357,3 @@ def test_a_full_disk_is_named(films, tmp_path, watcher, monkeypatch):
             job(folder, tmp_path / "d", watcher)
     assert not list((tmp_path / "d").rglob("*.tmp"))
     assert not job(folder, tmp_path / "d", watcher).anything_failed
-
-
-def test_a_file_appears_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "a"
-    path.write_bytes(b"old")
-    with pytest.raises(KeyError), files.whole(path) as stream:
-        stream.write(b"half")
-        raise KeyError
-    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
-    with files.whole(path) as stream:
-        stream.write(b"new")
-        assert path.read_bytes() == b"old"
-    assert path.read_bytes() == b"new" and list(tmp_path.iterdir()) == [path]

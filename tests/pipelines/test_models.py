@@ -2,17 +2,19 @@
 
 import pytest
 
-from pipelines.annotation.models import Shelf, adapter
-from pipelines.annotation.stages import STAGES, check_weights, roles, weights
+from curate.parts import Parts
+from pipelines.annotation.models import Shelf, check_weights, uses, weights
 from pipelines.config import load
+
+STAGES = list(Parts().stages)
 
 
 @pytest.mark.parametrize("name", ["quickstart", "svd"])
 def test_every_model_of_a_shipped_config_has_an_adapter_that_knows_its_weights(name):
     config = load(name)
-    for column, section in roles(config, STAGES):
-        kind, arguments = adapter(section, config)
-        assert all(item.model and item.source for item in kind.weights(**arguments)), column
+    found = list(uses(config, STAGES))
+    assert {use.column for use in found} >= {"shots", "text_area", "image_embedding", "caption_merged", "similarity"}
+    assert all(item.model and item.source for use in found for item in use.weights)
     assert all(item.path for _, item in weights(load("quickstart"), STAGES))
 
 

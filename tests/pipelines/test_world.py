@@ -1,4 +1,4 @@
-"""The spoiled world through annotate and select: what the selection of configs/world.yaml keeps."""
+"""The spoiled world through annotate and select: what the selection of pipelines/configs/world.yaml keeps."""
 
 from collections import Counter
 
@@ -8,10 +8,10 @@ import pytest
 from curate.selection.filters import Filter, SelectionError
 from curate.selection.selection import select
 from pipelines.annotation.annotate import annotate
-from pipelines.annotation.executor import Place
+from pipelines.annotation.pools import Place
 from pipelines.config import load
-from pipelines.curated.curated import why_empty
 from pipelines.dataset.dataset import Dataset
+from pipelines.dataset.empty import why_empty
 from tests.pipelines.test_curated import curate
 from video_model.world.world import make_world
 

@@ -17,7 +17,7 @@ from video_model.data.buckets import (
     strides,
     usable_sizes,
 )
-from video_model.data.sources import DataError
+from video_model.errors import DataError
 
 
 def test_clips_are_thinned_evenly():

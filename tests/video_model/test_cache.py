@@ -14,16 +14,19 @@ from pathlib import Path
 
 import av
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
 
+from curate.base import child as children
 from tests.video_model.clips import LetterEncoder, PoolCodec, clip, clips, frame_numbers, mp4, write_clips, write_images
 from video_model.codecs.small import CodecConfig, SmallCodec
+from video_model.data import decoders as decoders_module
 from video_model.data.decoders import Decoders
 from video_model.data.decoding import DecodeError, Job, decode
 from video_model.data.index import open_index
-from video_model.data.sources import DataError
+from video_model.errors import DataError
 from video_model.latents.batches import Batches
 from video_model.latents.build import build_cache, cache_for
 from video_model.latents.cache import latents_folder
@@ -243,7 +246,7 @@ def full(*_):
 def test_a_full_disk_is_one_clear_error(data, tmp_path, monkeypatch):
     index = open_index(data / "c", "motion_score < 3")
     codec = PoolCodec()
-    monkeypatch.setattr("video_model.latents.packed.os.replace", full)
+    monkeypatch.setattr("curate.base.files.os.replace", full)
     with pytest.raises(DataError, match=r"the disk is full \(0\.0 MB more are needed\); free some, or put the cache"):
         build(index, tmp_path, codec)
     assert not any(data for name, data in files(tmp_path).items() if name != ".lock")
@@ -306,28 +309,41 @@ def test_a_crash_or_a_hang_costs_one_clip():
     with Decoders(1, timeout=60) as decoders:
         assert frame_numbers(next(decoders([good])).transpose(0, 3, 1, 2)).tolist() == [0, 5]
         (child,) = decoders._children
-        os.kill(child.process.pid, signal.SIGSTOP)  # so that it is at work when it dies
-        threading.Timer(0.3, os.kill, [child.process.pid, signal.SIGKILL]).start()
+        os.kill(child.pid, signal.SIGSTOP)  # so that it is at work when it dies
+        threading.Timer(0.3, os.kill, [child.pid, signal.SIGKILL]).start()
         results = decoders([good, good])
-        assert next(results) == "the decoder crashed (SIGKILL)"
+        assert next(results).startswith("the decoder's process was killed from outside (SIGKILL")
         assert next(results).shape == (2, 16, 16, 3)
-        os.kill(child.process.pid, signal.SIGSTOP)
+        os.kill(child.pid, signal.SIGSTOP)
         child.timeout = 0.3
-        assert next(decoders([good])) == "took longer than 0.3 s to decode"
+        assert next(decoders([good])) == "took longer than 0.3 s: the process was stopped"
 
 
 def test_a_child_with_too_little_memory_says_so():
     large = Job("video", tuple(range(24)), (2048, 2048), mp4())
-    with Decoders(1, memory_gb=0.15) as decoders:
+    with Decoders(1, memory_gb=0.3) as decoders:
         (result,) = decoders([large])
         assert isinstance(result, str) and "memory" in result
+
+
+def test_where_no_child_can_start_no_clip_is_blamed(monkeypatch):
+    monkeypatch.setattr(children, "START_PAUSES", ())
+    with Decoders(1, memory_gb=0.02) as decoders, pytest.raises(DataError, match=r"cannot start within its 0\.02 GB"):
+        list(decoders([Job("video", (0,), (16, 16), mp4())]))
+
+
+def test_an_answer_that_is_larger_than_what_was_asked_for_is_not_read(monkeypatch):
+    monkeypatch.setattr(decoders_module, "AROUND", -1)
+    with Decoders(1) as decoders:
+        (result,) = decoders([Job("video", (0,), (16, 16), mp4())])
+    assert result == "the decoder answered with more than 767 bytes"
 
 
 def test_children_end_with_their_owner():
     with Decoders(2) as decoders:
         list(decoders([Job("video", (0,), (16, 16), mp4())] * 4))
-        processes = [child.process for child in decoders._children if child.process]
-    assert processes and all(process.poll() is not None for process in processes)
+        pids = [child.pid for child in decoders._children if child.pid]
+    assert pids and not any(psutil.pid_exists(pid) for pid in pids)
 
 
 def test_covered_and_cropped_around_the_centre():

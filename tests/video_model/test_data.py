@@ -18,16 +18,13 @@ from tests.video_model.clips import (
     write_clips,
     write_images,
 )
-from video_model.latents.batches import (
-    Batches,
-    DataError,
-    Live,
-    build_cache,
-    open_index,
-    sample_frames,
-    sample_windows,
-    usable_sizes,
-)
+from video_model.data.buckets import usable_sizes
+from video_model.data.excerpts import sample_frames, sample_windows
+from video_model.data.index import open_index
+from video_model.errors import DataError
+from video_model.latents.batches import Batches
+from video_model.latents.build import build_cache
+from video_model.latents.live import Live
 
 SIZE = (48, 64)
 

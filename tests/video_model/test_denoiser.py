@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from video_model.diffusion.denoiser import EDM, Denoiser, Epsilon, Flow, VPrediction, lognormal
+from video_model.diffusion.denoiser import Denoiser, lognormal
+from video_model.diffusion.parametrisations import Edm, Epsilon, RectifiedFlow, VPrediction
 
 SIGMA = torch.tensor([0.02, 0.3, 1.0, 7.0, 300.0])
 TRUTH = torch.randn(5, 2, 3, 4, 4, generator=torch.Generator().manual_seed(1))
@@ -37,7 +38,7 @@ class Oracle(nn.Module):
 
 
 @pytest.mark.parametrize(
-    "words, kind", [("edm", EDM()), ("v", VPrediction()), ("epsilon", Epsilon()), ("flow", Flow())]
+    "words, kind", [("edm", Edm()), ("v", VPrediction()), ("epsilon", Epsilon()), ("flow", RectifiedFlow())]
 )
 def test_the_same_answer_in_any_words_is_the_same_denoised_picture(words, kind):
     x = TRUTH + SIGMA.view(FIVE) * NOISE
@@ -49,10 +50,10 @@ def test_the_same_answer_in_any_words_is_the_same_denoised_picture(words, kind):
 @pytest.mark.parametrize(
     "words, kind, weight",
     [
-        ("edm", EDM(), (1 + SIGMA**2) / SIGMA**2),
+        ("edm", Edm(), (1 + SIGMA**2) / SIGMA**2),
         ("v", VPrediction(), (1 + SIGMA**2) / SIGMA**2),
         ("epsilon", Epsilon(), 1 / SIGMA**2),
-        ("flow", Flow(), ((1 + SIGMA) / SIGMA) ** 2),
+        ("flow", RectifiedFlow(), ((1 + SIGMA) / SIGMA) ** 2),
     ],
 )
 def test_the_loss_is_the_weighted_error_of_the_clean_data(words, kind, weight):
@@ -62,7 +63,7 @@ def test_the_loss_is_the_weighted_error_of_the_clean_data(words, kind, weight):
 
 def test_edm_with_other_sigma_data_keeps_unit_variance_in_and_out():
     d, s = 0.5, torch.tensor([0.1, 1.0, 20.0])
-    skip, out, given, noise = EDM(d).scales(s)
+    skip, out, given, noise = Edm(sigma_data=d).scales(s)
     assert torch.allclose(given**2 * (s**2 + d**2), torch.ones(3))
     x0_part, noise_part = (
         (1 - skip) / out * d,

@@ -6,12 +6,15 @@ from torch import nn
 
 from tests.video_model.clips import LetterEncoder, PoolCodec, clip, clips, frame_numbers, write_clips
 from video_model.config import Noise
+from video_model.data.index import open_index
 from video_model.diffusion.conditioning import Conditioner, TextSlot, VectorSlot
-from video_model.diffusion.denoiser import EDM, Denoiser, Epsilon, Flow, VPrediction
+from video_model.diffusion.denoiser import Denoiser
+from video_model.diffusion.parametrisations import Edm, Epsilon, RectifiedFlow, VPrediction
 from video_model.evaluation.evaluate import SIGMAS, losses
-from video_model.latents.batches import Live, build_cache, open_index
+from video_model.latents.build import build_cache
+from video_model.latents.live import Live
 from video_model.training.held_out import held_out_batches, held_out_loss, loss_of_nothing
-from video_model.training.stages import Silent
+from video_model.training.watching import Silent
 
 SIZES = [(48, 64), (64, 48)]
 OPTIONS = {"frames": [16], "sizes": SIZES, "rates": [8], "seed": 0}
@@ -86,7 +89,7 @@ def test_without_a_cache_a_clip_that_cannot_be_decoded_costs_itself_alone(tmp_pa
         assert seen(held_out_batches(index, store, 4, batch=4, **OPTIONS)) == sorted(index.keys[:3])
 
 
-@pytest.mark.parametrize(("kind", "known"), [(EDM(), 1), (VPrediction(), 1), (Epsilon(), 1), (Flow(), 2)])
+@pytest.mark.parametrize(("kind", "known"), [(Edm(), 1), (VPrediction(), 1), (Epsilon(), 1), (RectifiedFlow(), 2)])
 def test_the_loss_of_knowing_nothing(kind, known):
     """Measured with a network that says 0, on unit noise: 16384 numbers, so within 3% of the mean square."""
     draw = torch.Generator().manual_seed(0)
@@ -102,4 +105,4 @@ def test_the_loss_of_knowing_nothing(kind, known):
 
 def test_the_loss_of_knowing_nothing_of_data_of_another_scale():
     """sigma_data 0.5 at sigma 0.5: skip 1/2, out^2 1/8, so (1/4 + 1/16) 8."""
-    assert loss_of_nothing(EDM(sigma_data=0.5), 0.5) == pytest.approx(2.5)
+    assert loss_of_nothing(Edm(sigma_data=0.5), 0.5) == pytest.approx(2.5)

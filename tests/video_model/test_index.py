@@ -9,7 +9,7 @@ import pytest
 
 from tests.video_model.clips import clip, clips, write_clips, write_images
 from video_model.data.index import join, open_index
-from video_model.data.sources import DataError
+from video_model.errors import DataError
 
 
 @pytest.fixture(scope="module")

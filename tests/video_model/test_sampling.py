@@ -7,8 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from video_model.diffusion.denoiser import EDM, Denoiser
-from video_model.diffusion.samplers import SAMPLERS, ddim, dpmpp_2m, euler, guided, heun, karras, rising, uniform_time
+from video_model.diffusion.denoiser import Denoiser
+from video_model.diffusion.guidance import guided, rising
+from video_model.diffusion.parametrisations import Edm
+from video_model.diffusion.samplers import SAMPLERS, ddim, dpmpp_2m, euler, heun
+from video_model.diffusion.schedules import karras, uniform_time
 
 MEAN, SPREAD = 0.7, 0.4
 SHAPE = (64, 2, 1, 4, 4)
@@ -42,9 +45,9 @@ def test_order_of_convergence(sampler, order):
     assert fine < 0.03
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_samples_have_the_data_s_mean_and_spread(name):
-    drawn = SAMPLERS[name](exact, noise(1, 80.0), karras(40, 0.002, 80.0))
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_samples_have_the_data_s_mean_and_spread(sampler):
+    drawn = sampler(exact, noise(1, 80.0), karras(40, 0.002, 80.0))
     assert float(drawn.mean()) == pytest.approx(MEAN, abs=0.03)
     assert float(drawn.std()) == pytest.approx(SPREAD, rel=0.1)
 
@@ -96,7 +99,7 @@ class Prompted(nn.Module):
 
 
 def test_guidance_is_linear_and_its_own_for_each_frame():
-    denoiser = Denoiser(Prompted(), EDM())
+    denoiser = Denoiser(Prompted(), Edm())
     cond, null = {"text": torch.full((1, 1, 1), 10.0)}, {"text": torch.zeros(1, 1, 1)}
     denoise = guided(denoiser, cond, null, rising(1.0, 2.5, 4))
     out = denoise(torch.randn(1, 4, 1, 2, 2), 2.0)

@@ -6,18 +6,18 @@ import shutil
 import pytest
 import torch
 
+from curate.base.packaged import WeightsMissing
 from tests.video_model.clips import clips, write_clips
 from video_model.config import TrainConfig
 from video_model.diffusion.generate import Sampler
-from video_model.encoders.text import WeightsMissing
+from video_model.errors import DataError, RunError
 from video_model.evaluation.evaluate import evaluate
-from video_model.latents.batches import DataError
 from video_model.public.weights import export_unet
 from video_model.training import checkpoints
 from video_model.training.journal import read_log
 from video_model.training.loop import Interrupted
 from video_model.training.optimisation import NothingToTrain
-from video_model.training.run import Run, RunError, build_conditioner, build_encoder
+from video_model.training.run import Run, build_conditioner, build_encoder
 from video_model.training.stages import Stores, _start, train
 
 STAGE = {"sizes": [[32, 32]], "batch": 4, "lr": 1e-3, "warmup": 1, "ema": 0.5}

@@ -11,7 +11,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from video_model.encoders.text import MiniLMStates, OpenClipText, T5States, WeightsMissing
+from curate.base.packaged import WeightsMissing
+from video_model.encoders.text import MiniLMStates, OpenClipText, T5States
 
 torch.set_num_threads(1)
 TEXTS = ["A red circle moves to the left.", "", "A dog, running on the beach at sunset with a ball"]

@@ -9,7 +9,7 @@ import torch
 
 from video_model.config import Loop, Stage
 from video_model.diffusion.conditioning import Conditioner, FirstFrameSlot, TextSlot, VectorSlot
-from video_model.diffusion.denoiser import EDM
+from video_model.diffusion.parametrisations import Edm
 from video_model.networks.unet import SpaceTimeUNet, UNetConfig, inflate
 from video_model.training.loop import Task
 from video_model.training.workers import Worker
@@ -91,7 +91,7 @@ def task(folder: Path, *, batches=None, worker=None, net=None, loop=None, **stag
         board=Path(folder) / "tensorboard",
         network=net or network(),
         conditioner=Conditioner(slots),
-        parametrisation=EDM(),
+        parametrisation=Edm(),
         batches=batches or RandomBatches(),
         worker=worker or Worker(),
     )

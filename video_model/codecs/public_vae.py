@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from video_model.codecs.small import CodecError
-from video_model.encoders.packaged import digest, first_line
+from video_model.encoders.fingerprint import digest
+from video_model.errors import first_line
 
 CLASSES = ("AutoencoderKL", "AutoencoderKLTemporalDecoder")
 

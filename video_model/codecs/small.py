@@ -7,7 +7,6 @@ convolutional KL autoencoder (Kingma & Welling 2014; Rombach et al. 2022) as the
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
@@ -19,8 +18,10 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from curate.base.files import write_whole
 from video_model.codecs.small_networks import DecoderNetwork, EncoderNetwork
-from video_model.encoders.packaged import digest, first_line
+from video_model.encoders.fingerprint import digest
+from video_model.errors import first_line
 
 WEIGHTS, CONFIG = "codec.safetensors", "codec.json"
 FLATTEST = 1e-5  # variance of a patch coefficient below which it is rounding of 8-bit pixels; pixels in [-1, 1]
@@ -264,16 +265,3 @@ def principal_components(frames: Tensor, factor: int) -> tuple[Tensor, Tensor, T
 def to_float(pixels: Tensor) -> Tensor:
     """uint8 [0, 255] to float32 [-1, 1]."""
     return pixels.float() / 127.5 - 1.0
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Writes aside, syncs, renames."""
-    aside = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with open(aside, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)

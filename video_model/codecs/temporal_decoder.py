@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from video_model.codecs.small import CodecError, SmallCodec, to_float
 from video_model.codecs.small_training import warm_then_cosine
-from video_model.evaluation.metrics import flicker, flicker_error, psnr
+from video_model.measures import flicker, flicker_error, psnr
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from video_model.data.sources import DataError
+from video_model.errors import DataError
 
 Size = tuple[int, int]  # height, width in px
 Rates = Sequence[float] | Mapping[str, float]  # a list to choose from, or {"min": 4, "max": 24}

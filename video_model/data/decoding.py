@@ -17,8 +17,10 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from curate.base import orientation, pixels
+from video_model.errors import first_line
 
 MAX_PIXELS = 8192 * 4320
+REASON = 4000  # characters of a reason, at most
 
 
 class DecodeError(Exception):
@@ -52,6 +54,15 @@ def decode(job: Job) -> np.ndarray:
     if job.kind == "image":
         return np.stack([_picture(job.data, job.size)] * len(job.indices))
     return _frames(job.data, job.indices, job.size)
+
+
+def answer(request: dict[str, Any]) -> dict[str, Any]:
+    """What a child process of `Decoders` does with a Job's `request()` and its `data`: `pixels`, or a `reason`."""
+    try:
+        frames = decode(Job.of(request, request["data"]))
+    except DecodeError as error:
+        return {"reason": str(error)[:REASON]}
+    return {"pixels": np.ascontiguousarray(frames).data.cast("B")}
 
 
 def cover(height: int, width: int, size: tuple[int, int]) -> tuple[int, int]:
@@ -118,4 +129,4 @@ def _picture(data: bytes, size: tuple[int, int]) -> np.ndarray:
     except UnidentifiedImageError:
         raise DecodeError("is not a picture that Pillow knows, or its header is damaged") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DecodeError(f"cannot be decoded ({str(error).splitlines()[0] if str(error) else error!r})") from None
+        raise DecodeError(f"cannot be decoded ({first_line(error)})") from None

@@ -13,7 +13,7 @@ from video_model.data.decoders import Decoders
 from video_model.data.decoding import Job
 from video_model.data.index import Index
 from video_model.data.reading import Reader
-from video_model.data.sources import DataError
+from video_model.errors import DataError
 
 
 def sample_frames(index: Index, size: Size, count: int, seed: int = 0, workers: int | None = None) -> np.ndarray:

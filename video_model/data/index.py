@@ -13,8 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from video_model.data.sources import NEEDED, NUMBERS, OTHER_CAPTIONS, DataError, DataFile, find_files, small_columns
+from video_model.data.sources import NEEDED, NUMBERS, OTHER_CAPTIONS, DataFile, find_files, small_columns
 from video_model.data.where import mentioned, rows_where
+from video_model.errors import DataError, first_line
 
 CAPTIONS = {"caption_frame": 0.5, "caption_video": 0.25, "caption_merged": 0.25}  # SVD, section 3
 
@@ -228,7 +229,7 @@ def _read(number: int, file: DataFile, texts: list[str], extra: list[str]) -> pa
     try:
         table = pq.read_table(file.path, columns=names, partitioning=None) if names else None
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{file.path}: cannot be read ({str(error).splitlines()[0]}); copy or make it again") from None
+        raise DataError(f"{file.path}: cannot be read ({first_line(error)}); copy or make it again") from None
     count = sum(file.group_rows)
     columns = {name: table[name] for name in names} if table is not None else {}
     columns |= {"file": np.full(count, number, np.int32), "position": np.arange(count)}
@@ -246,7 +247,7 @@ def _read(number: int, file: DataFile, texts: list[str], extra: list[str]) -> pa
     try:
         return pa.table({name: _typed(name, value, texts) for name, value in columns.items()})
     except pa.ArrowInvalid as error:
-        raise DataError(f"{file.path}: {str(error).splitlines()[0]}; make it again with winnow select") from None
+        raise DataError(f"{file.path}: {first_line(error)}; make it again with winnow select") from None
 
 
 def _typed(name: str, value: pa.ChunkedArray | pa.Array | np.ndarray, texts: list[str]) -> pa.ChunkedArray | pa.Array:

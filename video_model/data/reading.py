@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import glob
 import threading
-from collections import OrderedDict
 from collections.abc import Container, Iterator
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from cachetools import LRUCache
 
 from video_model.data.index import Index
-from video_model.data.sources import DataError, DataFile
+from video_model.data.sources import DataFile
+from video_model.errors import DataError, first_line
 
 
 def stream(file: DataFile, positions: Container[int]) -> Iterator[tuple[int, bytes]]:
@@ -35,28 +36,25 @@ def stream(file: DataFile, positions: Container[int]) -> Iterator[tuple[int, byt
                 if not left:
                     return
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{file.path}: cannot be read ({str(error).splitlines()[0]}); copy or make it again") from None
+        raise DataError(f"{file.path}: cannot be read ({first_line(error)}); copy or make it again") from None
 
 
 class Reader:
     """The bytes of any row of an index, whichever thread asks; a few row groups are kept."""
 
     def __init__(self, index: Index, keep: int = 8) -> None:
-        self.index, self.keep = index, keep
+        self.index = index
         self._starts = [np.cumsum([0, *file.group_rows]) for file in index.files]
-        self._groups: OrderedDict[tuple[int, int], pa.ChunkedArray] = OrderedDict()
+        self._groups: LRUCache[tuple[int, int], pa.ChunkedArray] = LRUCache(keep)
         self._lock = threading.Lock()
 
     def __call__(self, row: int) -> bytes:
         number, position = int(self.index.file[row]), int(self.index.position[row])
         group = int(np.searchsorted(self._starts[number], position, side="right")) - 1
         with self._lock:
-            column = self._groups.pop((number, group), None)
+            column = self._groups.get((number, group))
             if column is None:
-                column = self._read(self.index.files[number], group)
-            self._groups[number, group] = column
-            while len(self._groups) > self.keep:
-                self._groups.popitem(last=False)
+                column = self._groups[number, group] = self._read(self.index.files[number], group)
         return _bytes_of(column[position - int(self._starts[number][group])].as_py())
 
     def _read(self, file: DataFile, group: int) -> pa.ChunkedArray:
@@ -64,7 +62,7 @@ class Reader:
             with pq.ParquetFile(file.path) as opened:
                 return opened.read_row_group(group, columns=[file.kind])[file.kind]
         except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{file.path}: cannot be read ({str(error).splitlines()[0]}); copy it again") from None
+            raise DataError(f"{file.path}: cannot be read ({first_line(error)}); copy it again") from None
 
 
 def _bytes_of(value: dict | bytes | None) -> bytes:

@@ -16,13 +16,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from video_model.errors import DataError, first_line
+
 NUMBERS = ("num_frames", "fps", "width", "height")
 NEEDED = ("clip_id", "video_id", *NUMBERS)
 OTHER_CAPTIONS = ("caption", "text")  # names of the caption column of image-text files
-
-
-class DataError(Exception):
-    """Data that cannot be trained on. One line: the thing, the reason, the fix."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,7 @@ def open_file(path: Path) -> DataFile:
         schema = meta.schema.to_arrow_schema()
         identity = _identity(path)
     except (pa.ArrowException, OSError, struct.error) as error:
-        raise DataError(f"{path}: cannot be read as Parquet ({_line(error)}); copy or make it again") from None
+        raise DataError(f"{path}: cannot be read as Parquet ({first_line(error)}); copy or make it again") from None
     kind = next((name for name in ("video", "image") if name in schema.names), None)
     if kind is None:
         raise DataError(
@@ -153,7 +151,3 @@ def _is_binary(kind: pa.DataType) -> bool:
 
 def _is_text(kind: pa.DataType) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind)
-
-
-def _line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from curate.base import sql as locked
-from video_model.data.sources import DataError
+from video_model.errors import DataError
 
 
 def rows_where(table: pa.Table, condition: str, columns: list[str]) -> np.ndarray:

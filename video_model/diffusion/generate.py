@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import av
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,10 +14,12 @@ from video_model.codecs.small import Codec
 from video_model.config import TrainConfig
 from video_model.diffusion.conditioning import Conditioner
 from video_model.diffusion.denoiser import Denoiser
-from video_model.diffusion.samplers import SAMPLERS, Watch, guided, karras, rising, uniform_time
+from video_model.diffusion.guidance import guided, rising
+from video_model.diffusion.samplers import SAMPLERS
+from video_model.diffusion.schedules import Watch
 from video_model.encoders.text import TextEncoder
-from video_model.training.journal import to_uint8
-from video_model.training.run import Run, RunError, build_conditioner, build_encoder, build_parametrisation
+from video_model.errors import RunError
+from video_model.training.run import Run, build_conditioner, build_encoder
 
 
 @dataclass(frozen=True)
@@ -73,15 +72,11 @@ def generate(
     scale: Tensor | float = request.guidance[0]
     if request.frames > 1:
         scale = rising(*request.guidance, request.frames)
-    flow = denoiser.parametrisation.__class__.__name__ == "Flow"
-    sigmas = (
-        uniform_time(request.steps, request.sigma_max)
-        if flow
-        else karras(request.steps, request.sigma_min, request.sigma_max)
-    )
+    sigmas = denoiser.parametrisation.sigmas(request.steps, request.sigma_min, request.sigma_max)
     noise = [torch.randn(shape, generator=torch.Generator().manual_seed(request.seed + i)) for i in range(count)]
     denoise = guided(denoiser, cond, _null(conditioner, cond, request), scale)
-    x = SAMPLERS[request.sampler](denoise, torch.stack(noise).to(device) * sigmas[0], sigmas, watch=watch)
+    sampler = {sampler.__name__: sampler for sampler in SAMPLERS}[request.sampler]
+    x = sampler(denoise, torch.stack(noise).to(device) * sigmas[0], sigmas, watch=watch)
     return codec.decode(x.float().to(getattr(codec, "device", "cpu"))).clamp(-1, 1).cpu()
 
 
@@ -107,7 +102,7 @@ class Sampler:
         self.stage = self.config.stages[self.name]
         self.codec, self.encoder = self.run.codec(), build_encoder(self.config)
         network = self.run.network(self.name, self.checkpoint, self.codec, self.encoder).to(device)
-        self.denoiser = Denoiser(network, build_parametrisation(self.config))
+        self.denoiser = Denoiser(network, self.config.denoiser)
         self.conditioner = build_conditioner(self.config, self.stage.temporal)
 
     def request(self, prompts: Sequence[str], **options: Any) -> Request:
@@ -142,21 +137,3 @@ def default_request(config: TrainConfig, name: str, prompts: Sequence[str], **op
     return Request(
         prompts=list(prompts), **values | {key: value for key, value in options.items() if value is not None}
     )
-
-
-def write_video(path: Path, video: Tensor, fps: float) -> None:
-    """[T, 3, H, W] in [-1, 1] as H.264 that is played everywhere."""
-    write_frames(path, to_uint8(video), fps)
-
-
-def write_frames(path: Path, frames: np.ndarray, fps: float) -> None:
-    """[T, H, W, 3] uint8 with even sides."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rate = Fraction(fps).limit_denominator(1001)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=rate, options={"crf": "14"})
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "yuv420p"
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
-        container.mux(stream.encode())

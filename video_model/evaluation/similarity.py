@@ -11,10 +11,11 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.nn import functional as F
 
+from curate.base.files import DiskError, write_whole
 from video_model.encoders.text import MiniLMStates
 from video_model.evaluation.features import ImageClassifier, checked, resized
 
@@ -79,9 +80,7 @@ class CaptionSimilarity:
             return found["classes"], found["centre"]
         with torch.inference_mode():
             rows, centre = self._sentences(names), self._sentences(prompts).mean(0)
-        with contextlib.suppress(OSError, SafetensorError):
+        with contextlib.suppress(OSError, DiskError):
             home.mkdir(parents=True, exist_ok=True)
-            aside = kept.with_name(f"{kept.name}.{os.getpid()}")
-            save_file({"classes": rows.contiguous(), "centre": centre.contiguous()}, aside)
-            os.replace(aside, kept)
+            write_whole(kept, save({"classes": rows.contiguous(), "centre": centre.contiguous()}), durable=False)
         return rows, centre

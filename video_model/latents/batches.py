@@ -37,7 +37,7 @@ from video_model.data.buckets import (
 )
 from video_model.data.excerpts import sample_frames, sample_windows
 from video_model.data.index import Index, join, open_index
-from video_model.data.sources import DataError
+from video_model.errors import DataError
 from video_model.latents.build import build_cache, cache_for
 from video_model.latents.cache import Cache, pad
 from video_model.latents.live import Live

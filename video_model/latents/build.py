@@ -21,7 +21,7 @@ from video_model.data.decoders import Decoders
 from video_model.data.decoding import Job
 from video_model.data.index import Index, join
 from video_model.data.reading import stream
-from video_model.data.sources import DataError
+from video_model.errors import DataError
 from video_model.latents.cache import (
     DTYPES,
     Cache,

@@ -23,7 +23,7 @@ import torch
 
 from video_model.data.buckets import Size
 from video_model.data.index import Index
-from video_model.data.sources import DataError
+from video_model.errors import DataError
 from video_model.latents.packed import map_shard, read_about, write_whole
 
 DTYPES = {"float16": np.float16, "float32": np.float32}

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from cachetools import LRUCache
 
 from video_model.data.buckets import Grid, Size
 from video_model.data.decoders import Decoders
@@ -41,7 +41,7 @@ class Live:
         self.codec, self.encoder, self.rate, self.max_frames = codec, encoder, rate, max_frames
         self.decoders = Decoders(workers, timeout=timeout, memory_gb=memory_gb)
         self._readers: dict[int, tuple[Index, Reader]] = {}
-        self._texts: OrderedDict[str, torch.Tensor] = OrderedDict()
+        self._texts: LRUCache[str, torch.Tensor] = LRUCache(KEEP_TEXTS)
         self._lock = threading.Lock()  # batches are made in a thread of their own
 
     def why_not(self, key: str, size: Size) -> str | None:
@@ -85,10 +85,9 @@ class Live:
             return self._readers[id(index)][1]
 
     def _states(self, texts: Sequence[str]) -> list[torch.Tensor]:
-        new = [text for text in dict.fromkeys(texts) if text not in self._texts]
+        known = {text: self._texts[text] for text in texts if text in self._texts}
+        new = [text for text in dict.fromkeys(texts) if text not in known]
         if new:
-            self._texts.update(zip(new, encode_texts(self.encoder, new), strict=True))
-        found = [self._texts[text] for text in texts]
-        while len(self._texts) > KEEP_TEXTS:
-            self._texts.popitem(last=False)
-        return found
+            known.update(zip(new, encode_texts(self.encoder, new), strict=True))
+            self._texts.update(known)
+        return [known[text] for text in texts]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import os
@@ -14,7 +13,8 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
-from video_model.data.sources import DataError
+from curate.base import files
+from video_model.errors import DataError
 
 TYPES = {"F16": np.float16, "F32": np.float32, "I64": np.int64, "U8": np.uint8}
 
@@ -26,27 +26,17 @@ def write_shard(path: Path, arrays: Mapping[str, np.ndarray], about: Mapping[str
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Aside, flushed to the disk, renamed. Raises DataError where the disk is full."""
-    aside = path.with_name(f".{path.name}.tmp")
+    """The file appears whole or not at all, its folders too. Raises DataError where the disk is full."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(aside, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(aside, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        files.write_whole(path, data)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise DataError(full_disk(path.parent, len(data))) from None
-    finally:
-        with contextlib.suppress(OSError):
-            aside.unlink(missing_ok=True)
+    except files.DiskError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise DataError(full_disk(path.parent, len(data)) if full else str(error)) from None
 
 
 def full_disk(folder: Path, needed: int) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +19,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from curate.base.files import whole_folder
 
 STATE = "state.json"
 
@@ -51,26 +52,17 @@ def save(
     """Write FOLDER/step-<step>, then delete all but the newest `keep` others. A full disk leaves what was there."""
     folder.mkdir(parents=True, exist_ok=True)
     name = f"step-{step:08d}"
-    aside, path = folder / f".{name}", folder / name
-    shutil.rmtree(aside, ignore_errors=True)
+    path = folder / name
     try:
-        aside.mkdir()
-        sizes = {}
-        for part, tensors in parts.items():
-            file = aside / f"{part}.safetensors"
-            save_file({key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}, file)
-            _flush(file)
-            sizes[file.name] = file.stat().st_size
-        state = {"step": step, "files": sizes, "facts": dict(facts)}
-        (aside / STATE).write_text(json.dumps(state, indent=1))
-        _flush(aside / STATE)
-        _flush(aside)
-        if path.exists():  # damaged, or it would have been gone on from
-            shutil.rmtree(path)
-        aside.rename(path)
-        _flush(folder)
+        with whole_folder(path) as aside:  # one that is there is damaged, or it would have been resumed
+            sizes = {}
+            for part, tensors in parts.items():
+                file = aside / f"{part}.safetensors"
+                save_file({key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}, file)
+                sizes[file.name] = file.stat().st_size
+            state = {"step": step, "files": sizes, "facts": dict(facts)}
+            (aside / STATE).write_text(json.dumps(state, indent=1))
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(aside, ignore_errors=True)
         full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
         mend = "free some space" if full else "check the disk"
         reason = "the disk is full" if full else str(error)
@@ -106,11 +98,3 @@ def _read(path: Path) -> Checkpoint | None:
 def _found(folder: Path) -> list[Path]:
     """Newest first; what was being written is not among them."""
     return sorted(folder.glob("step-*"), reverse=True)
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

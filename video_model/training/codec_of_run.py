@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from curate.base.files import whole_folder, write_json
 from video_model.codecs.small import Codec, SmallCodec
 from video_model.codecs.small_training import train_codec
 from video_model.codecs.temporal_decoder import train_temporal_decoder
 from video_model.config import OwnCodec, rates_of
-from video_model.latents.batches import Index, sample_frames, sample_windows
+from video_model.data.excerpts import sample_frames, sample_windows
+from video_model.data.index import Index
+from video_model.errors import RunError
 from video_model.latents.build import locked
-from video_model.training.run import Run, RunError, codec_config, write_json
+from video_model.training.run import Run, codec_config
 from video_model.training.watching import Watcher
 
 TEMPORAL_FRAMES = 8  # of a window that the temporal decoder is trained on, at most
@@ -35,15 +37,11 @@ def codec_of(run: Run, index: Index, cache: Path, watcher: Watcher) -> Codec:
     with locked(shared.parent):
         if not shared.exists():
             made, report = _trained(run, chosen, index, window, watcher)
-            aside = shared.with_name(f".{shared.name}.{os.getpid()}")
-            aside.mkdir()
-            made.save(aside)
-            write_json(aside / "report.json", report)
-            aside.rename(shared)
-    aside = run.root / ".codec"
-    shutil.rmtree(aside, ignore_errors=True)
-    shutil.copytree(shared, aside)
-    aside.rename(run.root / "codec")
+            with whole_folder(shared) as folder:
+                made.save(folder)
+                write_json(folder / "report.json", report)
+    with whole_folder(run.root / "codec") as folder:
+        shutil.copytree(shared, folder, dirs_exist_ok=True)
     return run.codec()
 
 

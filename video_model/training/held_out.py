@@ -9,10 +9,14 @@ from typing import Any
 import torch
 
 from video_model.config import Noise
+from video_model.data.index import Index
 from video_model.diffusion.conditioning import Conditioner
-from video_model.diffusion.denoiser import Denoiser, Parametrisation
-from video_model.latents.batches import Batches, Cache, DataError, Index, Live
-from video_model.latents.cache import pad
+from video_model.diffusion.denoiser import Denoiser
+from video_model.diffusion.parametrisations import Parametrisation
+from video_model.errors import DataError
+from video_model.latents.batches import Batches
+from video_model.latents.cache import Cache, pad
+from video_model.latents.live import Live
 from video_model.training.loop import draws, moved
 
 LEVELS = (-2.0, -0.5, 1.0)  # ln(sigma): bounds of the noise levels that the loss is told apart by

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
-from torch import Tensor
+
+from curate.base.files import write_whole
 
 
 class Journal:
@@ -21,7 +21,7 @@ class Journal:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "log.jsonl"
         kept = [line for line in read_log(path) if line["step"] <= step]
-        path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        write_whole(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
         self._lines = open(path, "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
         self._board = SummaryWriter(str(board / folder.name), purge_step=step + 1)
         self._wandb = _wandb(wandb, folder.name) if wandb else None
@@ -64,20 +64,3 @@ def _wandb(options: dict[str, Any], stage: str) -> Any:
     except ImportError:
         raise ImportError("loop.wandb: wandb is not installed: pip install wandb, or leave the key out") from None
     return wandb.init(project=options["project"], name=f"{options['name']}/{stage}", config={"stage": stage})
-
-
-def strip(video: Tensor, most: int = 8) -> np.ndarray:
-    """[T, 3, H, W] in [-1, 1] -> [H, n W, 3] uint8: frames side by side, `most` at most, evenly chosen."""
-    chosen = np.unique(np.linspace(0, len(video) - 1, min(most, len(video))).round().astype(int))
-    return np.concatenate(list(to_uint8(video[chosen])), axis=1)
-
-
-def to_uint8(video: Tensor) -> np.ndarray:
-    """[T, 3, H, W] in [-1, 1] -> [T, H, W, 3] uint8."""
-    return ((video.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-
-
-def write_picture(path: Path, picture: np.ndarray) -> None:
-    """[H, W, 3] uint8 as PNG."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture).save(path)

@@ -23,7 +23,9 @@ from torch import Tensor, nn
 
 from video_model.config import Loop, Noise, Stage
 from video_model.diffusion.conditioning import Conditioner
-from video_model.diffusion.denoiser import Denoiser, Parametrisation, lognormal
+from video_model.diffusion.denoiser import Denoiser, lognormal
+from video_model.diffusion.parametrisations import Parametrisation
+from video_model.errors import first_line
 from video_model.training import checkpoints
 from video_model.training.checkpoints import Checkpoint, CheckpointError
 from video_model.training.journal import Journal
@@ -103,7 +105,7 @@ def train_stage(task: Task, start: Checkpoint | None = None) -> Checkpoint:
             load_whole(average.network, start.tensors("ema"))
             load_optimizer(optimizer, network, start.tensors("optimizer"))
         except (KeyError, RuntimeError) as error:
-            why = str(error).splitlines()[0]
+            why = first_line(error)
             raise CheckpointError(f"{start.path}: is not of this network ({why}): choose another --out") from None
     denoiser = Denoiser(called, task.parametrisation)
     judged = Denoiser(average.network, task.parametrisation)

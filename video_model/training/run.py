@@ -17,12 +17,13 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
+from curate.base.files import write_json
 from video_model.codecs.public_vae import DiffusersCodec
-from video_model.codecs.small import Codec, CodecConfig, SmallCodec, write_whole
+from video_model.codecs.small import Codec, CodecConfig, SmallCodec
 from video_model.config import TrainConfig
 from video_model.diffusion.conditioning import Conditioner, FirstFrameSlot, TextSlot, VectorSlot
-from video_model.diffusion.denoiser import Parametrisation, parametrisation
 from video_model.encoders.text import MiniLMStates, OpenClipText, T5States, TextEncoder
+from video_model.errors import RunError, first_line
 from video_model.networks.unet import SpaceTimeUNet, UNetConfig, inflate
 from video_model.public.weights import import_unet
 from video_model.training import checkpoints
@@ -41,10 +42,6 @@ FREE = (
     "data.workers",
 )
 MENDABLE = ("lr", "clip", "warmup")  # of a stage that is not done: what helps against a loss that is not finite
-
-
-class RunError(Exception):
-    """A run that cannot be begun, resumed, or read. One line: the folder, the reason, the fix."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +77,7 @@ class Run:
         except FileNotFoundError:
             raise RunError(f"{root}: is not a run of winnow train: it has no config.json") from None
         except ValueError as error:
-            raise RunError(f"{root}/config.json: does not fit this version: {str(error).splitlines()[0]}") from None
+            raise RunError(f"{root}/config.json: does not fit this version: {first_line(error)}") from None
 
     def differences(self, other: TrainConfig) -> list[str]:
         """Keys whose values differ and matter.
@@ -135,9 +132,7 @@ class Run:
         try:
             load_whole(network, checkpoint.tensors("ema"))
         except (KeyError, RuntimeError) as error:
-            raise RunError(
-                f"{checkpoint.path}: is not of this config's network ({str(error).splitlines()[0]})"
-            ) from None
+            raise RunError(f"{checkpoint.path}: is not of this config's network ({first_line(error)})") from None
         return network.eval()
 
 
@@ -244,15 +239,6 @@ def build_conditioner(config: TrainConfig, temporal: bool) -> Conditioner:
         for name in vector_names(config):  # "augment" is left out with the frame that it speaks of
             slots.append(VectorSlot(name, dropout=getattr(config.conditioning, name, 0.0)))
     return Conditioner(slots)
-
-
-def build_parametrisation(config: TrainConfig) -> Parametrisation:
-    return parametrisation(**config.denoiser.model_dump())
-
-
-def write_json(path: Path, content: Any) -> None:
-    """The file appears whole or not at all."""
-    write_whole(path, json.dumps(content, indent=1, ensure_ascii=False).encode())
 
 
 def _flat(tree: Any, path: str = "") -> dict[str, Any]:

@@ -19,35 +19,29 @@ import numpy as np
 import torch
 from torch import nn
 
+from curate.base.files import write_json
 from video_model.codecs.small import Codec
 from video_model.config import TrainConfig, as_rates, rates_of
-from video_model.diffusion.generate import default_request, generate, write_video
+from video_model.data.buckets import usable_sizes
+from video_model.data.index import Index, join, open_index
+from video_model.diffusion.generate import default_request, generate
 from video_model.encoders.text import TextEncoder
-from video_model.latents.batches import (
-    Batches,
-    DataError,
-    Index,
-    Live,
-    cache_for,
-    join,
-    open_index,
-    usable_sizes,
-)
+from video_model.errors import DataError, RunError
+from video_model.latents.batches import Batches
+from video_model.latents.build import cache_for
+from video_model.latents.live import Live
+from video_model.pictures import strip, write_picture, write_video
 from video_model.training import checkpoints
 from video_model.training.codec_of_run import codec_of
 from video_model.training.held_out import held_out_batches, held_out_loss
-from video_model.training.journal import strip, write_picture
 from video_model.training.loop import Task, train_stage
 from video_model.training.run import (
     Run,
-    RunError,
     build_conditioner,
     build_encoder,
-    build_parametrisation,
     check_network,
     first_network,
     inflated,
-    write_json,
 )
 from video_model.training.watching import Silent, Watcher
 from video_model.training.workers import Worker, first_goes_ahead
@@ -289,7 +283,7 @@ def _run_stage(run, name, network, codec, encoder, stores, store, batches, worke
         board=run.root / "tensorboard",
         network=network,
         conditioner=conditioner,
-        parametrisation=build_parametrisation(config),
+        parametrisation=config.denoiser,
         batches=batches,
         worker=worker,
         evaluate=(lambda denoiser: held_out_loss(denoiser, conditioner, stage.noise, held_out)) if held_out else None,

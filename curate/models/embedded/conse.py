@@ -13,24 +13,36 @@ import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
+from curate.base.files import DiskError, write_whole
+from curate.base.section import Section
 from curate.models import Image, Weights
+from curate.models.adapter import Adapter
 from curate.models.embedded.imagenet import ImageNet
 from curate.models.embedded.minilm import MiniLM
+from curate.models.roles import EMBEDDER
 
 TOP = 10  # classes mixed
 
 
-class ConSE:
+class ConseOptions(Section):
+    kind: Literal["conse"] = "conse"
+
+
+class ConSE(Adapter):
     """Embedder of the embedded pack; dim 384, rows of unit length. A blank picture gets a direction like any other.
 
     imagenet, sentences: models to share; loaded here when not given.
     """
 
+    roles = (EMBEDDER,)
+    Options = ConseOptions
+    shares = (("imagenet", ImageNet), ("sentences", MiniLM))
     name = "ConSE (EfficientNet-Lite2, all-MiniLM-L6-v2)"
     dim = MiniLM.dim
 
@@ -77,11 +89,9 @@ def class_embeddings(sentences: MiniLM, names: Sequence[str]) -> tuple[np.ndarra
         return found["classes"], found["centre"]
     rows = in_order_of_length(sentences, names)
     centre = in_order_of_length(sentences, prompts).mean(0)
-    with contextlib.suppress(OSError, SafetensorError):
+    with contextlib.suppress(OSError, DiskError):
         kept.parent.mkdir(parents=True, exist_ok=True)
-        aside = kept.with_name(f"{kept.name}.{os.getpid()}")
-        save_file({"classes": rows, "centre": centre}, aside)
-        os.replace(aside, kept)
+        write_whole(kept, save({"classes": rows, "centre": centre}), durable=False)
     return rows, centre
 
 

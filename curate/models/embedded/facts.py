@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
 
+from curate.base.section import Section
 from curate.models import ClipView, Image, Weights
+from curate.models.adapter import Adapter
+from curate.models.roles import VIDEO_CAPTION
 
 # Names of colours by hue (OpenCV: 0..180, two degrees a step), for pixels with enough colour and light to have one.
 HUES = ((8, "red"), (20, "orange"), (34, "yellow"), (80, "green"), (98, "turquoise"), (128, "blue"), (146, "purple"))
@@ -25,13 +28,20 @@ MOTION = ((1.0, "hardly any motion"), (8.0, "little motion"), (25.0, "moderate m
 MUCH_MOTION = "a lot of motion"
 
 
-class MeasuredFacts:
+class FactOptions(Section):
+    kind: Literal["facts"] = "facts"
+
+
+class MeasuredFacts(Adapter):
     """Says "A dark scene, mostly blue and black; the camera pans right, with moderate motion."
 
     Colours and brightness come from the stills; camera and motion from the columns camera_pan_x, camera_pan_y,
     camera_zoom and motion_score. What was not measured is not said. The limits are the constants of this module.
     """
 
+    roles = (VIDEO_CAPTION,)
+    Options = FactOptions
+    memory = 0.0
     name = "measured facts"
     frames = 0
 

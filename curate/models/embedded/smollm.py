@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import ctypes
 import secrets
+from typing import Literal
 
+from pydantic import Field
+
+from curate.base.section import Section
 from curate.models import Weights
+from curate.models.adapter import Adapter
 from curate.models.embedded.merging import AGREEMENT, GuardedMerger
 from curate.models.embedded.minilm import MiniLM
 from curate.models.packaged import packaged, require
+from curate.models.roles import MERGE
 
 TASK = "You join two captions of one video into one sentence. You use only their words."
 EXAMPLES = (
@@ -96,9 +102,18 @@ class SmolLM:
         return answer["content"] if "content" in answer else answer["choices"][0]["text"]
 
 
-class SmolMerger(GuardedMerger):
+class SmolOptions(Section):
+    kind: Literal["smollm2"] = "smollm2"
+    agreement: float = Field(AGREEMENT, ge=-1, le=1, description="captions are merged only above this MiniLM cosine")
+
+
+class SmolMerger(GuardedMerger, Adapter):
     """Merger: SmolLM2 under the rules of `GuardedMerger`. sentences: a MiniLM to share; loaded here when not given."""
 
+    roles = (MERGE,)
+    Options = SmolOptions
+    shares = (("sentences", MiniLM),)
+    threaded = True
     name = SmolLM.name
 
     @classmethod

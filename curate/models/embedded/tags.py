@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
+from curate.base.section import Section
 from curate.models import ClipView, Weights
+from curate.models.adapter import Adapter
 from curate.models.embedded.imagenet import ImageNet
+from curate.models.roles import FRAME_CAPTION
 
 # On the middle stills of 40 real clips: 10 tags at .3 with both views agreeing, 8 of them right; between .15 and .3
 # about half are wrong, and the median confidence is .2. A tag without its doubt reads as a fact: the rest stay unsaid.
 CONFIDENCE = 0.3
 
 
-class ConceptTags:
+class TagOptions(Section):
+    kind: Literal["tags"] = "tags"
+
+
+class ConceptTags(Adapter):
     """Says "A photo of a jeep.": the best ImageNet class of the middle still; None where it is not sure.
 
     Sure: its probability (mean of the two views) is at least `confidence`, and both views name it. It knows neither
@@ -21,6 +29,9 @@ class ConceptTags:
     imagenet: the network that the embedder has; loaded here when not given.
     """
 
+    roles = (FRAME_CAPTION,)
+    Options = TagOptions
+    shares = (("imagenet", ImageNet),)
     name = "concept tags (EfficientNet-Lite2)"
     frames = 0
 

@@ -12,12 +12,15 @@ import re
 import shlex
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from curate.base.section import Section
 from curate.models import Weights, hub
+from curate.models.adapter import Adapter
 from curate.models.full.loading import placement
+from curate.models.roles import AESTHETIC
 
 if TYPE_CHECKING:
     import torch
@@ -28,13 +31,24 @@ MLP_REPO, MLP_FILE = "ttj/sac-logos-ava1-l14-linearMSE", "model.safetensors"  # 
 HEADS = ("linear", "mlp")
 
 
-class LaionAesthetic:
+class LaionOptions(Section):
+    kind: Literal["laion"] = "laion"
+    head: Literal["linear", "mlp"] = "linear"
+    allow_download: bool = False
+    file: str | None = None
+
+
+class LaionAesthetic(Adapter):
     """AestheticHead: [N, 768] unit-length ViT-L/14 "openai" embeddings to [N] scores, higher is more pleasing.
 
     head: which published one to look for where `file` is not given: "linear" in the folder `$XDG_CACHE_HOME/winnow`
     (`~/.cache/winnow`), as it is not on the hub; "mlp" in the hub's cache. file: your own copy, .safetensors or .pth;
     its shapes then say which head it is. MissingWeights if there is no file; ValueError for a file of other shapes.
     """
+
+    roles = (AESTHETIC,)
+    Options = LaionOptions
+    gpu = True
 
     def __init__(
         self, *, head: str = "linear", file: str | None = None, device: str = "auto", allow_download: bool = False

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from pydantic import Field
 
 from curate.models import Image, Weights, hub
+from curate.models.adapter import Adapter, HubOptions, Precision
 from curate.models.full.loading import batches, placement
+from curate.models.roles import EMBEDDER
 
 if TYPE_CHECKING:
     import torch
@@ -22,7 +25,15 @@ CHECKPOINTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 PRECISION = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 
 
-class OpenClipEmbedder:
+class OpenClipOptions(HubOptions):
+    kind: Literal["open_clip"] = "open_clip"
+    model: str = "ViT-L-14"
+    pretrained: str = "openai"
+    dtype: Precision = "float32"
+    batch: int = Field(32, ge=1)
+
+
+class OpenClipEmbedder(Adapter):
     """Embedder: the picture and text towers of an open_clip model, rows scaled to unit length.
 
     model, pretrained: open_clip's names, e.g. "ViT-L-14" and "openai" (the pair that the LAION aesthetic heads were
@@ -30,6 +41,11 @@ class OpenClipEmbedder:
     Pictures go through open_clip's own preprocessing (PIL bicubic resize, centre crop, the tag's mean and deviation).
     MissingWeights if they are not on this machine; ValueError for an unknown model.
     """
+
+    roles = (EMBEDDER,)
+    Options = OpenClipOptions
+    gpu = True
+    memory = 1.0e9
 
     def __init__(
         self,

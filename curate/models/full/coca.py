@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
 
 from curate.models import ClipView, Weights, hub
+from curate.models.adapter import Adapter, HubOptions, Precision
 from curate.models.full.clip import load_open_clip, open_clip_weights, stack
 from curate.models.full.loading import batches, placement
+from curate.models.roles import FRAME_CAPTION
 
 if TYPE_CHECKING:
     import torch
@@ -22,7 +26,15 @@ START, END, PAD = 49406, 49407, 0  # of the CLIP vocabulary
 MODEL, PRETRAINED = "coca_ViT-L-14", "mscoco_finetuned_laion2b_s13b_b90k"
 
 
-class CoCaCaptioner:
+class CocaOptions(HubOptions):
+    kind: Literal["coca"] = "coca"
+    model: str = MODEL
+    pretrained: str = PRETRAINED
+    dtype: Precision = "float32"
+    batch: int = Field(16, ge=1)
+
+
+class CoCaCaptioner(Adapter):
     """Captioner of stills: the middle one of each clip (the first that exists where a clip has fewer than three).
 
     folder: local open_clip folder or checkpoint, searched instead of the hub. min_tokens, max_tokens: length of the
@@ -30,6 +42,10 @@ class CoCaCaptioner:
     ValueError if the folder holds a model that cannot caption.
     """
 
+    roles = (FRAME_CAPTION,)
+    Options = CocaOptions
+    gpu = True
+    memory = 1.0e9
     frames = 0
 
     def __init__(

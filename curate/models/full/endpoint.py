@@ -16,10 +16,15 @@ import urllib.request
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
+from pydantic import Field, field_validator
+
+from curate.base.section import Section
 from curate.models import Weights
+from curate.models.adapter import Adapter
 from curate.models.full.merge import Pair, merge_pairs, request
+from curate.models.roles import MERGE
 
 LONGEST_ANSWER = 4 << 20  # bytes; more is not a caption
 LONGEST_PAUSE = 60.0  # seconds
@@ -42,7 +47,32 @@ class NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
-class EndpointMerger:
+class EndpointOptions(Section):
+    kind: Literal["endpoint"] = "endpoint"
+    url: str
+    model: str
+    api_key_env: str | None = Field(None, description="name of the environment variable that holds the key")
+    max_tokens: int = Field(96, ge=1)
+    timeout: float = Field(60.0, gt=0)
+    retries: int = Field(4, ge=0)
+    concurrency: int = Field(8, ge=1)
+
+    @field_validator("url")
+    @classmethod
+    def _http(cls, value: str) -> str:
+        try:
+            parts = urllib.parse.urlsplit(value)
+            good = parts.scheme in ("http", "https") and parts.hostname and not (parts.username or parts.password)
+        except ValueError:  # e.g. a bracket that is not closed
+            good = False
+        if not good:
+            raise ValueError(
+                "captions.merge.url must start with http:// or https:// and name a host, without a user or key in it"
+            )
+        return value
+
+
+class EndpointMerger(Adapter):
     """Merger: one chat completion a pair, temperature 0, `concurrency` requests at a time.
 
     url: the endpoint's base, e.g. http://localhost:8000/v1, or the full .../chat/completions. model: its name there.
@@ -51,6 +81,10 @@ class EndpointMerger:
     one; a Retry-After of the server is obeyed, up to a minute.
     ValueError for a bad URL or an unset variable; EndpointError, from `merge`, when there is no usable answer.
     """
+
+    roles = (MERGE,)
+    Options = EndpointOptions
+    memory = 0.0
 
     def __init__(
         self,

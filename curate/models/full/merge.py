@@ -8,9 +8,14 @@ the same thing and their answers are read the same way.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Literal
+
+from pydantic import Field
 
 from curate.models import Weights, hub
+from curate.models.adapter import Adapter, HubOptions, Precision
 from curate.models.full.loading import batches, placement, pretrained
+from curate.models.roles import MERGE
 
 MODEL = "Qwen/Qwen2.5-1.5B-Instruct"
 INSTRUCTION = (
@@ -54,13 +59,26 @@ def merge_pairs(pairs: Sequence[Pair], ask: Callable[[list[tuple[str, str]]], li
     return merged
 
 
-class TransformersMerger:
+class TransformersOptions(HubOptions):
+    kind: Literal["transformers"] = "transformers"
+    model: str = "mistralai/Mistral-7B-Instruct-v0.2"
+    max_tokens: int = Field(96, ge=1)
+    dtype: Precision = "float32"
+    batch: int = Field(8, ge=1)
+
+
+class TransformersMerger(Adapter):
     """Merger: any causal language model of transformers, on this machine, greedy.
 
     model: hub repository. folder: local copy, searched instead. The tokenizer's chat template is used if there is one,
     else the request as plain text. max_tokens: new tokens at most. batch: pairs at a time, padded on the left.
     MissingWeights if the weights are not on this machine.
     """
+
+    roles = (MERGE,)
+    Options = TransformersOptions
+    gpu = True
+    memory = 2.0e9
 
     def __init__(
         self,

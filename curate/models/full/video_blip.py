@@ -8,10 +8,14 @@ BLIP-2's weights, so that its own checkpoints (one frame or several) work too.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
 
 from curate.models import ClipView, Image, Weights, hub
+from curate.models.adapter import Adapter, HubOptions, Precision
 from curate.models.full.loading import batches, placement, pretrained
+from curate.models.roles import VIDEO_CAPTION
 
 if TYPE_CHECKING:
     import torch
@@ -20,7 +24,16 @@ MODEL = "kpyu/video-blip-opt-2.7b-ego4d"
 PROMPT = "Question: Can you give a detailed description of what is happening in this video? Answer:"
 
 
-class VideoBlipCaptioner:
+class VideoBlipOptions(HubOptions):
+    kind: Literal["videoblip"] = "videoblip"
+    model: str = MODEL
+    frames: int = Field(8, ge=1)
+    prompt: str | None = None
+    dtype: Precision = "float32"
+    batch: int = Field(4, ge=1)
+
+
+class VideoBlipCaptioner(Adapter):
     """Captioner of `frames` evenly spaced frames, for checkpoints of the BLIP-2 family.
 
     model: hub repository (VideoBLIP, or a plain BLIP-2). folder: local copy, searched instead. prompt: what the
@@ -28,6 +41,11 @@ class VideoBlipCaptioner:
     sampled.
     MissingWeights if the weights are not on this machine; ValueError if they are of another family.
     """
+
+    roles = (VIDEO_CAPTION,)
+    Options = VideoBlipOptions
+    gpu = True
+    memory = 2.0e9
 
     def __init__(
         self,

@@ -7,12 +7,15 @@ model's own chat template and processor do the rest.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from pydantic import Field
 
 from curate.models import ClipView, Image, Weights, hub
+from curate.models.adapter import Adapter, HubOptions, Precision
 from curate.models.full.loading import batches, placement, pretrained
+from curate.models.roles import VIDEO_CAPTION
 
 MODEL = "HuggingFaceTB/SmolVLM2-2.2B-Instruct"
 PROMPT = (
@@ -21,13 +24,29 @@ PROMPT = (
 )
 
 
-class VideoChatCaptioner:
+class VideoChatOptions(HubOptions):
+    kind: Literal["video_chat"] = "video_chat"
+    model: str = MODEL
+    frames: int = Field(8, ge=1)
+    prompt: str | None = None
+    show: Literal["images", "video"] = "images"
+    dtype: Precision = "bfloat16"
+    batch: int = Field(2, ge=1)
+    max_tokens: int = Field(80, ge=1)
+
+
+class VideoChatCaptioner(Adapter):
     """Captioner of `frames` evenly spaced frames, for any `AutoModelForImageTextToText` with a chat template.
 
     model: hub repository. folder: local copy, searched instead. show: "images" (the frames one after another) or
     "video" (one video of these frames, for models that have a video processor). max_tokens: new tokens at most; greedy.
     MissingWeights if the weights are not on this machine; ValueError if the model has no chat template.
     """
+
+    roles = (VIDEO_CAPTION,)
+    Options = VideoChatOptions
+    gpu = True
+    memory = 2.0e9
 
     def __init__(
         self,

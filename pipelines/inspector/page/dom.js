@@ -40,7 +40,7 @@ export function clock(seconds) {
   return hours ? `${hours.toLocaleString("en-US")}:${two(minutes)}:${two(rest)}` : `${minutes}:${two(rest)}`;
 }
 
-// Hours as a person says them: 1,234 h, 12.3 h, 4:05 min, 36.4 s.
+// Hours as a person writes them: 1,234 h, 12.3 h, 4:05 min, 36.4 s.
 export function footage(hours) {
   if (hours >= 100) return `${count(hours)} h`;
   if (hours >= 1) return `${hours.toFixed(1)} h`;
@@ -60,16 +60,6 @@ export async function post(path, body = {}, options = {}) {
   const headers = { "content-type": "application/json", "x-winnow": "1" };
   return answer(await fetch(path, { method: "POST", headers, body: JSON.stringify(body), ...options }));
 }
-
-// What is said of clips reaches the server in the order it was said in: each waits for the one before.
-// `body` is asked when its turn comes, after `keep` was given the answer to what was said before it.
-let said = Promise.resolve();
-export function say(body, keep) {
-  const answered = said.then(() => post("/api/label", body(), { signal: AbortSignal.timeout(20000) })).then((answer) => (keep(answer), answer));
-  said = answered.catch(() => {});
-  return answered;
-}
-export const heard = () => said; // until all that was said has been answered
 
 export const still = (clip, which = "middle") => `/api/still?${new URLSearchParams({ clip, which })}`;
 export const video = (clip) => `/api/video?${new URLSearchParams({ clip })}`;
@@ -91,6 +81,8 @@ export function picture(clip) {
   nearby.observe(image);
   return image;
 }
+
+export const dialogHead = (dialog, title) => h("header", {}, h("h2", {}, title), h("span", { class: "spacer" }), h("button", { title: "close (Esc)", onclick: () => dialog.close() }, "×"));
 
 let fading;
 export function toast(text, bad = false) {

@@ -13,11 +13,13 @@ export const state = {
   stamps: {},
   busy: false, // an answer is to come
   near: null, // index of a filter whose threshold is looked at from both sides
+  rows: [], // of the clips that the grid shows, in its order
 };
 
+// What happened, to every panel's `draw`: "filters", "view", "histograms", "near", or {open: id}, {labelled: id, answer}.
 const listeners = [];
 export const listen = (listener) => listeners.push(listener);
-export const tell = (what) => listeners.forEach((listener) => listener(what));
+export const tell = (event) => listeners.forEach((listener) => listener(event));
 
 export const active = () => state.filters.filter((f) => !f.off);
 export const plain = (f) => (f.kind === "where" ? { kind: f.kind, sql: f.sql } : { kind: f.kind, column: f.column, amount: f.amount });
@@ -92,6 +94,16 @@ async function run() {
   }
   running = state.busy = false;
 }
+
+// Another part of the clips.
+export function ask(change) {
+  Object.assign(state.page, { offset: 0 }, change);
+  state.near = null;
+  tell("filters");
+  wish({ grid: true });
+}
+
+export const like = (id) => ask({ find: { ...state.page.find, like: id, sentence: "" }, sort: "like", show: "all", only: null });
 
 export function restore() {
   try {

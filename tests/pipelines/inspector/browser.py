@@ -6,6 +6,7 @@ import os
 import shutil
 from contextlib import contextmanager
 
+WITHOUT = "WINNOW_WITHOUT_BROWSER"  # set: tests of the page are passed over
 ARGUMENTS = [
     "--headless",
     "--no-sandbox",
@@ -16,6 +17,10 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+
+
+class NoBrowser(Exception):
+    """No Chromium on this machine. One line: the fix."""
 
 
 def chromium(playwright) -> str | None:
@@ -31,7 +36,10 @@ def chromium(playwright) -> str | None:
 def launched(playwright):
     path = chromium(playwright)
     if path is None:
-        raise SystemExit("no Chromium: install chromium, or run `playwright install chromium`")
+        raise NoBrowser(
+            "no Chromium, which the page is tested and measured in: `apt-get install chromium`, or `playwright install "
+            f"chromium`; {WITHOUT}=1 passes over the tests of the page"
+        )
     browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
     try:
         yield browser

@@ -1,5 +1,6 @@
 import http.client
 import json
+import os
 import threading
 import time
 from contextlib import contextmanager
@@ -7,11 +8,13 @@ from contextlib import contextmanager
 import pytest
 import uvicorn
 
-from pipelines.inspector.guard import hosts_of
-from pipelines.inspector.server import make_app
-from pipelines.inspector.serving import listen
-from pipelines.inspector.session import Session
+from pipelines.inspector.data.session import Session
+from pipelines.inspector.panels import PANELS
+from pipelines.inspector.server.app import make_app
+from pipelines.inspector.server.guard import hosts_of
+from pipelines.inspector.server.serving import listen
 from tests.pipelines.inspector import data
+from tests.pipelines.inspector.browser import WITHOUT, launched
 
 
 class Served:
@@ -47,10 +50,10 @@ class Served:
 
 
 @contextmanager
-def serving(root, cache, token=None, host="127.0.0.1"):
+def serving(root, cache, token=None, host="127.0.0.1", panels=PANELS):
     listener = listen("127.0.0.1", 0)
     session = Session(root, cache)
-    app = make_app(session, hosts=hosts_of(host), token=token)
+    app = make_app(session, hosts=hosts_of(host), token=token, panels=panels)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
@@ -73,3 +76,15 @@ def annotated(tmp_path_factory):
 def served(annotated, tmp_path_factory):
     with serving(annotated, tmp_path_factory.mktemp("cache")) as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A Chromium. Where none can be had the tests of the page fail, as a page that nobody opened is not tested; they are
+    passed over only where the variable says so."""
+    if os.environ.get(WITHOUT):
+        pytest.skip(f"{WITHOUT} is set")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright, launched(playwright) as browser:
+        yield browser

@@ -12,11 +12,12 @@ import av
 import numpy as np
 from PIL import Image
 
+from curate.base.files import write_json
 from curate.clip import Clip, Unit, Video
 from curate.video.identity import fingerprint
 from pipelines.annotation.stages import TABLES
 from pipelines.config import load
-from pipelines.dataset.dataset import FORMAT, Writer, write_json
+from pipelines.dataset.dataset import FORMAT, Writer
 
 MARKUP = '</script><img src=x onerror="document.title=1">'
 HOSTILE_NAME = "a<img src=x onerror=alert(1)>\"'&.mp4"

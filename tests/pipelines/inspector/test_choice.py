@@ -9,10 +9,10 @@ import pytest
 from curate.selection.filters import Filter, SelectionError
 from curate.selection.selection import ScoreTable, select
 from pipelines.dataset import labels
-from pipelines.inspector.choice import Chooser, axis_of
-from pipelines.inspector.columns import Columns, TooLong, identifiers, ordered, passing
-from pipelines.inspector.grid import Find, Grid, Page
-from pipelines.inspector.source import Source
+from pipelines.inspector.data.choice import Chooser, axis_of
+from pipelines.inspector.data.columns import Columns, TooLong, identifiers, ordered, passing
+from pipelines.inspector.data.inspected import Inspected
+from pipelines.inspector.data.listing import Find, Listing, Page
 
 N = 3000
 
@@ -55,8 +55,8 @@ def chooser(tmp_path_factory):
         f"(SELECT * FROM read_parquet(['{path}'], filename=true, file_row_number=true))", path.parent
     )
     types = {row[0]: str(row[1]) for row in duckdb.connect().execute(f"DESCRIBE SELECT * FROM {clips}").fetchall()}
-    source = Source(path.parent, "annotated", clips, "", pq.read_schema(path), types, {}, {}, [], {}, "")
-    return Chooser(Columns(source))
+    inspected = Inspected(path.parent, "annotated", clips, "", pq.read_schema(path), types, {}, {}, [], {}, "")
+    return Chooser(Columns(inspected))
 
 
 FILTERS = [
@@ -75,7 +75,7 @@ FILTERS = [
 
 @pytest.mark.parametrize("filters", [[], FILTERS, FILTERS[::-1], *([chosen] for chosen in FILTERS)])
 def test_the_same_as_select(chooser, filters):
-    chosen, choice = select(chooser.columns.source.clips, filters), chooser.choose(filters)
+    chosen, choice = select(chooser.columns.inspected.clips, filters), chooser.choose(filters)
     assert (choice.clips, chooser.columns.count) == (chosen.kept, chosen.clips)
     assert choice.hours == pytest.approx(chosen.kept_hours) and chooser.total_hours == pytest.approx(chosen.hours)
     assert chooser.columns.ids.filter(pa.array(choice.kept)).to_pylist() == chosen.kept_ids().to_pylist()
@@ -150,10 +150,10 @@ def test_a_condition_loads_the_columns_that_it_names(chooser, monkeypatch):
 
 
 def test_loading_columns_is_stopped_too(chooser, monkeypatch):
-    monkeypatch.setattr("pipelines.inspector.columns.QUERY_SECONDS", 0.2)
-    source = chooser.columns.source
+    monkeypatch.setattr("pipelines.inspector.data.columns.QUERY_SECONDS", 0.2)
+    inspected = chooser.columns.inspected
     slow = "range(20000) a, range(20000) b WHERE a.range * b.range % 7 = 9"
-    monkeypatch.setattr(source, "clips", f"(SELECT c.* FROM {source.clips} c, {slow})")
+    monkeypatch.setattr(inspected, "clips", f"(SELECT c.* FROM {inspected.clips} c, {slow})")
     with pytest.raises(TooLong, match=r"takes longer than 0\.2 s"):
         chooser.columns.where(Filter("where", sql="image_embedding[1] > 0"))
 
@@ -193,7 +193,7 @@ def test_histograms_count_every_clip_with_a_score(chooser):
 
 
 def test_grid_is_sorted_and_complete(chooser):
-    grid, choice = Grid(chooser, None), chooser.choose(FILTERS[:2])
+    grid, choice = Listing(chooser, None), chooser.choose(FILTERS[:2])
     page = grid.page(choice, Page(sort="motion_score", limit=240))
     values = [row["value"] for row in page["rows"]]
     assert values == sorted(values) and all(row["kept"] and not row["badges"] for row in page["rows"])
@@ -209,7 +209,7 @@ def test_grid_is_sorted_and_complete(chooser):
 
 
 def test_a_random_sample_is_that_of_its_seed(chooser):
-    grid, choice = Grid(chooser, None), chooser.choose([])
+    grid, choice = Listing(chooser, None), chooser.choose([])
     one, two, again = (grid.page(choice, Page(sort="random", seed=seed))["rows"] for seed in (1, 2, 1))
     assert one == again != two
     rest = grid.page(choice, Page(sort="random", seed=1, offset=60))["rows"]
@@ -219,7 +219,7 @@ def test_a_random_sample_is_that_of_its_seed(chooser):
 @pytest.mark.parametrize("chosen", [FILTERS[0], FILTERS[1], FILTERS[4], FILTERS[6]])
 def test_both_sides_of_a_threshold(chooser, chosen):
     choice = chooser.choose([FILTERS[2], chosen])
-    found = Grid(chooser, None).near(choice, 1, 5, others=False)
+    found = Listing(chooser, None).near(choice, 1, 5, others=False)
     values = chooser.columns.values[found["column"]]
     below, above = ([row["value"] for row in found[side]] for side in ("below", "above"))
     assert below == sorted(below, reverse=True) and above == sorted(above) and below[0] <= above[0]
@@ -228,12 +228,12 @@ def test_both_sides_of_a_threshold(chooser, chosen):
     assert all(passed[chooser.columns.place(row["id"])] for row in kept)
     assert not any(passed[chooser.columns.place(row["id"])] for row in dropped)
     assert found["count_below"] + found["count_above"] == np.count_nonzero(~np.isnan(values))
-    others = Grid(chooser, None).near(choice, 1, 5, others=True)
+    others = Listing(chooser, None).near(choice, 1, 5, others=True)
     assert all(index == 1 for row in others["below"] + others["above"] for index, _ in row["badges"])
 
 
 def test_finding(chooser):
-    grid = Grid(chooser, None)
+    grid = Listing(chooser, None)
     words = grid.found(Find(words="DOG 3"))
     assert words.sum() == len([i for i in range(N) if i % 7 == 3])
     assert not grid.found(Find(words="100%")).any() and not grid.found(Find(words="' OR 1=1 --")).any()

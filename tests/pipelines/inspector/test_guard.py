@@ -5,8 +5,8 @@ import os
 
 import pytest
 
-from pipelines.inspector.guard import POLICY, hosts_of, loopback
-from pipelines.inspector.serving import address_of
+from pipelines.inspector.server.guard import POLICY, hosts_of, loopback
+from pipelines.inspector.server.serving import address_of
 from tests.pipelines.inspector import data
 from tests.pipelines.inspector.conftest import serving
 
@@ -50,7 +50,7 @@ def test_sql_reaches_nothing(served, annotated, sql):
 
 
 def test_sql_that_never_ends_is_stopped(served, monkeypatch):
-    monkeypatch.setattr("pipelines.inspector.columns.QUERY_SECONDS", 0.5)
+    monkeypatch.setattr("pipelines.inspector.data.columns.QUERY_SECONDS", 0.5)
     endless = "(SELECT count(*) FROM range(1000000) a, range(1000000) b WHERE a.range * b.range % 7 = 3) > motion_score"
     assert "takes longer than 0.5 s" in served.post("/api/view", where(endless))["funnel"][0]["error"]
     assert served.post("/api/view", where("true"))["clips"] == 20

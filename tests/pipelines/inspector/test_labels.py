@@ -11,7 +11,7 @@ from curate.selection.filters import Filter, SelectionError
 from curate.selection.selection import select
 from pipelines.dataset import labels
 from pipelines.dataset.dataset import Dataset
-from pipelines.inspector.agreement import best, measured
+from pipelines.inspector.panels.labels.agreement import best, measured
 from tests.pipelines.inspector import data
 from tests.pipelines.inspector.conftest import serving
 

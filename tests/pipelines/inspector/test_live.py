@@ -12,8 +12,8 @@ from PIL import Image
 from curate.clip import Unit, Video
 from pipelines.annotation.stages import TABLES
 from pipelines.dataset.dataset import Writer
-from pipelines.inspector.media import ClipCache, MediaError
-from pipelines.inspector.report import ReportError, write_report
+from pipelines.inspector.data.media import ClipCache, MediaError
+from pipelines.inspector.report.report import ReportError, write_report
 from tests.pipelines.inspector import data
 from tests.pipelines.inspector.conftest import serving
 
@@ -151,7 +151,7 @@ def test_report(annotated, tmp_path):
 
 
 def test_stills_of_a_report_are_made_anew():
-    from pipelines.inspector.report import thumbnail
+    from pipelines.inspector.report.report import thumbnail
 
     assert thumbnail(b"<script>alert(1)</script>") == ""
     buffer = io.BytesIO()

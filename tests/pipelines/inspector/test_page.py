@@ -3,6 +3,7 @@
 import json
 import shlex
 import shutil
+from types import SimpleNamespace
 
 import duckdb
 import pyarrow.parquet as pq
@@ -12,19 +13,8 @@ from typer.testing import CliRunner
 from pipelines.cli.app import app
 from pipelines.dataset.dataset import Dataset
 from tests.pipelines.inspector import data
-from tests.pipelines.inspector.browser import chromium, launched
+from tests.pipelines.inspector.browser import NoBrowser, launched
 from tests.pipelines.inspector.conftest import serving
-
-playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright_api.sync_playwright() as playwright:
-        if chromium(playwright) is None:
-            pytest.skip("no Chromium is installed")
-        with launched(playwright) as browser:
-            yield browser
 
 
 @pytest.fixture(scope="module")
@@ -423,3 +413,10 @@ def test_a_token_opens_the_page_once_and_for_all(browser, place, tmp_path):
         page.reload()
         page.wait_for_selector(".tile")
         context.close()
+
+
+def test_without_a_browser_it_says_what_to_install(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    nowhere = SimpleNamespace(chromium=SimpleNamespace(executable_path="/nothing/chromium"))
+    with pytest.raises(NoBrowser, match="apt-get install chromium"), launched(nowhere):
+        pass

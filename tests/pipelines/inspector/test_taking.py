@@ -16,8 +16,8 @@ from curate.selection.selection import select
 from pipelines.cli.app import app
 from pipelines.dataset import labels
 from pipelines.dataset.dataset import Dataset
-from pipelines.inspector import taking
-from pipelines.inspector.source import labels_root
+from pipelines.inspector.data.inspected import labels_root
+from pipelines.inspector.panels.take import taking
 from tests.pipelines.inspector import data
 from tests.pipelines.inspector.conftest import serving
 

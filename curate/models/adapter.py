@@ -1,0 +1,56 @@
+"""What an adapter around a pretrained model declares."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, get_args
+
+from pydantic import Field
+
+from curate.base.section import Section
+from curate.models import Weights
+from curate.part import Part, Role
+
+Precision = Literal["float32", "bfloat16", "float16"]
+
+
+class HubOptions(Section):
+    """Options of a model whose weights are a local folder, or in the hub's cache."""
+
+    folder: str | None = Field(None, description="local copy of the weights, looked in first")
+    allow_download: bool = Field(False, description="fetch missing weights from the hub")
+    device: str = Field("auto", description="auto: the GPU if there is one")
+
+
+class Adapter(Part):
+    """A pretrained model behind the protocol of its role (`curate.models`).
+
+    roles: places in the config that it can fill. Options: its section there; its `kind` is the adapter's name in configs,
+    the rest are arguments of the constructor. shares: (argument, network) of what several adapters are made around; a worker loads
+    each once. threaded: the constructor takes `threads`. gpu: it runs on a GPU where it gets one.
+    memory: bytes that it works in, beside its weights.
+    """
+
+    roles: ClassVar[tuple[Role, ...]]
+    Options: ClassVar[type[Section]]
+    shares: ClassVar[tuple[tuple[str, type], ...]] = ()
+    threaded: ClassVar[bool] = False
+    gpu: ClassVar[bool] = False
+    memory: ClassVar[float] = 0.2e9
+
+    @classmethod
+    def kind(cls) -> str:
+        """Its name in configs."""
+        (kind,) = get_args(cls.Options.model_fields["kind"].annotation)
+        return kind
+
+    @classmethod
+    def arguments(cls, section: Any, threads: int = 1) -> dict[str, Any]:
+        """Keyword arguments of the constructor, and of `weights`, for a section of the config."""
+        plain = section.model_dump(exclude={"kind"}, exclude_none=True)
+        return plain | ({"threads": threads} if cls.threaded else {})
+
+    @classmethod
+    def weights(cls, **arguments: Any) -> Sequence[Weights]:
+        """Files that it needs, and whether they are there; nothing is loaded."""
+        return ()

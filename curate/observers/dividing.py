@@ -1,0 +1,97 @@
+"""From shots to clips: shots end where the recording was interrupted, and long ones are divided."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from curate.clip import Clip, Unit
+from curate.observers.detectors import Shot
+from curate.observers.observer import Observer
+from curate.video.frame import Frame
+from curate.video.timeline import Timeline
+
+__all__ = ["KnownClips", "clips_of", "parted", "transitions_of"]
+
+
+def parted(shots: Sequence[Shot], breaks: Sequence[int]) -> list[Shot]:
+    """The shots, each divided at the positions in `breaks` (increasing) that lie within it."""
+    found = []
+    for shot in shots:
+        edges = [shot.start, *(at for at in breaks if shot.start < at < shot.end), shot.end]
+        found += [Shot(a, b) for a, b in pairwise(edges)]
+    return found
+
+
+def clips_of(
+    shots: Sequence[Shot], times: Sequence[float], ends: Sequence[float], *, min_seconds: float, max_seconds: float
+) -> list[Clip]:
+    """Clips of at least min_seconds; shots longer than max_seconds are divided evenly in time, into as few parts as will do.
+
+    times, ends: presentation seconds from and until which every frame seen is shown. Frames are counted as in `times`:
+    the caller adds the offset of its unit.
+    """
+    clips = []
+    for shot in shots:
+        began, ended = float(times[shot.start]), float(ends[shot.end - 1])
+        seconds = ended - began
+        if seconds < min_seconds - 1e-6:
+            continue
+        parts = max(1, int(np.ceil(seconds / max_seconds - 1e-6)))
+        edges = [*times[shot.start : shot.end], ended]
+        places = np.interp([began + seconds * i / parts for i in range(parts + 1)], edges, range(len(edges)))
+        bounds = [shot.start + round(place) for place in np.round(places, 6)]
+        for a, b in pairwise(bounds):
+            if b > a:
+                clips.append(Clip(a, b, float(times[a]), float(ends[b - 1]), began, ended))
+    return clips
+
+
+def transitions_of(found: Sequence[Any], timeline: Timeline) -> list[dict[str, Any]]:
+    """Rows of the column `transitions`: those found between shots, and the places where no shot can continue."""
+    edges = [*timeline.times, timeline.ends[-1]]
+    spans = [(gap.start, gap.end, getattr(gap, "kind", None)) for gap in found]
+    covered = [(start, end) for start, end, _ in spans]
+    spans += [(at, at, kind) for at, kind in timeline.breaks.items() if not any(a <= at <= b for a, b in covered)]
+    return [
+        {"start": float(edges[a]), "end": float(edges[b]), "kind": kind}
+        for a, b, kind in sorted(spans, key=lambda s: s[:2])
+    ]
+
+
+class KnownClips(Observer):
+    """In the place of `Shots`, for a unit whose clips an earlier run found: they stay what they are.
+
+    A frame that a clip begins or ends with counts as jumped, so that stills are kept of exactly the first and last frames.
+    """
+
+    name = "shots"
+
+    def __init__(self, clips: Sequence[Clip]) -> None:
+        self.known = clips
+        self.edges = {edge for clip in clips for edge in (clip.start_frame, clip.end_frame)}
+
+    def see(self, frame: Frame) -> None:
+        frame.jumped |= frame.index in self.edges
+
+    def clips(self, timeline: Timeline) -> list[Clip]:
+        """The same clips. Raises ValueError where the file has fewer frames now."""
+        found = []
+        for old in self.known:
+            start, end = old.start_frame - timeline.first, old.end_frame - timeline.first
+            if not 0 <= start < end <= len(timeline.times):
+                raise ValueError(
+                    f"frames {old.start_frame} to {old.end_frame}, a recorded clip, are not in the file any more: "
+                    "annotate it into a new dataset"
+                )
+            times = float(timeline.times[start]), float(timeline.ends[end - 1])
+            clip = Clip(start, end, *times, old.shot_start_time, old.shot_end_time, bounds=old.bounds)
+            clip.captions, clip.columns = old.captions, old.columns
+            found.append(clip)
+        return found
+
+    def finish(self, unit: Unit, timeline: Timeline) -> None:
+        """Nothing: what was found of the shots is recorded already."""

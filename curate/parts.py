@@ -1,0 +1,243 @@
+"""Every part of the pipeline, in lists to be read; and what plugins add to them.
+
+Everything that depends on which parts there are is derived from these lists: the config's schema, the columns of the
+tables, what a stage needs, pools, `winnow models`, the documentation of scores. A new part is one file, and one line here;
+a part of a user's own is one file and no line here (`Parts.load`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, TypeVar
+
+from curate.clip import Column
+from curate.models.adapter import Adapter
+from curate.models.embedded.conse import ConSE
+from curate.models.embedded.facts import MeasuredFacts
+from curate.models.embedded.smollm import SmolMerger
+from curate.models.embedded.tags import ConceptTags
+from curate.models.full.aesthetic import LaionAesthetic
+from curate.models.full.clip import OpenClipEmbedder
+from curate.models.full.coca import CoCaCaptioner
+from curate.models.full.endpoint import EndpointMerger
+from curate.models.full.merge import TransformersMerger
+from curate.models.full.video_blip import VideoBlipCaptioner
+from curate.models.full.video_chat import VideoChatCaptioner
+from curate.models.quality import Brisque
+from curate.models.safety import OpenNsfw
+from curate.models.textboxes import Craft, RapidOcr
+from curate.observers.motion import FlowMotion
+from curate.observers.observer import Observer
+from curate.observers.shots import Shots
+from curate.observers.stills import Stills
+from curate.part import Part, PipelinePart, Role
+from curate.stages.appearance import Appearance
+from curate.stages.captions import Captions
+from curate.stages.similarity import Similarity
+from curate.stages.stage import Stage
+from curate.stages.text import Text
+
+# The pipeline, in the order it runs in. Observers share the one decode.
+STAGES: list[type[PipelinePart]] = [Shots, FlowMotion, Stills, Text, Appearance, Captions, Similarity]
+
+# Models, by the role that they fill; the first of a role comes first in messages.
+ADAPTERS: list[type[Adapter]] = [
+    Craft,
+    RapidOcr,
+    ConSE,
+    OpenClipEmbedder,
+    LaionAesthetic,
+    Brisque,
+    OpenNsfw,
+    ConceptTags,
+    CoCaCaptioner,
+    MeasuredFacts,
+    VideoBlipCaptioner,
+    VideoChatCaptioner,
+    SmolMerger,
+    TransformersMerger,
+    EndpointMerger,
+]
+
+ENTRY_POINTS = "winnow.parts"  # group: an installed package's list of parts, or the module that has it as PARTS
+Kind = TypeVar("Kind", bound=type[Part])
+
+
+class PluginError(Exception):
+    """A plugin that cannot be used: the file, the reason, the fix."""
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """Where parts of a user's come from. source: the file, or the package and its version. sha256: of the file."""
+
+    source: str
+    parts: tuple[type[Part], ...]
+    sha256: str = ""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of one job: those of Winnow, and those that its plugins add."""
+
+    plugins: tuple[Plugin, ...] = ()
+
+    @staticmethod
+    def load(files: Sequence[str] = ()) -> Parts:
+        """With the parts of installed packages (entry points `winnow.parts`), and of plugin files.
+
+        A plugin is a Python file with a list PARTS of classes: stages, observers, adapters, and whatever else of Winnow's
+        is a Part. It is run: load only what you would run yourself. Raises PluginError.
+        """
+        return _load(tuple(files))
+
+    def of(self, kind: Kind) -> list[Kind]:
+        """The parts of plugins that are of a kind, e.g. `of(Adapter)`."""
+        return [part for plugin in self.plugins for part in plugin.parts if issubclass(part, kind)]
+
+    @property
+    def stages(self) -> dict[str, type[PipelinePart]]:
+        """Name -> part, in the order they run in: a plugin's stands right behind the last one that it needs."""
+        order = list(STAGES)
+        for part in self.of(PipelinePart):
+            needed = [at for at, other in enumerate(order) if other.name in part.needs]
+            at = max(needed, default=len(order) - 1) + 1
+            if issubclass(part, Observer):  # which all run before the first stage
+                at = sum(issubclass(other, Observer) for other in order)
+            order.insert(at, part)
+        return {part.name: part for part in order}
+
+    @property
+    def observers(self) -> dict[str, type[Observer]]:
+        return {name: part for name, part in self.stages.items() if issubclass(part, Observer)}
+
+    @property
+    def adapters(self) -> list[type[Adapter]]:
+        return [*ADAPTERS, *self.of(Adapter)]
+
+    def filling(self, role: Role) -> list[type[Adapter]]:
+        """The adapters that can fill a role."""
+        return [adapter for adapter in self.adapters if role.key in (each.key for each in adapter.roles)]
+
+    @property
+    def roles(self) -> dict[str, Role]:
+        """Key of the config -> role, of all stages."""
+        return {role.key: role for part in reversed(self.stages.values()) for role in reversed(part.models)}
+
+    @property
+    def columns(self) -> list[Column]:
+        """Of the clips table; a plugin's follow those of Winnow."""
+        return [column for part in self._declared() for column in part.columns]
+
+    @property
+    def facts(self) -> list[Column]:
+        """Of the videos table, beside those of the file."""
+        return [column for part in self._declared() for column in part.facts]
+
+    def with_needs(self, names: Iterable[str]) -> tuple[str, ...]:
+        """These stages and all that they need, in the order they run in."""
+        wanted: set[str] = set()
+        queue = list(names)
+        while queue:
+            name = queue.pop()
+            if name not in wanted:
+                wanted.add(name)
+                queue += self.stages[name].needs
+        return tuple(name for name in self.stages if name in wanted)
+
+    def stage_of(self, key: str) -> str:
+        """The stage that a column, or a key of `Clip.errors`, belongs to; the key itself where it is of none."""
+        for name, part in self.stages.items():
+            if key in part.error_keys or key in (column.name for column in part.columns):
+                return name
+        return key
+
+    def _declared(self) -> Iterable[type[PipelinePart]]:
+        return [*STAGES, *self.of(PipelinePart)]
+
+
+@lru_cache(maxsize=16)
+def _load(files: tuple[str, ...]) -> Parts:
+    plugins = [_installed(point) for point in entry_points(group=ENTRY_POINTS)]
+    plugins += [_file(path) for path in files]
+    parts = Parts(tuple(plugins))
+    _check(parts)
+    return parts
+
+
+def _installed(point: Any) -> Plugin:
+    try:
+        found = point.load()
+    except Exception as error:
+        raise PluginError(
+            f"plugin {point.value}: cannot be imported ({type(error).__name__}: {error}): fix or uninstall its package"
+        ) from error
+    package = f"{point.dist.name} {point.dist.version}" if point.dist else point.value
+    return Plugin(package, _parts_of(getattr(found, "PARTS", found), package))
+
+
+def _file(name: str) -> Plugin:
+    path = Path(name).expanduser().absolute()
+    if not path.is_file():
+        raise PluginError(f"plugin {name}: no such file: give the path of a Python file, on every machine of the job")
+    data = path.read_bytes()
+    digest = hashlib.sha256(data).hexdigest()
+    module = f"winnow_plugin_{path.stem}_{digest[:8]}"
+    if module not in sys.modules:
+        spec = importlib.util.spec_from_file_location(module, path)
+        if spec is None or spec.loader is None:
+            raise PluginError(f"plugin {name}: is no Python file: its name must end in .py")
+        loaded = importlib.util.module_from_spec(spec)
+        sys.modules[module] = loaded
+        try:
+            spec.loader.exec_module(loaded)
+        except Exception as error:
+            del sys.modules[module]
+            raise PluginError(f"plugin {name}: cannot be imported: {type(error).__name__}: {error}") from error
+    found = getattr(sys.modules[module], "PARTS", None)
+    if found is None:
+        raise PluginError(f"plugin {name}: has no list PARTS: end the file with PARTS = [MyStage]")
+    return Plugin(str(path), _parts_of(found, name), digest)
+
+
+def _parts_of(found: Any, source: str) -> tuple[type[Part], ...]:
+    parts = tuple(found) if isinstance(found, (list, tuple)) else (found,)
+    for part in parts:
+        if not (isinstance(part, type) and issubclass(part, Part)):
+            kinds = "Stage, Observer, Adapter ..."
+            raise PluginError(f"plugin {source}: PARTS holds {part!r}, which is no part: list classes ({kinds})")
+    return parts
+
+
+def _check(parts: Parts) -> None:
+    """Raise PluginError for a part that lacks what its kind has to declare, or that takes the place of another."""
+    names = [part.name for part in STAGES]
+    columns = {column.name: part.name for part in STAGES for column in (*part.columns, *part.facts)}
+    for plugin in parts.plugins:
+        for part in plugin.parts:
+            where = f"plugin {plugin.source}: {part.__name__}"
+            if not issubclass(part, PipelinePart):
+                continue
+            if not getattr(part, "name", ""):
+                raise PluginError(f"{where}: has no name: set name = '...', as --stages shall call it")
+            if part.name in names:
+                raise PluginError(f"{where}: there is a stage named {part.name} already: choose another name")
+            if not issubclass(part, (Stage, Observer)):
+                raise PluginError(f"{where}: must be a Stage, with process(clips), or an Observer, with see and finish")
+            if missing := [need for need in part.needs if need not in names]:
+                raise PluginError(f"{where}: needs {missing[0]}, which is no stage: choose from {', '.join(names)}")
+            for column in (*part.columns, *part.facts):
+                if column.name in columns:
+                    raise PluginError(f"{where}: the column {column.name} is that of {columns[column.name]}: rename it")
+                columns[column.name] = part.name
+            names.append(part.name)
+
+
+__all__ = ["ADAPTERS", "ENTRY_POINTS", "STAGES", "Parts", "Plugin", "PluginError"]

@@ -1,0 +1,96 @@
+"""Pools of workers: which stages share one, and what each gets of the CPUs, the GPUs and the memory that are there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import psutil
+
+from pipelines.annotation.models import uses
+from pipelines.cluster import ExecutorError
+from pipelines.config import Config
+
+__all__ = ["PROCESS", "Place", "Pool", "Share", "allot", "pools_of"]
+
+PROCESS = 1.8e9  # bytes of one worker without models: Python with its libraries, and the process that decodes
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where to run. executor: "ray" or "inline". workers: processes, None: as many as fit. address: Ray cluster or None."""
+
+    executor: str = "inline"
+    workers: int | None = None
+    address: str | None = None
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Consecutive stages that share one kind of worker. gpu: its workers need one. memory: bytes of one worker."""
+
+    stages: tuple[str, ...]
+    gpu: bool = False
+    memory: float = PROCESS
+
+
+def pools_of(config: Config, stages: Sequence[str]) -> list[Pool]:
+    """Consecutive stages that take the same from a machine: without GPUs one pool, so that a unit stays in one process.
+
+    With GPUs, a stage of which at least one model can use one is on a GPU; what cannot stays on CPUs.
+    """
+
+    def on_gpu(name: str) -> bool:
+        part = config.parts.stages[name]
+        return config.execution.gpus > 0 and (part.gpu or any(use.gpu for use in uses(config, [name])))
+
+    pools = []
+    for gpu, names in groupby(stages, key=on_gpu):
+        together = tuple(names)
+        models = {use.section or use.column: use.bytes for use in uses(config, together)}  # each is loaded once
+        own = sum(config.parts.stages[name].memory for name in together)
+        pools.append(Pool(together, gpu, PROCESS + own + sum(models.values())))
+    return pools
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one pool gets: how many workers, and the CPUs and GPUs of each."""
+
+    workers: int
+    cpus: float
+    gpus: float = 0.0
+
+
+def allot(pools: Sequence[Pool], config: Config, place: Place, units: int, cpus: float, gpus: float) -> list[Share]:
+    """Divide the CPUs and GPUs of a machine or cluster between pools. Raises ExecutorError where a GPU is missing.
+
+    A pool on GPUs has as many workers as its GPUs hold, `execution.gpus` of one each; one on CPUs has a worker a core, and
+    on this machine no more than memory holds. All pools run at once, so that together they ask for less than there is.
+    """
+    on_gpu = sum(pool.gpu for pool in pools)
+    if on_gpu and not gpus:
+        raise ExecutorError(
+            f"execution.gpus is {config.execution.gpus:g}, and Ray sees no GPU: set execution.gpus to 0, or start Ray on a "
+            "machine that has one"
+        )
+    each = min(config.execution.gpus, gpus / on_gpu) if on_gpu else 0.0
+    by_gpus = max(1, int(gpus / on_gpu / each + 1e-6)) if on_gpu else 0
+    shares = []
+    for pool in pools:
+        if pool.gpu:
+            workers = min(by_gpus, units)
+            shares.append(Share(workers, min(1.0, 0.3 * cpus / on_gpu / workers), each))
+        else:
+            workers = min(place.workers or _fitting(cpus, place, pool), units)
+            left = (0.6 if on_gpu else 0.9) * cpus / (len(pools) - on_gpu)
+            shares.append(Share(workers, min(1.0, left / workers)))
+    return shares
+
+
+def _fitting(cpus: float, place: Place, pool: Pool) -> int:
+    """One worker a core; on this machine, no more than memory holds."""
+    if place.address:
+        return max(1, int(cpus))
+    return max(1, min(int(cpus), int(psutil.virtual_memory().available / pool.memory)))

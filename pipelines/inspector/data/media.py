@@ -1,0 +1,208 @@
+"""Pictures and clips by id: stills out of the shards, clips cut from their source on demand and kept in a bounded cache.
+
+No name that a browser sends reaches the file system: an id is looked up among the dataset's own, and what is opened is the
+shard that its row lies in, the source that its row records, and cache files named by a hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from cachetools import LRUCache
+
+from curate.base.files import write_whole
+from curate.clip import text_to_path
+from curate.export.extract import Span
+from pipelines.curated.cutting import CutJob, CutterError, Cutters
+from pipelines.curated.rows import job_of
+from pipelines.inspector.data.columns import Columns
+
+STILLS = ("first", "middle", "last")
+PLAYABLE = {"h264", "vp9", "av1", "libdav1d"}  # in browsers without licences; copied where they are 8-bit 4:2:0
+PLAIN_PIXELS = {"yuv420p", "yuvj420p"}
+GROUPS_BYTES, OPEN_FILES = 64_000_000, 48
+CACHE_BYTES = 1_000_000_000
+SPAN = ("start_frame", "end_frame", "start_time", "end_time")
+FACTS = (
+    "codec",
+    "pixel_format",
+    "bytes",
+    "modified",
+    "checksum",
+    "first_packet",
+    "first_pts",
+    "first_frame",
+    "unit_start",
+)
+
+
+class MediaError(Exception):
+    """A clip or a still that cannot be shown. One line."""
+
+
+class Media:
+    def __init__(self, columns: Columns, clips: ClipCache) -> None:
+        self.columns, self.clips = columns, clips
+        self.inspected = columns.inspected
+        self.lock = threading.Lock()
+        self._files = _OpenFiles(OPEN_FILES)
+        # One row group that is larger than all that may be held is held alone.
+        self._groups: LRUCache[tuple[str, int, str], Any] = LRUCache(
+            GROUPS_BYTES, getsizeof=lambda values: min(values.nbytes, GROUPS_BYTES)
+        )
+
+    def still(self, place: int, which: str) -> bytes | None:
+        """JPEG bytes; None where the clip has none."""
+        column = f"still_{which}"
+        if which not in STILLS or column not in self.inspected.schema.names:
+            return None
+        return self._value(place, column)
+
+    def clip(self, place: int) -> Path:
+        """An mp4 file in the cache. Raises MediaError."""
+        clip_id = self.columns.ids[place].as_py()
+        if self.inspected.kind == "curated":
+            key = [str(self.inspected.root), clip_id, self.inspected.signature]
+            return self.clips.get(key, lambda: self._value(place, "video")["bytes"])
+        there = [name for name in ("clock",) if name in self.inspected.schema.names]  # not in datasets of old
+        (row,) = self.columns.rows([place], [*SPAN, *there, "video_path", "video_id", "unit"])
+        path = text_to_path(row["video_path"])
+        try:
+            facts = os.stat(path)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or "its name is no path"
+            raise MediaError(
+                f"{row['video_path']}: {reason}: put the source back where the dataset recorded it"
+            ) from None
+        video = self.video_row(place, row["video_id"], row["unit"], list(FACTS))
+        plan = row | {name if name in ("codec", "pixel_format") else f"_{name}": video.get(name) for name in FACTS}
+        options = {} if _plays(plan) else {"codec": "h264", "size": 480, "crf": 23, "preset": "ultrafast"}
+        job = job_of(plan | {"clip_id": clip_id, "_keyframes": None}, options)
+        key = [clip_id, row["video_path"], facts.st_size, facts.st_mtime_ns, asdict(job.span), options]
+        return self.clips.get(key, lambda: self.clips.cut(job))
+
+    def video_row(self, place: int, video_id: str, unit: int, names: list[str]) -> dict[str, Any]:
+        """The row of videos/ of the unit that a clip lies in: it is in the twin of the clip's shard. {} without one."""
+        if self.inspected.kind != "annotated":
+            return {}
+        path = self.inspected.root / "videos" / Path(self.columns.files[self.columns.file[place]]).name
+        try:
+            there = [name for name in names if name in pq.read_schema(path).names]
+            wanted = [("video_id", "=", video_id), ("unit", "=", unit)]
+            rows = pq.read_table(path, columns=there, filters=wanted, use_threads=False).to_pylist()
+        except OSError:
+            return {}
+        return rows[0] if rows else {}
+
+    def _value(self, place: int, column: str) -> Any:
+        path, row = self.columns.files[self.columns.file[place]], int(self.columns.row[place])
+        with self.lock:
+            try:
+                file, ends = self._open(path)
+                group = int(np.searchsorted(ends, row, side="right"))
+                values = self._group(path, file, group, column)
+            except OSError:
+                raise MediaError("the shard of this clip is gone: the dataset has changed; refresh the page") from None
+            return values[row - (int(ends[group - 1]) if group else 0)].as_py()
+
+    def _open(self, path: str) -> tuple[pq.ParquetFile, np.ndarray]:
+        if path not in self._files:
+            file = pq.ParquetFile(path)
+            counts = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
+            self._files[path] = file, np.cumsum(counts)
+        return self._files[path]
+
+    def _group(self, path: str, file: pq.ParquetFile, group: int, column: str) -> Any:
+        key = path, group, column
+        if key not in self._groups:
+            self._groups[key] = file.read_row_group(group, columns=[column], use_threads=False)[column]
+        return self._groups[key]
+
+
+class _OpenFiles(LRUCache):
+    """Open Parquet files by path, each with the ends of its row groups; what leaves is closed."""
+
+    def popitem(self) -> tuple[str, tuple[pq.ParquetFile, np.ndarray]]:
+        path, (file, ends) = super().popitem()
+        file.close()
+        return path, (file, ends)
+
+
+def _plays(video: dict[str, Any]) -> bool:
+    """Whether a browser can play packets of the source as they are."""
+    return video.get("codec") in PLAYABLE and video.get("pixel_format") in PLAIN_PIXELS
+
+
+class ClipCache:
+    """Clips as files, at most `most` bytes of them, those longest unused go first. Cutting is done in child processes."""
+
+    def __init__(self, folder: Path, *, most: int = CACHE_BYTES) -> None:
+        self.folder, self.most = folder, most
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.cutters = Cutters(1, timeout=120.0, memory_gb=2.0)
+        self._locks: dict[str, threading.Lock] = {}
+        self._lock = threading.Lock()
+
+    def get(self, key: list[Any], make: Any) -> Path:
+        name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:40]
+        path = self.folder / f"{name}.mp4"
+        with self._lock:
+            mine = self._locks.setdefault(name, threading.Lock())
+        with mine:
+            if path.exists():
+                os.utime(path)
+                return path
+            data = make()
+            write_whole(path, data, durable=False)
+        with self._lock:
+            self._locks.pop(name, None)
+        self._trim(path)
+        return path
+
+    def cut(self, job: CutJob) -> bytes:
+        try:
+            (made,) = self.cutters([job])
+        except CutterError as error:
+            raise MediaError(str(error)) from None
+        if isinstance(made, str):
+            raise MediaError(made)
+        return made.bytes
+
+    def warm(self) -> None:
+        """Start the child process, with a job that it refuses."""
+        with suppress(CutterError):  # the first clip that is asked for says so
+            list(self.cutters([CutJob("", os.devnull, Span(0, 1, 0.0, 1.0))]))
+
+    def close(self) -> None:
+        self.cutters.__exit__()
+
+    def _trim(self, keep: Path) -> None:
+        with self._lock:
+            found = []
+            for path in self.folder.glob("*.mp4"):
+                try:
+                    facts = path.stat()
+                except FileNotFoundError:
+                    continue
+                found.append((facts.st_mtime_ns, facts.st_size, path))
+            total = sum(size for _, size, _ in found)
+            for _, size, path in sorted(found):
+                if total <= self.most:
+                    break
+                if path != keep:
+                    path.unlink(missing_ok=True)
+                    total -= size
+
+
+def cache_folder() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(base) / "winnow" / "inspector"

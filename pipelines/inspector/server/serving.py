@@ -1,0 +1,74 @@
+"""Start the server, say where it is, open the page, and end with the terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import threading
+import webbrowser
+from pathlib import Path
+
+import uvicorn
+
+from pipelines.inspector.data.media import cache_folder
+from pipelines.inspector.data.session import Session
+from pipelines.inspector.server.app import make_app
+from pipelines.inspector.server.guard import hosts_of, loopback, new_token
+
+
+class ServeError(Exception):
+    """A server that cannot be started. One line."""
+
+
+def serve(
+    dataset: str, *, host: str, port: int, browser: bool, ask_token: bool = False, cache: str | None = None
+) -> None:
+    """Serve until interrupted. Raises ServeError."""
+    root = Path(dataset).resolve()
+    if not root.is_dir():
+        raise ServeError(f"{dataset}: there is no such folder; name one that `winnow annotate`, `select` or `run` made")
+    listener = listen(host, port)
+    token = new_token() if ask_token or not loopback(host) else None
+    session = Session(root, Path(cache) if cache else cache_folder())
+    app = make_app(session, hosts=hosts_of(host), token=token)
+    address = address_of(host, listener.getsockname()[1], token)
+    print(f"winnow inspect: {root}\n{address}", flush=True)
+    if not loopback(host):
+        print(
+            "anyone with this address can see the clips and write labels; the connection is not encrypted", flush=True
+        )
+    if browser:
+        timer = threading.Timer(0.5, webbrowser.open, [address])
+        timer.daemon = True
+        timer.start()
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, timeout_graceful_shutdown=1, server_header=False
+    )
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn hands on the interrupt that ended it
+        uvicorn.Server(config).run(sockets=[listener])
+    if (
+        session.state == "loading"
+    ):  # interrupted while a thread reads: nothing is being written, and it cannot be asked to stop
+        os._exit(0)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(128)  # a browser may ask before the server is up: it waits
+        return listener
+    except OSError as error:
+        raise ServeError(
+            f"{host}:{port}: cannot listen there ({error.strerror or error}): choose another --port or --host"
+        ) from None
+
+
+def address_of(host: str, port: int, token: str | None) -> str:
+    shown = socket.gethostname() if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
+    return f"http://{shown}:{port}/" + (f"?token={token}" if token else "")

@@ -1,0 +1,153 @@
+"""Parts of a user's own: the examples of the documentation, as they are written there."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pytest
+
+from curate.parts import Parts, PluginError
+from pipelines.annotation.annotate import annotate
+from pipelines.annotation.pools import Place, pools_of
+from pipelines.annotation.stages import cheap, identity, tables_of, with_needs
+from pipelines.config import ConfigError, load
+from pipelines.dataset.dataset import Dataset
+
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
+SHARPNESS, BRIGHTNESS, HUE = (str(EXAMPLES / f"{name}.py") for name in ("sharpness", "brightness", "hue_captions"))
+
+
+def rows(root, columns):
+    return duckdb.sql(f"SELECT {columns} FROM {Dataset(root).clips_sql} ORDER BY clip_id").fetchall()
+
+
+def work(footage, out, watcher, stages, *plugins, place="inline", overrides=()):
+    config = load("quickstart", list(overrides), plugins)
+    return annotate([str(footage)], out, config, place=Place(place, workers=1), watcher=watcher, stages=stages)
+
+
+def test_a_score_and_an_observer_of_ones_own_become_columns(small_footage, tmp_path, watcher):
+    work(small_footage, tmp_path / "d", watcher, ["sharpness", "brightness"], SHARPNESS, BRIGHTNESS)
+    found = rows(tmp_path / "d", "sharpness, brightness")
+    assert found and all(sharp > 0 and 0 < bright < 255 for sharp, bright in found)
+    field = Dataset(tmp_path / "d").schema("clips").field("sharpness")
+    assert field.metadata[b"formula"].startswith(b"variance of the Laplacian")
+    about = json.loads((tmp_path / "d" / "dataset.json").read_text())
+    assert [Path(plugin["source"]).name for plugin in about["plugins"]] == ["sharpness.py", "brightness.py"]
+    assert all(len(plugin["sha256"]) == 64 for plugin in about["plugins"])
+
+    # a later job without the plugins adds a stage: what they found stays, and nothing is decoded again
+    decoded = duckdb.sql(f"SELECT sum(frames_decoded) FROM {Dataset(tmp_path / 'd').videos_sql}").fetchall()
+    work(small_footage, tmp_path / "d", watcher, ["text"], overrides=["text={kind: rapidocr}"])
+    assert rows(tmp_path / "d", "sharpness, brightness") == found
+    assert rows(tmp_path / "d", "text_area")[0][0] is not None
+    assert duckdb.sql(f"SELECT sum(frames_decoded) FROM {Dataset(tmp_path / 'd').videos_sql}").fetchall() == decoded
+    shards = {stage for shard in Dataset(tmp_path / "d").newest.values() for stage in shard.stages}
+    assert {"sharpness", "brightness", "text"} <= shards
+
+
+def test_the_same_rows_on_ray(small_footage, tmp_path, watcher):
+    for place in ("inline", "ray"):
+        work(small_footage, tmp_path / place, watcher, ["sharpness", "brightness"], SHARPNESS, BRIGHTNESS, place=place)
+    columns = "clip_id, sharpness, brightness"
+    assert rows(tmp_path / "ray", columns) == rows(tmp_path / "inline", columns) != []
+
+
+def test_a_model_of_ones_own_is_chosen_by_its_kind(small_footage, tmp_path, watcher):
+    overrides = ["captions={frame: null, video: {kind: hue, word: rather}, merge: null}"]
+    work(small_footage, tmp_path / "d", watcher, ["captions"], HUE, overrides=overrides)
+    said = {caption for (caption,) in rows(tmp_path / "d", "caption_video")}
+    assert said <= {f"A clip, rather {colour}." for colour in ("red", "green", "blue")} and said
+    assert Dataset(tmp_path / "d").models["caption_video"]["kind"] == "hue"
+    with pytest.raises(ConfigError, match=r"captions\.video"):
+        load("quickstart", overrides)
+
+
+def test_everything_is_derived_from_what_a_part_declares():
+    config = load("quickstart", ["brightness.every=2", "prefilter.min.sharpness=100"], [SHARPNESS, BRIGHTNESS])
+    names = list(config.parts.stages)
+    assert names.index("stills") < names.index("brightness") < names.index("sharpness") < names.index("text")
+    assert with_needs(["sharpness"], config) == ("shots", "stills", "sharpness")
+    assert with_needs(["captions"], config) == ("shots", "motion", "stills", "sharpness", "captions")
+    assert {"sharpness", "brightness"} <= set(cheap(config.parts))
+    assert identity(config, "brightness") == {"brightness": {"every": 2}} and identity(config, "sharpness") == {}
+    scores = [column.name for column in tables_of(config.parts).scores]
+    assert scores[-2:] == ["sharpness", "brightness"] and scores[:-2] == [c.name for c in tables_of(Parts()).scores]
+    assert [pool.stages for pool in pools_of(config, with_needs(["sharpness"], config))] == [
+        ("shots", "stills", "sharpness")
+    ]
+    with pytest.raises(ConfigError, match=r"brightness.every must be greater than or equal to 1"):
+        load("quickstart", ["brightness.every=0"], [BRIGHTNESS])
+    with pytest.raises(ConfigError, match="unknown key brightness"):
+        load("quickstart", ["brightness.every=2"])
+
+
+def test_a_config_may_name_plugins_beside_it(tmp_path):
+    (tmp_path / "mine.py").write_text(Path(SHARPNESS).read_text())
+    (tmp_path / "mine.yaml").write_text("plugins: [mine.py]\n")
+    config = load(str(tmp_path / "mine.yaml"))
+    assert "sharpness" in config.parts.stages and config.plugins == [str(tmp_path / "mine.py")]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "has no list PARTS: end the file with PARTS"),
+        ("import nothing_of_the_kind", "cannot be imported: ModuleNotFoundError"),
+        ("PARTS = [1]", "PARTS holds 1, which is no part"),
+        ("from curate.plugin import Stage\nclass A(Stage): name = 'text'\nPARTS = [A]", "there is a stage named text"),
+        ("from curate.plugin import Stage\nclass A(Stage): pass\nPARTS = [A]", "A: has no name"),
+        (
+            "from curate.plugin import Stage\nclass A(Stage):\n    name, needs = 'a', ('b',)\nPARTS = [A]",
+            "needs b, which is no stage: choose from shots",
+        ),
+        (
+            "from curate.plugin import Column, Stage, types\nclass A(Stage):\n    name = 'a'\n"
+            "    columns = (Column('text_area', types.float32(), ''),)\nPARTS = [A]",
+            "the column text_area is that of text",
+        ),
+    ],
+)
+def test_a_plugin_that_cannot_be_used_says_why(tmp_path, text, problem):
+    (tmp_path / "mine.py").write_text(text)
+    with pytest.raises(PluginError, match=problem) as caught:
+        Parts.load([str(tmp_path / "mine.py")])
+    assert "mine.py" in str(caught.value)
+
+
+def test_on_the_command_line_a_plugin_that_is_not_there_is_one_line(tmp_path):
+    command = [sys.executable, "-m", "pipelines.cli", "annotate", str(tmp_path), "--out", str(tmp_path / "d")]
+    done = subprocess.run([*command, "--plugin", "gone.py"], capture_output=True, text=True)
+    assert done.returncode == 2 and "gone.py: no such file: give the path" in done.stderr
+
+
+def test_a_plugin_stage_that_fails_costs_its_own_column(small_footage, tmp_path, watcher):
+    (tmp_path / "broken.py").write_text(
+        "from curate.plugin import Column, Stage, types\n"
+        "class Broken(Stage):\n"
+        "    name, needs, columns = 'broken', ('stills',), (Column('broken', types.float32(), 'none'),)\n"
+        "    def process(self, clips):\n        raise RuntimeError('no luck')\n"
+        "PARTS = [Broken]\n"
+    )
+    work(small_footage, tmp_path / "d", watcher, ["broken", "motion"], str(tmp_path / "broken.py"))
+    found = rows(tmp_path / "d", "broken, errors['broken'], still_first IS NOT NULL")
+    assert found and set(found) == {(None, "RuntimeError: no luck", True)}
+
+
+def test_a_dataset_never_runs_the_plugins_that_it_names(small_footage, tmp_path, watcher):
+    work(small_footage, tmp_path / "d", watcher, ["sharpness"], SHARPNESS)
+    about = json.loads((tmp_path / "d" / "dataset.json").read_text())
+    trap = tmp_path / "trap.py"
+    trap.write_text(f"open({str(tmp_path / 'sprung')!r}, 'w')\nPARTS = []\n")
+    about["config"]["plugins"] = [str(trap)]
+    (tmp_path / "d" / "dataset.json").write_text(json.dumps(about))
+    for command in (["stats"], ["select", "--min", "sharpness=0", "--out", str(tmp_path / "c")]):
+        line = [sys.executable, "-m", "pipelines.cli", command[0], str(tmp_path / "d"), *command[1:]]
+        assert subprocess.run(line, capture_output=True).returncode == 0
+    work(small_footage, tmp_path / "d", watcher, ["motion"])
+    assert not (tmp_path / "sprung").exists()
+    kept = duckdb.sql(f"SELECT sharpness FROM read_parquet('{tmp_path}/c/data/*.parquet')").fetchall()
+    assert np.isfinite([score for (score,) in kept]).all() and kept
