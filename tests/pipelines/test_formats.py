@@ -7,11 +7,12 @@ import av
 import pytest
 from typer.testing import CliRunner
 
+from curate.base.section import Section
 from pipelines.cli.app import app
-from pipelines.config import ConfigError
+from pipelines.config import ConfigError, recorded
 from pipelines.curated.curated import CuratedError
 from pipelines.dataset import statistics
-from pipelines.formats.format import Format, FormatOptions, ShardFile
+from pipelines.formats.format import Format, ShardFile
 from pipelines.formats.formats import FORMATS
 from pipelines.formats.options import Export, export_section
 from pipelines.typed_yaml import validate
@@ -20,7 +21,7 @@ from tests.pipelines.test_curated import FILTERS, curate, make_dataset, map_here
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
-class PairsOptions(FormatOptions):
+class PairsOptions(Section):
     prefix: str = ""
 
 
@@ -183,3 +184,46 @@ def test_the_command_line_names_the_choices(dataset, tmp_path):
     assert "the command line: export.format must be 'parquet' (got 'tar')" in refused.output
     made = CliRunner().invoke(app, [*command, "parquet"])
     assert made.exit_code == 0 and "format" not in json.loads((tmp_path / "out/selection.json").read_text())["request"]
+
+
+PLUGIN = """
+import json
+from pipelines.formats.format import Format, ShardFile
+
+
+class IdsShard(ShardFile):
+    def __init__(self, path):
+        self.stream = open(path, "w")
+
+    def add(self, row, clip):
+        self.stream.write(row["clip_id"] + chr(10))
+
+    def abandon(self):
+        self.stream.close()
+
+
+class Ids(Format):
+    name, suffix = "ids", ".txt"
+
+    def open(self, path, schema):
+        return IdsShard(path)
+
+
+PARTS = [Ids]
+"""
+
+
+def test_a_format_of_a_plugin(dataset, tmp_path):
+    plugin, out = tmp_path / "ids.py", tmp_path / "out"
+    plugin.write_text(PLUGIN)
+    command = ["select", str(dataset.root), "--out", str(out), "--preset", "none", "--format", "ids"]
+    refused = CliRunner().invoke(app, command)
+    assert refused.exit_code == 2 and "export.format must be 'parquet'" in refused.output
+    made = CliRunner().invoke(app, [*command, "--plugin", str(plugin)])
+    assert made.exit_code == 0, made.output
+    (shard,) = (out / "data").iterdir()
+    assert shard.name == "train-00000-of-00001.txt" and len(shard.read_text().split()) == 20
+
+
+def test_a_dataset_whose_config_names_a_format_that_is_not_there_is_read():
+    assert recorded({"export": {"format": "ids", "ids": {"a": 1}, "crf": 20}}, "dataset.json").export.crf == 20
