@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import av
 import pytest
@@ -186,43 +187,19 @@ def test_the_command_line_names_the_choices(dataset, tmp_path):
     assert made.exit_code == 0 and "format" not in json.loads((tmp_path / "out/selection.json").read_text())["request"]
 
 
-PLUGIN = """
-import json
-from pipelines.formats.format import Format, ShardFile
-
-
-class IdsShard(ShardFile):
-    def __init__(self, path):
-        self.stream = open(path, "w")
-
-    def add(self, row, clip):
-        self.stream.write(row["clip_id"] + chr(10))
-
-    def abandon(self):
-        self.stream.close()
-
-
-class Ids(Format):
-    name, suffix = "ids", ".txt"
-
-    def open(self, path, schema):
-        return IdsShard(path)
-
-
-PARTS = [Ids]
-"""
-
-
-def test_a_format_of_a_plugin(dataset, tmp_path):
-    plugin, out = tmp_path / "ids.py", tmp_path / "out"
-    plugin.write_text(PLUGIN)
-    command = ["select", str(dataset.root), "--out", str(out), "--preset", "none", "--format", "ids"]
+def test_a_format_of_a_plugin_as_the_documentation_has_it(dataset, tmp_path):
+    plugin, out = Path(__file__).parents[2] / "docs" / "examples" / "pairs.py", tmp_path / "out"
+    command = ["select", str(dataset.root), "--out", str(out), "--preset", "none", "--format", "pairs"]
     refused = CliRunner().invoke(app, command)
     assert refused.exit_code == 2 and "export.format must be 'parquet'" in refused.output
-    made = CliRunner().invoke(app, [*command, "--plugin", str(plugin)])
+    command += ["--plugin", str(plugin), "--set", 'export.pairs.prefix="A film of "']
+    made = CliRunner().invoke(app, command)
     assert made.exit_code == 0, made.output
     (shard,) = (out / "data").iterdir()
-    assert shard.name == "train-00000-of-00001.txt" and len(shard.read_text().split()) == 20
+    texts = [path.read_text() for path in shard.glob("*.txt")]
+    assert len(texts) == len(list(shard.glob("*.mp4"))) == 20
+    assert sorted(texts)[0] == "A film of clip 0"
+    assert CliRunner().invoke(app, command).exit_code == 0  # done already
 
 
 def test_a_dataset_whose_config_names_a_format_that_is_not_there_is_read():
