@@ -178,7 +178,11 @@ def recorded(tree: dict, origin: str, parts: Parts | None = None) -> Config:
     Plugins that a dataset names are never run: those of `parts` are there already.
     """
     kind = schema(parts or Parts.load())
-    return validate(kind, known(kind, tree | {"plugins": []}), origin)
+    tree = known(kind, tree | {"plugins": []})
+    export = tree.get("export") or {}
+    if export.get("format") not in [format.name for format in (*FORMATS, *kind.parts.of(Format))]:  # a plugin's
+        export.pop("format", None)
+    return validate(kind, tree, origin)
 
 
 __all__ = ["Config", "ConfigError", "load", "override", "recorded", "resolve", "schema"]

@@ -1,10 +1,10 @@
 """An export format of one's own: a folder a shard, with an mp4 and a txt for each clip."""
 
-from curate.plugin import Field
-from pipelines.formats.format import Format, FormatOptions, ShardFile
+from curate.plugin import Field, Section
+from pipelines.formats.format import Format, ShardFile
 
 
-class PairsOptions(FormatOptions):
+class PairsOptions(Section):
     caption: str = Field("caption_merged", description="column that becomes the text file")
 
 

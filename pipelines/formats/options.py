@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, create_model, field_validator
 
 from curate.base.section import Section
-from pipelines.formats.format import Format, FormatOptions
+from pipelines.formats.format import Format
 from pipelines.formats.formats import FORMATS
 from pipelines.typed_yaml import ConfigError
 
@@ -50,6 +50,7 @@ class ExportOptions(Section):
     crf: int = Field(18, ge=0, le=51)
     seed: int = Field(0, description="order of the clips in the shards")
     shard_size: str = Field("256MB", description="about what a shard takes")
+    format: str = ""
 
     @field_validator("shard_size", mode="before")
     @classmethod
@@ -78,15 +79,17 @@ class ExportOptions(Section):
 
 
 def export_section(formats: Sequence[type[Format]]) -> type[ExportOptions]:
-    """The section with `format`, one of these, and `export.<name>` for each of them that has options."""
+    """The section with `format`, one of these, and `export.<name>` for each of them that has options. Raises ConfigError."""
     names = tuple(kind.name for kind in formats)
+    if taken := [name for name in names if names.count(name) > 1 or name in ExportOptions.model_fields]:
+        raise ConfigError(f"export.format {taken[0]}: the name of a plugin's format is taken: choose another one")
     fields: dict[str, Any] = {
         "format": (
             Literal[names],
             Field(names[0], description="; ".join(f"{f.name}: {f.description}" for f in formats)),
         )
     }
-    fields |= {kind.name: (kind.Options, kind.Options()) for kind in formats if kind.Options is not FormatOptions}
+    fields |= {kind.name: (kind.Options, kind.Options()) for kind in formats if kind.Options.model_fields}
     section = create_model("Export", __base__=ExportOptions, __doc__=ExportOptions.__doc__, **fields)
     section.formats = tuple(formats)
     return section
