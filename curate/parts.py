@@ -100,7 +100,7 @@ class Parts:
 
     def of(self, kind: Kind) -> list[Kind]:
         """The parts of plugins that are of a kind, e.g. `of(Adapter)`."""
-        return [part for plugin in self.plugins for part in plugin.parts if issubclass(part, kind)]
+        return [part for plugin in self.plugins for part in plugin.parts if issubclass(part, kind)]  # type: ignore[misc]
 
     @property
     def stages(self) -> dict[str, type[PipelinePart]]:
