@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from curate.base.section import Section
 from curate.clip import Column
-from curate.models import Weights
+
+if TYPE_CHECKING:
+    from curate.models import Weights
 
 
 class Part:

@@ -19,6 +19,7 @@ from curate.models.roles import (
 )
 from curate.observers.observer import Observer
 from curate.part import Role
+from curate.selection.presets import Preset
 from curate.stages.pictures import stills
 from curate.stages.stage import Stage
 from curate.video.frame import Frame
@@ -26,6 +27,6 @@ from curate.video.timeline import Timeline
 
 __all__ = [
     "AESTHETIC", "EMBEDDER", "FRAME_CAPTION", "MERGE", "NSFW", "QUALITY", "TEXT", "VIDEO_CAPTION",
-    "Adapter", "Clip", "Column", "Field", "Frame", "HubOptions", "Observer", "Role", "Section", "Stage", "Timeline",
+    "Adapter", "Clip", "Column", "Field", "Frame", "HubOptions", "Observer", "Preset", "Role", "Section", "Stage", "Timeline",
     "Weights", "stills", "types",
 ]  # fmt: skip

@@ -17,10 +17,11 @@ from pipelines.cluster import RaySession, worker_environment
 from pipelines.typed_yaml import SHIPPED, find, read
 from video_model.config import TrainConfig
 
-ATTEMPTS = 3  # how often a run is gone on with after a worker was lost
+ATTEMPTS = 3  # how often a run is resumed after a worker was lost
 PATIENCE = (
     30 * 24 * 3600
 )  # seconds that workers wait for each other: the first one makes the codec and the latents alone
+OURS = ("video_model.", "curate.")  # modules of errors that would come again
 FAILURE = "failure.txt"  # in RUN: what a worker raised that would come again
 
 
@@ -29,7 +30,7 @@ class TrainingError(Exception):
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainingJob:
     """What `winnow train` was asked for."""
 
     config: TrainConfig
@@ -40,12 +41,12 @@ class Job:
     cache: str | None = None
 
 
-def load_config(name: str, overrides: Sequence[str]) -> TrainConfig:
-    """A training config by file name, or by the name of one that ships with Winnow (pipelines/configs/train)."""
-    return read(TrainConfig, find(name, SHIPPED / "train"), list(overrides))
+def load_config(name: str, overrides: Sequence[str], schema: type[TrainConfig] = TrainConfig) -> TrainConfig:
+    """A training config by file name, or by the name of one that ships with Winnow. schema: see config.train_config."""
+    return read(schema, find(name, SHIPPED / "train"), list(overrides))
 
 
-def train_here(job: Job, watcher: Any = None) -> None:
+def train_here(job: TrainingJob, watcher: Any = None) -> None:
     """All stages in this process. Interrupted, it finishes its step, saves, and raises video_model.training.loop.Interrupted."""
     from video_model.training.stages import train
 
@@ -56,14 +57,14 @@ def train_here(job: Job, watcher: Any = None) -> None:
         )  # fmt: skip
 
 
-def train_on_ray(job: Job, workers: int, address: str | None, watcher: Any = None) -> None:
+def train_on_ray(job: TrainingJob, workers: int, address: str | None, watcher: Any = None) -> None:
     """`workers` processes with Ray Train, each with a share of every batch; on GPUs where the cluster has them.
 
     RUN and the data must be under the same paths on every node. A worker that is lost costs the steps since the last
     checkpoint. Raises TrainingError, ExecutorError, and what is wrong with the config, the run or the data at once.
     """
     from video_model.training.run import Run
-    from video_model.training.stages import Stores
+    from video_model.training.stores import Stores
 
     if job.stage is not None and job.stage not in job.config.stages:
         raise TrainingError(f"--stage {job.stage}: the config's stages are {', '.join(job.config.stages)}")
@@ -109,15 +110,15 @@ def train_on_ray(job: Job, workers: int, address: str | None, watcher: Any = Non
 
 
 def _work(options: dict[str, Any]) -> None:
-    """One worker. The run was begun by the driver, so it always goes on; so does a worker that is started again."""
+    """One worker. The run was begun by the driver, so it is always resumed; so it is by a worker that is started again."""
     import ray.train
     import torch
 
     from video_model.training.stages import train
-    from video_model.training.workers import Worker
+    from video_model.training.steps.workers import TrainingWorker
 
     failure = Path(options["out"]) / FAILURE
-    if failure.exists():  # started again, for what would come again: end, and let the driver tell
+    if failure.exists():  # started again, for what would come again: end, and let the driver report it
         return
     torch.set_num_threads(options["threads"])
     context = ray.train.get_context()
@@ -130,16 +131,16 @@ def _work(options: dict[str, Any]) -> None:
             only=options["stage"],
             resume=True,
             cache=options["cache"],
-            worker=Worker.here(),
+            worker=TrainingWorker.here(),
         )
     except Exception as error:
-        if type(error).__module__.startswith("video_model."):
+        if type(error).__module__.startswith(OURS):
             failure.write_text(str(error))
         raise
 
 
 def _reason(error: BaseException) -> str:
-    """What a worker raised, out of the errors that Ray wraps it in: the last line that says something."""
+    """What a worker raised, out of the errors that Ray wraps it in: the last line that is not empty."""
     inner: BaseException | None = error
     while inner is not None:
         for cause in (getattr(inner, "cause", None), *getattr(inner, "worker_failures", {}).values()):
@@ -151,12 +152,12 @@ def _reason(error: BaseException) -> str:
     lines = [line.strip() for line in str(inner).splitlines() if line.strip()]
     text = lines[-1] if lines else type(error).__name__
     name, colon, rest = text.partition(": ")
-    return rest if colon and name.startswith("video_model.") else text
+    return rest if colon and name.startswith(OURS) else text
 
 
 @contextmanager
-def _followed(job: Job, watcher: Any) -> Iterator[None]:
-    """The watcher is told of the lines that the first worker adds to the logs of the stages."""
+def _followed(job: TrainingJob, watcher: Any) -> Iterator[None]:
+    """The watcher follows the lines that the first worker adds to the logs of the stages."""
     if watcher is None:
         yield
         return

@@ -1,21 +1,61 @@
 """The config of a training run: typed, with defaults that work, and unknown keys as errors.
 
 A run is a list of stages; each starts from the one before (its EMA). What is recorded in RUN/config.json is the resolved
-config, so it says what ran without the file.
+config, which is complete without the file. The sections that choose a part (codec, text, network, denoiser, conditioning)
+are the parts themselves, from the lists that `TrainingParts` names.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal, Union
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar, Literal, Union
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, create_model, field_validator, model_validator
 
 from curate.base.section import Section
-from video_model.diffusion.parametrisations import PARAMETRISATIONS
-from video_model.diffusion.samplers import names_of
+from video_model.codecs import CODECS, CodecSection
+from video_model.diffusion.parametrisations import PARAMETRISATIONS, Parametrisation
+from video_model.diffusion.samplers import SAMPLERS, names_of
+from video_model.diffusion.slots import SLOTS, Slot
+from video_model.encoders import ENCODERS, EncoderSection
+from video_model.networks import NETWORKS, NetworkSection
 
-PUBLIC_FACTOR = 8  # pixels per latent side of every public VAE in use
+
+@dataclass(frozen=True)
+class TrainingParts:
+    """All that a config can choose from. Ours are lists in the folders of the parts; a user's are added by `plus`."""
+
+    codecs: Sequence[type[CodecSection]] = tuple(CODECS)
+    encoders: Sequence[type[EncoderSection]] = tuple(ENCODERS)
+    networks: Sequence[type[NetworkSection]] = tuple(NETWORKS)
+    parametrisations: Sequence[type[Parametrisation]] = tuple(PARAMETRISATIONS)
+    slots: Sequence[type[Slot]] = tuple(SLOTS)
+    samplers: Sequence[Callable[..., Any]] = tuple(SAMPLERS)
+
+    def plus(self, parts: Iterable[Any]) -> TrainingParts:
+        """With more of them: classes of sections, each beside its like; any other function is a sampler. Raises TypeError."""
+        grown = self
+        for part in parts:
+            kinds = [name for name, base in BASES.items() if isinstance(part, type) and issubclass(part, base)]
+            if not kinds and (isinstance(part, type) or not callable(part)):
+                known = ", ".join(base.__name__ for base in BASES.values())
+                raise TypeError(
+                    f"{part!r} is no part of a training config: subclass {known}, or write a sampler's function"
+                )
+            place = kinds[0] if kinds else "samplers"
+            grown = replace(grown, **{place: (*getattr(grown, place), part)})
+        return grown
+
+
+BASES: dict[str, type[Section]] = {
+    "codecs": CodecSection,
+    "encoders": EncoderSection,
+    "networks": NetworkSection,
+    "parametrisations": Parametrisation,
+    "slots": Slot,
+}
+PARTS = TrainingParts()
 
 
 def one_of(parts: Sequence[type[Section]]) -> Any:
@@ -23,113 +63,32 @@ def one_of(parts: Sequence[type[Section]]) -> Any:
     return Annotated[Union[tuple(parts)], Field(discriminator="kind")] if len(parts) > 1 else parts[0]  # noqa: UP007
 
 
-# --- latents and texts
-
-
-class OwnCodec(Section):
-    """Space-to-depth, whitened PCA, and a small KL network as its residual, trained in the run."""
-
-    kind: Literal["own"] = "own"
-    factor: Literal[2, 4, 8, 16] = Field(8, description="pixels per latent side")
-    channels: int = Field(16, ge=1)
-    widths: tuple[int, ...] = Field(
-        (48, 96), min_length=1, description="channels of the residual networks, fine to coarse"
-    )
-    steps: int = Field(400, ge=0, description="training steps of the residual networks; 0: PCA alone")
-    batch: int = Field(32, ge=1)
-    frames: int = Field(2048, ge=16, description="frames that it is trained on")
-    temporal_steps: int = Field(0, ge=0, description="steps of the temporal decoder against flicker; 0: none")
-
-
-class PublicCodec(Section):
-    """A public VAE in diffusers' layout: AutoencoderKL, or AutoencoderKLTemporalDecoder. Needs the diffusers extra."""
-
-    kind: Literal["diffusers"] = "diffusers"
-    folder: str
-
-
-class MiniLm(Section):
-    """Token states of all-MiniLM-L6-v2; its weights come inside a package."""
-
-    kind: Literal["minilm"] = "minilm"
-
-
-class OpenClipText(Section):
-    """Token states of an open_clip text tower: ViT-H-14 is that of Stable Diffusion 2.1."""
-
-    kind: Literal["open_clip"] = "open_clip"
-    model: str = "ViT-H-14"
-    file: str = Field(description="safetensors of the weights")
-
-
-class T5(Section):
-    kind: Literal["t5"] = "t5"
-    folder: str = Field(description="a T5 encoder in transformers' layout")
-
-
-Codec = Annotated[OwnCodec | PublicCodec, Field(discriminator="kind")]
-Text = Annotated[MiniLm | OpenClipText | T5, Field(discriminator="kind")]
-
-# --- the network and what it is told
-
-
-class UNet(Section):
-    """The space-time UNet. Levels are as many as `channels`; each but the last halves the latents."""
-
-    kind: Literal["unet"] = "unet"
-    channels: tuple[int, ...] = (64, 128)
-    layers: int = Field(2, ge=1, description="residual blocks a level")
-    attention: tuple[bool, ...] | None = Field(None, description="levels with transformers; unset: all")
-    head_dim: int = Field(32, ge=1)
-    transformer_layers: int = Field(1, ge=1)
-    groups: int = Field(32, ge=1, description="of group normalisation")
-    pooled_text: bool = Field(
-        False,
-        description="tell every residual block the text as one vector too; learns sooner, maps onto no checkpoint",
-    )
-    frame_index: bool = Field(
-        False,
-        description="tell a video network the time of each frame together with the text; without it what moves where is "
-        "learned late; a video network that has it maps onto no checkpoint",
-    )
-    epsilon: Literal["sd", "svd"] = Field(
-        "svd", description="of norms in residual blocks, as the checkpoint in `start` has it"
-    )
-    linear_projection: bool = Field(
-        True, description="around transformers; false: 1x1 convolutions, as Stable Diffusion 1.x"
-    )
-    conv_mixing: Literal["alpha", "residual", "dirac"] = Field(
-        "alpha", description="temporal convolutions: Stable Video Diffusion's alpha blend, or others of mixing.py"
-    )
-    attention_mixing: Literal["alpha", "residual", "relative", "joint", "none"] = Field(
-        "alpha", description="temporal attention; joint: all positions of all frames, for small latents"
-    )
-
-    @model_validator(mode="after")
-    def _knows_time(self) -> UNet:
-        if self.attention_mixing == "joint" and not self.frame_index:
-            raise ValueError("network: attention_mixing joint knows no order of frames by itself: set frame_index")
-        return self
-
-
-class FirstFrame(Section):
-    """Image to video: the latent of the first frame beside every frame, and a channel that says whether it is given."""
-
-    dropout: float = Field(0.5, ge=0, le=1)
-    noise_mean: float = Field(-3.0, description="ln(sigma) of the noise on it ~ N(mean, std^2), as in the paper")
-    noise_std: float = Field(0.5, ge=0)
-    mask: bool = Field(
-        True, description="the channel; false: as in the released model, which diffusers' pipeline wants"
-    )
-
-
 class Conditioning(Section):
-    """What the network is told, and how often each is left out, a sample at a time (for guidance, and to do without it)."""
+    """What the network is conditioned on: a key for each slot, see diffusion/slots. A number is the slot's dropout, the share
+    of the samples that are trained without it (for guidance, and to do without it); null turns a slot off."""
 
-    text: float = Field(0.15, ge=0, le=1, description="dropout of the text; the paper's is 15%")
-    fps: float | None = Field(0.1, ge=0, le=1, description="dropout of the frame rate; null: not told")
-    motion: float | None = Field(0.1, ge=0, le=1, description="dropout of the motion score; null: not told")
-    first_frame: FirstFrame | None = FirstFrame()
+    def slots(self, temporal: bool) -> list[Slot]:
+        """Those of an image stage, or of a video stage."""
+        found = [getattr(self, name) for name in type(self).model_fields]
+        return [slot for slot in found if slot is not None and (temporal or not slot.videos_only)]
+
+    @property
+    def vectors(self) -> tuple[str, ...]:
+        """Names of the numbers that a video network embeds, in order."""
+        return tuple(name for slot in self.slots(temporal=True) for name in slot.numbers)
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Name of a slot -> the column of the clips that it is read from."""
+        return {slot.name: slot.column for slot in self.slots(temporal=True) if slot.column}
+
+
+def keys_of(slots: Sequence[type[Slot]]) -> type[Conditioning]:
+    """The section with a key for each of the slots."""
+    fields: dict[str, Any] = {
+        slot.name: (slot | None if slot.optional else slot, slot() if slot.default else None) for slot in slots
+    }
+    return create_model("Conditioning", __base__=Conditioning, __doc__=Conditioning.__doc__, **fields)
 
 
 # --- data
@@ -163,7 +122,7 @@ class Noise(Section):
     std: float = Field(1.0, gt=0)
 
 
-class Stage(Section):
+class TrainingStage(Section):
     """One stage of training.
 
     train: all; temporal (only the layers that know time); time_embedding; or a list of patterns of parameter names.
@@ -202,7 +161,7 @@ class Stage(Section):
         return value
 
     @model_validator(mode="after")
-    def _parts(self) -> Stage:
+    def _parts(self) -> TrainingStage:
         if self.batch % self.accumulate:
             raise ValueError(f"stages: batch {self.batch} must be a multiple of accumulate {self.accumulate}")
         return self
@@ -212,12 +171,12 @@ class Stage(Section):
         return max(self.frames) > 1
 
 
-def rates_of(stage: Stage) -> list[float]:
+def rates_of(stage: TrainingStage) -> list[float]:
     """The frame rates of a stage, or the ends of their range, highest first."""
     return stage.rates if isinstance(stage.rates, list) else [stage.rates.max, stage.rates.min]
 
 
-def as_rates(stage: Stage) -> Any:
+def as_rates(stage: TrainingStage) -> Any:
     """A stage's rates as `Batches` takes them."""
     return stage.rates if isinstance(stage.rates, list) else stage.rates.model_dump()
 
@@ -228,7 +187,7 @@ class Samples(Section):
     prompts: list[str] = Field([], description="empty: captions of held-out clips")
     count: int = Field(4, ge=1, description="how many, where prompts is empty")
     every: int = Field(500, ge=0, description="steps between them; 0: only at the end of a stage")
-    sampler: Literal[tuple(names_of())] = "heun"  # type: ignore[valid-type]
+    sampler: Literal[tuple(names_of(PARTS.samplers))] = "heun"  # type: ignore[valid-type]
     steps: int = Field(20, ge=1)
     sigma_min: float = Field(0.002, gt=0)
     sigma_max: float = Field(80.0, gt=0, description="the paper's is 700, for the noisiest stages")
@@ -251,15 +210,19 @@ class Loop(Section):
 
 
 class TrainConfig(Section):
+    """parts: what the sections were chosen from; see `train_config`."""
+
+    parts: ClassVar[TrainingParts] = PARTS
+
     seed: int = 0
-    codec: Codec = OwnCodec()
-    text: Text = MiniLm()
-    network: UNet = UNet()
+    codec: one_of(PARTS.codecs) = PARTS.codecs[0]()  # type: ignore[valid-type]
+    text: one_of(PARTS.encoders) = PARTS.encoders[0]()  # type: ignore[valid-type]
+    network: one_of(PARTS.networks) = PARTS.networks[0]()  # type: ignore[valid-type]
     start: str | None = Field(None, description="UNet in diffusers' layout that the first stage starts from")
-    denoiser: one_of(PARAMETRISATIONS) = PARAMETRISATIONS[0]()  # type: ignore[valid-type]
-    conditioning: Conditioning = Conditioning()
+    denoiser: one_of(PARTS.parametrisations) = PARTS.parametrisations[0]()  # type: ignore[valid-type]
+    conditioning: keys_of(PARTS.slots) = keys_of(PARTS.slots)()  # type: ignore[valid-type]
     data: Data = Data()
-    stages: dict[str, Stage] = Field(min_length=1, description="by name, in the order they run in")
+    stages: dict[str, TrainingStage] = Field(min_length=1, description="by name, in the order they run in")
     samples: Samples = Samples()
     loop: Loop = Loop()
 
@@ -271,8 +234,34 @@ class TrainConfig(Section):
                 raise ValueError(f"stages.{name}: an image stage cannot come after a video stage")
             seen = stage.temporal
             for height, width in stage.sizes:
-                factor = self.codec.factor if self.codec.kind == "own" else PUBLIC_FACTOR
-                step = factor * 2 ** (len(self.network.channels) - 1)
+                step = self.codec.factor * self.network.multiple
                 if height % step or width % step:
                     raise ValueError(f"stages.{name}.sizes: {height} x {width} must be multiples of {step}")
         return self
+
+
+def train_config(extra_parts: Iterable[Any] = ()) -> type[TrainConfig]:
+    """The class of configs that can also choose parts of one's own: what a plugin of `winnow train` adds.
+
+    extra_parts: subclasses of CodecSection, EncoderSection, NetworkSection, Parametrisation or Slot, and functions, which
+    are samplers. Whoever reads a config or opens a run that names them needs this class: `typed_yaml.read(schema, path)`,
+    `Run.open(root, schema)`, `Sampler(root, schema=schema)`. A slot is off where a config does not name it.
+    """
+    extra = list(extra_parts)
+    if not extra:
+        return TrainConfig
+    parts = PARTS.plus(extra)
+    samples = create_model("Samples", __base__=Samples, sampler=(Literal[tuple(names_of(parts.samplers))], "heun"))
+    slots = keys_of(parts.slots)
+    grown = create_model(
+        "TrainConfig",
+        __base__=TrainConfig,
+        codec=(one_of(parts.codecs), PARTS.codecs[0]()),
+        text=(one_of(parts.encoders), PARTS.encoders[0]()),
+        network=(one_of(parts.networks), PARTS.networks[0]()),
+        denoiser=(one_of(parts.parametrisations), PARTS.parametrisations[0]()),
+        conditioning=(slots, slots()),
+        samples=(samples, samples()),
+    )
+    grown.parts = parts
+    return grown

@@ -16,7 +16,7 @@ class SamplingError(Exception):
 
 @dataclass(frozen=True)
 class Wish:
-    """The options of the command line, as they came. numbers: those that are a request's fields; None: the default."""
+    """The options of the command line, as they came. numbers: fields of a request, and conditions; None: the default."""
 
     prompts: list[str]
     out: Path
@@ -26,15 +26,16 @@ class Wish:
     numbers: dict[str, Any]
     guidance: str | None
     size: str | None
+    conditions: list[str]
 
 
 def draw(run: Path, wish: Wish, watcher: Any) -> list[Path]:
     """Draw a video for each prompt and write it; the paths. Raises SamplingError, RunError."""
     import torch
 
-    from video_model.diffusion.generate import Sampler
     from video_model.diffusion.samplers import names_of
     from video_model.pictures import to_uint8, write_frames
+    from video_model.training.sampler import Sampler
 
     if not wish.prompts and wish.image is None:
         raise SamplingError('--prompt or --image: name what to draw, e.g. --prompt "a red circle moves left"')
@@ -42,11 +43,11 @@ def draw(run: Path, wish: Wish, watcher: Any) -> list[Path]:
     if chosen is not None and chosen not in names_of():
         raise SamplingError(f"--sampler {chosen}: choose from {', '.join(names_of())}")
     sampler = Sampler(run, wish.stage, "cuda" if torch.cuda.is_available() else "cpu")
-    given = dict(wish.numbers) | {"guidance": guidance(wish.guidance), "size": size(wish.size)}
-    given["first"] = None
+    given = conditions(wish.conditions) | wish.numbers
+    given |= {"guidance": guidance(wish.guidance), "size": size(wish.size)}
     request = sampler.request(wish.prompts or [""], **given)
     if wish.image is not None:
-        request = sampler.request(wish.prompts or [""], **given | {"first": picture(wish.image, request.size)})
+        request = sampler.request(wish.prompts or [""], **given | {"first_frame": picture(wish.image, request.size)})
     still = request.frames == 1
     suffix = wish.out.suffix.lower()
     if suffix != (".png" if still else ".mp4"):
@@ -88,6 +89,18 @@ def guidance(text: str | None) -> tuple[float, float] | None:
     if len(numbers) not in (1, 2):
         raise SamplingError(f"--guidance {text}: write a number, or two for the first and the last frame, e.g. 1:2.5")
     return numbers[0], numbers[-1]
+
+
+def conditions(texts: list[str]) -> dict[str, float]:
+    """`NAME=NUMBER` of conditioning slots."""
+    found = {}
+    for text in texts:
+        name, _, number = text.partition("=")
+        try:
+            found[name.strip()] = float(number)
+        except ValueError:
+            raise SamplingError(f"--condition {text}: write NAME=NUMBER, e.g. motion=4") from None
+    return found
 
 
 def size(text: str | None) -> tuple[int, int] | None:

@@ -28,12 +28,12 @@ def register(app: typer.Typer) -> None:
 
 def train(
     config: Annotated[str, typer.Argument(metavar="CONFIG", help="a YAML file, or a shipped config: tiny, svd")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="the run to make, or to go on with")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="the run to make, or to resume")],
     data: Annotated[
         list[str], typer.Option("--data", "-d", help="a folder that `winnow select` made; give it again for more")
     ] = [],  # noqa: B006
     stage: StageName = None,
-    resume: Annotated[bool, typer.Option("--resume", help="go on from the last good checkpoint")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="resume from the last good checkpoint")] = False,
     workers: Annotated[int, typer.Option(min=1, help="processes that share every batch, with Ray Train")] = 1,
     address: Annotated[str | None, typer.Option(help="Ray cluster to run on, e.g. auto or ray://head:10001")] = None,
     cache: Annotated[
@@ -43,16 +43,16 @@ def train(
 ) -> None:
     """Train the three stages on curated shards: images, videos, the best videos.
 
-    Interrupt it at any time: with --resume the same command goes on, and ends with the same weights.
+    Interrupt it at any time: with --resume the same command continues it, and ends with the same weights.
 
       winnow train tiny --data out/curated --out out/model
       winnow train svd.yaml --data /shared/curated --out /shared/run --workers 8 --address auto
     """
     with errors():
         from pipelines.cli.training_progress import Following, print_run
-        from pipelines.training import Job, load_config, train_here, train_on_ray
+        from pipelines.training import TrainingJob, load_config, train_here, train_on_ray
 
-        job = Job(load_config(config, set_), tuple(data), out, stage, resume, cache)
+        job = TrainingJob(load_config(config, set_), tuple(data), out, stage, resume, cache)
         with Following(err_console) as watcher:
             if workers == 1 and address is None:
                 train_here(job, watcher)
@@ -76,8 +76,13 @@ def sample(
     ] = None,
     seed: Annotated[int, typer.Option(help="the same seed gives the same video")] = 0,
     sampler: Annotated[str | None, typer.Option(help=", ".join(names_of()))] = None,
-    fps: Annotated[float | None, typer.Option(min=0.1, help="frames a second, told to the network")] = None,
-    motion: Annotated[float | None, typer.Option(help="motion score to aim at; default: not told")] = None,
+    fps: Annotated[
+        float | None, typer.Option(min=0.1, help="frames a second; the network is conditioned on it")
+    ] = None,
+    motion: Annotated[float | None, typer.Option(help="motion score to aim at; default: not conditioned on")] = None,
+    condition: Annotated[
+        list[str], typer.Option(metavar="NAME=NUMBER", help="of a conditioning slot that has no option of its own")
+    ] = [],  # noqa: B006
     size: Annotated[str | None, typer.Option(metavar="HxW", help="in px; default: the stage's")] = None,
     scale: Annotated[int, typer.Option(min=1, help="enlarge what is written so many times, pixel by pixel")] = 1,
     stage: StageName = None,
@@ -94,7 +99,7 @@ def sample(
         wish = Wish(
             list(prompt), out, image, stage, scale,
             {"frames": frames, "steps": steps, "seed": seed, "sampler": sampler, "fps": fps, "motion": motion},
-            guidance, size,
+            guidance, size, list(condition),
         )  # fmt: skip
         with Following(err_console) as watcher:
             written = draw(run, wish, watcher)
@@ -170,8 +175,8 @@ def export(
     winnow weights export run --out pipeline --vae svd/vae --image-encoder svd/image_encoder --feature-extractor svd/feature_extractor
     """
     with errors():
-        from video_model.diffusion.generate import Sampler
-        from video_model.public.weights import export_pipeline, export_unet
+        from video_model.public.formats import format_of
+        from video_model.training.sampler import Sampler
 
         loaded = Sampler(run, stage)
         companions = (vae, image_encoder, feature_extractor)
@@ -179,12 +184,11 @@ def export(
             raise CommandError(
                 "--vae, --image-encoder and --feature-extractor: a pipeline needs all three; a UNet, none"
             )
+        known, network = format_of(loaded.config.network), loaded.denoiser.network
         if all(companions):
-            frames = max(loaded.stage.frames)
-            written = export_pipeline(
-                loaded.denoiser.network, out, vae, image_encoder, feature_extractor, frames=frames
-            )
+            parts = {"vae": vae, "image_encoder": image_encoder, "feature_extractor": feature_extractor}
+            written = known.save_pipeline(network, out, parts, max(loaded.stage.frames))
         else:
-            written = export_unet(loaded.denoiser.network, out / "unet")
+            written = known.save(network, out)
         out_console.print(f"stage {loaded.name}, step {loaded.checkpoint.step}: written: {written}", soft_wrap=True)
     raise typer.Exit(DONE)

@@ -25,7 +25,7 @@ class Following:
             SpinnerColumn(), BarColumn(24), TextColumn("{task.description}"),
             console=console, transient=True, refresh_per_second=4,
         )  # fmt: skip
-        self.said = time.monotonic()
+        self.printed = time.monotonic()
         self.steps = 1
         self.pace: float | None = None  # seconds a step
 
@@ -45,10 +45,10 @@ class Following:
         if facts:
             self.console.print(Text(f"stage {name}: {_data(facts)}"), soft_wrap=True)
         if first:
-            self.console.print(f"stage {name}: going on after step {first}")
+            self.console.print(f"stage {name}: resumed after step {first}")
 
     def step(self, name: str, step: int, numbers: dict[str, float]) -> None:
-        # Of the steps themselves: from other workers, what is told comes late and in bunches
+        # Of the steps themselves: from other workers, progress comes late and in bunches
         took = numbers["step_seconds"]
         self.pace = took if self.pace is None else 0.9 * self.pace + 0.1 * took
         left = clock(self.pace * (self.steps - step))
@@ -61,8 +61,8 @@ class Following:
 
     def _show(self, line: str, done: int, total: int) -> None:
         self.progress.update(self.id, description=line, completed=done, total=max(total, 1))
-        if not self.console.is_terminal and time.monotonic() - self.said > self.PLAIN_SECONDS:
-            self.said = time.monotonic()
+        if not self.console.is_terminal and time.monotonic() - self.printed > self.PLAIN_SECONDS:
+            self.printed = time.monotonic()
             self.console.print(Text(line), soft_wrap=True)
 
 

@@ -25,9 +25,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict
 
+from curate.base.section import Section
 from curate.clip import Column
+from curate.part import Part
 
 __all__ = ["Format", "FormatError", "FormatOptions", "ShardFile"]
 
@@ -36,10 +37,8 @@ class FormatError(Exception):
     """A format that cannot be written of these clips. One line: the format, the reason, the fix."""
 
 
-class FormatOptions(BaseModel):
+class FormatOptions(Section):
     """A format's section of the config, `export.<name>`; this one has no keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class ShardFile:
@@ -56,11 +55,10 @@ class ShardFile:
         """Close what is still open, without an error: after `finish`, or where the shard was given up and will be deleted."""
 
 
-class Format:
+class Format(Part):
     """name: in a config. suffix: of a shard's name; "" for a folder. needs: columns of the annotated clips that it cannot
     do without. columns: that it adds to a row. Options: its section of the config."""
 
-    name: ClassVar[str]
     description: ClassVar[str] = ""
     suffix: ClassVar[str] = ""
     needs: ClassVar[tuple[str, ...]] = ()

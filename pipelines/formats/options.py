@@ -9,8 +9,9 @@ import re
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator
+from pydantic import Field, create_model, field_validator
 
+from curate.base.section import Section
 from pipelines.formats.format import Format, FormatOptions
 from pipelines.formats.formats import FORMATS
 from pipelines.typed_yaml import ConfigError
@@ -31,10 +32,9 @@ def size_of(text: str) -> int:
     return size
 
 
-class ExportOptions(BaseModel):
+class ExportOptions(Section):
     """How the bytes of a kept clip are made. With size, fps or codec unset, and a keyframe that fits, they are copied."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     formats: ClassVar[Sequence[type[Format]]] = ()
 
     snap: bool = True

@@ -31,6 +31,7 @@ from typing import Any, ClassVar, Literal
 
 from fastapi import HTTPException
 
+from curate.part import Part
 from pipelines.inspector.data.loaded import Loaded
 from pipelines.inspector.data.session import Session
 
@@ -41,7 +42,7 @@ class PanelError(Exception):
     """A panel that cannot be part of the page. One line: the panel, the reason, the fix."""
 
 
-class Panel:
+class Panel(Part):
     """A part of the page.
 
     name: of its element's id, its script and its style; letters, digits, - and _. title: what a screen reader calls it.
@@ -60,7 +61,6 @@ class Panel:
     It may import ./dom.js, ./state.js, ./filters.js and ./labelling.js, and no other panel's script.
     """
 
-    name: ClassVar[str]
     title: ClassVar[str]
     area: ClassVar[Literal["left", "right", "dialog"]] = "left"
     button: ClassVar[str] = ""

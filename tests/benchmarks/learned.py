@@ -23,9 +23,9 @@ from rich.table import Table
 
 from tests.benchmarks.world import prompts_of, real_clips
 from video_model.data.index import open_index
-from video_model.diffusion.generate import Sampler
 from video_model.pictures import strip, write_picture, write_video
 from video_model.training.journal import read_log
+from video_model.training.sampler import Sampler
 from video_model.world.reader import read, score
 
 MEASURES = ("colour", "shape", "direction", "speed", "background")

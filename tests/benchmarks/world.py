@@ -6,7 +6,7 @@ A world of which half is spoiled (shapes that rest, writing, hidden cuts, wrong 
 `winnow select` twice: raw (a file is a clip, nothing is filtered) and selected (the selection of pipelines/configs/world.yaml). The
 first table says what survives. Then both train for the same steps, with the same codec (trained on raw) and seeds, and
 draw the same prompts; the second table says how much of what the prompts name is read in the videos, and the loss on
-clean clips that neither has seen. OUT is gone on with when the command is given again.
+clean clips that neither has seen. Given again, the command resumes in OUT.
 """
 
 from __future__ import annotations
@@ -34,11 +34,12 @@ from pipelines.typed_yaml import SHIPPED, find, read
 from video_model.config import TrainConfig
 from video_model.data.excerpts import sample_windows
 from video_model.data.index import Index, open_index
-from video_model.diffusion.generate import Sampler
-from video_model.latents.live import Live
+from video_model.latents.batches import BatchSpec
+from video_model.latents.live import LiveLatents
 from video_model.pictures import write_video
 from video_model.training.held_out import held_out_batches, held_out_loss
 from video_model.training.run import Run
+from video_model.training.sampler import Sampler
 from video_model.training.stages import train
 from video_model.world.reader import read as read_video
 from video_model.world.reader import score
@@ -140,7 +141,7 @@ def survival(curated: dict[str, Path]) -> Table:
 
 
 def training_config(name: str, share: float, threads: int) -> TrainConfig:
-    """The named config, told to learn from the captions of the source list, with a share of its steps."""
+    """The named config, learning from the captions of the source list, with a share of its steps."""
     path = find(name, SHIPPED / "train")
     changes = [
         f"data.captions={json.dumps(CAPTION)}",
@@ -191,17 +192,15 @@ def clean_loss(sampler: Sampler, clean: Index) -> float:
     """Loss on clips of a world that was never trained on, with the noise of the run's last stage."""
     stage = sampler.stage
     rate = stage.rates[0] if isinstance(stage.rates, list) else stage.rates.max
-    with Live(sampler.codec, sampler.encoder, rate=rate, workers=1) as store:
-        batches = held_out_batches(
-            clean,
-            store,
-            2 * len(clean),
-            batch=stage.batch,
+    with LiveLatents(sampler.codec, sampler.encoder, rate=rate, workers=1) as store:
+        spec = BatchSpec(
             frames=stage.frames,
             sizes=stage.sizes,
             rates=[rate],
-            seed=0,
+            batch=stage.batch,
+            columns=sampler.config.conditioning.columns,
         )
+        batches = held_out_batches(clean, store, 2 * len(clean), spec)
         return held_out_loss(sampler.denoiser, sampler.conditioner, stage.noise, batches)["held_out_loss"]
 
 

@@ -53,7 +53,7 @@ def average(out: Path, stage: str) -> dict[str, torch.Tensor]:
     return checkpoints.latest(out / "stages" / stage / "checkpoints").tensors("ema")
 
 
-def test_killed_in_the_middle_of_a_step_and_gone_on_with_it_is_the_same_run(whole, recipe, data, tmp_path):
+def test_killed_in_the_middle_of_a_step_and_resumed_it_is_the_same_run(whole, recipe, data, tmp_path):
     command = [*WINNOW, "train", str(recipe), "--data", str(data), "--out", str(tmp_path / "run")]
     log = tmp_path / "run" / "stages" / "video" / "log.jsonl"
     process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -67,7 +67,7 @@ def test_killed_in_the_middle_of_a_step_and_gone_on_with_it_is_the_same_run(whol
     assert process.returncode == -signal.SIGKILL
     done = winnow("train", recipe, "--data", data, "--out", tmp_path / "run", "--resume")
     assert done.exit_code == 0, done.output
-    assert "stage video: going on after step" in done.output
+    assert "stage video: resumed after step" in done.output
     for stage in ("image", "video", "hq"):
         one, other = average(whole, stage), average(tmp_path / "run", stage)
         assert all(torch.equal(one[key], other[key]) for key in one), stage
@@ -78,7 +78,7 @@ def test_killed_in_the_middle_of_a_step_and_gone_on_with_it_is_the_same_run(whol
     assert losses[0] == losses[1]
 
 
-def test_an_interruption_saves_and_says_how_to_go_on(recipe, data, tmp_path):
+def test_an_interruption_saves_and_names_the_way_to_resume(recipe, data, tmp_path):
     command = [
         *WINNOW,
         "train",
@@ -96,7 +96,7 @@ def test_an_interruption_saves_and_says_how_to_go_on(recipe, data, tmp_path):
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)
-    assert process.returncode == 130 and "which is saved: go on with --resume" in " ".join(output.split())
+    assert process.returncode == 130 and "which is saved: use --resume" in " ".join(output.split())
 
 
 def test_two_workers_of_ray_train_take_the_same_steps(whole, recipe, data, tmp_path, monkeypatch):
@@ -161,6 +161,11 @@ def test_samples_are_written_and_the_same_seed_gives_the_same_video(whole, tmp_p
         (("-p", "a", "--guidance", "high"), "--guidance high: write a number, or two"),
         (("-p", "a", "--size", "60"), "--size 60: write HEIGHTxWIDTH in px"),
         (("-p", "a", "--sampler", "magic"), "--sampler magic: choose from euler, heun, dpmpp_2m, ddim"),
+        (("-p", "a", "--condition", "motion"), "--condition motion: write NAME=NUMBER, e.g. motion=4"),
+        (
+            ("-p", "a", "--condition", "mood=4"),
+            "mood: no conditioning slot has this name: choose from text, fps, motion",
+        ),
         (("-p", "a", "--out", "x.gif"), "--out x.gif: videos are written as .mp4"),
         (("-p", "a", "--image", __file__), "is not a picture that can be read"),
     ],
@@ -182,7 +187,7 @@ def test_weights_go_out_and_come_in_again(whole, tmp_path):
     from diffusers import UNet2DConditionModel
 
     public = UNet2DConditionModel.from_pretrained(tmp_path / "pipeline" / "unet").eval()
-    from video_model.diffusion.generate import Sampler
+    from video_model.training.sampler import Sampler
 
     ours = Sampler(whole, "image").denoiser.network
     x, text = torch.randn(1, 1, 2, 4, 4), torch.randn(1, 3, 384)
@@ -199,4 +204,4 @@ def test_shipped_training_configs_load():
     assert list(load_config("tiny", []).stages) == ["image", "video", "hq"]
     paper = load_config("svd", ["stages.hq.steps=5"])
     assert [stage.noise.mean for stage in paper.stages.values()] == [-1.2, -1.2, -1.2, 0.0, 0.5]
-    assert paper.stages["hq"].steps == 5 and paper.conditioning.text == 0.15
+    assert paper.stages["hq"].steps == 5 and paper.conditioning.text.dropout == 0.15

@@ -65,8 +65,19 @@ def clips(count: int, **columns: Any) -> list[dict]:
     return [clip(number, **columns) for number in range(count)]
 
 
-def write_clips(folder: Path, rows: list[dict], *, shards: int = 2, group: int = 3, drop: tuple[str, ...] = ()) -> Path:
-    """A curated folder of these rows, in `shards` files with row groups of `group` rows; drop: columns to leave out."""
+def write_clips(
+    folder: Path,
+    rows: list[dict],
+    *,
+    shards: int = 2,
+    group: int = 3,
+    drop: tuple[str, ...] = (),
+    numbers: tuple[str, ...] = (),
+) -> Path:
+    """A curated folder of these rows, in `shards` files with row groups of `group` rows.
+
+    drop: columns to leave out; numbers: more of them, float64.
+    """
     data = Path(folder) / "data"
     data.mkdir(parents=True)
     schema = pa.schema(
@@ -77,6 +88,7 @@ def write_clips(folder: Path, rows: list[dict], *, shards: int = 2, group: int =
             *((name, pa.int32()) for name in ("width", "height")),
             ("motion_score", pa.float32()),
             *((name, pa.string()) for name in CAPTIONS),
+            *((name, pa.float64()) for name in numbers),
             ("video", VIDEO),
         ]
     )

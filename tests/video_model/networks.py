@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from video_model.networks.unet import SpaceTimeUNet, UNetConfig
+from video_model.networks.unet import SpaceTimeUNet
+from video_model.networks.unet_config import UNetConfig
 
 TINY = dict(
     in_channels=4,

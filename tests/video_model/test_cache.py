@@ -27,8 +27,8 @@ from video_model.data.decoders import Decoders
 from video_model.data.decoding import DecodeError, Job, decode
 from video_model.data.index import open_index
 from video_model.errors import DataError
-from video_model.latents.batches import Batches
-from video_model.latents.build import build_cache, cache_for
+from video_model.latents.batches import Batches, BatchSpec
+from video_model.latents.build import LatentOptions, build_cache, cache_for
 from video_model.latents.cache import latents_folder
 
 SIZES = [(48, 64), (32, 32)]
@@ -86,21 +86,21 @@ def test_texts_are_there(built):
 
 def test_what_cannot_be_decoded_is_counted_with_its_reason(index, built):
     folder, cache = built
-    told = {key: reason for (key, _), reason in cache.skipped.items()}
-    assert set(told) == {index.keys[row] for row in (3, 5, 9)}
-    assert told[index.keys[3]].startswith("cannot be decoded")
-    assert told[index.keys[5]] == "is cut short: has 10 frames, and number 23 is wanted"
-    assert told[index.keys[9]] == "has no bytes"
+    reported = {key: reason for (key, _), reason in cache.skipped.items()}
+    assert set(reported) == {index.keys[row] for row in (3, 5, 9)}
+    assert reported[index.keys[3]].startswith("cannot be decoded")
+    assert reported[index.keys[5]] == "is cut short: has 10 frames, and number 23 is wanted"
+    assert reported[index.keys[9]] == "has no bytes"
     about = json.loads((folder / "skipped.json").read_text())
-    assert {row["clip_id"]: row["reason"] for row in about["clips"]} == told and sum(about["counts"].values()) == 3
+    assert {row["clip_id"]: row["reason"] for row in about["clips"]} == reported and sum(about["counts"].values()) == 3
 
 
 def test_nothing_is_encoded_twice(index, built):
     folder, _ = built
     before, codec, encoder = files(folder), PoolCodec(), LetterEncoder()
-    told = []
-    build(index, folder, codec, encoder, progress=lambda *at: told.append(at))
-    assert codec.frames == 0 and not encoder.seen and not told and files(folder) == before
+    reported = []
+    build(index, folder, codec, encoder, progress=lambda *at: reported.append(at))
+    assert codec.frames == 0 and not encoder.seen and not reported and files(folder) == before
 
 
 def test_a_part_of_it_is_shared(data, tmp_path):
@@ -120,10 +120,10 @@ def test_stages_share_a_cache_of_what_each_needs(data, tmp_path):
     small, large = open_index(data / "c", "motion_score < 3"), open_index(data / "c", "motion_score IN (2, 4)")
     codec = PoolCodec()
     needs = [(small, [(24, 32)]), (large, [(48, 64), (64, 48)]), (large, [(24, 32)])]
-    cache = cache_for(needs, codec, LetterEncoder(), tmp_path, workers=1)
+    cache = cache_for(needs, codec, LetterEncoder(), tmp_path, LatentOptions(workers=1))
     assert codec.frames == (3 + 2 + 1) * 24  # three and one more at the small size, two at the large one
     for index, sizes in ((small, [(24, 32)]), (large, [(48, 64), (64, 48)]), (large, [(24, 32)])):
-        batch = Batches(index, cache, frames=[24], sizes=sizes, rates=[8], batch=len(index)).batch(0)
+        batch = Batches(index, cache, BatchSpec(frames=[24], sizes=sizes, rates=[8], batch=len(index))).batch(0)
         assert (frame_numbers(batch["latents"]) == np.arange(24)).all() and set(batch["keys"]) == set(index.keys)
         assert batch["latents"].shape[-2:] == (sizes[0][0] // 8, sizes[0][1] // 8)
 
@@ -200,7 +200,7 @@ def test_float32_on_request(data, tmp_path):
 KILLED = """
 import os, signal, sys
 from tests.video_model.clips import LetterEncoder, PoolCodec
-from video_model.latents.build import build_cache, cache_for
+from video_model.latents.build import LatentOptions, build_cache, cache_for
 from video_model.data.index import open_index
 
 class Dying(PoolCodec):
@@ -400,7 +400,7 @@ def test_bytes_that_are_no_clip(job, reason):
 
 
 def test_batches_leave_out_what_the_cache_skipped(index, built):
-    batches = Batches(index, built[1], frames=[8], sizes=SIZES, rates=[8], batch=1, images=0.5)
+    batches = Batches(index, built[1], BatchSpec(frames=[8], sizes=SIZES, rates=[8], batch=1, images=0.5))
     assert batches.report["used"] == 13 + 5 and sum(batches.report["skipped"].values()) == 3
     seen = {key for step in range(60) for key in batches.batch(step)["keys"]}
     assert seen == set(index.keys) - {index.keys[row] for row in (3, 5, 9)}

@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from tests.video_model.moving import moving_shapes, to_uint8
-from video_model.codecs.small import CodecConfig, CodecError, SmallCodec, load_codec, principal_components, to_float
+from video_model.codecs.protocol import CodecError, to_float
+from video_model.codecs.small import CodecConfig, SmallCodec, principal_components
 from video_model.codecs.small_training import measured_psnr, train_codec
 from video_model.codecs.temporal_decoder import (
     PatchDiscriminator,
+    TemporalOptions,
     balanced,
     train_temporal_decoder,
     with_temporal_layers,
@@ -115,7 +117,7 @@ def test_saved_and_loaded_codec_is_the_same(tmp_path) -> None:
     train_codec(codec, frames, 3, batch=4)
     codec.save(tmp_path / "codec")
     assert sorted(path.name for path in (tmp_path / "codec").iterdir()) == ["codec.json", "codec.safetensors"]
-    again = load_codec(tmp_path / "codec")
+    again = SmallCodec.load(tmp_path / "codec")
     assert again.fingerprint == codec.fingerprint and again.encoder_fingerprint == codec.encoder_fingerprint
     pixels = to_float(frames)[None]
     assert torch.equal(again.decode(again.encode(pixels)), codec.decode(codec.encode(pixels)))
@@ -133,7 +135,7 @@ def test_fingerprint_sees_every_weight_and_the_config() -> None:
     assert codec.encoder_fingerprint != encoder_before
 
 
-def test_errors_name_the_thing_and_the_mend(tmp_path) -> None:
+def test_errors_name_the_thing_and_the_fix(tmp_path) -> None:
     frames = moving_shapes(2, 2, side=16).flatten(0, 1)
     codec = SmallCodec(CodecConfig(factor=4, channels=4, widths=(8,)))
     with pytest.raises(CodecError, match="has not seen any frames"):
@@ -241,8 +243,7 @@ def test_temporal_decoder_lowers_flicker_at_no_worse_psnr(trained_codec, slow_cl
         slow_clips,
         60,
         held_out=held_out,
-        batch=16,
-        learning_rate=1e-2,
+        options=TemporalOptions(batch=16, learning_rate=1e-2),
         progress=lambda step, *_: steps.append(step),
     )
     assert steps[-1] == report.steps == 60
@@ -256,13 +257,13 @@ def test_temporal_decoder_lowers_flicker_at_no_worse_psnr(trained_codec, slow_cl
     assert torch.equal(grown.decode(latents[:, :1]), codec.decode(latents[:, :1]))
     assert all(parameter.requires_grad for parameter in grown.parameters())
     grown.save(tmp_path)
-    assert torch.equal(load_codec(tmp_path).decode(latents), grown.decode(latents))
+    assert torch.equal(SmallCodec.load(tmp_path).decode(latents), grown.decode(latents))
 
 
 def test_temporal_decoder_of_clean_latents_gains_on_both_counts(trained_codec, slow_clips) -> None:
     held_out = moving_shapes(24, 6, side=16, speed=0.7, seed=9)
     _, report = train_temporal_decoder(
-        trained_codec, slow_clips, 60, held_out=held_out, batch=16, learning_rate=1e-2, latent_noise=0
+        trained_codec, slow_clips, 60, held_out=held_out, options=TemporalOptions(16, 1e-2, latent_noise=0)
     )
     assert report.psnr > report.psnr_start + 0.05
     assert report.flicker_error < report.flicker_error_start

@@ -2,14 +2,14 @@ import pytest
 import torch
 
 from tests.video_model.networks import inputs, tiny
-from video_model.diffusion.conditioning import Conditioner, FirstFrameSlot, TextSlot, VectorSlot
+from video_model.diffusion.conditioning import Conditioner
+from video_model.diffusion.slots import FirstFrameSlot, FpsSlot, MotionSlot, TextSlot
 
 SLOTS = (
     TextSlot(dropout=0.15),
-    VectorSlot("fps", dropout=0.1),
-    VectorSlot("motion", dropout=0.3),
+    FpsSlot(dropout=0.1),
+    MotionSlot(dropout=0.3),
     FirstFrameSlot(dropout=0.5),
-    VectorSlot("augment", dropout=0.0),
 )
 
 
@@ -54,7 +54,7 @@ def test_rates_of_dropout_are_the_slots_own():
 
 def test_draws_are_those_of_the_generator_and_of_the_slot():
     batch = _batch(64)
-    whole, alone = Conditioner(SLOTS), Conditioner([VectorSlot("motion", 0.3), TextSlot(0.15)])
+    whole, alone = Conditioner(SLOTS), Conditioner([MotionSlot(dropout=0.3), TextSlot(dropout=0.15)])
     first, again, other = whole(batch, _seeded(7)), whole(batch, _seeded(7)), whole(batch, _seeded(8))
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["text"], other["text"])
@@ -90,7 +90,7 @@ def test_condition_of_a_sample_is_its_own():
 def test_condition_reaches_its_sample_alone_through_the_network():
     network = tiny(temporal=True, concat_channels=5, vectors=("fps", "motion", "augment"))
     conditioner = Conditioner(
-        [TextSlot(0), VectorSlot("fps", 0), VectorSlot("motion", 0), FirstFrameSlot(0), VectorSlot("augment", 0)]
+        [TextSlot(dropout=0), FpsSlot(dropout=0), MotionSlot(dropout=0), FirstFrameSlot(dropout=0)]
     )
     x, c_noise, _ = inputs(rows=3, frames=2)
     batch = _batch(3)
@@ -115,19 +115,19 @@ def test_numbers_that_are_not_known_are_not_given():
     batch = _batch(3)
     batch["motion"] = torch.tensor([1.0, torch.nan, torch.inf])
     del batch["fps"]
-    cond = Conditioner([VectorSlot("fps", 0), VectorSlot("motion", 0)])(batch, _seeded())
+    cond = Conditioner([FpsSlot(dropout=0), MotionSlot(dropout=0)])(batch, _seeded())
     assert cond["vectors_mask"].tolist() == [[False, True], [False, False], [False, False]]
     assert cond["vectors"].isfinite().all()
 
 
 def test_first_frame_is_copied_over_time_with_a_mask():
     batch = _batch(4, frames=3)
-    concat = Conditioner([FirstFrameSlot(0, noise_mean=None)])(batch, _seeded())["concat"]
+    concat = Conditioner([FirstFrameSlot(dropout=0, noise_mean=None)])(batch, _seeded())["concat"]
     assert concat.shape == (4, 3, 5, 8, 8)
     for frame in range(3):
         assert torch.equal(concat[:, frame, :4], batch["latents"][:, 0])
     assert concat[:, :, 4].eq(1).all()
-    released = Conditioner([FirstFrameSlot(0, noise_mean=None, mask=False)])(batch, _seeded())["concat"]
+    released = Conditioner([FirstFrameSlot(dropout=0, noise_mean=None, mask=False)])(batch, _seeded())["concat"]
     assert torch.equal(released, concat[:, :, :4])
     single = {"first_frame": batch["latents"][:, 0], "frames": 3}
     assert torch.equal(Conditioner([FirstFrameSlot()])(single, train=False)["concat"], concat)
@@ -137,11 +137,11 @@ def test_first_frame_is_copied_over_time_with_a_mask():
 def test_first_frame_tells_how_noisy_it_is():
     rows = 4000
     batch = {"latents": torch.zeros(rows, 1, 4, 4, 4)}
-    slots = [VectorSlot("augment", 0), FirstFrameSlot(0, noise_mean=-1.0, noise_std=0.5)]
+    slots = [FirstFrameSlot(dropout=0, noise_mean=-1.0, noise_std=0.5)]
     cond = Conditioner(slots)(batch, _seeded())
-    told, seen = cond["vectors"][:, 0], cond["concat"][:, 0, :4].flatten(1).std(1)
-    assert abs(told.log().mean().item() + 1) < 0.04 and abs(told.log().std().item() - 0.5) < 0.03
-    assert abs((seen / told).mean().item() - 1) < 0.02
+    given, seen = cond["vectors"][:, 0], cond["concat"][:, 0, :4].flatten(1).std(1)
+    assert abs(given.log().mean().item() + 1) < 0.04 and abs(given.log().std().item() - 0.5) < 0.03
+    assert abs((seen / given).mean().item() - 1) < 0.02
     fixed = Conditioner(slots)({**batch, "augment": torch.full((rows,), 0.3)}, train=False)
     assert fixed["vectors"].allclose(torch.tensor(0.3))
     assert abs(fixed["concat"][:, 0, :4].std().item() - 0.3) < 0.01
@@ -168,7 +168,7 @@ def test_null_leaves_out_what_training_left_out():
 
 
 def test_guidance_without_anything_to_leave_out_is_an_error():
-    conditioner = Conditioner([TextSlot(0), VectorSlot("fps", 0.1)])
+    conditioner = Conditioner([TextSlot(dropout=0), FpsSlot()])
     cond = conditioner(_batch(2), train=False)
     assert torch.equal(conditioner.null(cond)["text"], cond["text"])  # never left out in training: never learned
     with pytest.raises(ValueError, match="give one a dropout"):
@@ -179,8 +179,8 @@ def test_guidance_without_anything_to_leave_out_is_an_error():
 
 def test_slots_are_checked():
     with pytest.raises(ValueError, match="two conditioning slots are named 'fps'"):
-        Conditioner([VectorSlot("fps"), VectorSlot("fps")])
-    with pytest.raises(ValueError, match=r"dropout of the conditioning slot 'text'.*got 15"):
-        Conditioner([TextSlot(15)])
+        Conditioner([FpsSlot(), FpsSlot()])
+    with pytest.raises(ValueError, match=r"dropout\n.*less than or equal to 1 .*input_value=15"):
+        TextSlot(dropout=15)
     with pytest.raises(ValueError, match="a row for each sample"):
         Conditioner([TextSlot()])({}, train=False)

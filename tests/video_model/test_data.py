@@ -22,9 +22,9 @@ from video_model.data.buckets import usable_sizes
 from video_model.data.excerpts import sample_frames, sample_windows
 from video_model.data.index import open_index
 from video_model.errors import DataError
-from video_model.latents.batches import Batches
+from video_model.latents.batches import Batches, BatchSpec
 from video_model.latents.build import build_cache
-from video_model.latents.live import Live
+from video_model.latents.live import LiveLatents
 
 SIZE = (48, 64)
 
@@ -49,7 +49,7 @@ def world(tmp_path_factory):
 
 def batches(world, store=None, index=None, **options):
     options = {"frames": [8], "sizes": [SIZE], "rates": [8], "batch": 4} | options
-    return Batches(index or world[1], store or world[2], **options)
+    return Batches(index or world[1], store or world[2], BatchSpec(**options))
 
 
 def same(one, other, atol=0.0):
@@ -85,7 +85,7 @@ def test_a_batch_is_what_it_says(world):
 
 def test_the_same_whether_cached_or_decoded(world):
     options = {"rates": {"min": 2, "max": 8}, "images": 0.3, "seed": 5}
-    with Live(PoolCodec(), LetterEncoder(), rate=8, workers=2) as live:
+    with LiveLatents(PoolCodec(), LetterEncoder(), rate=8, workers=2) as live:
         one, other = batches(world, **options), batches(world, live, **options)
         for step in (0, 1, 2, 3, 17, 40):
             same(one.batch(step), other.batch(step), atol=1e-3)  # float16
@@ -149,7 +149,7 @@ def test_what_select_makes_can_be_trained_on(tmp_path, monkeypatch):
     index = open_index(tmp_path / "c", "motion_score > 0")
     assert len(index) == curated.clips
     store = cached(index, tmp_path / "cache", rate=25)
-    batch = Batches(index, store, frames=[12], sizes=[SIZE], rates=[25], batch=2).batch(0)
+    batch = Batches(index, store, BatchSpec(frames=[12], sizes=[SIZE], rates=[25], batch=2)).batch(0)
     assert not store.skipped and batch["fps"].tolist() == [25, 25]
     (pixels, *_) = sample_windows(index, SIZE, 12, 25, len(index), workers=1)
     assert pixels.std() > 30 and batch["latents"].std() > 0.1
@@ -186,22 +186,22 @@ def test_too_short_is_counted(tmp_path):
     rows = [*clips(6), clip(6, frames=7), clip(7, frames=9), clip(8, frames=3), clip(9) | {"fps": None}]
     index = made(tmp_path / "c", rows)
     store = cached(index, tmp_path / "cache")
-    report = Batches(index, store, frames=[8], sizes=[SIZE], rates=[4, 8], batch=1).report
+    report = Batches(index, store, BatchSpec(frames=[8], sizes=[SIZE], rates=[4, 8], batch=1)).report
     assert report["skipped"] == {
         "too short for 8 frames at the rates 4, 8": 2,
         "its frame rate is not known": 1,
     }
     assert report["rows"] == 10 and report["used"] == 7
-    slow = Batches(index, store, frames=[8], sizes=[SIZE], rates=[4], batch=1).report
+    slow = Batches(index, store, BatchSpec(frames=[8], sizes=[SIZE], rates=[4], batch=1)).report
     assert slow["used"] == 6  # 9 frames at 8 frames/s do not hold 8 at 4
     with pytest.raises(DataError, match=r"none of 10 clips can be used \(9: too short for 40 frames.*; use shorter"):
-        Batches(index, store, frames=[40], sizes=[SIZE], rates=[8], batch=1)
+        Batches(index, store, BatchSpec(frames=[40], sizes=[SIZE], rates=[8], batch=1))
 
 
 def test_captions_that_are_missing_are_counted(tmp_path):
     none = dict.fromkeys(("caption_frame", "caption_video", "caption_merged"))
     index = made(tmp_path / "c", [*clips(3), clip(3, **none)])
-    report = Batches(index, cached(index, tmp_path / "cache"), frames=[8], sizes=[SIZE], rates=[8], batch=4)
+    report = Batches(index, cached(index, tmp_path / "cache"), BatchSpec(frames=[8], sizes=[SIZE], rates=[8], batch=4))
     assert report.report["without a caption"] == 1
     batch = report.batch(0)
     place = batch["captions"].index("")
@@ -218,14 +218,16 @@ def test_buckets_of_lengths_and_proportions(tmp_path):
     sizes = [(48, 64), (64, 48)]
     store = cached(index, tmp_path / "cache", sizes)
     options = {"frames": [8, 16], "sizes": sizes, "rates": [8]}
-    found = Batches(index, store, batch=2, **options)
+    found = Batches(index, store, BatchSpec(batch=2, **options))
     assert found.report["buckets"] == {"8 frames at 48x64": 4, "16 frames at 48x64": 4, "16 frames at 64x48": 4}
     shapes = Counter(tuple(found.batch(step)["latents"].shape) for step in range(6))
     assert shapes == {(2, 8, 3, 6, 8): 2, (2, 16, 3, 6, 8): 2, (2, 16, 3, 8, 6): 2}
     with pytest.raises(DataError, match="bucket of 16 frames at 48x64 has 4 clips, fewer than a batch of 5"):
-        Batches(index, store, batch=5, **options)
+        Batches(index, store, BatchSpec(batch=5, **options))
     small = sizes[:1]
-    merged = Batches(index, cached(index, tmp_path / "one", small), batch=5, merge=True, **options | {"sizes": small})
+    merged = Batches(
+        index, cached(index, tmp_path / "one", small), BatchSpec(batch=5, merge=True, **options | {"sizes": small})
+    )
     assert merged.report["buckets"] == {"16 frames at 48x64": 8}
     assert merged.report["skipped"] == {"bucket of 8 frames at 48x64 has 4 clips, fewer than a batch of 5": 4}
 
@@ -236,7 +238,7 @@ def test_sizes_with_too_few_clips_join_the_nearest(tmp_path):
     sizes = usable_sizes(index.shape, [(48, 64), (64, 48)], 2)
     assert sizes == [(48, 64)]
     store = cached(index, tmp_path / "cache", sizes)
-    found = Batches(index, store, frames=[8], sizes=sizes, rates=[8], batch=7, merge=True)
+    found = Batches(index, store, BatchSpec(frames=[8], sizes=sizes, rates=[8], batch=7, merge=True))
     assert set(found.batch(0)["keys"]) == set(index.keys)
 
 
@@ -250,7 +252,7 @@ def test_rates_above_the_caches_are_refused(world):
 def test_thinned_clips_are_told_their_rate(tmp_path):
     index = made(tmp_path / "c", [clip(i, fps=24, frames=48) for i in range(2)])
     store = cached(index, tmp_path / "cache")
-    batch = Batches(index, store, frames=[6], sizes=[SIZE], rates=[4], batch=2).batch(0)
+    batch = Batches(index, store, BatchSpec(frames=[6], sizes=[SIZE], rates=[4], batch=2)).batch(0)
     assert batch["fps"].tolist() == [4.0, 4.0]
     for row in batch["latents"]:
         assert np.diff(frame_numbers(row)).tolist() == [6] * 5
@@ -262,8 +264,8 @@ def test_without_a_cache_a_bad_clip_is_replaced_by_another(tmp_path):
     index = made(tmp_path / "c", rows)
     bad = {index.keys[3], index.keys[5]}
     options = {"frames": [8], "sizes": [SIZE], "rates": [8], "batch": 4, "seed": 2}
-    with Live(PoolCodec(), LetterEncoder(), rate=8, workers=1) as live:
-        found = Batches(index, live, **options)
+    with LiveLatents(PoolCodec(), LetterEncoder(), rate=8, workers=1) as live:
+        found = Batches(index, live, BatchSpec(**options))
         epoch = [found.batch(step) for step in range(3)]
         keys = [key for batch in epoch for key in batch["keys"]]
         assert not bad & set(keys) and len(keys) == 12 and found.report["substituted"] == 2
@@ -277,10 +279,10 @@ def test_without_a_cache_a_bad_clip_is_replaced_by_another(tmp_path):
 def test_without_a_cache_nothing_that_decodes_is_an_error(tmp_path):
     index = made(tmp_path / "c", [clip(i, data=b"no video") for i in range(4)])
     with (
-        Live(PoolCodec(), LetterEncoder(), rate=8, workers=1) as live,
+        LiveLatents(PoolCodec(), LetterEncoder(), rate=8, workers=1) as live,
         pytest.raises(DataError, match=r"cannot be decoded .*; nor can 2 others in its place"),
     ):
-        Batches(index, live, frames=[8], sizes=[SIZE], rates=[8], batch=2).batch(0)
+        Batches(index, live, BatchSpec(frames=[8], sizes=[SIZE], rates=[8], batch=2)).batch(0)
 
 
 # --- ahead of the training

@@ -1,7 +1,8 @@
-"""Parametrisations against each other: the same prediction, said in another way, gives the same denoiser and loss."""
+"""Parametrisations against diffusers' schedulers number by number, and against sums done by hand."""
 
 import math
 
+import diffusers
 import pytest
 import torch
 from torch import nn
@@ -9,79 +10,95 @@ from torch import nn
 from video_model.diffusion.denoiser import Denoiser, lognormal
 from video_model.diffusion.parametrisations import Edm, Epsilon, RectifiedFlow, VPrediction
 
-SIGMA = torch.tensor([0.02, 0.3, 1.0, 7.0, 300.0])
-TRUTH = torch.randn(5, 2, 3, 4, 4, generator=torch.Generator().manual_seed(1))
-NOISE = torch.randn(5, 2, 3, 4, 4, generator=torch.Generator().manual_seed(2))
-FIVE = (-1, 1, 1, 1, 1)
+SHAPE = (1, 2, 3, 4, 4)
+SIGMAS = [0.05, 0.3, 1.0, 7.0, 14.0]
 
 
-class Oracle(nn.Module):
-    """A network that answers, in its parametrisation's words, with `TRUTH + error`; it undoes c_in to find x."""
+class Answer(nn.Module):
+    """A network whose output is always the same; what it was given is kept."""
 
-    def __init__(self, words, error=0.0):
+    def __init__(self, seed=3):
         super().__init__()
-        self.words, self.error = words, error
+        self.output = drawn(seed)
 
     def forward(self, x, c_noise, cond):
-        s = SIGMA.view(FIVE)
-        a = (1 + s**2).rsqrt()
-        scale = {"v": a, "epsilon": a, "edm": a, "flow": 1 / (1 + s)}[self.words]
-        noisy = x / scale
-        clean = TRUTH + self.error
-        noise = (noisy - clean) / s
-        return {
-            "v": a * noise - s * a * clean,
-            "edm": a * noise - s * a * clean,
-            "epsilon": noise,
-            "flow": noise - clean,
-        }[self.words]
+        self.input, self.level = x, float(c_noise)
+        return self.output.expand(x.shape)
 
 
-@pytest.mark.parametrize(
-    "words, kind", [("edm", Edm()), ("v", VPrediction()), ("epsilon", Epsilon()), ("flow", RectifiedFlow())]
-)
-def test_the_same_answer_in_any_words_is_the_same_denoised_picture(words, kind):
-    x = TRUTH + SIGMA.view(FIVE) * NOISE
-    denoised = Denoiser(Oracle(words, 0.25), kind)(x, SIGMA)
-    assert torch.allclose(denoised, TRUTH + 0.25, atol=2e-3)
-    assert Denoiser(Oracle(words), kind).loss(TRUTH, NOISE, SIGMA).max() < 1e-4
+def drawn(seed):
+    return torch.randn(SHAPE, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize(
-    "words, kind, weight",
-    [
-        ("edm", Edm(), (1 + SIGMA**2) / SIGMA**2),
-        ("v", VPrediction(), (1 + SIGMA**2) / SIGMA**2),
-        ("epsilon", Epsilon(), 1 / SIGMA**2),
-        ("flow", RectifiedFlow(), ((1 + SIGMA) / SIGMA) ** 2),
-    ],
-)
-def test_the_loss_is_the_weighted_error_of_the_clean_data(words, kind, weight):
-    loss = Denoiser(Oracle(words, 0.5), kind).loss(TRUTH, NOISE, SIGMA)
-    assert torch.allclose(loss, weight * 0.25, rtol=2e-3)
+def denoised(kind, x, sigma):
+    """(what the network is given, its noise level, the denoised data)."""
+    network = Answer()
+    clean = Denoiser(network, kind)(x, sigma)
+    return network.input, network.level, clean
 
 
-def test_edm_with_other_sigma_data_keeps_unit_variance_in_and_out():
-    d, s = 0.5, torch.tensor([0.1, 1.0, 20.0])
-    skip, out, given, noise = Edm(sigma_data=d).scales(s)
-    assert torch.allclose(given**2 * (s**2 + d**2), torch.ones(3))
-    x0_part, noise_part = (
-        (1 - skip) / out * d,
-        -skip * s / out,
-    )  # what the network must say, per unit of data and of noise
-    assert torch.allclose(x0_part**2 + noise_part**2, torch.ones(3), atol=1e-5)
-    assert torch.allclose(noise, s.log() / 4)
+@pytest.mark.parametrize("sigma", SIGMAS)
+@pytest.mark.parametrize(("kind", "prediction"), [(VPrediction(), "v_prediction"), (Epsilon(), "epsilon")])
+def test_v_and_epsilon_are_those_of_diffusers(kind, prediction, sigma):
+    scheduler = diffusers.EulerDiscreteScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type=prediction
+    )
+    scheduler.set_timesteps(sigmas=[sigma, sigma / 2])
+    step, x = scheduler.timesteps[0], sigma * drawn(1)
+    given, level, clean = denoised(kind, x, sigma)
+    torch.testing.assert_close(given, scheduler.scale_model_input(x, step))
+    assert level == pytest.approx(float(step), abs=1e-2)
+    torch.testing.assert_close(clean, scheduler.step(drawn(3), step, x).pred_original_sample, rtol=1e-4, atol=1e-4)
 
 
-def test_stable_diffusions_steps():
-    kind = VPrediction()
-    from diffusers import EulerDiscreteScheduler
+@pytest.mark.parametrize("sigma", SIGMAS)
+@pytest.mark.parametrize("sigma_data", [0.5, 1.0])
+def test_edm_is_that_of_diffusers(sigma_data, sigma):
+    """With the sign of v prediction."""
+    public = diffusers.EDMEulerScheduler(sigma_data=sigma_data, prediction_type="v_prediction")
+    x = sigma * drawn(1)
+    given, level, clean = denoised(Edm(sigma_data=sigma_data), x, sigma)
+    torch.testing.assert_close(given, public.precondition_inputs(x, sigma))
+    assert level == pytest.approx(float(public.precondition_noise(sigma)), abs=1e-6)
+    torch.testing.assert_close(clean, public.precondition_outputs(x, drawn(3), sigma), rtol=1e-5, atol=1e-5)
 
-    scheduler = EulerDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
-    alphas = scheduler.alphas_cumprod
-    sigmas = ((1 - alphas) / alphas).sqrt()
-    assert torch.allclose(kind.step_of(sigmas[[0, 1, 500, 999]].float()), torch.tensor([0.0, 1, 500, 999]), atol=1e-2)
-    assert kind.step_of(torch.tensor([1e-6, 1e6])).tolist() == [0.0, 999.0]
+
+@pytest.mark.parametrize("sigma", SIGMAS)
+def test_flow_is_that_of_diffusers(sigma):
+    """A step from t to 0 goes to the clean data; x0 + sigma noise is diffusers' (1 - t) x0 + t noise, times 1 + sigma."""
+    time, clean, noise = sigma / (1 + sigma), drawn(1), drawn(2)
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
+    scheduler.set_timesteps(sigmas=[time])
+    mixed = scheduler.scale_noise(clean, scheduler.timesteps[:1], noise)
+    given, level, found = denoised(RectifiedFlow(time_scale=1000.0), clean + sigma * noise, sigma)
+    torch.testing.assert_close(given, mixed, rtol=1e-5, atol=1e-6)
+    assert level == pytest.approx(float(scheduler.timesteps[0]), rel=1e-5)
+    torch.testing.assert_close(found, scheduler.step(drawn(3), scheduler.timesteps[0], mixed).prev_sample)
+
+
+# x0 1, noise 2 at sigma 3 (x = 7); a network whose output is 0 is wrong by the whole target
+TARGETS = {
+    "edm": (Edm(), -1 / math.sqrt(10)),  # (noise - sigma x0) / sqrt(1 + sigma^2)
+    "edm of half the scale": (Edm(sigma_data=0.5), -5 / math.sqrt(9.25)),  # (d^2 noise - sigma x0) / (d sqrt(...))
+    "v": (VPrediction(), -1 / math.sqrt(10)),
+    "epsilon": (Epsilon(), 2.0),
+    "flow": (RectifiedFlow(), 1.0),  # noise - x0
+}
+
+
+@pytest.mark.parametrize("kind", TARGETS, ids=str)
+def test_the_loss_is_the_square_of_what_is_missing(kind):
+    kind, target = TARGETS[kind]
+    clean, noise = torch.ones(SHAPE), torch.full(SHAPE, 2.0)
+    for output in (0.0, target, target + 0.5):
+        network = Answer()
+        network.output = torch.full(SHAPE, output)
+        loss = Denoiser(network, kind).loss(clean, noise, torch.tensor([3.0]))
+        assert loss.item() == pytest.approx((output - target) ** 2, abs=1e-5)
+
+
+def test_steps_outside_of_the_schedule_are_its_ends():
+    assert VPrediction().step_of(torch.tensor([1e-6, 1e6])).tolist() == [0.0, 999.0]
 
 
 def test_noise_levels_are_lognormal():

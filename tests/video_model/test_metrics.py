@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from curate.base.packaged import WeightsMissing
 from tests.video_model.moving import moving_shapes
-from video_model.codecs.small import to_float
+from video_model.codecs.protocol import to_float
 from video_model.evaluation.features import EfficientNetFeatures, I3DFeatures, ImageClassifier, trusted_state
 from video_model.evaluation.i3d import I3D, Mixed, Unit3D, load_i3d, pad_same
 from video_model.evaluation.metrics import caption_similarity, evaluate, frechet_distance, frechet_video_distance
@@ -154,8 +154,7 @@ def test_i3d_pieces_equal_torch() -> None:
     unit.bn.running_var.uniform_(0.5, 2)
     x = torch.randn(1, 3, 6, 8, 10)
     plain = F.conv3d(F.pad(x, (2, 3, 2, 3, 2, 3)), unit.conv3d.weight, stride=2)
-    mean, variance = (part[:, None, None, None] for part in (unit.bn.running_mean, unit.bn.running_var))
-    expected = ((plain - mean) / (variance + 1e-3).sqrt()).relu()
+    expected = F.batch_norm(plain, unit.bn.running_mean, unit.bn.running_var, eps=1e-3).relu()
     assert torch.allclose(unit(x), expected, atol=1e-5)
     block = Mixed(4, 2, 3, 5, 2, 4, 6).eval()
     x = torch.rand(1, 4, 3, 6, 6)

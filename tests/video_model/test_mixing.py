@@ -3,18 +3,27 @@ import torch
 
 from tests.video_model.networks import inputs, randomised, tiny
 from video_model.networks.layers import Given
-from video_model.networks.mixing import TimeConv, attention_mixer, conv_mixer
+from video_model.networks.mixers import (
+    ATTENTION_MIXERS,
+    CONV_MIXERS,
+    AttentionPlace,
+    ConvPlace,
+    attention_mixer,
+    conv_mixer,
+)
+from video_model.networks.mixers.convolution import TimeConv
+from video_model.networks.mixers.relative import distance_buckets
 from video_model.networks.unet import inflate
 
-CONV, ATTENTION = ("alpha", "residual", "dirac", "none"), ("alpha", "residual", "relative", "joint", "none")
+CONV, ATTENTION = [mixer.name for mixer in CONV_MIXERS], [mixer.name for mixer in ATTENTION_MIXERS]
 CHANNELS, EMB = 32, 16
 
 
 def _mixer(kind, where):
     torch.manual_seed(0)
     if where == "conv":
-        return conv_mixer(kind, CHANNELS, EMB, 32, 1e-5)
-    return attention_mixer(kind, CHANNELS, 2, None, 1, 4)
+        return conv_mixer(kind, ConvPlace(CHANNELS, EMB, 32, 1e-5))
+    return attention_mixer(kind, AttentionPlace(CHANNELS, 2, None, 1, 4))
 
 
 def _given(frames, rows=2, videos=None):
@@ -73,10 +82,11 @@ def test_alpha_blends_spatial_and_temporal_path():
 
 
 def test_time_convolution_is_the_sum_over_three_frames():
-    conv = TimeConv(CHANNELS)
+    """As torch's convolution over time of each position by itself."""
+    conv, public = TimeConv(CHANNELS), torch.nn.Conv1d(CHANNELS, CHANNELS, 3, padding=1)
+    public.load_state_dict({"weight": conv.weight[..., 0], "bias": conv.bias})
     x = torch.randn(2, 4, 6, CHANNELS)
-    padded = torch.cat([torch.zeros(2, 1, 6, CHANNELS), x, torch.zeros(2, 1, 6, CHANNELS)], 1)
-    expected = conv.bias + sum(padded[:, k : k + 4] @ conv.weight[:, :, k, 0].T for k in range(3))
+    expected = torch.stack([public(x[:, :, place].mT).mT for place in range(6)], 2)
     torch.testing.assert_close(conv(x), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -97,9 +107,7 @@ def test_relative_attention_knows_distance_and_side_not_place():
 
 
 def test_distances_fall_into_32_buckets():
-    from video_model.networks.mixing import _distance_buckets
-
-    buckets = _distance_buckets(200)
+    buckets = distance_buckets(200)
     assert buckets.min() == 0 and buckets.max() == 31
     assert buckets.diagonal().eq(0).all()
     assert buckets[10, 3] == 7 and buckets[3, 10] == 23  # seven before, seven after

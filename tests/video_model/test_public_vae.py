@@ -10,8 +10,8 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, AutoencoderKLTemporalDecoder
 
-from video_model.codecs.public_vae import DiffusersCodec
-from video_model.codecs.small import CodecError, load_codec
+from video_model.codecs.protocol import CodecError
+from video_model.codecs.public_vae import DiffusersCodec, PublicCodec
 
 torch.set_num_threads(1)
 WIDTHS = (32, 32, 32)
@@ -50,7 +50,7 @@ def noise(*shape: int) -> torch.Tensor:
 @torch.no_grad()
 def test_image_vae_equals_diffusers(image_vae) -> None:
     folder, vae = image_vae
-    codec = load_codec(folder)
+    codec = PublicCodec(folder=str(folder)).load(folder)
     assert isinstance(codec, DiffusersCodec) and (codec.factor, codec.channels) == (4, 4)
     pixels = noise(2, 3, 3, 16, 24).clamp(-1, 1)
     latents = codec.encode(pixels)
@@ -64,7 +64,7 @@ def test_image_vae_equals_diffusers(image_vae) -> None:
 @torch.no_grad()
 def test_temporal_vae_equals_diffusers(video_vae) -> None:
     folder, vae = video_vae
-    codec = load_codec(folder)
+    codec = PublicCodec(folder=str(folder)).load(folder)
     scale = vae.config.scaling_factor
     assert scale == 0.18215 and codec.temporal
     pixels = noise(2, 5, 3, 16, 16).clamp(-1, 1)
@@ -124,7 +124,7 @@ def test_fingerprints_see_the_weights_that_they_are_about(image_vae, video_vae) 
 def test_wrong_folders_are_named(image_vae, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, _ = image_vae
     with pytest.raises(CodecError, match=r"nowhere: no public VAE here \(config\.json is missing\)"):
-        load_codec(tmp_path / "nowhere")
+        DiffusersCodec(tmp_path / "nowhere")
     (tmp_path / "config.json").write_text(json.dumps({"_class_name": "UNet2DModel"}))
     with pytest.raises(CodecError, match="a UNet2DModel is not a codec"):
         DiffusersCodec(tmp_path)

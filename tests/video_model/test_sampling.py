@@ -1,8 +1,8 @@
 """Samplers on Gaussian data, whose denoiser and trajectories are known exactly."""
 
-import itertools
 import math
 
+import diffusers
 import pytest
 import torch
 from torch import nn
@@ -73,12 +73,38 @@ def test_ddim_without_noise_is_euler():
     assert torch.allclose(ddim(exact, x, sigmas), euler(exact, x, sigmas))
 
 
+@pytest.mark.parametrize(("steps", "low", "high"), [(18, 0.002, 80.0), (25, 0.002, 700.0), (2, 0.1, 5.0)])
+def test_levels_are_those_of_diffusers(steps, low, high):
+    public = diffusers.EDMEulerScheduler(sigma_min=low, sigma_max=high)
+    public.set_timesteps(steps)
+    assert karras(steps, low, high) == pytest.approx(public.sigmas.tolist(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "public"),
+    [(euler, diffusers.EDMEulerScheduler), (dpmpp_2m, diffusers.EDMDPMSolverMultistepScheduler)],
+)
+def test_steps_are_those_of_diffusers(sampler, public):
+    """Of one network in EDM's preconditioning, which diffusers' schedulers have within them."""
+    scheduler = public(sigma_min=0.05, sigma_max=20.0, sigma_data=1.0, prediction_type="v_prediction")
+    scheduler.set_timesteps(7)
+    network, x = (lambda given, level: torch.tanh(given + 0.3 * level)), noise(2, 20.0)
+
+    def denoise(x, sigma):
+        return scheduler.precondition_outputs(x, network(*_given(scheduler, x, sigma)), torch.tensor(sigma))
+
+    theirs = x
+    for step, sigma in zip(scheduler.timesteps, scheduler.sigmas.tolist(), strict=False):
+        output = network(*_given(scheduler, theirs, sigma))
+        theirs = scheduler.step(output, step, theirs).prev_sample
+    torch.testing.assert_close(sampler(denoise, x, karras(7, 0.05, 20.0)), theirs, rtol=1e-3, atol=1e-3)
+
+
+def _given(scheduler, x, sigma):
+    return scheduler.precondition_inputs(x, sigma), math.log(sigma) / 4
+
+
 def test_schedules():
-    sigmas = karras(25)
-    assert (
-        len(sigmas) == 26 and sigmas[0] == pytest.approx(700) and sigmas[24] == pytest.approx(0.002) and sigmas[25] == 0
-    )
-    assert all(a > b for a, b in itertools.pairwise(sigmas))
     times = [s / (1 + s) for s in uniform_time(4, 999.0)]
     assert times == pytest.approx([0.999, 0.74925, 0.4995, 0.24975, 0.0])
     assert karras(1, 0.1, 5.0) == pytest.approx([5.0, 0.0])
@@ -87,7 +113,7 @@ def test_schedules():
 
 
 class Prompted(nn.Module):
-    """Its denoised picture is 10 where it is told so, else 0; c_skip and c_out are undone."""
+    """Its denoised picture is 10 where its text is 10, else 0; c_skip and c_out are undone."""
 
     calls = 0
 
@@ -110,7 +136,7 @@ def test_guidance_is_linear_and_its_own_for_each_frame():
     assert Prompted.calls == 2  # once each: nothing to guide
 
 
-def test_progress_is_told():
+def test_progress_is_reported():
     seen = []
     heun(exact, noise(), karras(3, 0.1, 5.0), watch=lambda done, of: seen.append((done, of)))
     assert seen == [(1, 3), (2, 3), (3, 3)]

@@ -12,7 +12,9 @@ import torch
 from safetensors.torch import save_file
 
 from curate.base.packaged import WeightsMissing
-from video_model.encoders.text import MiniLMStates, OpenClipText, T5States
+from video_model.encoders.minilm import MiniLMStates
+from video_model.encoders.open_clip import OpenClipStates
+from video_model.encoders.t5 import T5States
 
 torch.set_num_threads(1)
 TEXTS = ["A red circle moves to the left.", "", "A dog, running on the beach at sunset with a ball"]
@@ -93,7 +95,7 @@ def test_open_clip_states_equal_its_own_tower(clip_folder, layer: str, kept: int
     import open_clip
 
     folder, reference = clip_folder
-    encoder = OpenClipText(folder, layer=layer)
+    encoder = OpenClipStates(folder, layer=layer)
     states, mask = encoder.encode(TEXTS)
     assert encoder.dim == 16 and states.shape == (3, 12, 16) and mask.all()
     ids = open_clip.SimpleTokenizer(context_length=12)(TEXTS)
@@ -110,7 +112,7 @@ def test_open_clip_last_states_give_its_text_features(clip_folder) -> None:
     import open_clip
 
     folder, reference = clip_folder
-    states, mask = OpenClipText(folder, layer="last", mask_padding=True).encode(TEXTS)
+    states, mask = OpenClipStates(folder, layer="last", mask_padding=True).encode(TEXTS)
     assert mask.sum(1).tolist() == [10, 2, 12]  # marks counted; the last text is cut
     ends = states[torch.arange(3), mask.sum(1) - 1]
     with torch.inference_mode():
@@ -120,13 +122,13 @@ def test_open_clip_last_states_give_its_text_features(clip_folder) -> None:
 
 def test_open_clip_errors_and_fingerprint(clip_folder, tmp_path: Path) -> None:
     folder, _ = clip_folder
-    assert OpenClipText(folder).fingerprint != OpenClipText(folder, layer="last").fingerprint
+    assert OpenClipStates(folder).fingerprint != OpenClipStates(folder, layer="last").fingerprint
     with pytest.raises(WeightsMissing, match="no safetensors weights at"):
-        OpenClipText(tmp_path / "missing").encode(["a"])
+        OpenClipStates(tmp_path / "missing").encode(["a"])
     with pytest.raises(WeightsMissing, match=r"another shape of|no positional_embedding"):
-        OpenClipText(folder / "open_clip_model.safetensors", model="ViT-B-32").encode(["a"])
+        OpenClipStates(folder / "open_clip_model.safetensors", model="ViT-B-32").encode(["a"])
     with pytest.raises(ValueError, match="penultimate"):
-        OpenClipText(folder, layer="first")
+        OpenClipStates(folder, layer="first")
 
 
 def test_t5_states_equal_transformers(tmp_path: Path) -> None:

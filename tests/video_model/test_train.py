@@ -1,4 +1,4 @@
-"""The loop: resumed it is the same run, spread over workers or parts it is the same step, and what goes wrong is told."""
+"""The loop: resumed it is the same run, spread over workers or parts it is the same step, and what goes wrong is an error that names it."""
 
 import json
 import os
@@ -10,13 +10,13 @@ from safetensors.torch import load_file
 from torch import distributed as dist
 
 from tests.video_model.training import RandomBatches, gradients, network, task
-from video_model.config import Stage
+from video_model.config import TrainingStage
 from video_model.training import checkpoints
 from video_model.training.checkpoints import CheckpointError
 from video_model.training.journal import read_log
 from video_model.training.loop import Interrupted, NotFinite, train_stage
-from video_model.training.optimisation import Average, NothingToTrain, choose_trained, learning_rate
-from video_model.training.workers import Worker
+from video_model.training.steps.optimisation import Average, NothingToTrain, choose_trained, learning_rate
+from video_model.training.steps.workers import TrainingWorker
 
 
 def at(folder, step):
@@ -29,7 +29,7 @@ def same(one, other):
 
 
 @pytest.mark.parametrize("killed_after", [1, 3])
-def test_gone_on_with_after_any_step_it_is_the_same_run_to_the_bit(tmp_path, killed_after):
+def test_resumed_after_any_step_it_is_the_same_run_to_the_bit(tmp_path, killed_after):
     whole = train_stage(task(tmp_path / "whole"))
     asked = iter([False] * (killed_after - 1) + [True] * 9)
     begun = task(tmp_path / "parts")
@@ -112,14 +112,22 @@ def _work(rank, folder, port):
     dist.init_process_group("gloo", rank=rank, world_size=2)
     try:
         for strategy in ("ddp", "fsdp"):
-            made = task(f"{folder}/{strategy}", worker=Worker(rank, 2), steps=2, loop={"strategy": strategy})
+            made = task(f"{folder}/{strategy}", worker=TrainingWorker(rank, 2), steps=2, loop={"strategy": strategy})
             train_stage(made)
             made = task(
-                f"{folder}/{strategy}", worker=Worker(rank, 2), steps=3, loop={"strategy": strategy}, net=network(3)
+                f"{folder}/{strategy}",
+                worker=TrainingWorker(rank, 2),
+                steps=3,
+                loop={"strategy": strategy},
+                net=network(3),
             )
             train_stage(made, checkpoints.latest(made.folder / "checkpoints"))
             made = task(
-                f"{folder}/{strategy}-stills", worker=Worker(rank, 2), steps=3, loop={"strategy": strategy}, **STILLS
+                f"{folder}/{strategy}-stills",
+                worker=TrainingWorker(rank, 2),
+                steps=3,
+                loop={"strategy": strategy},
+                **STILLS,
             )
             train_stage(made)
     finally:
@@ -145,7 +153,7 @@ def furthest(one, other):
 def test_two_workers_with_half_the_batch_each_take_the_same_steps(spread, strategy):
     assert furthest(gradients(spread("one", 1)), gradients(spread(strategy, 1))) < 1e-5
     one, two = (spread(name, 3).tensors("ema") for name in ("one", strategy))
-    assert furthest(one, two) < 1e-3  # gone on with by other processes, from what two of them had saved
+    assert furthest(one, two) < 1e-3  # resumed by other processes, from what two of them had saved
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
@@ -221,7 +229,7 @@ def test_which_parameters_are_trained():
 
 
 def test_learning_rate():
-    stage = Stage(steps=100, lr=1.0, warmup=10, decay="cosine")
+    stage = TrainingStage(steps=100, lr=1.0, warmup=10, decay="cosine")
     assert [learning_rate(stage, step) for step in (0, 4, 9)] == pytest.approx([0.1, 0.5, 1.0])
     assert learning_rate(stage, 55) == pytest.approx(0.01 + 0.99 / 2)
     assert learning_rate(stage, 100) == pytest.approx(0.01)
@@ -229,15 +237,17 @@ def test_learning_rate():
 
 
 def test_the_average_forgets_its_start():
+    """Of weights that are 0, 1, 2, ... after each step: decays of 1/10, 2/11, 3/12, 4/13 at first, then of the half."""
     made, copy = torch.nn.Linear(1, 1, bias=False), torch.nn.Linear(1, 1, bias=False)
-    torch.nn.init.constant_(copy.weight, 0.0)
-    average, expected = Average(made, copy, decay=0.5), 0.0
-    for step in range(20):
+    torch.nn.init.constant_(copy.weight, 10.0)
+    average, seen = Average(made, copy, decay=0.5), []
+    for step in range(60):
         torch.nn.init.constant_(made.weight, float(step))
         average.update(step)
-        decay = min(0.5, (1 + step) / (10 + step))
-        expected = decay * expected + (1 - decay) * step
-    assert float(copy.weight.detach()) == pytest.approx(expected)
+        seen.append(float(copy.weight.detach()))
+    assert seen[:2] == pytest.approx([1.0, 1.0])  # 10 / 10; 2 / 11 + 9 / 11
+    assert seen[2] == pytest.approx(1.75) and seen[3] == pytest.approx(1.75 * 4 / 13 + 27 / 13)
+    assert seen[-1] == pytest.approx(58.0)  # with a decay of the half it is one step behind
 
 
 # --- checkpoints
@@ -274,7 +284,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
 
     monkeypatch.setattr(checkpoints, "save_file", full)
     with pytest.raises(
-        CheckpointError, match=r"step 2 cannot be written: the disk is full; free some space, then go on with --resume"
+        CheckpointError, match=r"step 2 cannot be written: the disk is full; free some space, then use --resume"
     ):
         save(tmp_path, 2)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]

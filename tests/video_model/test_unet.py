@@ -4,12 +4,13 @@ from pydantic import ValidationError
 
 from tests.video_model.networks import TINY, inputs, randomised, tiny
 from video_model.networks.embeddings import FrameEmbedding, PooledText, tilted
-from video_model.networks.unet import SpaceTimeUNet, UNetConfig, inflate
+from video_model.networks.unet import SpaceTimeUNet, inflate
+from video_model.networks.unet_config import UNetConfig
 
 CLOSE = dict(rtol=1e-4, atol=1e-5)
 
 
-BOTH = pytest.mark.parametrize("told", [{}, {"pooled_text": True, "frame_index": True, "attention_mixing": "joint"}])
+BOTH = pytest.mark.parametrize("options", [{}, {"pooled_text": True, "frame_index": True, "attention_mixing": "joint"}])
 
 
 def test_one_number_holds_for_every_level():
@@ -97,10 +98,10 @@ def test_text_by_frame_equals_the_frames_as_images():
 
 
 @pytest.mark.parametrize(
-    ("by_frame", "told"), [(False, {}), (True, {}), (False, {"pooled_text": True, "frame_index": True})]
+    ("by_frame", "options"), [(False, {}), (True, {}), (False, {"pooled_text": True, "frame_index": True})]
 )
-def test_padding_never_changes_the_output(by_frame, told):
-    network = tiny(temporal=True, **told)
+def test_padding_never_changes_the_output(by_frame, options):
+    network = tiny(temporal=True, **options)
     x, c_noise, cond = inputs()
     text = cond["text"]
     padded = torch.cat([text, torch.full((2, 3, 16), 1e4)], 1)
@@ -115,8 +116,8 @@ def test_padding_never_changes_the_output(by_frame, told):
 
 
 @BOTH
-def test_no_text_is_one_zero_state(told):
-    network = tiny(temporal=True, **told)
+def test_no_text_is_one_zero_state(options):
+    network = tiny(temporal=True, **options)
     x, c_noise, cond = inputs()
     missing = network(x, c_noise, {})
     zeros = network(x, c_noise, {"text": torch.zeros_like(cond["text"])})
@@ -166,8 +167,8 @@ def test_frames_of_a_video_see_each_other_and_samples_do_not():
 @pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("frames", [1, 4])
 @BOTH
-def test_inflated_network_is_the_image_network_to_the_bit(frames, autocast, told):
-    image = tiny(**told)
+def test_inflated_network_is_the_image_network_to_the_bit(frames, autocast, options):
+    image = tiny(**options)
     video = inflate(image, concat_channels=5, vectors=("fps", "motion"))
     x, c_noise, cond = inputs(frames=frames)
     more = {"concat": torch.randn(2, frames, 5, 8, 8), "vectors": torch.tensor([[8.0, 3.0], [24.0, 9.0]])}
@@ -181,8 +182,8 @@ def test_inflating_cannot_change_what_the_image_network_has():
 
 
 @BOTH
-def test_rows_of_images_equal_the_image_network_beside_videos(told):
-    image = tiny(**told)
+def test_rows_of_images_equal_the_image_network_beside_videos(options):
+    image = tiny(**options)
     video = randomised(inflate(image), seed=5)
     video.load_state_dict(image.state_dict(), strict=False)
     x, c_noise, cond = inputs(rows=3)
@@ -194,8 +195,8 @@ def test_rows_of_images_equal_the_image_network_beside_videos(told):
 
 
 @BOTH
-def test_images_beside_a_video_leave_it_as_it_is(told):
-    video = tiny(temporal=True, **told)
+def test_images_beside_a_video_leave_it_as_it_is(options):
+    video = tiny(temporal=True, **options)
     x, c_noise, cond = inputs(rows=3)
     flags = torch.tensor([True, False, True])
     out = video(x, c_noise, {**cond, "images": flags})
@@ -216,8 +217,8 @@ def _gradients(network, checkpointing):
 
 @pytest.mark.parametrize("kinds", [("alpha", "alpha"), ("dirac", "relative"), ("residual", "joint")])
 def test_checkpointing_gives_the_same_gradients(kinds):
-    told = {"pooled_text": True, "frame_index": True} if kinds[1] == "joint" else {}
-    network = tiny(temporal=True, conv_mixing=kinds[0], attention_mixing=kinds[1], **told)
+    options = {"pooled_text": True, "frame_index": True} if kinds[1] == "joint" else {}
+    network = tiny(temporal=True, conv_mixing=kinds[0], attention_mixing=kinds[1], **options)
     plain, checkpointed = _gradients(network, False), _gradients(network, True)
     for name, gradient in plain.items():
         assert torch.equal(gradient, checkpointed[name]), name
@@ -245,8 +246,8 @@ def test_checkpointing_keeps_fewer_tensors():
 
 
 @BOTH
-def test_gradient_reaches_every_parameter(told):
-    network = tiny(temporal=True, concat_channels=2, vectors=("fps",), transformer_layers=2, **told)
+def test_gradient_reaches_every_parameter(options):
+    network = tiny(temporal=True, concat_channels=2, vectors=("fps",), transformer_layers=2, **options)
     x, c_noise, cond = inputs()
     more = {"concat": torch.randn(2, 3, 2, 8, 8), "vectors": torch.tensor([[8.0], [3.0]])}
     network(x, c_noise, {**cond, **more}).square().mean().backward()
@@ -255,10 +256,10 @@ def test_gradient_reaches_every_parameter(told):
 
 
 @BOTH
-def test_a_fresh_network_learns_in_all_its_parts(told):
+def test_a_fresh_network_learns_in_all_its_parts(options):
     """Layers that start at zero hide others from the gradient for a step or two, not for longer."""
     torch.manual_seed(0)
-    network = SpaceTimeUNet(UNetConfig(**TINY, temporal=True, **told))
+    network = SpaceTimeUNet(UNetConfig(**TINY, temporal=True, **options))
     before = {name: p.detach().clone() for name, p in network.named_parameters()}
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
     x, c_noise, cond = inputs(frames=4)
@@ -275,7 +276,7 @@ def test_a_fresh_network_learns_in_all_its_parts(told):
 
 
 def test_a_frame_knows_its_index_and_what_the_text_says_of_it():
-    """Frames that are all alike, and no mixer: what differs between them is what their index says, which the text changes."""
+    """Frames that are all alike, and no mixer: what differs between them is their frame-time embedding, which the text changes."""
     network = tiny(temporal=True, frame_index=True, conv_mixing="none", attention_mixing="none")
     image = tiny()
     image.load_state_dict({name: network.state_dict()[name] for name in image.state_dict()})
@@ -300,17 +301,17 @@ def test_the_text_as_one_vector_hears_every_token():
     assert (pooled(states[:, :4], None) - pooled(states, None)).abs().amax(1).min() > 1e-3
 
 
-def test_times_are_counted_in_seconds_where_the_frame_rate_is_told():
-    """Every other frame at half the rate is told what the same moments are told at the whole rate, but for their mean."""
+def test_times_are_counted_in_seconds_where_the_frame_rate_is_given():
+    """Every other frame at half the rate has the embedding of the same moments at the whole rate, but for their mean."""
     embedding = randomised(FrameEmbedding(8, 16, None))
     emb = torch.randn(2, 16, generator=torch.Generator().manual_seed(1))
 
-    def told(frames, fps):
+    def embedded(frames, fps):
         return embedding(emb, frames, torch.full((2,), fps), None, None).emb.unflatten(0, (2, frames))
 
-    whole, half = told(7, 12.0), told(4, 6.0)
+    whole, half = embedded(7, 12.0), embedded(4, 6.0)
     torch.testing.assert_close(whole[:, ::2] - whole[:, :1], half - half[:, :1], **CLOSE)
-    torch.testing.assert_close(told(4, float("nan")), told(4, 8.0))
+    torch.testing.assert_close(embedded(4, float("nan")), embedded(4, 8.0))
     torch.testing.assert_close(whole.mean(1), torch.zeros(2, 16), **CLOSE)
 
 
@@ -321,7 +322,7 @@ def test_tilted_rises_along_x_and_y():
     torch.testing.assert_close(planes[1], 2 * torch.linspace(-1, 1, 3)[:, None].expand(3, 5))
 
 
-def test_rates_are_known_where_they_are_told_and_above_zero():
+def test_rates_are_known_where_they_are_given_and_above_zero():
     network = tiny(temporal=True, frame_index=True, vectors=("motion", "fps"))
     vectors = torch.tensor([[5.0, 12.0], [5.0, 24.0], [5.0, 0.0], [5.0, torch.nan]])
     mask = torch.tensor([[True, True], [True, False], [True, True], [True, True]])
@@ -332,11 +333,11 @@ def test_rates_are_known_where_they_are_told_and_above_zero():
 
 @pytest.mark.parametrize("images", [[True, True], [True, False]])
 def test_single_frames_without_a_rate_give_finite_gradients(images):
-    """In a step of images every row is told 0 frames a second; it is the times of frames that could divide by it."""
+    """In a step of images every row has 0 frames a second; it is the times of frames that could divide by it."""
     network = tiny(temporal=True, frame_index=True, pooled_text=True, vectors=("fps",))
     x, c_noise, cond = inputs(frames=1 if all(images) else 3)
-    told = {"vectors": torch.zeros(2, 1), "images": torch.tensor(images)}
-    network(x, c_noise, {**cond, **told}).square().mean().backward()
+    options = {"vectors": torch.zeros(2, 1), "images": torch.tensor(images)}
+    network(x, c_noise, {**cond, **options}).square().mean().backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is None or parameter.grad.isfinite().all(), name
     touched = [name for name in network.temporal_names() if network.get_parameter(name).grad is not None]
@@ -353,13 +354,13 @@ def test_the_tilt_reaches_the_first_features():
 
 
 @BOTH
-def test_weights_in_bfloat16_run(told):
-    network = tiny(temporal=True, **told).bfloat16()
+def test_weights_in_bfloat16_run(options):
+    network = tiny(temporal=True, **options).bfloat16()
     x, c_noise, cond = inputs()
     assert network(x.bfloat16(), c_noise, {"text": cond["text"].bfloat16()}).isfinite().all()
 
 
-def test_text_by_frame_is_refused_where_one_text_is_told():
+def test_text_by_frame_is_refused_where_one_text_is_embedded():
     network = tiny(temporal=True, frame_index=True)
     x, c_noise, cond = inputs()
     with pytest.raises(ValueError, match="text by frame"):

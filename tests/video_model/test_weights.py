@@ -56,7 +56,7 @@ def _public_image(model, x, c_noise, cond):
 
 
 def _public_video(model, x, c_noise, cond):
-    ids = cond["vectors"] - torch.tensor([1.0, 0.0, 0.0])  # the public model is told fps - 1
+    ids = cond["vectors"] - torch.tensor([1.0, 0.0, 0.0])  # the public model takes fps - 1
     return model(torch.cat([x, cond["concat"]], 2), c_noise, cond["text"], ids).sample
 
 
@@ -255,7 +255,7 @@ def test_checkpoints_that_do_not_fit_name_the_tensor_and_the_shapes(tmp_path):
     assert "1 tensors have no place" in error({**tensors, "adapter.weight": torch.zeros(2, 3)})
     assert "adapter.weight [2, 3]" in error({**tensors, "adapter.weight": torch.zeros(2, 3)})
     assert "UNet3DConditionModel" in error(_class_name="UNet3DConditionModel")
-    assert "config.json does not say 'out_channels'" in error(without="out_channels")
+    assert "config.json has no 'out_channels'" in error(without="out_channels")
     assert "up_block_types" in error(up_block_types=settings["up_block_types"][::-1])
 
 
@@ -429,7 +429,7 @@ def test_exported_pipeline_runs_in_diffusers_and_makes_what_our_network_makes(tm
 
 
 def test_pipelines_that_would_not_run_are_refused(tmp_path):
-    with pytest.raises(WeightsError, match=r"FirstFrameSlot\(mask=False\)"):
+    with pytest.raises(WeightsError, match=r"conditioning.first_frame.mask: false"):
         export_pipeline(tiny(temporal=True, concat_channels=5), tmp_path, "a", "b", "c")
     with pytest.raises(WeightsError, match="inflate the image network"):
         export_pipeline(tiny(concat_channels=4), tmp_path, "a", "b", "c")

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import torch
 
-from video_model.config import Loop, Stage
-from video_model.diffusion.conditioning import Conditioner, FirstFrameSlot, TextSlot, VectorSlot
+from video_model.config import Loop, TrainingStage
+from video_model.diffusion.conditioning import Conditioner
 from video_model.diffusion.parametrisations import Edm
-from video_model.networks.unet import SpaceTimeUNet, UNetConfig, inflate
-from video_model.training.loop import Task
-from video_model.training.workers import Worker
+from video_model.diffusion.slots import FirstFrameSlot, FpsSlot, MotionSlot, TextSlot
+from video_model.networks.unet import SpaceTimeUNet, inflate
+from video_model.networks.unet_config import UNetConfig
+from video_model.training.loop import StageTask
+from video_model.training.steps.workers import TrainingWorker
 
 CHANNELS, WIDTH, FRAMES = 2, 16, 3
 
@@ -73,18 +75,17 @@ def network(seed: int = 0, temporal: bool = True) -> SpaceTimeUNet:
     return made
 
 
-def task(folder: Path, *, batches=None, worker=None, net=None, loop=None, **stage) -> Task:
+def task(folder: Path, *, batches=None, worker=None, net=None, loop=None, **stage) -> StageTask:
     options = {"frames": [FRAMES], "steps": 4, "batch": 8, "lr": 1e-2, "warmup": 2, "clip": 1e9, "ema": 0.9}
     slots = [
-        TextSlot(0.3),
-        FirstFrameSlot(0.5),
-        VectorSlot("fps", 0.2),
-        VectorSlot("motion", 0.2),
-        VectorSlot("augment", 0),
+        TextSlot(dropout=0.3),
+        FpsSlot(dropout=0.2),
+        MotionSlot(dropout=0.2),
+        FirstFrameSlot(dropout=0.5),
     ]
-    return Task(
+    return StageTask(
         name="video",
-        stage=Stage(**options | stage),
+        stage=TrainingStage(**options | stage),
         loop=Loop(**{"save_every": 1, "log_every": 1, "keep": 100} | (loop or {})),
         seed=0,
         folder=Path(folder) / "stages" / "video",
@@ -93,7 +94,7 @@ def task(folder: Path, *, batches=None, worker=None, net=None, loop=None, **stag
         conditioner=Conditioner(slots),
         parametrisation=Edm(),
         batches=batches or RandomBatches(),
-        worker=worker or Worker(),
+        worker=worker or TrainingWorker(),
     )
 
 

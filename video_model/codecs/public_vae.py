@@ -5,16 +5,28 @@ from __future__ import annotations
 import json
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from video_model.codecs.small import CodecError
+from video_model.codecs.protocol import Codec, CodecError, CodecSection
 from video_model.encoders.fingerprint import digest
 from video_model.errors import first_line
 
 CLASSES = ("AutoencoderKL", "AutoencoderKLTemporalDecoder")
+
+
+class PublicCodec(CodecSection):
+    """A public VAE in diffusers' layout: AutoencoderKL, or AutoencoderKLTemporalDecoder. Needs the diffusers extra."""
+
+    factor: ClassVar[int] = 8  # of every public VAE in use
+
+    kind: Literal["diffusers"] = "diffusers"
+    folder: str
+
+    def load(self, folder: Path) -> Codec:
+        return DiffusersCodec(self.folder)
 
 
 class DiffusersCodec(nn.Module):
@@ -92,8 +104,8 @@ def vae_folder(folder: Path) -> Path:
     for place in (folder, folder / "vae"):
         if (place / "config.json").is_file():
             return place
-    mend = "give a folder with config.json and diffusion_pytorch_model.safetensors, or a pipeline's folder"
-    raise CodecError(f"{folder}: no public VAE here (config.json is missing); {mend}")
+    fix = "give a folder with config.json and diffusion_pytorch_model.safetensors, or a pipeline's folder"
+    raise CodecError(f"{folder}: no public VAE here (config.json is missing); {fix}")
 
 
 def loaded(folder: Path) -> Any:
@@ -115,5 +127,5 @@ def loaded(folder: Path) -> Any:
             folder, local_files_only=True, use_safetensors=True, torch_dtype=torch.float32, low_cpu_mem_usage=False
         )
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-        mend = "diffusion_pytorch_model.safetensors must be there, and be of this config"
-        raise CodecError(f"{folder}: the {name} cannot be loaded ({first_line(error)}); {mend}") from error
+        fix = "diffusion_pytorch_model.safetensors must be there, and be of this config"
+        raise CodecError(f"{folder}: the {name} cannot be loaded ({first_line(error)}); {fix}") from error

@@ -1,6 +1,6 @@
-"""Latent codecs: what turns pixels into latents and back, behind one protocol; and the small codec trained in the run.
+"""The small codec that is trained in the run.
 
-The small codec starts from whitened PCA of pixel patches, which no gradient has to find, and adds a zero-initialised
+It starts from whitened PCA of pixel patches, which no gradient has to find, and adds a zero-initialised
 convolutional KL autoencoder (Kingma & Welling 2014; Rombach et al. 2022) as the residual of both directions.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -19,38 +18,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from curate.base.files import write_whole
+from video_model.codecs.protocol import CodecError, to_float
 from video_model.codecs.small_networks import DecoderNetwork, EncoderNetwork
 from video_model.encoders.fingerprint import digest
 from video_model.errors import first_line
 
 WEIGHTS, CONFIG = "codec.safetensors", "codec.json"
 FLATTEST = 1e-5  # variance of a patch coefficient below which it is rounding of 8-bit pixels; pixels in [-1, 1]
-
-
-class CodecError(ValueError):
-    """A codec that cannot be built, read or applied; the message names the thing, the reason and the fix."""
-
-
-class Codec(Protocol):
-    """factor: pixels per side of a latent. channels: of a latent. fingerprint: hash of weights and config.
-
-    encoder_fingerprint: hash of what latents depend on; it survives a fine-tuning of the decoder, so cached latents do.
-    """
-
-    factor: int
-    channels: int
-
-    @property
-    def fingerprint(self) -> str: ...
-
-    @property
-    def encoder_fingerprint(self) -> str: ...
-
-    def encode(self, pixels: Tensor) -> Tensor:
-        """[B, T, 3, H, W] in [-1, 1] to latents [B, T, C, h, w] of about unit scale; each frame on its own."""
-
-    def decode(self, latents: Tensor, images: bool = False) -> Tensor:
-        """[B, T, C, h, w] to pixels [B, T, 3, H, W] in [-1, 1]; images=True: the T frames are independent images."""
 
 
 class CodecConfig(BaseModel):
@@ -87,7 +61,7 @@ class CodecConfig(BaseModel):
 class SmallCodec(nn.Module):
     """Whitened PCA of patches plus a convolutional KL residual; latents about unit scale per channel.
 
-    Fresh from the constructor it knows nothing: `fit` it (PCA alone) or train it with codec_training.train_codec.
+    Fresh from the constructor it knows nothing: `fit` it (PCA alone) or train it with small_training.train_codec.
     seed: of the initial weights.
     """
 
@@ -233,15 +207,6 @@ class SmallCodec(nn.Module):
             raise CodecError("the codec has not seen any frames: call fit, train_codec, or load a trained one")
 
 
-def load_codec(folder: Path | str) -> Codec:
-    """The codec kept in a folder: ours (codec.json), or a public VAE in diffusers' format. Raises CodecError."""
-    if (Path(folder) / CONFIG).is_file():
-        return SmallCodec.load(folder)
-    from video_model.codecs.public_vae import DiffusersCodec
-
-    return DiffusersCodec(folder)
-
-
 def principal_components(frames: Tensor, factor: int) -> tuple[Tensor, Tensor, Tensor]:
     """Mean [D], eigenvalues [D] falling, and eigenvectors [D, D] in columns, of patches of factor x factor pixels.
 
@@ -260,8 +225,3 @@ def principal_components(frames: Tensor, factor: int) -> tuple[Tensor, Tensor, T
     values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
     largest = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))
     return mean, values, vectors * torch.where(largest < 0, -1.0, 1.0)
-
-
-def to_float(pixels: Tensor) -> Tensor:
-    """uint8 [0, 255] to float32 [-1, 1]."""
-    return pixels.float() / 127.5 - 1.0

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from video_model.codecs.small import CodecError, SmallCodec, to_float
+from video_model.codecs.protocol import CodecError, to_float
+from video_model.codecs.small import SmallCodec
 
 
 @dataclass(frozen=True)

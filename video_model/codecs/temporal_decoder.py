@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from video_model.codecs.small import CodecError, SmallCodec, to_float
+from video_model.codecs.protocol import CodecError, to_float
+from video_model.codecs.small import SmallCodec
 from video_model.codecs.small_training import warm_then_cosine
 from video_model.measures import flicker, flicker_error, psnr
 
@@ -40,6 +42,27 @@ def with_temporal_layers(codec: SmallCodec, seed: int = 0) -> SmallCodec:
     return grown.to(codec.device)
 
 
+@dataclass(frozen=True)
+class TemporalOptions:
+    """How the temporal layers are trained.
+
+    difference_weight: of the error of frame differences (ours). adversarial_weight: norm of the generator term's gradient over
+    that of the rest, from a quarter of the steps on (after Esser et al. 2021, VQGAN, there at the last layer only).
+    latent_noise: deviation of noise added to the unit-scale latents, in training and in the report: what a diffusion model
+    samples is not clean, and noise of its own in every frame is what flickers most. With 0 the decoder is fitted to clean
+    round trips; with more it gives up a little of those (some 0.2 dB at 0.1).
+    """
+
+    batch: int = 8
+    learning_rate: float = 3e-3
+    difference_weight: float = 1.0
+    adversarial_weight: float = 0.05
+    latent_noise: float = 0.1
+
+
+DEFAULTS = TemporalOptions()
+
+
 def train_temporal_decoder(
     codec: SmallCodec,
     windows: Tensor,
@@ -47,76 +70,107 @@ def train_temporal_decoder(
     seed: int = 0,
     *,
     held_out: Tensor | None = None,
-    batch: int = 8,
-    learning_rate: float = 3e-3,
-    difference_weight: float = 1.0,
-    adversarial_weight: float = 0.05,
-    latent_noise: float = 0.1,
+    options: TemporalOptions = DEFAULTS,
     progress: Callable[[int, int, float], None] | None = None,
 ) -> tuple[SmallCodec, TemporalReport]:
     """Adds temporal layers to a trained codec and trains them alone, with a 3-D patch discriminator.
 
     As Blattmann et al. 2023 (Align your Latents, arXiv 2304.08818, section 3.1.1), with the encoder frozen; here the 2-D
     decoder is frozen too, so a single image decodes as before, and latents cached with the codec stay valid. Loss: mean
-    squared error of pixels in [-1, 1], plus difference_weight times that of frame differences (ours), plus the hinge
-    loss's generator term from a quarter of the steps on, scaled at every step so that the norm of its gradient is
-    adversarial_weight times that of the rest (after Esser et al. 2021, VQGAN, there at the last layer only).
-    latent_noise: deviation of noise added to the unit-scale latents, in training and in the report: what a diffusion
-    model samples is not clean, and noise of its own in every frame is what flickers most. With 0 the decoder is fitted
-    to clean round trips; with more it gives up a little of those (some 0.2 dB at 0.1).
+    squared error of pixels in [-1, 1], plus that of frame differences, plus the hinge loss's generator term.
     windows: uint8 [N, T, 3, H, W], T >= 2. held_out: the like; when not given the last tenth of `windows`, which is
     then not trained on. The same arguments give the same weights on one machine's CPU. Raises CodecError.
     """
     train, test = split(codec, windows, held_out)
-    device = codec.device
-    draw = torch.Generator().manual_seed(seed)
     codec = codec if codec.config.temporal else with_temporal_layers(codec, seed)
-    start = round_trip(codec, test, latent_noise, images=True)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        critic = PatchDiscriminator().to(device)
-    learned = [*codec.decoder.temporal_blocks.parameters(), *codec.decoder.temporal_out.parameters()]
-    optimiser = torch.optim.AdamW(learned, lr=learning_rate, betas=(0.9, 0.99), weight_decay=1e-4)
-    critics = torch.optim.AdamW(critic.parameters(), lr=1e-3, betas=(0.5, 0.9), weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: warm_then_cosine(step, steps))
+    start = round_trip(codec, test, options.latent_noise, images=True)
+    draw = torch.Generator().manual_seed(seed)
+    generator = _Generator(codec, steps, options)
+    critic = _Critic(codec, seed)
+    with _only(codec, generator.learned):
+        for step in range(steps):
+            chosen = torch.randint(len(train), (options.batch,), generator=draw)
+            real = to_float(train[chosen].to(codec.device))
+            fake = generator.rebuilt(real, draw)
+            loss = generator.loss(fake, real)
+            if not torch.isfinite(loss):
+                raise CodecError(f"temporal decoder: loss {loss.item()} at step {step}; lower the learning rate")
+            adversarial = options.adversarial_weight > 0 and step >= steps // 4
+            generator.update(loss, -critic.network(fake).mean() if adversarial else None)
+            if options.adversarial_weight:
+                critic.update(real, fake.detach())
+            if progress:
+                progress(step + 1, steps, loss.item())
+    end = round_trip(codec, test, options.latent_noise, images=False)
+    return codec, TemporalReport(*interleave(start, end), steps=steps)
+
+
+class _Generator:
+    """The temporal layers of the decoder and how they are trained."""
+
+    def __init__(self, codec: SmallCodec, steps: int, options: TemporalOptions) -> None:
+        self.codec, self.options = codec, options
+        self.learned = [*codec.decoder.temporal_blocks.parameters(), *codec.decoder.temporal_out.parameters()]
+        rate = options.learning_rate
+        self.optimiser = torch.optim.AdamW(self.learned, lr=rate, betas=(0.9, 0.99), weight_decay=1e-4)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimiser, lambda step: warm_then_cosine(step, steps))
+
+    def rebuilt(self, real: Tensor, draw: torch.Generator) -> Tensor:
+        """The round trip [B, T, 3, H, W] of noisy latents."""
+        latents = self.codec.encode(real)
+        if self.options.latent_noise:
+            latents = latents + self.options.latent_noise * torch.randn(latents.shape, generator=draw).to(real.device)
+        return self.codec.to_pixels(latents.flatten(0, 1), real.shape[1]).unflatten(0, real.shape[:2])
+
+    def loss(self, fake: Tensor, real: Tensor) -> Tensor:
+        differences = F.mse_loss(fake.diff(dim=1), real.diff(dim=1))
+        return F.mse_loss(fake, real) + self.options.difference_weight * differences
+
+    def update(self, loss: Tensor, fooling: Tensor | None) -> None:
+        """One step down the loss; fooling: the generator term, of which as much is added as the options ask for."""
+        gradients = torch.autograd.grad(loss, self.learned, retain_graph=fooling is not None)
+        if fooling is not None:
+            other = torch.autograd.grad(fooling, self.learned)
+            gradients = balanced(gradients, other, self.options.adversarial_weight)
+        for parameter, gradient in zip(self.learned, gradients, strict=True):
+            parameter.grad = gradient
+        torch.nn.utils.clip_grad_norm_(self.learned, 1.0)
+        self.optimiser.step()
+        self.schedule.step()
+
+
+class _Critic:
+    """The discriminator and how it is trained: the hinge loss."""
+
+    def __init__(self, codec: SmallCodec, seed: int) -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.network = PatchDiscriminator().to(codec.device)
+        self.optimiser = torch.optim.AdamW(self.network.parameters(), lr=1e-3, betas=(0.5, 0.9), weight_decay=1e-4)
+
+    def update(self, real: Tensor, fake: Tensor) -> None:
+        hinge = F.relu(1 - self.network(real)).mean() + F.relu(1 + self.network(fake)).mean()
+        self.optimiser.zero_grad(set_to_none=True)
+        hinge.backward()
+        self.optimiser.step()
+
+
+@contextmanager
+def _only(codec: SmallCodec, learned: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Nothing else of the codec has gradients meanwhile."""
     before = [parameter.requires_grad for parameter in codec.parameters()]
     codec.requires_grad_(False)
     for parameter in learned:
         parameter.requires_grad_(True)
-    for step in range(steps):
-        chosen = torch.randint(len(train), (batch,), generator=draw)
-        real = to_float(train[chosen].to(device))
-        latents = codec.encode(real)
-        if latent_noise:
-            latents = latents + latent_noise * torch.randn(latents.shape, generator=draw).to(device)
-        fake = codec.to_pixels(latents.flatten(0, 1), real.shape[1]).unflatten(0, real.shape[:2])
-        rebuilding = F.mse_loss(fake, real) + difference_weight * F.mse_loss(fake.diff(dim=1), real.diff(dim=1))
-        if not torch.isfinite(rebuilding):
-            raise CodecError(f"temporal decoder: loss {rebuilding.item()} at step {step}; lower the learning rate")
-        adversarial = adversarial_weight > 0 and step >= steps // 4
-        gradients = torch.autograd.grad(rebuilding, learned, retain_graph=adversarial)
-        if adversarial:
-            fooling = torch.autograd.grad(-critic(fake).mean(), learned)
-            gradients = balanced(gradients, fooling, adversarial_weight)
-        for parameter, gradient in zip(learned, gradients, strict=True):
-            parameter.grad = gradient
-        torch.nn.utils.clip_grad_norm_(learned, 1.0)
-        optimiser.step()
-        schedule.step()
-        if adversarial_weight:
-            hinge = F.relu(1 - critic(real)).mean() + F.relu(1 + critic(fake.detach())).mean()
-            critics.zero_grad(set_to_none=True)
-            hinge.backward()
-            critics.step()
-        if progress:
-            progress(step + 1, steps, rebuilding.item())
-    for parameter, wanted in zip(codec.parameters(), before, strict=True):
-        parameter.requires_grad_(wanted)
-    return codec, TemporalReport(*interleave(start, round_trip(codec, test, latent_noise, images=False)), steps=steps)
+    try:
+        yield
+    finally:
+        for parameter, wanted in zip(codec.parameters(), before, strict=True):
+            parameter.requires_grad_(wanted)
 
 
 class PatchDiscriminator(nn.Module):
-    """Says of each patch of a video whether it is real: [B, T, 3, H, W] to scores [B, 1, t, h, w], t ~ T/2, h ~ H/8."""
+    """Scores each patch of a video as real or not: [B, T, 3, H, W] to scores [B, 1, t, h, w], t ~ T/2, h ~ H/8."""
 
     def __init__(self, width: int = 16) -> None:
         super().__init__()

@@ -18,7 +18,7 @@ Rates = Sequence[float] | Mapping[str, float]  # a list to choose from, or {"min
 
 
 @dataclass(frozen=True)
-class Grid:
+class FrameGrid:
     """The frames that are kept of each clip: start, start + stride, ... `count` of them. Arrays [N]; fps: of these."""
 
     start: np.ndarray
@@ -31,7 +31,7 @@ class Grid:
         return self.start[row] + self.stride[row] * np.arange(self.count[row])
 
 
-def grid(num_frames: np.ndarray, fps: np.ndarray, rate: float | None = None, limit: int | None = None) -> Grid:
+def grid(num_frames: np.ndarray, fps: np.ndarray, rate: float | None = None, limit: int | None = None) -> FrameGrid:
     """Clips thinned evenly to about `rate` frames per second (None: not at all), at most `limit` from their middle."""
     num_frames = np.asarray(num_frames, np.int64)
     known = np.isfinite(fps) & (fps > 0)
@@ -40,7 +40,7 @@ def grid(num_frames: np.ndarray, fps: np.ndarray, rate: float | None = None, lim
     whole = -(-num_frames // stride)
     count = whole if limit is None else np.minimum(whole, limit)
     start = (whole - count) // 2 * stride
-    return Grid(start, stride, count, np.where(known, safe / stride, np.nan))
+    return FrameGrid(start, stride, count, np.where(known, safe / stride, np.nan))
 
 
 def strides(fps: float, rates: Rates) -> dict[int, float]:
@@ -150,16 +150,16 @@ def make_buckets(
         if len(members) >= batch:
             continue
         bucket = Bucket(frames, size, np.array(sorted(members), np.int64))
-        says = f"bucket of {bucket} has {len(members)} {_clips(len(members))}, fewer than a batch of {batch}"
+        reason = f"bucket of {bucket} has {len(members)} {_clips(len(members))}, fewer than a batch of {batch}"
         if not merge:
             raise DataError(
-                f"{says}; use a smaller batch, drop that size or length, or set data.small_buckets to merge"
+                f"{reason}; use a smaller batch, drop that size or length, or set data.small_buckets to merge"
             )
         shorter = [key for key in groups if key[1] == size and key[0] < frames]
         if shorter:
             groups[max(shorter)] += members
         else:
-            left_out.append((bucket, says))
+            left_out.append((bucket, reason))
         del groups[frames, size]
     made = [Bucket(*key, np.array(sorted(groups[key]), np.int64)) for key in sorted(groups)]
     if left_out and not made:

@@ -31,12 +31,14 @@ def open_index(
     sources: Sequence[str | Path] | str | Path,
     where: str | None = None,
     captions: Mapping[str, float] | None = None,
+    numbers: Sequence[str] = (),
 ) -> Index:
     """Index the clips and pictures of some sources: curated folders, folders of image-text Parquet, single files.
 
     where: an SQL condition on the columns of all the sources together (a column that a source lacks is null there, and
     null does not pass); for a condition on one of several, open them apart and `join`. captions: column -> probability
-    to be drawn; default: SVD's three. In image-text files a column `caption` or `text` does as well. Raises DataError.
+    to be drawn; default: SVD's three. In image-text files a column `caption` or `text` does as well. numbers: columns to
+    keep beside motion_score, see `Index.number`. Raises DataError.
     """
     sources = [sources] if isinstance(sources, (str, Path)) else list(sources)
     files = find_files(sources)
@@ -47,7 +49,8 @@ def open_index(
     every = list(dict.fromkeys(name for file in files for name in small_columns(file.schema)))
     extra = mentioned(where, every) if where else []
     columns = list(dict.fromkeys(name for names in texts for name in names))
-    tables = [_read(i, file, names, extra) for i, (file, names) in enumerate(zip(files, texts, strict=True))]
+    kept = list(dict.fromkeys(("motion_score", *numbers)))
+    tables = [_read(i, file, names, extra, kept) for i, (file, names) in enumerate(zip(files, texts, strict=True))]
     rows = pa.concat_tables(tables, promote_options="permissive").combine_chunks()
     places = ", ".join(str(source) for source in sources)
     report = Counter()
@@ -61,7 +64,7 @@ def open_index(
         if not len(rows):
             raise DataError(f"{places}: where {' '.join(where.split())}: keeps none of {before} clips; loosen it")
         report["not in where"] = before - len(rows)
-    rows = rows.select([*TYPES, *columns])
+    rows = rows.select(list(dict.fromkeys([*TYPES, *kept, *columns])))
     return Index(tuple(files), rows, {name: chosen.get(name, 1.0) for name in columns}, dict(+report))
 
 
@@ -114,10 +117,14 @@ class Index:
         """[N, 2] height and width in px; 0 where unknown."""
         return np.stack([self.rows[name].fill_null(0).to_numpy() for name in ("height", "width")], 1)
 
+    def number(self, column: str) -> np.ndarray:
+        """[N] of motion_score, or of another column that the index was opened with; nan where there is none."""
+        return self.rows[column].to_numpy()
+
     @cached_property
     def motion(self) -> np.ndarray:
         """[N] motion score; nan where there is none."""
-        return self.rows["motion_score"].to_numpy()
+        return self.number("motion_score")
 
     @cached_property
     def is_image(self) -> np.ndarray:
@@ -222,9 +229,9 @@ def _caption_columns(files: list[DataFile], chosen: Mapping[str, float], strict:
     return found
 
 
-def _read(number: int, file: DataFile, texts: list[str], extra: list[str]) -> pa.Table:
-    """The index rows of one file; `extra`: columns for the condition."""
-    names = [name for name in dict.fromkeys((*NEEDED, "motion_score", *texts, *extra)) if name in file.schema.names]
+def _read(number: int, file: DataFile, texts: list[str], extra: list[str], kept: list[str]) -> pa.Table:
+    """The index rows of one file; `extra`: columns for the condition; `kept`: numbers."""
+    names = [name for name in dict.fromkeys((*NEEDED, *kept, *texts, *extra)) if name in file.schema.names]
     names = [name for name in names if name in texts or name in extra or file.kind == "video" or name in NEEDED]
     try:
         table = pq.read_table(file.path, columns=names, partitioning=None) if names else None
@@ -242,20 +249,22 @@ def _read(number: int, file: DataFile, texts: list[str], extra: list[str]) -> pa
     columns["video_id"] = pc.coalesce(
         columns.get("video_id", pa.nulls(count)).cast(pa.string()), columns["clip_id"].cast(pa.string())
     )
-    for name in ("width", "height", "motion_score"):
+    for name in ("width", "height", *kept):
         columns.setdefault(name, pa.nulls(count))
     try:
-        return pa.table({name: _typed(name, value, texts) for name, value in columns.items()})
+        return pa.table({name: _typed(name, value, texts, kept) for name, value in columns.items()})
     except pa.ArrowInvalid as error:
         raise DataError(f"{file.path}: {first_line(error)}; make it again with winnow select") from None
 
 
-def _typed(name: str, value: pa.ChunkedArray | pa.Array | np.ndarray, texts: list[str]) -> pa.ChunkedArray | pa.Array:
+def _typed(
+    name: str, value: pa.ChunkedArray | pa.Array | np.ndarray, texts: list[str], kept: list[str]
+) -> pa.ChunkedArray | pa.Array:
     value = pa.array(value) if isinstance(value, np.ndarray) else value
-    kind = pa.string() if name in texts else TYPES.get(name)
+    kind = pa.string() if name in texts else TYPES.get(name, pa.float64() if name in kept else None)
     if kind is None:
         return value
-    return value.cast(kind, safe=name not in (*NUMBERS, "motion_score"))
+    return value.cast(kind, safe=name not in (*NUMBERS, *kept))
 
 
 def _unique(rows: pa.Table) -> tuple[pa.Table, int]:

@@ -1,1 +1,1 @@
-"""FVD, CLIP-like similarity and what else says how good a model is."""
+"""FVD, CLIP-like similarity and other measures of a model."""

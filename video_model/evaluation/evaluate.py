@@ -18,15 +18,17 @@ from video_model.data.excerpts import sample_windows
 from video_model.data.index import Index, join, open_index
 from video_model.diffusion.conditioning import Conditioner
 from video_model.diffusion.denoiser import Denoiser
-from video_model.diffusion.generate import Sampler
 from video_model.errors import DataError
 from video_model.evaluation import metrics
 from video_model.evaluation.features import I3DFeatures
-from video_model.latents.live import Live
+from video_model.latents.batches import BatchSpec
+from video_model.latents.live import LiveLatents
+from video_model.measures import flicker_error, psnr
 from video_model.pictures import strip, write_picture
 from video_model.training.held_out import held_out_batches, held_out_loss, loss_of_nothing
-from video_model.training.stages import Stores
-from video_model.training.watching import Silent, Watcher
+from video_model.training.sampler import Sampler
+from video_model.training.stores import Stores
+from video_model.training.watching import Silent, TrainingWatcher
 
 SIGMAS = (0.05, 0.2, 0.5, 1.0, 2.0, 5.0, 20.0)
 LOSS_ROWS = 64
@@ -44,13 +46,13 @@ def evaluate(
     seed: int = 0,
     i3d: str | Path | None = None,
     stage: str | None = None,
-    watcher: Watcher | None = None,
+    watcher: TrainingWatcher | None = None,
 ) -> dict[str, Any]:
     """Draw `count` videos for captions of unseen clips, and compare them with those clips.
 
     data: curated folders; of the run's own, only what it held out is used, of others all that is not of a video it
     trained on. Returns, and writes to OUT/metrics.json, {"title", "folder", "metrics": name -> {"value", "real"}}, where
-    "real" is the figure of real videos: what the metric would say of a perfect model. OUT/contact.png shows pairs of
+    "real" is the figure of real videos: the metric of a perfect model. OUT/contact.png shows pairs of
     real and drawn. Raises RunError, DataError, WeightsMissing.
     """
     watcher = watcher or Silent()
@@ -59,9 +61,16 @@ def evaluate(
     index = unseen(sampler, list(data))
     chosen = sampler.stage
     found: dict[str, dict[str, float | None]] = {}
-    with Live(sampler.codec, sampler.encoder, workers=sampler.config.data.workers) as store:
-        options = {"frames": chosen.frames, "sizes": chosen.sizes, "rates": as_rates(chosen)}
-        batches = held_out_batches(index, store, LOSS_ROWS, batch=16, seed=seed, **options)
+    with LiveLatents(sampler.codec, sampler.encoder, workers=sampler.config.data.workers) as store:
+        spec = BatchSpec(
+            frames=chosen.frames,
+            sizes=chosen.sizes,
+            rates=as_rates(chosen),
+            batch=16,
+            seed=seed,
+            columns=sampler.config.conditioning.columns,
+        )
+        batches = held_out_batches(index, store, LOSS_ROWS, spec)
         if not batches:
             raise DataError(f"{root}: none of {len(index)} unseen clips can be used: give more with --data")
         found |= losses(sampler.denoiser, sampler.conditioner, batches, watcher)
@@ -81,7 +90,8 @@ def unseen(sampler: Sampler, data: list[str]) -> Index:
     held_out = stores.parts[sampler.name][1]
     if data:
         trained = set(stores.training.rows["video_id"].to_pylist())
-        given = join(*(open_index([source], captions=sampler.config.data.captions) for source in data))
+        captions, columns = sampler.config.data.captions, tuple(sampler.config.conditioning.columns.values())
+        given = join(*(open_index([source], captions=captions, numbers=columns) for source in data))
         away = [row for row, video in enumerate(given.rows["video_id"].to_pylist()) if video not in trained]
         held_out = given.select(np.array(away, np.int64))
     if not len(held_out):
@@ -93,9 +103,9 @@ def unseen(sampler: Sampler, data: list[str]) -> Index:
 
 
 def losses(
-    denoiser: Denoiser, conditioner: Conditioner, batches: Sequence[Mapping[str, Any]], watcher: Watcher
+    denoiser: Denoiser, conditioner: Conditioner, batches: Sequence[Mapping[str, Any]], watcher: TrainingWatcher
 ) -> dict[str, dict[str, float | None]]:
-    """The loss at each of SIGMAS; the name says beside it what a network has that knows nothing."""
+    """The loss at each of SIGMAS; beside it in the name, that of a network which knows nothing."""
     found: dict[str, dict[str, float | None]] = {}
     for i, sigma in enumerate(SIGMAS):
         watcher.phase("loss by noise level", i, len(SIGMAS))
@@ -106,7 +116,7 @@ def losses(
     return found
 
 
-def draw(sampler: Sampler, captions: Sequence[str], watcher: Watcher, **options: Any) -> Tensor:
+def draw(sampler: Sampler, captions: Sequence[str], watcher: TrainingWatcher, **options: Any) -> Tensor:
     """[N, T, 3, H, W]: a video for each caption, a few at a time."""
     videos = []
     seed = options.pop("seed", 0)
@@ -125,7 +135,7 @@ def _videos(
     seed: int,
     i3d: str | Path | None,
     folder: Path,
-    watcher: Watcher,
+    watcher: TrainingWatcher,
 ) -> dict[str, dict[str, float | None]]:
     request = sampler.request([""], steps=steps)
     rate = request.fps or 8.0
@@ -135,21 +145,24 @@ def _videos(
     real = torch.from_numpy(pixels).float() / 127.5 - 1
     drawn = draw(sampler, captions, watcher, steps=steps, seed=seed, fps=float(np.median(fps)))
     rebuilt = torch.cat([sampler.codec.decode(sampler.codec.encode(part)) for part in real.split(AT_ONCE)]).clamp(-1, 1)
-    said = metrics.evaluate(real, drawn, captions)
-    videos = said["frechet_videos"]
-    network = said["frechet_network"]
+    measured = metrics.evaluate(real, drawn, captions)
+    videos = measured["frechet_videos"]
+    network = measured["frechet_network"]
     found: dict[str, dict[str, float | None]] = {
         f"Frechet video distance, {network}, {videos} videos": {
-            "value": said["frechet_video_distance"],
-            "real": said["frechet_video_distance_real"],
+            "value": measured["frechet_video_distance"],
+            "real": measured["frechet_video_distance_real"],
         },
-        f"caption similarity, {said['similarity_network']} (captions of others: {said['caption_similarity_chance']:.3f})": {
-            "value": said["caption_similarity"],
-            "real": said["caption_similarity_real"],
+        f"caption similarity, {measured['similarity_network']} (captions of others: {measured['caption_similarity_chance']:.3f})": {
+            "value": measured["caption_similarity"],
+            "real": measured["caption_similarity_real"],
         },
-        "flicker (frame-difference energy over that of real)": {"value": said["flicker"], "real": said["flicker_real"]},
-        "codec: PSNR of real videos, dB": {"value": metrics.psnr(rebuilt, real), "real": None},
-        "codec: flicker error of real videos": {"value": metrics.flicker_error(rebuilt, real), "real": 0.0},
+        "flicker (frame-difference energy over that of real)": {
+            "value": measured["flicker"],
+            "real": measured["flicker_real"],
+        },
+        "codec: PSNR of real videos, dB": {"value": psnr(rebuilt, real), "real": None},
+        "codec: flicker error of real videos": {"value": flicker_error(rebuilt, real), "real": 0.0},
     }
     if i3d:
         kinetics = I3DFeatures(i3d)

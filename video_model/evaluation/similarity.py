@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from curate.base.files import DiskError, write_whole
-from video_model.encoders.text import MiniLMStates
+from video_model.encoders.minilm import MiniLMStates
 from video_model.evaluation.features import ImageClassifier, checked, resized
 
 TOP, SIDE, STILLS = 10, 260, 3  # classes mixed; px; frames looked at: first, middle, last
@@ -27,8 +27,8 @@ class CaptionSimilarity:
 
     A picture is the mixture of the sentence embeddings of its ten most probable ImageNet classes, less the mean class
     embedding; a caption is its MiniLM embedding, less the mean embedding of "A video of a {class}.". A video is the mean
-    of three pictures of unit length. It knows a thousand things, no people, no actions, no shapes: what a number means is
-    told by that of real videos with their captions, and with those of others. A measure of CLIP is another one.
+    of three pictures of unit length. It knows a thousand things, no people, no actions, no shapes: a number
+    means something beside that of real videos with their captions, and with those of others. A measure of CLIP is another one.
     """
 
     name = "ConSE (EfficientNet-Lite2, all-MiniLM-L6-v2)"

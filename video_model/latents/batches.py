@@ -2,7 +2,7 @@
 
 train, held_out = open_index("curated", where="motion_score > 2").split(0.05)
 cache = build_cache(train, codec, encoder, "run/cache", sizes=[(64, 64)], rate=8)
-batches = Batches(train, cache, frames=[8], sizes=[(64, 64)], rates=[8], batch=16, images=0.25, seed=0)
+batches = Batches(train, cache, BatchSpec(frames=[8], sizes=[(64, 64)], batch=16, rates=[8], images=0.25))
 for batch in batches.iterate(0, 1000):
     ...
 """
@@ -13,7 +13,8 @@ import math
 import queue
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -33,66 +34,71 @@ from video_model.data.buckets import (
     make_buckets,
     nearest_size,
     strides,
-    usable_sizes,
 )
-from video_model.data.excerpts import sample_frames, sample_windows
-from video_model.data.index import Index, join, open_index
+from video_model.data.index import Index
 from video_model.errors import DataError
-from video_model.latents.build import build_cache, cache_for
 from video_model.latents.cache import Cache, pad
-from video_model.latents.live import Live
+from video_model.latents.live import LiveLatents
+
+
+@dataclass(frozen=True)
+class BatchSpec:
+    """What the batches of a stage are made of.
+
+    frames: lengths of a clip; each clip goes to the longest that it holds. sizes: (height, width) px; each clip goes to the
+    nearest proportions. rates: frame rates to choose from, or {"min": ..., "max": ...}. batch: rows over all ranks. images:
+    the share of steps that are of single frames (T = 1), of pictures and of random frames of clips. image_batch: rows of
+    these, default `batch`. merge: a bucket with fewer clips than a batch joins the next shorter at its size, or is left out
+    and counted where there is none; otherwise it is an error. (For sizes: `usable_sizes(train.shape, sizes, batch)`, given
+    to the cache and to all batches of a stage alike.) columns: entry of a batch -> the column of the clips that it is read
+    from. Raises DataError.
+    """
+
+    frames: Sequence[int]
+    sizes: Sequence[Size]
+    batch: int
+    rates: Rates = (8,)
+    images: float = 0.0
+    image_batch: int | None = None
+    seed: int = 0
+    merge: bool = False
+    columns: Mapping[str, str] = field(default_factory=lambda: {"motion": "motion_score"})
+
+    def __post_init__(self) -> None:
+        check_rates(self.rates)
+        if not self.frames or min(self.frames) < 1 or self.batch < 1 or not 0 <= self.images <= 1 or not self.sizes:
+            raise DataError(
+                f"frames {list(self.frames)}, sizes {list(self.sizes)}, batch {self.batch}, images {self.images:g}: lengths "
+                "and the batch must be at least 1, the share of images between 0 and 1, and a size must be given"
+            )
 
 
 class Batches:
-    """Batches of one stage.
+    """Batches of one stage: `batch(step)` of the clips and pictures of an index, whose latents are in a store.
 
-    index: clips and pictures. store: a `Cache`, or a `Live` that decodes. frames: lengths of a clip; each clip goes to
-    the longest that it holds. sizes: (height, width) px; each clip goes to the nearest proportions. rates: frame rates
-    to choose from, or {"min": ..., "max": ...}. batch: rows over all ranks. images: the share of steps that are of
-    single frames (T = 1), of pictures and of random frames of clips. image_batch: rows of these, default `batch`.
-    merge: a bucket with fewer clips than a batch joins the next shorter at its size, or is left out and counted where
-    there is none; otherwise it is an error. (For sizes: `usable_sizes(train.shape, sizes, batch)`, given to the cache
-    and to all batches of a stage alike.) Raises DataError.
-
-    report: clips that are used, and how many are not by reason. A step is either of clips or of single frames.
+    store: a `Cache`, or `LiveLatents`, which decodes. report: clips that are used, and how many are not by reason. A step is
+    either of clips or of single frames. Raises DataError.
     """
 
-    def __init__(
-        self,
-        index: Index,
-        store: Cache | Live,
-        *,
-        frames: Sequence[int],
-        sizes: Sequence[Size],
-        rates: Rates = (8,),
-        batch: int,
-        images: float = 0.0,
-        image_batch: int | None = None,
-        seed: int = 0,
-        merge: bool = False,
-    ) -> None:
-        check_rates(rates)
-        self.index, self.store, self.seed, self.rates = index, store, seed, rates
-        self.frames, self.sizes = sorted(set(frames)), [tuple(size) for size in sizes]
-        self.batch_size, self.image_batch = batch, image_batch or batch
-        if not self.frames or self.frames[0] < 1 or batch < 1 or not 0 <= images <= 1 or not self.sizes:
+    def __init__(self, index: Index, store: Cache | LiveLatents, spec: BatchSpec) -> None:
+        self.index, self.store, self.spec = index, store, spec
+        self.seed, self.rates = spec.seed, spec.rates
+        self.frames, self.sizes = sorted(set(spec.frames)), [tuple(size) for size in spec.sizes]
+        if store.rate and self.frames[-1] > 1 and highest(self.rates) > store.rate * (1 + 1e-9):
             raise DataError(
-                f"frames {list(frames)}, sizes {list(sizes)}, batch {batch}, images {images:g}: lengths and the batch "
-                "must be at least 1, the share of images between 0 and 1, and a size must be given"
-            )
-        if store.rate and self.frames[-1] > 1 and highest(rates) > store.rate * (1 + 1e-9):
-            raise DataError(
-                f"rates: {highest(rates):g} frames/s are wanted, more than the {store.rate:g} that clips are thinned "
+                f"rates: {highest(self.rates):g} frames/s are wanted, more than the {store.rate:g} that clips are thinned "
                 "to; raise the rate of the cache"
             )
-        self.images = 1.0 if self.frames == [1] else images
+        self.images = 1.0 if self.frames == [1] else spec.images
         self.clips = grid(index.num_frames, index.fps, store.rate, store.max_frames)
+        self.columns = {name: index.number(column) for name, column in spec.columns.items()}
         self._why_not: Counter[str] = Counter()
+        image_batch = spec.image_batch or spec.batch
         rows, stills = self._sort()
-        buckets = self._buckets(rows, batch, merge) if self.images < 1 else []
-        image_buckets = self._buckets(stills, self.image_batch, merge) if self.images > 0 else []
-        self.plan = Plan(buckets, batch, seed, "clips")
-        self.image_plan = Plan(image_buckets, self.image_batch, seed, "images")
+        buckets = self._buckets(rows, spec.batch) if self.images < 1 else []
+        image_buckets = self._buckets(stills, image_batch) if self.images > 0 else []
+        self.plan = Plan(buckets, spec.batch, self.seed, "clips")
+        self.image_plan = Plan(image_buckets, image_batch, self.seed, "images")
         used = np.unique(np.concatenate([bucket.rows for bucket in (*buckets, *image_buckets)]))
         self.report: dict[str, Any] = {
             "rows": len(index),
@@ -114,8 +120,8 @@ class Batches:
         """The rows of one rank of the global batch of a step.
 
         latents [B, T, C, h, w] float32; text [B, L, D] and text_mask [B, L] bool; fps [B] of these frames (0 for single
-        frames); motion [B] (nan where unknown, and for single frames); images [B] bool: single frames; keys: clip ids;
-        captions; step. B is the batch over the world. Raises DataError.
+        frames); each of `columns` [B] (nan where unknown, and for single frames); images [B] bool: single frames; keys: clip
+        ids; captions; step. B is the batch over the world. Raises DataError.
         """
         bucket, rows, still = self._planned(step)
         if len(rows) % world:
@@ -136,7 +142,10 @@ class Batches:
             "text": states,
             "text_mask": mask,
             "fps": torch.tensor([0.0 if still else fps for *_, fps in chosen], dtype=torch.float32),
-            "motion": torch.tensor([math.nan if still else self.index.motion[row] for row in taken]).float(),
+            **{
+                name: torch.tensor([math.nan if still else values[row] for row in taken]).float()
+                for name, values in self.columns.items()
+            },
             "images": torch.full((each,), still),
             "keys": [self.index.keys[row] for row in taken],
             "captions": [caption for _, _, caption, _ in chosen],
@@ -240,11 +249,11 @@ class Batches:
                 self._why_not[f"too short for {self.frames[0]} frames at the rates {_shown(self.rates)}"] += 1
         return rows, stills
 
-    def _buckets(self, rows: list[tuple[int, int, Size]], batch: int, merge: bool) -> list[Bucket]:
+    def _buckets(self, rows: list[tuple[int, int, Size]], batch: int) -> list[Bucket]:
         if not rows:
             why = "; ".join(f"{count}: {reason}" for reason, count in self._why_not.most_common()) or "all are pictures"
             raise DataError(f"none of {len(self.index)} clips can be used ({why}); use shorter frames or other rates")
-        made, left_out = make_buckets(rows, batch, merge)
+        made, left_out = make_buckets(rows, batch, self.spec.merge)
         for bucket, why in left_out:
             self._why_not[why] += len(bucket.rows)
         return made
@@ -252,19 +261,3 @@ class Batches:
 
 def _shown(rates: Rates) -> str:
     return f"{rates['min']:g} to {rates['max']:g}" if isinstance(rates, dict) else ", ".join(f"{r:g}" for r in rates)
-
-
-__all__ = [
-    "Batches",
-    "Cache",
-    "DataError",
-    "Index",
-    "Live",
-    "build_cache",
-    "cache_for",
-    "join",
-    "open_index",
-    "sample_frames",
-    "sample_windows",
-    "usable_sizes",
-]

@@ -16,17 +16,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from video_model.data.buckets import Grid, Size, grid, nearest_size
+from video_model.codecs import Codec
+from video_model.data.buckets import FrameGrid, Size, grid, nearest_size
 from video_model.data.decoders import Decoders
 from video_model.data.decoding import Job
 from video_model.data.index import Index, join
 from video_model.data.reading import stream
+from video_model.encoders import TextEncoder
 from video_model.errors import DataError
 from video_model.latents.cache import (
     DTYPES,
     Cache,
-    Codec,
-    Encoder,
     digest,
     latents_folder,
     shards_in,
@@ -41,40 +41,57 @@ TEXT_BATCH, TEXT_SHARD = 32, 4096  # captions
 ENCODE_FRAMES, ENCODE_PIXELS = 32, 32 * 256 * 256  # at most, at once
 
 
+@dataclass(frozen=True)
+class LatentOptions:
+    """How latents are made of clips.
+
+    rate: the highest frame rate that any stage wants; clips are thinned to it (None: every frame). max_frames: most frames of
+    a clip, from its middle. dtype: that latents and states are kept in. workers, timeout (s), memory_gb: of the processes that
+    decode, for one clip. shard_bytes: of latents in one file, about.
+    """
+
+    rate: float | None = None
+    max_frames: int | None = 128
+    dtype: str = "float16"
+    workers: int | None = None
+    timeout: float = 60.0
+    memory_gb: float = 4.0
+    shard_bytes: int = 64_000_000
+
+
 def build_cache(
-    index: Index, codec: Codec, encoder: Encoder, folder: str | Path, *, sizes: Sequence[Size], **options: Any
+    index: Index,
+    codec: Codec,
+    encoder: TextEncoder,
+    folder: str | Path,
+    *,
+    sizes: Sequence[Size],
+    progress: Progress | None = None,
+    **options: Any,
 ) -> Cache:
-    """Encode what is missing of one index at some sizes, and open the cache; see `cache_for`."""
-    return cache_for([(index, sizes)], codec, encoder, folder, **options)
+    """Encode what is missing of one index at some sizes, and open the cache; options: fields of LatentOptions."""
+    return cache_for([(index, sizes)], codec, encoder, folder, LatentOptions(**options), progress)
 
 
 def cache_for(
     needs: Sequence[tuple[Index, Sequence[Size]]],
     codec: Codec,
-    encoder: Encoder,
+    encoder: TextEncoder,
     folder: str | Path,
-    *,
-    rate: float | None = None,
-    max_frames: int | None = 128,
-    dtype: str = "float16",
-    workers: int | None = None,
-    timeout: float = 60.0,
-    memory_gb: float = 4.0,
-    shard_bytes: int = 64_000_000,
+    options: LatentOptions,
     progress: Progress | None = None,
 ) -> Cache:
     """Encode what is missing of all that some stages need, and open the cache that they share.
 
     needs: for each stage its clips, and its sizes (height, width) in px, of which each clip takes the one with the
-    nearest proportions. rate: the highest frame rate that any stage wants; clips are thinned to it (None: every
-    frame). max_frames: most frames of a clip, from its middle. timeout, memory_gb: of decoding one clip; a clip that
-    cannot be decoded is skipped and counted. Raises DataError: a full disk, or not one clip that can be decoded.
+    nearest proportions. A clip that cannot be decoded is skipped and counted. Raises DataError: a full disk, or not one
+    clip that can be decoded.
     """
     folder = Path(folder)
     for _, sizes in needs:
         check_sizes(sizes, codec)
-    if dtype not in DTYPES:
-        raise DataError(f"cache dtype {dtype}: is not one of {', '.join(DTYPES)}")
+    if options.dtype not in DTYPES:
+        raise DataError(f"cache dtype {options.dtype}: is not one of {', '.join(DTYPES)}")
     index = join(*(part for part, _ in needs)) if len(needs) > 1 else needs[0][0]
     wanted = _wanted(index, needs)
     folder.mkdir(parents=True, exist_ok=True)
@@ -82,14 +99,17 @@ def cache_for(
         for pattern in (".*.tmp", "latents-*/**/.*.tmp", "texts-*/.*.tmp"):
             for leftover in folder.glob(pattern):
                 leftover.unlink(missing_ok=True)
-        _build_texts(index, encoder, texts_folder(folder, encoder, dtype), dtype, progress)
-        clips = grid(index.num_frames, index.fps, rate, max_frames)
-        homes = {size: latents_folder(folder, codec, size, rate, max_frames, dtype) for size in wanted}
-        build = _Build(index, clips, codec, wanted, homes, dtype, shard_bytes, progress)
+        _build_texts(index, encoder, texts_folder(folder, encoder, options.dtype), options.dtype, progress)
+        clips = grid(index.num_frames, index.fps, options.rate, options.max_frames)
+        homes = {
+            size: latents_folder(folder, codec, size, options.rate, options.max_frames, options.dtype)
+            for size in wanted
+        }
+        build = _Build(index, clips, codec, wanted, homes, options, progress)
         if build.missing:
-            with Decoders(workers, timeout=timeout, memory_gb=memory_gb) as decoders:
+            with Decoders(options.workers, timeout=options.timeout, memory_gb=options.memory_gb) as decoders:
                 build.run(decoders)
-        cache = Cache(folder, index, codec, encoder, list(wanted), rate, max_frames, dtype)
+        cache = Cache(folder, index, codec, encoder, list(wanted), options.rate, options.max_frames, options.dtype)
         ours = set(index.keys)
         skipped = {place: reason for place, reason in cache.skipped.items() if place[0] in ours}
         write_skipped(folder, skipped)
@@ -157,16 +177,15 @@ class _Build:
     def __init__(
         self,
         index: Index,
-        clips: Grid,
+        clips: FrameGrid,
         codec: Codec,
         wanted: Mapping[Size, np.ndarray],
         homes: Mapping[Size, Path],
-        dtype: str,
-        shard_bytes: int,
+        options: LatentOptions,
         progress: Progress | None,
     ) -> None:
         self.index, self.clips, self.codec, self.progress = index, clips, codec, progress
-        self.dtype = DTYPES[dtype]
+        self.dtype = DTYPES[options.dtype]
         # For each file: position -> (row, the shards that it goes into).
         self.places: list[dict[int, tuple[int, list[_Chunk]]]] = [{} for _ in index.files]
         self.done = self.skipped = self.missing = needed = 0
@@ -181,7 +200,7 @@ class _Build:
                 weights = [int(clips.count[row]) * frame_bytes for row in new]
                 needed += sum(weights)
                 self.missing += len(new)
-                for part in _cut(new, weights, shard_bytes):
+                for part in _cut(new, weights, options.shard_bytes):
                     names = "\n".join(index.keys[row] for row in part)
                     name = hashlib.sha256(names.encode()).hexdigest()[:16]
                     chunk = _Chunk(home / f"{name}.safetensors", size, len(part))
@@ -245,7 +264,7 @@ class _Build:
         chunk.latents.clear()
 
 
-def _build_texts(index: Index, encoder: Encoder, home: Path, dtype: str, progress: Progress | None) -> None:
+def _build_texts(index: Index, encoder: TextEncoder, home: Path, dtype: str, progress: Progress | None) -> None:
     have = {name.tobytes() for path in shards_in(home) for name in map_shard(path)["digests"]}
     columns = [index.rows[name] for name, share in index.captions.items() if share > 0]
     wanted = {"": None} | {text: None for column in columns for text in column.unique().to_pylist() if text}
@@ -264,7 +283,7 @@ def _build_texts(index: Index, encoder: Encoder, home: Path, dtype: str, progres
         write_shard(home / f"{name}.safetensors", arrays, {})
 
 
-def encode_texts(encoder: Encoder, texts: list[str]) -> list[torch.Tensor]:
+def encode_texts(encoder: TextEncoder, texts: list[str]) -> list[torch.Tensor]:
     """[L, D] float32 states of the tokens that count, of each text."""
     with torch.no_grad():
         states, mask = encoder.encode(texts)
@@ -300,6 +319,3 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-__all__ = ["build_cache", "cache_for", "check_sizes", "encode", "encode_texts", "locked"]

@@ -6,7 +6,7 @@
     CACHE/skipped.json                          the clips of the last build that could not be decoded, and why
 
 The shards are the record of what is done. A build adds what is missing, so other runs, other stages and stricter
-conditions share what they have in common, and a build that was killed goes on with the same files.
+conditions share what they have in common, and a build that was killed is resumed with the same files.
 """
 
 from __future__ import annotations
@@ -16,38 +16,19 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 
+from video_model.codecs import Codec
 from video_model.data.buckets import Size
 from video_model.data.index import Index
+from video_model.encoders import TextEncoder
 from video_model.errors import DataError
 from video_model.latents.packed import map_shard, read_about, write_whole
 
 DTYPES = {"float16": np.float16, "float32": np.float32}
-
-
-class Codec(Protocol):
-    """What makes latents [B, T, C, h, w] of pixels [B, T, 3, H, W] in [-1, 1], each frame for itself.
-
-    Latents are known by its `encoder_fingerprint` if it has one, which a fine-tuned decoder leaves as it is.
-    """
-
-    factor: int
-    channels: int
-    fingerprint: str
-
-    def encode(self, pixels: torch.Tensor) -> torch.Tensor: ...
-
-
-class Encoder(Protocol):
-    """What makes token states [N, L, D] and a mask [N, L] of texts, each text for itself."""
-
-    fingerprint: str
-
-    def encode(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]: ...
 
 
 class Cache:
@@ -61,7 +42,7 @@ class Cache:
         folder: Path,
         index: Index,
         codec: Codec,
-        encoder: Encoder,
+        encoder: TextEncoder,
         sizes: Sequence[Size],
         rate: float | None,
         max_frames: int | None,
@@ -140,7 +121,7 @@ def latents_folder(
     return _home(folder, "latents", about)
 
 
-def texts_folder(folder: Path, encoder: Encoder, dtype: str) -> Path:
+def texts_folder(folder: Path, encoder: TextEncoder, dtype: str) -> Path:
     return _home(folder, "texts", {"encoder": encoder.fingerprint, "dtype": dtype})
 
 
@@ -182,6 +163,3 @@ def _home(folder: Path, what: str, about: dict[str, Any]) -> Path:
     if not (home / "about.json").exists():
         write_whole(home / "about.json", text.encode())
     return home
-
-
-__all__ = ["Cache", "Codec", "Encoder"]

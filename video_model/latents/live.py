@@ -10,18 +10,19 @@ import numpy as np
 import torch
 from cachetools import LRUCache
 
-from video_model.data.buckets import Grid, Size
+from video_model.codecs import Codec
+from video_model.data.buckets import FrameGrid, Size
 from video_model.data.decoders import Decoders
 from video_model.data.decoding import Job
 from video_model.data.index import Index
 from video_model.data.reading import Reader
+from video_model.encoders import TextEncoder
 from video_model.latents.build import encode, encode_texts
-from video_model.latents.cache import Codec, Encoder
 
 KEEP_TEXTS = 10_000  # states of captions that are kept
 
 
-class Live:
+class LiveLatents:
     """Latents and text states in place of a `Cache`: the same batches, at the price of decoding and encoding them.
 
     rate, max_frames: how clips are thinned; give what a cache would have. workers, timeout, memory_gb: of decoding.
@@ -30,7 +31,7 @@ class Live:
     def __init__(
         self,
         codec: Codec,
-        encoder: Encoder,
+        encoder: TextEncoder,
         *,
         rate: float | None = None,
         max_frames: int | None = 128,
@@ -49,7 +50,7 @@ class Live:
         return None
 
     def latents(
-        self, index: Index, wanted: Iterable[tuple[int, Size, np.ndarray]], clips: Grid
+        self, index: Index, wanted: Iterable[tuple[int, Size, np.ndarray]], clips: FrameGrid
     ) -> list[torch.Tensor | str]:
         """[T, C, h, w] float32 of each (row, size, positions in its grid), or why there are none."""
         wanted = list(wanted)
@@ -72,7 +73,7 @@ class Live:
         """End the decoding processes."""
         self.decoders.close()
 
-    def __enter__(self) -> Live:
+    def __enter__(self) -> LiveLatents:
         return self
 
     def __exit__(self, *_: Any) -> None:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from video_model.networks.layers import Attention, FeedForward, Given, Linear, group_norm, norm_silu, zero
-from video_model.networks.mixing import Mixer
+from video_model.networks.mixers import Mixer
 
 
 class ResBlock(nn.Module):

@@ -1,4 +1,4 @@
-"""What residual blocks are told beside the noise level: the text as one vector, and the time of a frame.
+"""What residual blocks are conditioned on beside the noise level: the text as one vector, and the time of a frame.
 
 No public network has these; what they are for is learning sooner what the words of a caption mean.
 """
@@ -7,11 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from video_model.networks.layers import FrameTold, embedding_mlp, sinusoid, zero
+from video_model.networks.layers import FrameTimes, embedding_mlp, sinusoid, zero
 
-USUAL_RATE = (
-    8.0  # frames a second; times are counted in frames at this rate, which is taken for granted where none is told
-)
+USUAL_RATE = 8.0  # frames a second; times are counted in frames at this rate, which is assumed where none is given
 
 
 class PooledText(nn.Module):
@@ -34,18 +32,18 @@ class PooledText(nn.Module):
 
 
 class FrameEmbedding(nn.Module):
-    """What to tell of each frame because of when it is shown; zeros when fresh, and always of a single frame.
+    """Frame-time embedding: what differs between frames because of when they are shown; zeros when fresh, and for a single frame.
 
-    Features of its time, less their mean over the clip, are multiplied with all else that is told: "left" means another
+    Features of its time, less their mean over the clip, are multiplied with all other conditions: "left" means another
     place in each frame. Three things make motion learnable in a tenth of the steps. Without the mean, what is common to the
     frames of a clip (where its shape happens to be) does not reach these weights as noise. The text is read here once more:
-    what the image network makes of it holds no direction, as stills show none. And besides residual blocks, which can
-    say a thing of a frame only everywhere alike, the first features are tilted, so that left and right differ.
+    what the image network makes of it holds no direction, as stills show none. And besides residual blocks, which
+    shift a frame by the same amount everywhere, the first features are tilted, so that left and right differ.
     """
 
     def __init__(self, width: int, emb: int, context: int | None):
         super().__init__()
-        self.norm, self.told = nn.LayerNorm(emb), nn.Linear(emb, emb)
+        self.norm, self.told = nn.LayerNorm(emb), nn.Linear(emb, emb)  # its name is that of checkpoints
         self.time = nn.Linear(width, emb, bias=False)
         self.text = PooledText(context, emb) if context else None
         self.out = zero(nn.Linear(emb, emb, bias=False))
@@ -53,17 +51,17 @@ class FrameEmbedding(nn.Module):
 
     def forward(
         self, emb: Tensor, frames: int, fps: Tensor | None, states: Tensor | None, mask: Tensor | None
-    ) -> FrameTold:
-        """emb [B, E]; fps [B], above 0, of the clips, nan where it is not told; states [B, L, D] and mask [B, L], the text."""
-        told = self.told(self.norm(emb))
+    ) -> FrameTimes:
+        """emb [B, E]; fps [B], above 0, of the clips, nan where it is not given; states [B, L, D] and mask [B, L], the text."""
+        condition = self.told(self.norm(emb))
         if self.text is not None and states is not None:
-            told = told + self.text(states, mask)
+            condition = condition + self.text(states, mask)
         rate = torch.full_like(emb[:, 0], USUAL_RATE) if fps is None else fps.to(emb.device).nan_to_num(USUAL_RATE)
         times = torch.arange(frames, device=emb.device) * (USUAL_RATE / rate[:, None].float())  # [B, T]
         waves = sinusoid(times, self.time.in_features)
-        hidden = self.time((waves - waves.mean(1, keepdim=True)).to(emb.dtype)) * F.silu(told)[:, None]
+        hidden = self.time((waves - waves.mean(1, keepdim=True)).to(emb.dtype)) * F.silu(condition)[:, None]
         hidden = hidden.flatten(0, 1)
-        return FrameTold(self.out(hidden), self.tilt(hidden).unflatten(1, (2, -1)))
+        return FrameTimes(self.out(hidden), self.tilt(hidden).unflatten(1, (2, -1)))
 
 
 def tilted(x: Tensor, tilt: Tensor) -> Tensor:

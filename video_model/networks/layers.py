@@ -15,19 +15,18 @@ class Tokens(NamedTuple):
     bias: Tensor | None
 
 
-class FrameTold(NamedTuple):
-    """Of each frame: `emb` [B*T, E] for residual blocks; `tilt` [B*T, 2, C], how its channels rise along x and along y."""
+class FrameTimes(NamedTuple):
+    """The frame-time embedding: `emb` [B*T, E] for residual blocks; `tilt` [B*T, 2, C], how its channels rise along x and along y."""
 
     emb: Tensor
     tilt: Tensor
 
 
 class Given(NamedTuple):
-    """What a block is told besides its input.
+    """What a block is conditioned on, beside its input.
 
     `frames` T; `emb` [B, E], time and vectors; `text` with B rows, or B*T when each frame has its own; `first` with B
-    rows, the text of the first frame, for temporal layers; `index`, what is told of each frame because of when it is shown,
-    0 in rows that are images; `videos` [V], the rows that are videos (None: all of them), and `video`, the same facts for
+    rows, the text of the first frame, for temporal layers; `index`, the frame-time embedding, 0 in rows that are images; `videos` [V], the rows that are videos (None: all of them), and `video`, the same facts for
     those rows alone.
     """
 
@@ -35,7 +34,7 @@ class Given(NamedTuple):
     emb: Tensor
     text: Tokens | None = None
     first: Tokens | None = None
-    index: FrameTold | None = None
+    index: FrameTimes | None = None
     videos: Tensor | None = None
     video: "Given | None" = None
 

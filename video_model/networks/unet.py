@@ -4,73 +4,16 @@ Without them it computes what Stable Diffusion 1.x and 2.x do, with them what St
 al. 2023, appendix D); weights.py moves public checkpoints in and out.
 """
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, model_validator
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from video_model.networks.blocks import Down, ResBlock, Transformer, Up
 from video_model.networks.embeddings import FrameEmbedding, PooledText, tilted
-from video_model.networks.layers import FrameTold, Given, Tokens, embedding_mlp, norm_silu, sinusoid, zero
-from video_model.networks.mixing import AttentionKind, ConvKind, attention_mixer, conv_mixer
-
-
-class UNetConfig(BaseModel):
-    """Shape of a SpaceTimeUNet; a tuple that is given as one number holds for every level."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    in_channels: int = 4  # of the noisy latent
-    out_channels: int = 4
-    concat_channels: int = 0  # of what conditioning appends to it
-    channels: tuple[int, ...] = (320, 640, 1280, 1280)  # by level; each level halves height and width
-    layers: tuple[int, ...] = (2,)  # residual blocks of a level on the way down; one more on the way up
-    attention: tuple[bool, ...] = (True, True, True, False)  # levels that have transformers
-    middle_attention: bool = True
-    heads: tuple[int, ...] = (5, 10, 20, 20)
-    transformer_layers: tuple[int, ...] = (1,)
-    context_dim: int | None = 1024  # channels of text states; None: no text
-    ff_multiple: int = 4  # width of the feed-forward layers; public checkpoints have 4
-    pooled_text: bool = False  # the text as one vector is told to every residual block too; no public network has it
-    frame_index: bool = (
-        False  # so is, in a temporal network, the time of each frame with all else that is told; nor this
-    )
-    norm_groups: int = 32
-    epsilon: Literal["sd", "svd"] = "svd"  # of residual blocks: 1e-5 everywhere, or as in the released video model
-    vectors: tuple[str, ...] = ()  # names of the numbers a sample is conditioned on; "fps" is embedded as fps - 1
-    vector_width: int = 256  # sinusoids of each
-    temporal: bool = False
-    conv_mixing: ConvKind = "alpha"  # of a temporal network
-    attention_mixing: AttentionKind = "alpha"
-    linear_projection: bool = True  # for export only: projections around a transformer are linear, or 1x1 convolutions
-
-    @model_validator(mode="before")
-    @classmethod
-    def _one_for_all_levels(cls, values: dict) -> dict:
-        values = dict(values)
-        levels = len(values.get("channels", cls.model_fields["channels"].default))
-        for name in ("layers", "attention", "heads", "transformer_layers"):
-            value = values.get(name, cls.model_fields[name].default)
-            value = tuple(value) if isinstance(value, (tuple, list)) else (value,)
-            values[name] = value * levels if len(value) == 1 else value
-        return values
-
-    @model_validator(mode="after")
-    def _consistent(self):
-        for name in ("layers", "attention", "heads", "transformer_layers"):
-            if len(getattr(self, name)) != len(self.channels):
-                raise ValueError(
-                    f"{name} {getattr(self, name)} must have one value, or one for each of the levels of channels {self.channels}"
-                )
-        for channels, heads in zip(self.channels, self.heads, strict=True):
-            if channels % self.norm_groups or channels % heads:
-                raise ValueError(
-                    f"channels {channels} must be divisible by norm_groups {self.norm_groups} and heads {heads}"
-                )
-        return self
+from video_model.networks.layers import FrameTimes, Given, Tokens, embedding_mlp, norm_silu, sinusoid, zero
+from video_model.networks.mixers import AttentionPlace, ConvPlace, attention_mixer, conv_mixer
+from video_model.networks.unet_config import UNetConfig
 
 
 class SpaceTimeUNet(nn.Module):
@@ -104,7 +47,7 @@ class SpaceTimeUNet(nn.Module):
         skips, width = [c.channels[0]], c.channels[0]
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         for level, channels in enumerate(c.channels):
-            stage = Stage()
+            stage = Level()
             for _ in range(c.layers[level]):
                 stage.layers.append(self._layer(width, level, "down"))
                 skips.append(width := channels)
@@ -112,11 +55,11 @@ class SpaceTimeUNet(nn.Module):
                 stage.resize = Down(channels)
                 skips.append(channels)
             self.down.append(stage)
-        self.middle = Stage()
+        self.middle = Level()
         self.middle.layers.append(self._layer(width, -1, "middle", attention=c.middle_attention))
         self.middle.layers.append(self._layer(width, -1, "middle", attention=False))
         for level, channels in reversed(list(enumerate(c.channels))):
-            stage = Stage()
+            stage = Level()
             for _ in range(c.layers[level] + 1):
                 stage.layers.append(self._layer(width + skips.pop(), level, "up"))
                 width = channels
@@ -160,16 +103,30 @@ class SpaceTimeUNet(nn.Module):
         names = [name for name, _ in self.named_parameters()]
         return [name for name in names if ".time." in name or name.startswith("frame_embedding.")]
 
+    def time_embedding_names(self) -> list[str]:
+        """Names of the parameters that embed the noise level."""
+        return [name for name, _ in self.named_parameters() if name.startswith("noise_embedding.")]
+
+    @property
+    def temporal(self) -> bool:
+        return self.config.temporal
+
+    @property
+    def blocks(self) -> tuple[type[nn.Module], ...]:
+        """What FSDP shards one by one."""
+        return (Layer,)
+
     def _layer(self, inputs: int, level: int, side: str, attention: bool | None = None) -> "Layer":
         c, channels, heads = self.config, self.config.channels[level], self.config.heads[level]
         eps = 1e-5 if c.epsilon == "sd" or side == "middle" or (side == "down" and not c.attention[level]) else 1e-6
         layer = Layer()
         layer.res = ResBlock(inputs, channels, self.emb_width, c.norm_groups, eps)
-        layer.time = conv_mixer(c.conv_mixing if c.temporal else "none", channels, self.emb_width, c.norm_groups, eps)
+        place = ConvPlace(channels, self.emb_width, c.norm_groups, eps)
+        layer.time = conv_mixer(c.conv_mixing if c.temporal else "none", place)
         if c.attention[level] if attention is None else attention:
             depth = c.transformer_layers[level]
-            kind = c.attention_mixing if c.temporal else "none"
-            mixer = attention_mixer(kind, channels, heads, c.context_dim, depth, c.ff_multiple)
+            place = AttentionPlace(channels, heads, c.context_dim, depth, c.ff_multiple)
+            mixer = attention_mixer(c.attention_mixing if c.temporal else "none", place)
             layer.attention = Transformer(channels, heads, c.context_dim, depth, c.norm_groups, c.ff_multiple, mixer)
         return layer
 
@@ -203,7 +160,7 @@ class SpaceTimeUNet(nn.Module):
             index = self.frame_embedding(emb, frames, self._rates(cond), states, known)
             if images is not None:
                 alone = images.repeat_interleave(frames)[:, None]
-                index = FrameTold(index.emb.masked_fill(alone, 0), index.tilt.masked_fill(alone[..., None], 0))
+                index = FrameTimes(index.emb.masked_fill(alone, 0), index.tilt.masked_fill(alone[..., None], 0))
         given = Given(frames, F.silu(emb), text, first, index)
         if not self.config.temporal or images is None or not images.any():
             return given
@@ -214,7 +171,7 @@ class SpaceTimeUNet(nn.Module):
         return given._replace(videos=videos, video=Given(frames, given.emb[videos], first=rows))
 
     def _rates(self, cond: dict[str, Tensor]) -> Tensor | None:
-        """Frames a second [B] where they are told, else nan; single frames have 0, which is none."""
+        """Frames a second [B] where they are given, else nan; single frames have 0, which is none."""
         if "vectors" not in cond or "fps" not in self.config.vectors:
             return None
         values, known = (numbers[:, self.config.vectors.index("fps")] for numbers in _numbers(cond))
@@ -262,7 +219,7 @@ class SpaceTimeUNet(nn.Module):
                 )
 
 
-class Stage(nn.Module):
+class Level(nn.Module):
     """Layers of one level, and the change of resolution after them."""
 
     def __init__(self):
@@ -315,7 +272,7 @@ def _flat(x: Tensor) -> Tensor:
 
 
 def _numbers(cond: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """cond["vectors"] [B, V], and which of them are told."""
+    """cond["vectors"] [B, V], and which of them are given."""
     values = cond["vectors"].float()
     return values, values.isfinite() & cond["vectors_mask"] if "vectors_mask" in cond else values.isfinite()
 

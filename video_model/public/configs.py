@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 from torch import Tensor
 
-from video_model.networks.unet import UNetConfig
+from video_model.networks.unet_config import UNetConfig
 
 IMAGE, VIDEO = "UNet2DConditionModel", "UNetSpatioTemporalConditionModel"
 PUBLIC_VECTORS = ("fps", "motion", "augment")  # Stable Video Diffusion's numbers, in its order
@@ -53,7 +53,7 @@ def config_from_diffusers(settings: dict[str, Any], source: Path) -> UNetConfig:
     try:
         return _config_from_diffusers(settings, source)
     except KeyError as error:
-        raise WeightsError(f"{source}: config.json does not say {error}: get the checkpoint again") from error
+        raise WeightsError(f"{source}: config.json has no {error}: get the checkpoint again") from error
 
 
 def config_to_diffusers(config: UNetConfig, frames: int) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def config_to_diffusers(config: UNetConfig, frames: int) -> dict[str, Any]:
         "ff_multiple": config.ff_multiple == 4,
         "pooled_text": not config.pooled_text,
     }
-    mend = "train a network of the default"
+    fix = "train a network of the default"
     if config.temporal:
         wanted["frame_index"] = not config.frame_index
         wanted["norm_groups"] = config.norm_groups == 32
@@ -78,7 +78,7 @@ def config_to_diffusers(config: UNetConfig, frames: int) -> dict[str, Any]:
     for name, fits in wanted.items():
         if not fits:
             raise WeightsError(
-                f"diffusers' {kind} has no {name} {getattr(config, name)!r}: {mend}, or keep our own format"
+                f"diffusers' {kind} has no {name} {getattr(config, name)!r}: {fix}, or keep our own format"
             )
     if config.epsilon != ("svd" if config.temporal else "sd"):
         warnings.warn(

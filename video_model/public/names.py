@@ -6,7 +6,7 @@ that of the files Stable Diffusion 1.x, 2.x and Stable Video Diffusion were rele
 
 import re
 
-from video_model.networks.unet import UNetConfig
+from video_model.networks.unet_config import UNetConfig
 
 # Within a residual block and within a transformer, ours -> diffusers -> original
 _RES = [

@@ -15,7 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from video_model.networks.unet import SpaceTimeUNet, UNetConfig, inflate
+from video_model.networks.unet import SpaceTimeUNet, inflate
+from video_model.networks.unet_config import UNetConfig
 from video_model.public.configs import (
     PUBLIC_VECTORS,
     WeightsError,
@@ -105,7 +106,7 @@ def export_pipeline(
     if config.concat_channels != config.in_channels:
         raise WeightsError(
             f"StableVideoDiffusionPipeline appends the first frame's latent, {config.in_channels} channels, and this "
-            f"network takes {config.concat_channels}: train it with FirstFrameSlot(mask=False)"
+            f"network takes {config.concat_channels}: train it with conditioning.first_frame.mask: false"
         )
     folder = Path(folder)
     export_unet(network, folder / "unet", frames=frames)

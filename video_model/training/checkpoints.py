@@ -64,10 +64,10 @@ def save(
             (aside / STATE).write_text(json.dumps(state, indent=1))
     except (OSError, SafetensorError) as error:
         full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
-        mend = "free some space" if full else "check the disk"
+        fix = "free some space" if full else "check the disk"
         reason = "the disk is full" if full else str(error)
         raise CheckpointError(
-            f"{path}: the checkpoint of step {step} cannot be written: {reason}; {mend}, then go on with --resume"
+            f"{path}: the checkpoint of step {step} cannot be written: {reason}; {fix}, then use --resume"
         ) from None
     for old in _found(folder)[keep + 1 :]:
         shutil.rmtree(old)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from video_model.config import Noise
 from video_model.data.index import Index
@@ -14,23 +16,22 @@ from video_model.diffusion.conditioning import Conditioner
 from video_model.diffusion.denoiser import Denoiser
 from video_model.diffusion.parametrisations import Parametrisation
 from video_model.errors import DataError
-from video_model.latents.batches import Batches
+from video_model.latents.batches import Batches, BatchSpec
 from video_model.latents.cache import Cache, pad
-from video_model.latents.live import Live
-from video_model.training.loop import draws, moved
+from video_model.latents.live import LiveLatents
+from video_model.training.steps.rows import draws, moved
 
-LEVELS = (-2.0, -0.5, 1.0)  # ln(sigma): bounds of the noise levels that the loss is told apart by
+LEVELS = (-2.0, -0.5, 1.0)  # ln(sigma): bounds of the noise levels that have a loss of their own
 
 
-def held_out_batches(
-    index: Index, store: Cache | Live, rows: int, *, batch: int, **options: Any
-) -> list[Mapping[str, Any]]:
-    """`rows` windows of held-out clips, in batches of one shape and at most `batch` rows; options: of `Batches`.
+def held_out_batches(index: Index, store: Cache | LiveLatents, rows: int, spec: BatchSpec) -> list[Mapping[str, Any]]:
+    """`rows` windows of held-out clips, in batches of one shape and at most `spec.batch` rows, always the same ones.
 
     All clips that can be used come before one comes again. [] where none can be used.
     """
+    single = replace(spec, batch=1, images=0.0, image_batch=None, merge=True)  # no bucket is too small for one
     try:
-        single = Batches(index, store, batch=1, images=0.0, merge=True, **options)  # no bucket is too small for one
+        single = Batches(index, store, single)
     except DataError:
         return []
     alike: dict[tuple[int, ...], list[Mapping[str, Any]]] = {}
@@ -42,7 +43,7 @@ def held_out_batches(
                 raise
             continue
         alike.setdefault(row["latents"].shape, []).append(row)
-    return [_joined(part[i : i + batch]) for part in alike.values() for i in range(0, len(part), batch)]
+    return [_joined(part[i : i + spec.batch]) for part in alike.values() for i in range(0, len(part), spec.batch)]
 
 
 @torch.no_grad()
@@ -68,7 +69,7 @@ def held_out_loss(
 
 
 def loss_of_nothing(parametrisation: Parametrisation, sigma: float) -> float:
-    """The loss of a network that says 0, on data of mean 0 and variance 1: the mean square of what it should say."""
+    """The loss of a network whose output is 0, on data of mean 0 and variance 1: the mean square of its target."""
     skip, out, *_ = parametrisation.scales(torch.tensor([sigma]))
     return float(((1 - skip) ** 2 + (skip * sigma) ** 2) / out**2)  # the target is (x0 - skip (x0 + sigma noise)) / out
 
@@ -80,8 +81,9 @@ def _joined(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "captions": [caption for row in rows for caption in row["captions"]],
     }
     made["text"], made["text_mask"] = pad([row["text"][0][row["text_mask"][0]] for row in rows])
-    for name in ("latents", "fps", "motion", "images"):
-        made[name] = torch.cat([row[name] for row in rows])
+    for name, value in rows[0].items():
+        if isinstance(value, Tensor) and name not in made:
+            made[name] = torch.cat([row[name] for row in rows])
     return made
 
 

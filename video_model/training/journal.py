@@ -1,4 +1,4 @@
-"""What a run says of itself: a line of JSON a step, TensorBoard, and wandb if it is installed and asked for."""
+"""The log of a run: a line of JSON a step, TensorBoard, and wandb if it is installed and asked for."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Journal:
     """FOLDER/log.jsonl and TensorBoard files under `board`; only the first worker has one. Values are plain numbers."""
 
     def __init__(self, folder: Path, board: Path, step: int, wandb: dict[str, Any] | None = None) -> None:
-        """step: the one after which the run goes on; lines after it, of a run that was killed, are dropped."""
+        """step: the one after which the run is resumed; lines after it, of a run that was killed, are dropped."""
         from torch.utils.tensorboard import SummaryWriter
 
         folder.mkdir(parents=True, exist_ok=True)

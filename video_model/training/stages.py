@@ -3,12 +3,11 @@
     data -> index -> codec (trained once) -> latents and text states (cached) -> image -> video -> hq
 
 Each stage starts from the average of the one before. Everything is found again by `resume`: finished stages are passed
-over, an unfinished one goes on from its last good checkpoint.
+over, an unfinished one is resumed from its last good checkpoint.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -20,33 +19,25 @@ import torch
 from torch import nn
 
 from curate.base.files import write_json
-from video_model.codecs.small import Codec
-from video_model.config import TrainConfig, as_rates, rates_of
-from video_model.data.buckets import usable_sizes
-from video_model.data.index import Index, join, open_index
-from video_model.diffusion.generate import default_request, generate
-from video_model.encoders.text import TextEncoder
-from video_model.errors import DataError, RunError
+from video_model.config import TrainConfig
+from video_model.diffusion.conditioning import Conditioner
+from video_model.diffusion.denoiser import Denoiser
+from video_model.diffusion.generate import Request, generate
+from video_model.diffusion.slots import Models
+from video_model.errors import RunError
 from video_model.latents.batches import Batches
-from video_model.latents.build import cache_for
-from video_model.latents.live import Live
 from video_model.pictures import strip, write_picture, write_video
 from video_model.training import checkpoints
+from video_model.training.build import build_conditioner, check_network, first_network, inflated
 from video_model.training.codec_of_run import codec_of
-from video_model.training.held_out import held_out_batches, held_out_loss
-from video_model.training.loop import Task, train_stage
-from video_model.training.run import (
-    Run,
-    build_conditioner,
-    build_encoder,
-    check_network,
-    first_network,
-    inflated,
-)
-from video_model.training.watching import Silent, Watcher
-from video_model.training.workers import Worker, first_goes_ahead
-
-HELD_OUT_ROWS, WINDOWS = 256, 8  # of the loss that is followed, at most: in all, and of one clip
+from video_model.training.held_out import held_out_loss
+from video_model.training.journal import Journal
+from video_model.training.loop import StageTask, train_stage
+from video_model.training.run import Run
+from video_model.training.sampler import default_request
+from video_model.training.steps.workers import TrainingWorker, first_goes_ahead
+from video_model.training.stores import Stores, Unread
+from video_model.training.watching import Silent, TrainingWatcher
 
 
 def train(
@@ -57,8 +48,8 @@ def train(
     only: str | None = None,
     resume: bool = False,
     cache: str | Path | None = None,
-    worker: Worker | None = None,
-    watcher: Watcher | None = None,
+    worker: TrainingWorker | None = None,
+    watcher: TrainingWatcher | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Run:
     """Run the config's stages on some sources (curated folders, image-text Parquet), or `only` one of them.
@@ -66,16 +57,16 @@ def train(
     cache: folder of latents and codecs that runs share; default: `latents` beside `out`. Raises RunError, DataError,
     CodecError, WeightsMissing, CheckpointError, NotFinite, Interrupted.
     """
-    worker, watcher, out = worker or Worker.here(), watcher or Silent(), Path(out)
+    worker, watcher, out = worker or TrainingWorker.here(), watcher or Silent(), Path(out)
     if only is not None and only not in config.stages:
         raise RunError(f"--stage {only}: the config's stages are {', '.join(config.stages)}")
     if worker.device.type == "cpu" and config.loop.threads:
         torch.set_num_threads(config.loop.threads)
     stores = Stores(config, sources)
     chosen = [name for name in config.stages if only is None or name == only]
-    for name in chosen:  # what cannot make batches is said now, not when its stage comes
+    for name in chosen:  # what cannot make batches is an error now, not when its stage comes
         stores.batches(name, Unread(*stores.thinning))
-    encoder = build_encoder(config)
+    encoder = config.text.make()
     check_network(config, encoder)
     with first_goes_ahead(worker):
         run = Run.begin(out, config, resume) if worker.first else Run(out, config)
@@ -91,219 +82,103 @@ def train(
             stack.callback(store.close)
         if worker.first:
             write_json(out / "data.json", stores.facts())
-        batches = {name: stores.batches(name, store) for name in chosen}
-        for name, found in batches.items():
-            network = _start(run, name, codec, encoder)
-            _run_stage(run, name, network, codec, encoder, stores, store, found, worker, watcher, stop)
+        trainer = StageTrainer(run, Models(codec, encoder), stores, store, worker, watcher, stop)
+        for name, batches in {name: stores.batches(name, store) for name in chosen}.items():
+            trainer.train(name, batches)
     return run
 
 
 @dataclass(frozen=True)
-class Unread:
-    """A store of which nothing is read: enough to plan batches."""
+class StageTrainer:
+    """What the stages of a run have in common: where they are kept, what they see, and who works on them."""
 
-    rate: float | None
-    max_frames: int
+    run: Run
+    models: Models
+    stores: Stores
+    store: Any  # of latents
+    worker: TrainingWorker
+    watcher: TrainingWatcher
+    stop: Callable[[], bool]
 
-    def why_not(self, key: str, size: tuple[int, int]) -> None:
-        return None
+    def train(self, name: str, batches: Batches) -> None:
+        """Train a stage to its end, from where it stopped the last time; nothing where it is done."""
+        run, config, folder = self.run, self.run.config, self.run.stage(name)
+        network = starting_network(run, name, self.models)
+        stage, start = config.stages[name], checkpoints.latest(folder / "checkpoints")
+        if run.done(name) and start.step >= stage.steps:
+            return
+        conditioner = build_conditioner(config, stage.temporal)
+        held_out = self.stores.held_out(name, self.store)
+        self.watcher.stage(name, start.step if start else 0, stage.steps, batches.report)
+        if self.worker.first:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(folder / "data.json", batches.report)
+        request = default_request(config, name, self.stores.prompts(name))
+        task = StageTask(
+            name=name,
+            stage=stage,
+            loop=config.loop,
+            seed=config.seed,
+            folder=folder,
+            board=run.root / "tensorboard",
+            network=network,
+            conditioner=conditioner,
+            parametrisation=config.denoiser,
+            batches=batches,
+            worker=self.worker,
+            evaluate=(lambda denoiser: held_out_loss(denoiser, conditioner, stage.noise, held_out))
+            if held_out
+            else None,
+            draw=self._drawer(folder, conditioner, request) if request.prompts else None,
+            draw_every=config.samples.every,
+            report=self._reporter(name, batches),
+            stop=self.stop,
+        )
+        train_stage(task, start)
 
+    def _reporter(self, name: str, batches: Batches) -> Callable[[int, dict[str, float]], None]:
+        """Progress; and data.json anew whenever clips were replaced by others, as they could not be decoded."""
+        written = dict(batches.report)
 
-class Stores:
-    """The data of all stages: their indices, split into clips to train on and clips held out, the same in all stages."""
+        def report(step: int, numbers: dict[str, float]) -> None:
+            if self.worker.first and batches.report["substituted"] != written["substituted"]:
+                written.update(batches.report)
+                write_json(self.run.stage(name) / "data.json", batches.report)
+            self.watcher.step(name, step, numbers)
 
-    def __init__(self, config: TrainConfig, sources: Sequence[str]) -> None:
-        self.config = config
-        self.sources = {
-            name: [
-                str(Path(source).absolute()) for source in ([] if stage.only_sources else [*sources]) + stage.sources
-            ]
-            for name, stage in config.stages.items()
-        }
-        for name, found in self.sources.items():
-            if not found:
-                raise DataError(
-                    f"stage {name}: has no data: name a curated folder with --data, or stages.{name}.sources"
-                )
-        captions = config.data.captions
-        opened: dict[tuple[str, ...], Index] = {}
-        for found in self.sources.values():
-            opened.setdefault(tuple(found), open_index(found, captions=captions))
-        self.whole = join(*opened.values())
-        _, held_out = self.whole.split(config.data.held_out, config.seed)
-        apart = set(held_out.rows["video_id"].to_pylist())
-        self.parts: dict[str, tuple[Index, Index]] = {}
-        for name, stage in config.stages.items():
-            try:
-                index = opened[tuple(self.sources[name])]
-                index = open_index(self.sources[name], stage.where, captions) if stage.where else index
-            except DataError as error:
-                raise DataError(f"stage {name}: {error}") from None
-            away = np.array([video in apart for video in index.rows["video_id"].to_pylist()], bool)
-            if away.all():
-                raise DataError(
-                    f"stage {name}: all of its {len(index)} clips are held out for evaluation: loosen stages.{name}.where, "
-                    f"or lower data.held_out ({config.data.held_out:g})"
-                )
-            self.parts[name] = index.select(np.flatnonzero(~away)), index.select(np.flatnonzero(away))
+        return report
 
-    @property
-    def training(self) -> Index:
-        """All clips that some stage trains on."""
-        return join(*(train for train, _ in self.parts.values()))
+    def _drawer(
+        self, folder: Path, conditioner: Conditioner, request: Request
+    ) -> Callable[[Denoiser, int, Journal | None], None]:
+        """Samples as pictures and videos, and in the journal."""
 
-    def open(self, codec: Codec, encoder: TextEncoder, cache: Path, watcher: Watcher) -> Any:
-        """Latents and text states of all that the stages need: cached, or made as they are asked for."""
-        data = self.config.data
-        rate, most = self.thinning
-        options = {"rate": rate, "max_frames": most, "workers": data.workers, "timeout": data.decode_seconds}
-        if not data.cache:
-            return Live(codec, encoder, **options)
+        def draw(denoiser: Denoiser, step: int, journal: Journal | None) -> None:
+            videos = generate(denoiser, conditioner, self.models, request, self.run.config.parts.samplers)
+            if journal is None:
+                return
+            journal.picture(step, "samples", np.concatenate([strip(video) for video in videos]))
+            for i, video in enumerate(videos):
+                path = folder / "samples" / f"step-{step:08d}-{i}"
+                write_picture(path.with_suffix(".png"), strip(video))
+                if len(video) > 1:
+                    write_video(path.with_suffix(".mp4"), video, request.fps or 8)
+            write_json(folder / "samples" / "prompts.json", list(request.prompts))
 
-        def tell(what: str, done: int, total: int, skipped: int) -> None:
-            watcher.phase(f"latents of {what}" + (f", {skipped} skipped" if skipped else ""), done, total)
-
-        needs = [(part, self.sizes(name)) for name, parts in self.parts.items() for part in parts if len(part)]
-        return cache_for(needs, codec, encoder, cache, dtype=data.cache_dtype, progress=tell, **options)
-
-    @property
-    def thinning(self) -> tuple[float | None, int]:
-        """The highest frame rate that a stage wants, and the most frames of a clip."""
-        rates = [rate for stage in self.config.stages.values() if stage.temporal for rate in rates_of(stage)]
-        return (max(rates) if rates else None), self.config.data.frames_per_clip
-
-    def sizes(self, name: str) -> list[tuple[int, int]]:
-        """A stage's sizes; without those of too few clips, where the config merges small buckets."""
-        stage = self.config.stages[name]
-        if self.config.data.small_buckets == "error":
-            return stage.sizes
-        return usable_sizes(self.parts[name][0].shape, stage.sizes, min(stage.batch, stage.image_batch or stage.batch))
-
-    def batches(self, name: str, store: Any) -> Batches:
-        stage = self.config.stages[name]
-        try:
-            return Batches(
-                self.parts[name][0],
-                store,
-                frames=stage.frames,
-                sizes=self.sizes(name),
-                rates=as_rates(stage),
-                batch=stage.batch,
-                images=stage.images,
-                image_batch=stage.image_batch,
-                seed=_seed(self.config, name),
-                merge=self.config.data.small_buckets == "merge",
-            )
-        except DataError as error:
-            raise DataError(f"stage {name}: {error}") from None
-
-    def held_out(self, name: str, store: Any, rows: int = HELD_OUT_ROWS) -> list[Any]:
-        stage = self.config.stages[name]
-        index = self.parts[name][1]
-        if not len(index):
-            return []
-        options = {"frames": stage.frames, "sizes": self.sizes(name), "rates": as_rates(stage)}
-        return held_out_batches(index, store, min(rows, WINDOWS * len(index)), batch=stage.batch, seed=0, **options)
-
-    def compare(self, run: Run) -> None:
-        """Raise RunError where the run was begun on other clips: it would not be the same run."""
-        before = run.facts.get("fingerprints", {})
-        for name, (now, _) in self.parts.items():
-            if before.get(name, now.fingerprint) != now.fingerprint:
-                raise RunError(f"{run.root}: stage {name} was begun on other clips than these: choose another --out")
-
-    def facts(self) -> dict[str, Any]:
-        """What data.json says."""
-        motion = self.whole.motion[np.isfinite(self.whole.motion)]
-        quantiles = np.quantile(motion, (0.1, 0.5, 0.9)).tolist() if len(motion) else None
-        return {
-            "sources": self.sources,
-            "fingerprints": {name: train.fingerprint for name, (train, _) in self.parts.items()},
-            "clips": {name: {"train": len(a), "held_out": len(b)} for name, (a, b) in self.parts.items()},
-            "motion_10_50_90": quantiles,
-        }
+        return draw
 
 
-def _start(run: Run, name: str, codec: Codec, encoder: TextEncoder) -> nn.Module:
+def starting_network(run: Run, name: str, models: Models) -> Any:
     """The network as a stage starts: the average of the stage before, inflated where time comes in."""
     names = list(run.config.stages)
     torch.manual_seed(run.config.seed)
-    before = names[names.index(name) - 1] if name != names[0] else None
-    if before is None:
-        return first_network(run.config, codec, encoder)
+    if name == names[0]:
+        return first_network(run.config, models.codec, models.encoder)
+    before = names[names.index(name) - 1]
     found = run.done(before)
     if found is None:
         raise RunError(f"{run.root}: stage {name} starts from stage {before}, which is not done: train that one first")
-    network = run.network(before, found, codec, encoder)
-    if run.config.stages[name].temporal and not network.config.temporal:
-        network = inflated(network, run.config)
+    network = run.network(before, found, models.codec, models.encoder)
+    if run.config.stages[name].temporal and not network.temporal:
+        network = inflated(network, run.config, models.codec.channels)
     return network.train()
-
-
-def _run_stage(run, name, network, codec, encoder, stores, store, batches, worker, watcher, stop) -> None:
-    config, folder, stage = run.config, run.stage(name), run.config.stages[name]
-    if run.done(name) and checkpoints.latest(folder / "checkpoints").step >= stage.steps:
-        return
-    start = checkpoints.latest(folder / "checkpoints")
-    conditioner = build_conditioner(config, stage.temporal)
-    held_out = stores.held_out(name, store)
-    watcher.stage(name, start.step if start else 0, stage.steps, batches.report)
-    if worker.first:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "data.json", batches.report)
-    request = default_request(config, name, _prompts(config, stores, name))
-
-    told = dict(batches.report)
-
-    def tell(step: int, numbers: dict[str, float]) -> None:
-        if worker.first and batches.report["substituted"] != told["substituted"]:
-            told.update(batches.report)
-            write_json(folder / "data.json", batches.report)
-        watcher.step(name, step, numbers)
-
-    def draw(denoiser, step, journal) -> None:
-        videos = generate(denoiser, conditioner, codec, encoder, request)
-        if journal is None:
-            return
-        rows = np.concatenate([strip(video) for video in videos])
-        journal.picture(step, "samples", rows)
-        for i, video in enumerate(videos):
-            path = folder / "samples" / f"step-{step:08d}-{i}"
-            write_picture(path.with_suffix(".png"), strip(video))
-            if len(video) > 1:
-                write_video(path.with_suffix(".mp4"), video, request.fps or 8)
-        write_json(folder / "samples" / "prompts.json", list(request.prompts))
-
-    task = Task(
-        name=name,
-        stage=stage,
-        loop=config.loop,
-        seed=config.seed,
-        folder=folder,
-        board=run.root / "tensorboard",
-        network=network,
-        conditioner=conditioner,
-        parametrisation=config.denoiser,
-        batches=batches,
-        worker=worker,
-        evaluate=(lambda denoiser: held_out_loss(denoiser, conditioner, stage.noise, held_out)) if held_out else None,
-        draw=draw if request.prompts else None,
-        draw_every=config.samples.every,
-        tell=tell,
-        stop=stop,
-    )
-    train_stage(task, start)
-
-
-def _prompts(config: TrainConfig, stores: Stores, name: str) -> list[str]:
-    """The config's, or captions of held-out clips (of the training ones, where none are held out)."""
-    if config.samples.prompts:
-        return list(config.samples.prompts)
-    train, held_out = stores.parts[name]
-    index = held_out if len(held_out) else train
-    captions = dict.fromkeys(index.caption(row, 0.0) for row in range(min(len(index), 64 * config.samples.count)))
-    return [caption for caption in captions if caption][: config.samples.count]
-
-
-def _seed(config: TrainConfig, name: str) -> int:
-    return int.from_bytes(hashlib.sha256(f"{config.seed}/{name}".encode()).digest()[:4], "little")

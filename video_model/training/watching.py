@@ -1,12 +1,12 @@
-"""Who is told what happens in a long run."""
+"""Who follows a long run."""
 
 from __future__ import annotations
 
 from typing import Any, Protocol
 
 
-class Watcher(Protocol):
-    """Told what happens; every method may do nothing."""
+class TrainingWatcher(Protocol):
+    """Called as things happen; every method may do nothing."""
 
     def phase(self, what: str, done: int, total: int) -> None: ...
 

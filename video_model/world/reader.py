@@ -75,15 +75,15 @@ def read(video: Any, fps: float) -> Reading:
 def score(readings: Sequence[Reading], prompts: Sequence[str]) -> dict[str, float]:
     """Share of the readings, 0..1, that agree with their prompt in each attribute, and in `all` that the prompt names.
 
-    An attribute that no prompt names is left out. Raises ValueError where a prompt says nothing of this world.
+    An attribute that no prompt names is left out. Raises ValueError for a prompt that names nothing of this world.
     """
     right: dict[str, list[bool]] = {name: [] for name in ATTRIBUTES}
     whole = []
     for reading, prompt in zip(readings, prompts, strict=True):
-        said = parse(prompt)
-        if not said:
-            raise ValueError(f"{prompt!r} says nothing that can be read: a caption of the world is needed")
-        hits = {name: getattr(reading, name) == value for name, value in said.items()}
+        named = parse(prompt)
+        if not named:
+            raise ValueError(f"{prompt!r} names nothing that can be read: a caption of the world is needed")
+        hits = {name: getattr(reading, name) == value for name, value in named.items()}
         for name, hit in hits.items():
             right[name].append(hit)
         whole.append(all(hits.values()))

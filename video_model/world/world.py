@@ -100,15 +100,15 @@ def render(scene: Scene, *, size: int = SIZE, fps: float = FPS, seconds: float =
 
 def parse(prompt: str) -> dict[str, str]:
     """What a caption of this world promises: a value for each of shape, colour, direction, speed, background it names."""
-    said = {}
+    named = {}
     words = prompt.lower().replace(",", " ").replace(".", " ").split()
     for i, word in enumerate(words):
         if word in BACKGROUNDS and words[i + 1 : i + 2] == ["background"]:
-            said["background"] = word
+            named["background"] = word
         for name, known in (("shape", SHAPES), ("colour", COLOURS), ("direction", DIRECTIONS), ("speed", PACES)):
             if word in known:
-                said[name] = word
-    return said
+                named[name] = word
+    return named
 
 
 def make_world(

@@ -28,5 +28,5 @@ class RectifiedFlow(Parametrisation):
         return Scales(1 - t, -t, 1 - t, t * self.time_scale)
 
     def sigmas(self, steps: int, sigma_min: float, sigma_max: float) -> list[float]:
-        """Even in t; sigma_min has no say."""
+        """Even in t; sigma_min is not used."""
         return uniform_time(steps, sigma_max)

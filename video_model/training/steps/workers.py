@@ -14,11 +14,9 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from video_model.networks.unet import Layer
-
 
 @dataclass(frozen=True)
-class Worker:
+class TrainingWorker:
     """One of `world` processes; they talk through torch.distributed's default group, which their starter set up."""
 
     rank: int = 0
@@ -26,7 +24,7 @@ class Worker:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @classmethod
-    def here(cls) -> Worker:
+    def here(cls) -> TrainingWorker:
         """This process: its place in the default group if there is one, and its GPU if it has one."""
         grouped = dist.is_available() and dist.is_initialized()
         local = int(os.environ.get("LOCAL_RANK", 0))
@@ -62,7 +60,7 @@ class Worker:
 
 
 @contextmanager
-def first_goes_ahead(worker: Worker) -> Iterator[None]:
+def first_goes_ahead(worker: TrainingWorker) -> Iterator[None]:
     """The first worker runs the block, then the others: what it left on the disk is there for them."""
     if not worker.first:
         worker.wait()
@@ -73,14 +71,14 @@ def first_goes_ahead(worker: Worker) -> Iterator[None]:
             worker.wait()
 
 
-def spread(network: nn.Module, worker: Worker, strategy: str) -> nn.Module:
+def spread(network: nn.Module, worker: TrainingWorker, strategy: str) -> nn.Module:
     """The network as it is called in training: itself, wrapped (ddp), or with its weights spread (fsdp)."""
     if worker.world == 1:
         return network
     if strategy == "fsdp":
         network.to(memory_format=torch.contiguous_format)  # fully_shard takes no other
         for block in network.modules():
-            if isinstance(block, Layer):
+            if isinstance(block, network.blocks):
                 fully_shard(block)
         return fully_shard(network)
     # a batch of images leaves the temporal layers without gradients, one without first frames their convolution

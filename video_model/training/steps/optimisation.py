@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from video_model.config import Stage
-from video_model.training.workers import mine, spread_like, whole
+from video_model.config import TrainingStage
+from video_model.training.steps.workers import mine, spread_like, whole
 
 
 class NothingToTrain(Exception):
@@ -21,16 +21,17 @@ class NothingToTrain(Exception):
 def choose_trained(network: nn.Module, train: str | list[str]) -> list[str]:
     """Freeze what a stage does not train; the names of what it does.
 
-    train: `all`, `temporal` (the mixers), `time_embedding`, or patterns such as `down.*attention*`.
+    train: `all`, `temporal`, `time_embedding` (see networks.VideoNetwork), or patterns such as `down.*attention*`.
     """
     names = [name for name, _ in network.named_parameters()]
     if train == "all":
         chosen = set(names)
     elif train == "temporal":
         chosen = set(network.temporal_names())
+    elif train == "time_embedding":
+        chosen = set(network.time_embedding_names())
     else:
-        patterns = ["noise_embedding.*"] if train == "time_embedding" else list(train)
-        chosen = {name for name in names for pattern in patterns if fnmatch.fnmatchcase(name, pattern)}
+        chosen = {name for name in names for pattern in train if fnmatch.fnmatchcase(name, pattern)}
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name in chosen)
     if not chosen:
@@ -38,7 +39,7 @@ def choose_trained(network: nn.Module, train: str | list[str]) -> list[str]:
     return [name for name in names if name in chosen]
 
 
-def learning_rate(stage: Stage, step: int) -> float:
+def learning_rate(stage: TrainingStage, step: int) -> float:
     """At step 0, 1, ...: linear warm-up, then even, or a cosine to 1% at the last step."""
     rate = stage.lr * min(1.0, (step + 1) / max(stage.warmup, 1))
     if stage.decay == "cosine":
@@ -47,7 +48,7 @@ def learning_rate(stage: Stage, step: int) -> float:
     return rate
 
 
-def adamw(network: nn.Module, stage: Stage) -> torch.optim.AdamW:
+def adamw(network: nn.Module, stage: TrainingStage) -> torch.optim.AdamW:
     """AdamW over what is trained; matrices and convolutions decay, biases, norms and blends do not."""
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     groups = [

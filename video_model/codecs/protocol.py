@@ -1,0 +1,79 @@
+"""What a latent codec is, and what a config's section of one must answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from torch import Tensor
+
+from curate.base.section import Section
+
+
+class CodecError(ValueError):
+    """A codec that cannot be built, read or applied; the message names the thing, the reason and the fix."""
+
+
+class Codec(Protocol):
+    """factor: pixels per side of a latent. channels: of a latent. fingerprint: hash of weights and config.
+
+    encoder_fingerprint, where there is one: hash of what latents depend on; it survives a fine-tuning of the decoder, so
+    cached latents do.
+    """
+
+    factor: int
+    channels: int
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """[B, T, 3, H, W] in [-1, 1] to latents [B, T, C, h, w] of about unit scale; each frame on its own."""
+
+    def decode(self, latents: Tensor, images: bool = False) -> Tensor:
+        """[B, T, C, h, w] to pixels [B, T, 3, H, W] in [-1, 1]; images=True: the T frames are independent images."""
+
+
+class CodecFrames(Protocol):
+    """Pixels of a run's clips, for a codec that is trained in the run."""
+
+    def frames(self, count: int) -> Tensor:
+        """uint8 [count, 3, H, W]: random frames."""
+
+    def windows(self, count: int) -> Tensor:
+        """uint8 [count, T, 3, H, W]: random windows of clips, T >= 2."""
+
+
+class CodecSection(Section):
+    """A section `codec` of a training config, chosen by its field `kind`, and how such a codec is come by.
+
+    `factor`: pixels per latent side, a field or a constant. trained: it is trained in the run, and kept in RUN/codec.
+    """
+
+    trained: ClassVar[bool] = False
+
+    @property
+    def latent_channels(self) -> int | None:
+        """Known before there is a codec; None: it is known when it is loaded. Raises ValueError for what cannot be."""
+        return None
+
+    @property
+    def wants_windows(self) -> bool:
+        """Whether its training asks for windows of clips."""
+        return False
+
+    def load(self, folder: Path) -> Codec:
+        """The codec; folder: RUN/codec, of one that was trained in the run. Raises CodecError."""
+        raise NotImplementedError
+
+    def train(
+        self, data: CodecFrames, seed: int, progress: Callable[[str, int, int], None]
+    ) -> tuple[Any, dict[str, Any]]:
+        """The trained codec, with `save(folder)`, and what it reaches; progress(what, step, steps)."""
+        raise NotImplementedError
+
+
+def to_float(pixels: Tensor) -> Tensor:
+    """uint8 [0, 255] to float32 [-1, 1]."""
+    return pixels.float() / 127.5 - 1.0

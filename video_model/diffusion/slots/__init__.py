@@ -1,0 +1,12 @@
+"""What a network is conditioned on. To add a slot: a file here, and its class in the list; keys of `conditioning` follow it."""
+
+from video_model.diffusion.slots.base import Conditions, Models, Slot
+from video_model.diffusion.slots.first_frame import FirstFrameSlot
+from video_model.diffusion.slots.fps import FpsSlot
+from video_model.diffusion.slots.motion import MotionSlot
+from video_model.diffusion.slots.number import NumberSlot
+from video_model.diffusion.slots.text import TextSlot
+
+SLOTS = [TextSlot, FpsSlot, MotionSlot, FirstFrameSlot]
+
+__all__ = ["SLOTS", "Conditions", "FirstFrameSlot", "FpsSlot", "Models", "MotionSlot", "NumberSlot", "Slot", "TextSlot"]

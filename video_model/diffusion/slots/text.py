@@ -1,0 +1,50 @@
+"""The caption."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field
+
+from video_model.diffusion.slots.base import Conditions, Models, Slot, rows_like
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+class TextSlot(Slot):
+    """Token states for cross-attention: batch["text"] [B, L, D] or [B, T, L, D], and batch["text_mask"] if it is there.
+
+    Text that is dropped out is zeros, which attention reads as one zero state.
+    """
+
+    name: ClassVar[str] = "text"
+    default: ClassVar[bool] = True
+    optional: ClassVar[bool] = False
+    videos_only: ClassVar[bool] = False
+    option: ClassVar[str] = "--prompt"
+
+    dropout: float = Field(
+        0.15, ge=0, le=1, description="share of the samples trained without text; the paper's is 15%"
+    )
+
+    def cond(self, batch: Mapping[str, Any], drop: Tensor, draws: torch.Generator | None) -> Conditions:
+        if "text" not in batch:
+            return Conditions()
+        text = batch["text"]
+        given = {"text": text.masked_fill(rows_like(drop, text), 0)}
+        if "text_mask" in batch:
+            given["text_mask"] = batch["text_mask"]
+        return Conditions(given)
+
+    def null(self, cond: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {"text": cond["text"].new_zeros(cond["text"].shape)} if "text" in cond else {}
+
+    def requested(self, request: Any, models: Models) -> dict[str, Any]:
+        states, mask = models.encoder.encode(list(request.prompts))
+        return {"text": states, "text_mask": mask}
+
+    def guides(self, prompted: bool) -> bool:
+        return True

@@ -1,0 +1,114 @@
+"""What a stage of training changes: the network, the average of its weights, and the optimizer."""
+
+from __future__ import annotations
+
+import copy
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from video_model.config import Loop, TrainingStage
+from video_model.diffusion.conditioning import Conditioner
+from video_model.diffusion.denoiser import Denoiser
+from video_model.diffusion.parametrisations import Parametrisation
+from video_model.errors import first_line
+from video_model.training import checkpoints
+from video_model.training.checkpoints import Checkpoint, CheckpointError
+from video_model.training.steps.optimisation import (
+    Average,
+    adamw,
+    choose_trained,
+    learning_rate,
+    load_optimizer,
+    optimizer_tensors,
+)
+from video_model.training.steps.rows import Batch, draws, in_parts, moved
+from video_model.training.steps.workers import (
+    TrainingWorker,
+    gradients_stay_here,
+    load_whole,
+    spread,
+    whole,
+    whole_state,
+)
+
+
+class TrainingState:
+    """A network that is trained, spread over the workers, and the two denoisers of it: trained and averaged."""
+
+    def __init__(
+        self, network: Any, parametrisation: Parametrisation, stage: TrainingStage, loop: Loop, worker: TrainingWorker
+    ) -> None:
+        self.stage, self.loop, self.worker = stage, loop, worker
+        self.network = network.to(worker.device)
+        self.network.checkpointing = loop.checkpointing
+        averaged = copy.deepcopy(network)
+        self.trained = choose_trained(network, stage.train)
+        self.called = spread(torch.compile(network) if loop.compile else network, worker, loop.strategy)
+        if loop.strategy == "fsdp":
+            spread(averaged, worker, loop.strategy)
+        self.average = Average(network, averaged, stage.ema)
+        self.optimizer = adamw(network, stage)
+        self.parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        self.denoiser = Denoiser(self.called, parametrisation)
+        self.averaged = Denoiser(averaged, parametrisation)
+
+    def load(self, start: Checkpoint) -> None:
+        """Raises CheckpointError where it is not of this network."""
+        try:
+            load_whole(self.network, start.tensors("network"))
+            load_whole(self.average.network, start.tensors("ema"))
+            load_optimizer(self.optimizer, self.network, start.tensors("optimizer"))
+        except (KeyError, RuntimeError) as error:
+            why = first_line(error)
+            raise CheckpointError(f"{start.path}: is not of this network ({why}): choose another --out") from None
+
+    def gradients(self, name: str, conditioner: Conditioner, step: int, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The loss and sigma [B] of a step's rows; their gradients are left in the network, exchanged once.
+
+        name: of the seed and the stage, see `draws`.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        losses, sigmas = [], []
+        parts = list(in_parts(batch, self.stage.accumulate))
+        for i, (offset, part) in enumerate(parts):
+            here = nullcontext if i == len(parts) - 1 else lambda: gradients_stay_here(self.called)
+            first_row = self.worker.rank * len(batch["latents"]) + offset
+            given = moved(draws(name, self.stage.noise, conditioner, step, first_row, part), self.worker.device)
+            with here(), self._autocast():
+                loss = self.denoiser.loss(*given)
+            with here():
+                (loss.sum() / len(batch["latents"])).backward()  # parts may differ by a row
+            losses.append(loss.detach())
+            sigmas.append(given[2])
+        return torch.cat(losses), torch.cat(sigmas)
+
+    def clip(self) -> Tensor:
+        """Clip the gradients; the norm that they had."""
+        return whole(nn.utils.clip_grad_norm_(self.parameters, self.stage.clip))
+
+    def update(self, step: int) -> None:
+        """The optimizer's step, at the rate of this step of the stage; the average follows."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.stage, step)
+        self.optimizer.step()
+        self.average.update(step)
+
+    def save(self, folder: Path, step: int, facts: dict[str, Any]) -> Checkpoint | None:
+        """A checkpoint, which the first worker writes and has; all wait for it."""
+        parts = {
+            "network": whole_state(self.network),
+            "ema": whole_state(self.average.network),
+            "optimizer": optimizer_tensors(self.optimizer, self.network),
+        }
+        facts = facts | {"trained": len(self.trained)}
+        made = checkpoints.save(folder, step, parts, facts, self.loop.keep) if self.worker.first else None
+        self.worker.wait()
+        return made
+
+    def _autocast(self) -> Any:
+        mixed = self.loop.precision == "bfloat16"
+        return torch.autocast(self.worker.device.type, torch.bfloat16) if mixed else nullcontext()

@@ -1,0 +1,169 @@
+"""The data of a run's stages: what each is trained on, and what is held out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from video_model.codecs import Codec
+from video_model.config import TrainConfig, as_rates, rates_of
+from video_model.data.buckets import Size, usable_sizes
+from video_model.data.index import Index, join, open_index
+from video_model.encoders import TextEncoder
+from video_model.errors import DataError, RunError
+from video_model.latents.batches import Batches, BatchSpec
+from video_model.latents.build import LatentOptions, cache_for
+from video_model.latents.live import LiveLatents
+from video_model.training.held_out import held_out_batches
+from video_model.training.run import Run
+from video_model.training.watching import TrainingWatcher
+
+HELD_OUT_ROWS, WINDOWS = 256, 8  # of the loss that is followed, at most: in all, and of one clip
+
+
+@dataclass(frozen=True)
+class Unread:
+    """A store of which nothing is read: enough to plan batches."""
+
+    rate: float | None
+    max_frames: int
+
+    def why_not(self, key: str, size: Size) -> None:
+        return None
+
+
+class Stores:
+    """The data of all stages: their indices, split into clips to train on and clips held out, the same in all stages."""
+
+    def __init__(self, config: TrainConfig, sources: Sequence[str]) -> None:
+        self.config = config
+        self.sources = {
+            name: [
+                str(Path(source).absolute()) for source in ([] if stage.only_sources else [*sources]) + stage.sources
+            ]
+            for name, stage in config.stages.items()
+        }
+        for name, found in self.sources.items():
+            if not found:
+                raise DataError(
+                    f"stage {name}: has no data: name a curated folder with --data, or stages.{name}.sources"
+                )
+        opened = {tuple(found): self._opened(found) for found in self.sources.values()}
+        self.whole = join(*opened.values())
+        _, held_out = self.whole.split(config.data.held_out, config.seed)
+        apart = set(held_out.rows["video_id"].to_pylist())
+        self.parts: dict[str, tuple[Index, Index]] = {}
+        for name, stage in config.stages.items():
+            try:
+                index = opened[tuple(self.sources[name])]
+                index = self._opened(self.sources[name], stage.where) if stage.where else index
+            except DataError as error:
+                raise DataError(f"stage {name}: {error}") from None
+            away = np.array([video in apart for video in index.rows["video_id"].to_pylist()], bool)
+            if away.all():
+                raise DataError(
+                    f"stage {name}: all of its {len(index)} clips are held out for evaluation: loosen stages.{name}.where, "
+                    f"or lower data.held_out ({config.data.held_out:g})"
+                )
+            self.parts[name] = index.select(np.flatnonzero(~away)), index.select(np.flatnonzero(away))
+
+    def _opened(self, sources: Sequence[str], where: str | None = None) -> Index:
+        columns = self.config.conditioning.columns.values()
+        return open_index(sources, where, self.config.data.captions, tuple(columns))
+
+    @property
+    def training(self) -> Index:
+        """All clips that some stage trains on."""
+        return join(*(train for train, _ in self.parts.values()))
+
+    def open(self, codec: Codec, encoder: TextEncoder, cache: Path, watcher: TrainingWatcher) -> Any:
+        """Latents and text states of all that the stages need: cached, or made as they are asked for."""
+        data = self.config.data
+        rate, most = self.thinning
+        if not data.cache:
+            return LiveLatents(
+                codec, encoder, rate=rate, max_frames=most, workers=data.workers, timeout=data.decode_seconds
+            )
+
+        def report(what: str, done: int, total: int, skipped: int) -> None:
+            watcher.phase(f"latents of {what}" + (f", {skipped} skipped" if skipped else ""), done, total)
+
+        needs = [(part, self.sizes(name)) for name, parts in self.parts.items() for part in parts if len(part)]
+        options = LatentOptions(rate, most, data.cache_dtype, data.workers, data.decode_seconds)
+        return cache_for(needs, codec, encoder, cache, options, report)
+
+    @property
+    def thinning(self) -> tuple[float | None, int]:
+        """The highest frame rate that a stage wants, and the most frames of a clip."""
+        rates = [rate for stage in self.config.stages.values() if stage.temporal for rate in rates_of(stage)]
+        return (max(rates) if rates else None), self.config.data.frames_per_clip
+
+    def sizes(self, name: str) -> list[Size]:
+        """A stage's sizes; without those of too few clips, where the config merges small buckets."""
+        stage = self.config.stages[name]
+        if self.config.data.small_buckets == "error":
+            return stage.sizes
+        return usable_sizes(self.parts[name][0].shape, stage.sizes, min(stage.batch, stage.image_batch or stage.batch))
+
+    def spec(self, name: str) -> BatchSpec:
+        stage = self.config.stages[name]
+        return BatchSpec(
+            frames=stage.frames,
+            sizes=self.sizes(name),
+            rates=as_rates(stage),
+            batch=stage.batch,
+            images=stage.images,
+            image_batch=stage.image_batch,
+            seed=_seed(self.config, name),
+            merge=self.config.data.small_buckets == "merge",
+            columns=self.config.conditioning.columns,
+        )
+
+    def batches(self, name: str, store: Any) -> Batches:
+        try:
+            return Batches(self.parts[name][0], store, self.spec(name))
+        except DataError as error:
+            raise DataError(f"stage {name}: {error}") from None
+
+    def held_out(self, name: str, store: Any, rows: int = HELD_OUT_ROWS) -> list[Any]:
+        """Batches of fixed windows of held-out clips; [] where there are none."""
+        index = self.parts[name][1]
+        spec = replace(self.spec(name), seed=0)
+        return held_out_batches(index, store, min(rows, WINDOWS * len(index)), spec) if len(index) else []
+
+    def prompts(self, name: str) -> list[str]:
+        """The config's, or captions of held-out clips (of the training ones, where none are held out)."""
+        samples = self.config.samples
+        if samples.prompts:
+            return list(samples.prompts)
+        train, held_out = self.parts[name]
+        index = held_out if len(held_out) else train
+        captions = dict.fromkeys(index.caption(row, 0.0) for row in range(min(len(index), 64 * samples.count)))
+        return [caption for caption in captions if caption][: samples.count]
+
+    def compare(self, run: Run) -> None:
+        """Raise RunError where the run was begun on other clips: it would not be the same run."""
+        before = run.facts.get("fingerprints", {})
+        for name, (now, _) in self.parts.items():
+            if before.get(name, now.fingerprint) != now.fingerprint:
+                raise RunError(f"{run.root}: stage {name} was begun on other clips than these: choose another --out")
+
+    def facts(self) -> dict[str, Any]:
+        """What data.json holds."""
+        motion = self.whole.motion[np.isfinite(self.whole.motion)]
+        quantiles = np.quantile(motion, (0.1, 0.5, 0.9)).tolist() if len(motion) else None
+        return {
+            "sources": self.sources,
+            "fingerprints": {name: train.fingerprint for name, (train, _) in self.parts.items()},
+            "clips": {name: {"train": len(a), "held_out": len(b)} for name, (a, b) in self.parts.items()},
+            "motion_10_50_90": quantiles,
+        }
+
+
+def _seed(config: TrainConfig, name: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"{config.seed}/{name}".encode()).digest()[:4], "little")
