@@ -102,7 +102,7 @@ class Parts:
     def of(self, kind: Kind) -> list[Kind]:
         """The parts of plugins that are of a kind, e.g. `of(Adapter)`."""
         found = (part for plugin in self.plugins for part in plugin.parts)
-        return [part for part in found if isinstance(part, type) and issubclass(part, kind)]
+        return [part for part in found if isinstance(part, type) and issubclass(part, kind)]  # type: ignore[misc]
 
     @property
     def presets(self) -> list[Preset]:

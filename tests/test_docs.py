@@ -107,16 +107,6 @@ def test_the_recipe_of_a_sampler_solves_what_is_known():
     assert recipe("midpoint")(lambda x, sigma: 3.0, 80.0, sigmas) == pytest.approx(3.0)  # data that is a single point
 
 
-def test_the_recipe_of_a_format_writes_a_shard(tmp_path):
-    shard = recipe("Pairs")().open(tmp_path / "shard", None)
-    shard.add({"clip_id": "a", "caption_merged": "A red circle."}, b"mp4")
-    shard.finish({})
-    assert {path.name: path.read_bytes() for path in shard.path.iterdir()} == {
-        "a.mp4": b"mp4",
-        "a.txt": b"A red circle.",
-    }
-
-
 @pytest.mark.parametrize("name", pages())
 def test_generated_pages_are_of_today(name):
     made = pages()[name].rstrip("\n") + "\n"
@@ -132,3 +122,11 @@ def test_the_readme_is_short_and_names_every_page():
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
 def test_examples_are_named_where_one_reads(path):
     assert any(f"examples/{path.name}" in text for text in TEXTS.values())
+
+
+def test_the_tree_of_architecture_has_every_folder():
+    tree = TEXTS["docs/architecture.md"]
+    for package in ("curate", "pipelines", "video_model"):
+        for folder in (ROOT / package).rglob("*/"):
+            if folder.name != "__pycache__" and folder.is_dir():
+                assert f"{folder.name}/" in tree, f"docs/architecture.md: {folder.relative_to(ROOT)} is not in the tree"

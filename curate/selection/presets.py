@@ -19,7 +19,7 @@ __all__ = ["PRESETS", "Preset", "preset_help", "steps_of"]
 class Preset(Part):
     """steps: as a config writes them (see `curate.selection.filters`). source: where they come from, "" for our own."""
 
-    name: str
+    name: str  # type: ignore[misc] # of the object, where other parts are classes
     description: str
     steps: Sequence[Mapping[str, Any]]
     source: str = ""
