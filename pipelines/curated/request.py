@@ -17,7 +17,7 @@ from pipelines.curated.cutting import Cutters, MapFn
 from pipelines.dataset import labels
 from pipelines.dataset.dataset import Dataset
 from pipelines.formats.format import Format
-from pipelines.formats.parquet import Parquet
+from pipelines.formats.formats import FORMATS
 
 if TYPE_CHECKING:
     from pipelines.config import Config
@@ -53,7 +53,7 @@ class CuratedRequest:
     seed: int = 0
     shard_bytes: int = 256_000_000
     options: Mapping[str, Any] = field(default_factory=dict)
-    format: Format = field(default_factory=Parquet)
+    format: Format = field(default_factory=FORMATS[0])
     source_roots: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -90,7 +90,7 @@ class CuratedRequest:
             if any("label" in chosen.sql.lower() for chosen in self.filters):  # other clips, once more are labelled
                 found["labels"] = labels.digest(dataset.root)
         written = self.format.to_dict()
-        if written != Parquet().to_dict():  # older curated datasets name no format
+        if written != FORMATS[0]().to_dict():  # older curated datasets name no format
             found["format"] = written
         return found
 

@@ -17,14 +17,10 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from curate.models import ClipView
-from curate.models.full import (
-    CoCaCaptioner,
-    LaionAesthetic,
-    OpenClipEmbedder,
-    TransformersMerger,
-)
-from curate.models.full.coca import END, PAD, clean, greedy
-from curate.models.full.merge import INSTRUCTION, read_answer, request
+from curate.models.full.aesthetic import LaionAesthetic
+from curate.models.full.clip import OpenClipEmbedder
+from curate.models.full.coca import END, PAD, CoCaCaptioner, clean, greedy
+from curate.models.full.merge import INSTRUCTION, TransformersMerger, read_answer, request
 from tests.curate.tiny_models import (
     PAIRS,
     PREPROCESS,

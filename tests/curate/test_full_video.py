@@ -17,8 +17,8 @@ import transformers
 from safetensors.torch import load_file
 
 from curate.models import ClipView
-from curate.models.full import VideoBlipCaptioner, VideoChatCaptioner
-from curate.models.full.video_blip import video_queries
+from curate.models.full.video_blip import VideoBlipCaptioner, video_queries
+from curate.models.full.video_chat import VideoChatCaptioner
 from tests.curate.tiny_models import VOCABULARY, isolate, pictures, save_llama, shake, word_tokenizer
 
 

@@ -12,15 +12,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from curate.models import hub
-from curate.models.full import (
-    CoCaCaptioner,
-    LaionAesthetic,
-    OpenClipEmbedder,
-    TransformersMerger,
-    VideoBlipCaptioner,
-    VideoChatCaptioner,
-)
-from curate.models.full.aesthetic import MLP_FILE, MLP_REPO
+from curate.models.full.aesthetic import MLP_FILE, MLP_REPO, LaionAesthetic
+from curate.models.full.clip import OpenClipEmbedder
+from curate.models.full.coca import CoCaCaptioner
+from curate.models.full.merge import TransformersMerger
+from curate.models.full.video_blip import VideoBlipCaptioner
+from curate.models.full.video_chat import VideoChatCaptioner
 from curate.weights import MissingWeights, Weights
 from tests.curate.tiny_models import (
     PAIRS,
