@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from curate.base.section import Section
 from curate.clip import Column
-from curate.models import Weights
+from curate.weights import Weights
 
 
 class Part:

@@ -38,6 +38,7 @@ from curate.observers.observer import Observer
 from curate.observers.shots import Shots
 from curate.observers.stills import Stills
 from curate.part import Part, PipelinePart, Role
+from curate.selection.presets import PRESETS, Preset
 from curate.stages.appearance import Appearance
 from curate.stages.captions import Captions
 from curate.stages.similarity import Similarity
@@ -79,7 +80,7 @@ class Plugin:
     """Where parts of a user's come from. source: the file, or the package and its version. sha256: of the file."""
 
     source: str
-    parts: tuple[type[Part], ...]
+    parts: tuple[type[Part] | Part, ...]
     sha256: str = ""
 
 
@@ -100,7 +101,13 @@ class Parts:
 
     def of(self, kind: Kind) -> list[Kind]:
         """The parts of plugins that are of a kind, e.g. `of(Adapter)`."""
-        return [part for plugin in self.plugins for part in plugin.parts if issubclass(part, kind)]
+        found = (part for plugin in self.plugins for part in plugin.parts)
+        return [part for part in found if isinstance(part, type) and issubclass(part, kind)]  # type: ignore[misc]
+
+    @property
+    def presets(self) -> list[Preset]:
+        """Selections with a name."""
+        return [*PRESETS, *(p for plugin in self.plugins for p in plugin.parts if isinstance(p, Preset))]
 
     @property
     def stages(self) -> dict[str, type[PipelinePart]]:
@@ -207,12 +214,12 @@ def _file(name: str) -> Plugin:
     return Plugin(str(path), _parts_of(found, name), digest)
 
 
-def _parts_of(found: Any, source: str) -> tuple[type[Part], ...]:
+def _parts_of(found: Any, source: str) -> tuple[type[Part] | Part, ...]:
     parts = tuple(found) if isinstance(found, (list, tuple)) else (found,)
     for part in parts:
-        if not (isinstance(part, type) and issubclass(part, Part)):
-            kinds = "Stage, Observer, Adapter ..."
-            raise PluginError(f"plugin {source}: PARTS holds {part!r}, which is no part: list classes ({kinds})")
+        if not (isinstance(part, Part) or (isinstance(part, type) and issubclass(part, Part))):
+            kinds = "a Stage, Observer, Adapter, Format or Panel, or a Preset(...)"
+            raise PluginError(f"plugin {source}: PARTS holds {part!r}, which is no part: list classes: {kinds}")
     return parts
 
 
@@ -222,9 +229,9 @@ def _check(parts: Parts) -> None:
     columns = {column.name: part.name for part in STAGES for column in (*part.columns, *part.facts)}
     for plugin in parts.plugins:
         for part in plugin.parts:
-            where = f"plugin {plugin.source}: {part.__name__}"
-            if not issubclass(part, PipelinePart):
+            if not (isinstance(part, type) and issubclass(part, PipelinePart)):
                 continue
+            where = f"plugin {plugin.source}: {part.__name__}"
             if not getattr(part, "name", ""):
                 raise PluginError(f"{where}: has no name: set name = '...', as --stages shall call it")
             if part.name in names:

@@ -5,7 +5,6 @@ from pydantic import Field
 
 from curate.base.section import Section
 from curate.clip import Clip, Column
-from curate.models import Weights
 from curate.models.adapter import Adapter, HubOptions
 from curate.models.roles import (
     AESTHETIC,
@@ -19,13 +18,15 @@ from curate.models.roles import (
 )
 from curate.observers.observer import Observer
 from curate.part import Role
+from curate.selection.presets import Preset
 from curate.stages.pictures import stills
 from curate.stages.stage import Stage
 from curate.video.frame import Frame
 from curate.video.timeline import Timeline
+from curate.weights import Weights
 
 __all__ = [
     "AESTHETIC", "EMBEDDER", "FRAME_CAPTION", "MERGE", "NSFW", "QUALITY", "TEXT", "VIDEO_CAPTION",
-    "Adapter", "Clip", "Column", "Field", "Frame", "HubOptions", "Observer", "Role", "Section", "Stage", "Timeline",
+    "Adapter", "Clip", "Column", "Field", "Frame", "HubOptions", "Observer", "Preset", "Role", "Section", "Stage", "Timeline",
     "Weights", "stills", "types",
 ]  # fmt: skip

@@ -19,7 +19,9 @@ from curate.base.section import Section
 from curate.part import Role
 from curate.parts import Parts
 from curate.selection.filters import Filter, SelectionError, parse_filters
-from pipelines.formats.options import Export
+from pipelines.formats.format import Format
+from pipelines.formats.formats import FORMATS
+from pipelines.formats.options import Export, export_section
 from pipelines.typed_yaml import ConfigError, find, known, override, read_tree, validate
 
 FULL_HD = 1920 * 1080
@@ -97,7 +99,7 @@ class Config(Section):
     @classmethod
     def _filters(cls, value: Any) -> Any:
         try:
-            parse_filters(value)
+            parse_filters(value, cls.parts.presets)
         except SelectionError as error:
             raise ValueError(str(error)) from None
         return value
@@ -110,7 +112,7 @@ class Config(Section):
 
     @property
     def filters(self) -> list[Filter]:
-        return parse_filters(self.selection)
+        return parse_filters(self.selection, self.parts.presets)
 
 
 # --- the schema, made of the parts
@@ -129,6 +131,9 @@ def schema(parts: Parts) -> type[Config]:
             models = {role.field: _choice(role, parts) for role in own}
             section = create_model(part.Options.__name__, __base__=part.Options, **models) if own else part.Options
             fields[part.name] = (section, section())
+    if formats := parts.of(Format):
+        section = export_section([*FORMATS, *formats])
+        fields["export"] = (section, section())
     made = create_model("Config", __base__=Config, **fields)
     made.parts = parts
     return made
@@ -173,7 +178,11 @@ def recorded(tree: dict, origin: str, parts: Parts | None = None) -> Config:
     Plugins that a dataset names are never run: those of `parts` are there already.
     """
     kind = schema(parts or Parts.load())
-    return validate(kind, known(kind, tree | {"plugins": []}), origin)
+    tree = known(kind, tree | {"plugins": []})
+    export = tree.get("export") or {}
+    if export.get("format") not in [format.name for format in (*FORMATS, *kind.parts.of(Format))]:  # a plugin's
+        export.pop("format", None)
+    return validate(kind, tree, origin)
 
 
 __all__ = ["Config", "ConfigError", "load", "override", "recorded", "resolve", "schema"]

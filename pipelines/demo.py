@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable
-from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -20,6 +19,7 @@ import cv2
 import numpy as np
 
 from curate.base.files import whole_folder
+from video_model.pictures import write_frames
 
 SIZE, FPS = (640, 360), 25
 PROMPT = "A scene, mostly green; the camera is static, with little motion."
@@ -82,13 +82,7 @@ def title_card(seconds: float) -> np.ndarray:
 
 
 def write(path: Path, frames: Iterable[np.ndarray]) -> None:
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=FPS, options={"crf": "20", "preset": "veryfast", "g": "50"})
-        stream.width, stream.height, stream.pix_fmt = *SIZE, "yuv420p"
-        stream.codec_context.time_base = Fraction(1, FPS)
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
+    write_frames(path, frames, FPS, crf="20", preset="veryfast", g="50")
 
 
 def make_footage(folder: Path) -> None:

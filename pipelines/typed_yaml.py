@@ -10,6 +10,7 @@ from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 SHIPPED = Path(str(files("pipelines"))) / "configs"  # in a checkout and in what pip installs
 Root = TypeVar("Root", bound=BaseModel)
@@ -65,7 +66,7 @@ def known(root: type[BaseModel], tree: dict) -> dict:
                 *parents, last = item["loc"]
                 section: Any = tree
                 for part in parents:  # the kind of a union's member is in the path, and not in the tree
-                    section = section[part] if isinstance(section, list) or part in section else section
+                    section = section[part] if not isinstance(section, dict) or part in section else section
                 section.pop(last, None)
     return tree
 
@@ -87,7 +88,7 @@ def override(tree: dict, assignment: str) -> None:
         raise ConfigError(f"--set {assignment}: the value is not readable as YAML ({reason})") from None
 
 
-def _complaint(root: type[BaseModel], origin: str, item: dict) -> str:
+def _complaint(root: type[BaseModel], origin: str, item: ErrorDetails) -> str:
     where = [str(part) for part in item["loc"] if part not in _kinds(root)]
     key, kind = ".".join(where), item["type"]
     if kind == "extra_forbidden":

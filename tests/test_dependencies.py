@@ -12,7 +12,14 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 OWN = ("curate", "pipelines", "video_model")
-WITH_OTHERS = {"libsvm": "brisque", "skimage": "brisque", "starlette": "fastapi", "torchgen": "torch"}
+WITH_OTHERS = {
+    "libsvm": "brisque",
+    "skimage": "brisque",
+    "starlette": "fastapi",
+    "torchgen": "torch",
+    "pydantic_core": "pydantic",
+    "markupsafe": "jinja2",
+}
 NOT_LOCKED = {"wandb"}  # a service: asked for by those who use it
 INSTALLED = packages_distributions()
 SAME = {"scenedetect": "scenedetect-headless"}  # one module, two packages

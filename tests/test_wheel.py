@@ -75,6 +75,8 @@ def test_it_runs_from_any_folder(installed, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert pq.read_table(tmp_path / "out" / "annotated" / "clips").num_rows == 2
     assert pq.read_table(tmp_path / "out" / "curated" / "data").num_rows == 2
+    asked = call(installed / "python", ROOT / "docs" / "examples" / "query.py", "out/annotated", cwd=tmp_path)
+    assert asked.returncode == 0 and "film.mp4" in asked.stdout, asked.stderr
     written = call(installed / "winnow", "report", "out/annotated", "--out", "report.html", cwd=tmp_path)
     assert written.returncode == 0 and (tmp_path / "report.html").stat().st_size > 10_000, written.stderr
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 
 import av
@@ -33,14 +35,16 @@ def write_video(path: Path, video: Tensor, fps: float) -> None:
     write_frames(path, to_uint8(video), fps)
 
 
-def write_frames(path: Path, frames: np.ndarray, fps: float) -> None:
-    """[T, H, W, 3] uint8 with even sides."""
+def write_frames(path: Path, frames: Iterable[np.ndarray], fps: float, **options: str) -> None:
+    """Frames [H, W, 3] uint8 with even sides, as H.264 in an mp4. options: of libx264."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    frames = iter(frames)
+    first = next(frames)
     rate = Fraction(fps).limit_denominator(1001)
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=rate, options={"crf": "14"})
-        stream.height, stream.width = frames.shape[1:3]
+        stream = container.add_stream("libx264", rate=rate, options={"crf": "14"} | options)
+        stream.height, stream.width = first.shape[:2]
         stream.pix_fmt = "yuv420p"
-        for frame in frames:
+        for frame in chain([first], frames):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
         container.mux(stream.encode())

@@ -95,6 +95,11 @@ def commit(aside: Path, path: Path) -> None:
     flush(path.parent)
 
 
+def cache_folder() -> Path:
+    """Where what can be made again is kept for a user: $XDG_CACHE_HOME/winnow, or ~/.cache/winnow."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "winnow"
+
+
 def flush_all(path: Path) -> None:
     """A file, or a folder with all that is in it, to the disk."""
     for part in (*path.rglob("*"), path):

@@ -52,7 +52,7 @@ def of(frame: Any) -> Orientation:
     try:
         # Not frame.side_data: a frame and the container that it keeps refer to each other, so its buffer, megabytes,
         # would stay until the garbage collector comes round.
-        data = SideDataContainer(frame).get(Type.DISPLAYMATRIX)
+        data = SideDataContainer(frame).get(Type.DISPLAYMATRIX)  # type: ignore[call-arg]
     except ValueError:  # beside it is side data of a kind that this PyAV has no name for; the turn can still be read
         return Orientation(round(frame.rotation / 90) % 4)
     return UPRIGHT if data is None else of_matrix(struct.unpack("=9i", bytes(data)))

@@ -82,8 +82,10 @@ def _lines(frame: av.VideoFrame, every: int) -> av.VideoFrame:
     made = av.VideoFrame(frame.width, max(1, frame.height // every), frame.format.name)
     for old, new in zip(frame.planes, made.planes, strict=True):
         size = min(old.line_size, new.line_size)
-        lines = np.frombuffer(old, np.uint8).reshape(old.height, old.line_size)[::every, :size][: new.height]
-        np.frombuffer(new, np.uint8).reshape(new.height, new.line_size)[: len(lines), :size] = lines
+        before = np.frombuffer(memoryview(old), np.uint8).reshape(old.height, old.line_size)
+        lines = before[::every, :size][: new.height]
+        after = np.frombuffer(memoryview(new), np.uint8).reshape(new.height, new.line_size)
+        after[: len(lines), :size] = lines
     for tag in ("colorspace", "color_range", "color_trc", "color_primaries"):
         setattr(made, tag, getattr(frame, tag))
     return made

@@ -87,7 +87,7 @@ def verdict(db: duckdb.DuckDBPyConnection, condition: str, key: str, columns: Se
 def unsteady(db: duckdb.DuckDBPyConnection, sql: str, columns: Iterable[str]) -> list[str]:
     """What in a condition depends on chance, the clock, the session or on which columns were loaded, as it is written.
     [] for what does not parse: running it says why."""
-    (tree,) = db.execute("SELECT json_serialize_sql(?::VARCHAR)", [f"SELECT (\n{sql}\n) FROM clips"]).fetchone()
+    tree = db.execute("SELECT json_serialize_sql(?::VARCHAR)", [f"SELECT (\n{sql}\n) FROM clips"]).fetchall()[0][0]
     known = {row[0] for row in db.execute(UNSTEADY).fetchall()} | CLOCK | SESSION
     names, found = {name.lower() for name in columns}, set()
     for node in _nodes(json.loads(tree)):

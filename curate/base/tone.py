@@ -52,7 +52,7 @@ def pq_light(code: np.ndarray) -> np.ndarray:
     return 10000 * np.power(np.maximum(root - C1, 0) / (C2 - C3 * root), 1 / M1)
 
 
-def pq_code(light: np.ndarray) -> np.ndarray:
+def pq_code(light: np.ndarray | np.float64) -> np.ndarray:
     """The inverse of `pq_light`."""
     power = np.power(np.maximum(light, 0) / 10000, M1)
     return np.power((C1 + C2 * power) / (1 + C3 * power), M2)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from curate.base.extras import install
 from curate.base.packaged import packaged_file, version_of
-from curate.models import MissingWeights, Weights
+from curate.weights import MissingWeights, Weights
 
 
 def packaged(role: str, model: str, distribution: str, module: str, file: str) -> Weights:

@@ -11,10 +11,11 @@ import cv2
 import numpy as np
 
 from curate.base.section import Section
-from curate.models import Image, Weights
+from curate.models import Image
 from curate.models.adapter import Adapter
 from curate.models.packaged import packaged, require
 from curate.models.roles import QUALITY
+from curate.weights import Weights
 
 
 class BrisqueOptions(Section):

@@ -8,10 +8,11 @@ from typing import Literal
 import numpy as np
 
 from curate.base.section import Section
-from curate.models import Image, Weights
+from curate.models import Image
 from curate.models.adapter import Adapter
 from curate.models.packaged import packaged, require
 from curate.models.roles import NSFW
+from curate.weights import Weights
 
 
 class OpenNsfwOptions(Section):

@@ -10,10 +10,11 @@ import numpy as np
 from pydantic import Field
 
 from curate.base.section import Section
-from curate.models import Image, Weights
+from curate.models import Image
 from curate.models.adapter import Adapter
 from curate.models.packaged import packaged, require
 from curate.models.roles import TEXT
+from curate.weights import Weights
 
 NO_QUADS = np.empty((0, 4, 2), dtype=np.float32)
 

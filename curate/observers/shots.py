@@ -11,7 +11,6 @@ from pydantic import Field, model_validator
 
 from curate.base.section import Section
 from curate.clip import Clip, Column, Unit
-from curate.models import Weights
 from curate.models.transnet import TransNet
 from curate.observers.detectors import DETECTORS
 from curate.observers.dividing import KnownClips, clips_of, parted, transitions_of
@@ -20,6 +19,7 @@ from curate.observers.observer import Observer
 from curate.observers.transitions import located, weights_file
 from curate.video.frame import Frame
 from curate.video.timeline import Timeline
+from curate.weights import Weights
 
 __all__ = ["ShotOptions", "Shots"]
 

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from curate.selection.presets import preset_names, steps_of
+from curate.selection.presets import PRESETS, Preset, steps_of
 
 
 class SelectionError(Exception):
@@ -191,7 +191,9 @@ class Filter:
         return {self.kind: self.rule.body(self)}
 
 
-def parse_filters(spec: str | Mapping[str, Any] | Sequence[Mapping[str, Any]] | None) -> list[Filter]:
+def parse_filters(
+    spec: str | Mapping[str, Any] | Sequence[Mapping[str, Any]] | None, presets: Sequence[Preset] = PRESETS
+) -> list[Filter]:
     """Filters of a preset's name, of one step, or of a list of steps (see the module's docstring).
 
     Percentages are written `25%` or `25`: either way the number is percent. A part that is null or {} asks for nothing.
@@ -200,8 +202,9 @@ def parse_filters(spec: str | Mapping[str, Any] | Sequence[Mapping[str, Any]] | 
     if spec is None:
         return []
     if isinstance(spec, str):
-        if (steps := steps_of(spec)) is None:
-            raise SelectionError(f"selection: no preset named {spec!r}; there are {', '.join(preset_names())}")
+        if (steps := steps_of(spec, presets)) is None:
+            names = ", ".join(sorted(preset.name for preset in presets))
+            raise SelectionError(f"selection: no preset named {spec!r}; there are {names}")
         return parse_filters(steps)
     filters: list[Filter] = []
     for number, step in enumerate([spec] if isinstance(spec, Mapping) else spec, 1):

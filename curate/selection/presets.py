@@ -10,14 +10,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["PRESETS", "Preset", "preset_help", "preset_names", "steps_of"]
+from curate.part import Part
+
+__all__ = ["PRESETS", "Preset", "preset_help", "steps_of"]
 
 
-@dataclass(frozen=True)
-class Preset:
+@dataclass(frozen=True, eq=False)
+class Preset(Part):
     """steps: as a config writes them (see `curate.selection.filters`). source: where they come from, "" for our own."""
 
-    name: str
+    name: str  # type: ignore[misc] # of the object, where other parts are classes
     description: str
     steps: Sequence[Mapping[str, Any]]
     source: str = ""
@@ -45,13 +47,9 @@ SVD_FINAL = Preset(
 PRESETS = [SVD, SVD_FINAL, NONE]
 
 
-def steps_of(name: str) -> Sequence[Mapping[str, Any]] | None:
+def steps_of(name: str, presets: Sequence[Preset]) -> Sequence[Mapping[str, Any]] | None:
     """The steps of a preset; None where none has that name."""
-    return next((preset.steps for preset in PRESETS if preset.name == name), None)
-
-
-def preset_names() -> list[str]:
-    return sorted(preset.name for preset in PRESETS)
+    return next((preset.steps for preset in presets if preset.name == name), None)
 
 
 def preset_help() -> str:

@@ -1,6 +1,6 @@
 """Presentation times that only go forward, from those that a file gives; and where its pictures are interrupted.
 
-Times are told to people and to observers. They never address a frame: that is done by its index, or by the file's own
+Times are for people and observers. They never address a frame: that is done by its index, or by the file's own
 time where the file's clock is sound (see `curate.video.reading`).
 """
 

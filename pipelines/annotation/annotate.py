@@ -16,7 +16,8 @@ from pipelines.annotation.agreement import open_dataset, refuse_foreign
 from pipelines.annotation.changes import Changes, look
 from pipelines.annotation.executor import run
 from pipelines.annotation.models import check_weights
-from pipelines.annotation.planning import Planner, plan_videos
+from pipelines.annotation.planner import Planner
+from pipelines.annotation.planning import plan_videos
 from pipelines.annotation.pools import Place
 from pipelines.annotation.recorded import RecordedUnits
 from pipelines.annotation.stages import tables_of, with_needs

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from curate.clip import Unit, Video, path_to_text, text_to_path
-from pipelines.annotation.contents import Identity, identities
-from pipelines.annotation.planning import Planner
+from pipelines.annotation.contents import identities
+from pipelines.annotation.planner import Identity, Planner
 from pipelines.annotation.recorded import RecordedUnits, duplicate
 from pipelines.dataset.dataset import Writer, read_unit
 

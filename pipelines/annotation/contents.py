@@ -8,18 +8,15 @@ id of its own, made of both. Ids begin alike then, which is how they are found a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from curate.clip import text_to_path
 from curate.video.identity import SAMPLED, distinct
+from pipelines.annotation.planner import Identity, Planner
+from pipelines.annotation.recorded import RecordedUnits
 
-if TYPE_CHECKING:
-    from pipelines.annotation.planning import Planner
-    from pipelines.annotation.recorded import RecordedUnits
+__all__ = ["identities", "stamps", "tell_apart"]
 
-__all__ = ["Identity", "identities", "stamps", "tell_apart"]
-
-Identity = dict[str, Any]  # video_id (None: not readable), bytes, modified; checksum, where it took that
 ALIKE = 16  # hex digits that ids of one fingerprint begin with
 
 

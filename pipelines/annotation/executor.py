@@ -22,8 +22,8 @@ import pyarrow as pa
 from curate.base.child import CHANGED, KILLED, LATE, MEMORY, NO_ROOM, TIME, WORKER, Lost, NotStarted
 from curate.base.extras import missing
 from curate.clip import Unit
-from curate.models import MissingWeights
 from curate.watching.isolation import settle
+from curate.weights import MissingWeights
 from pipelines.annotation.models import Shelf, uses
 from pipelines.annotation.pools import PROCESS, Place, allot, pools_of
 from pipelines.annotation.stages import Step, build

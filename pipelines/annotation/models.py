@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from curate.models import MissingWeights, Weights
 from curate.models.adapter import Adapter
+from curate.weights import MissingWeights, Weights
 from pipelines.config import Config
 
 

@@ -24,7 +24,7 @@ from pipelines.annotation.models import Shelf
 from pipelines.config import Config
 from pipelines.dataset.dataset import read_unit
 from pipelines.dataset.tables import Tables
-from pipelines.sources.listed import retell
+from pipelines.sources.listed import apply_list
 
 VERSION = "version"  # of a stage, beside the sections of the config that it depends on
 
@@ -117,7 +117,7 @@ class Recall:
         stamps = {name: unit.facts[name] for name in ("bytes", "modified") if name in unit.facts}
         stored = read_unit(root, shard, unit, tables_of(self.parts).with_stored(root, [shard]))
         if unit.video.captions or unit.video.columns or unit.video.spans:  # what the list says now
-            retell(stored, unit.video)
+            apply_list(stored, unit.video)
         for name in ("video", "count", "start", "end", "status", "error", "warnings", "facts", "clips", "seconds"):
             setattr(unit, name, getattr(stored, name))
         unit.facts |= stamps

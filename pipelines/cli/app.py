@@ -156,6 +156,7 @@ def select(
         ),
     ] = None,
     set_: Overrides = [],  # noqa: B006
+    plugin: Plugins = [],  # noqa: B006
     format_: Annotated[str | None, typer.Option("--format", help="how the clips are written, e.g. parquet")] = None,
     shard_size: Annotated[str | None, typer.Option(help="about this much a shard, e.g. 256MB")] = None,
     seed: Seed = None,
@@ -182,11 +183,11 @@ def select(
     with errors():
         from curate.selection.filters import filters_from_options, parse_filters
 
-        resolved = recorded_config(dataset, set_) if config is None else config_of(config, set_)
+        resolved = recorded_config(dataset, set_, plugin) if config is None else config_of(config, set_, plugin)
         resolved = with_export(resolved, seed=seed, shard_size=shard_size, format=format_)
         filters = filters_from_options(where, minimum, maximum, drop_bottom, drop_top)
         if preset:
-            filters = parse_filters(preset) + filters
+            filters = parse_filters(preset, resolved.parts.presets) + filters
         filters = filters or ([] if preset else resolved.filters)
         if dry_run:
             _funnel(dataset, filters)

@@ -25,6 +25,10 @@ def register(app: typer.Typer) -> None:
         token: Annotated[
             bool, typer.Option("--token", help="ask for a token on this machine too (others use it)")
         ] = False,
+        plugin: Annotated[
+            list[str],
+            typer.Option("--plugin", metavar="FILE.py", help="a Python file with panels of your own; it is run"),
+        ] = [],  # noqa: B006
         cache: Annotated[
             str | None, typer.Option(help="folder for clips that were played; default: the user's cache")
         ] = None,
@@ -34,9 +38,12 @@ def register(app: typer.Typer) -> None:
         winnow inspect out/annotated
         """
         with errors():
+            from curate.parts import Parts
+            from pipelines.inspector.panel import Panel
             from pipelines.inspector.server.serving import serve
 
-            serve(dataset, host=host, port=port, browser=open_, ask_token=token, cache=cache)
+            panels = Parts.load(plugin).of(Panel)
+            serve(dataset, host=host, port=port, browser=open_, ask_token=token, cache=cache, panels=panels)
 
     @app.command()
     def report(

@@ -12,14 +12,17 @@ def config_of(name: str, overrides: list[str], plugins: list[str] = []):  # noqa
     return load(name, overrides, plugins)
 
 
-def recorded_config(dataset: str, overrides: list[str] = []):  # noqa: B006
-    """The config that a dataset was made with."""
+def recorded_config(dataset: str, overrides: list[str] = [], plugins: list[str] = []):  # noqa: B006
+    """The config that a dataset was made with; plugins: files that are named now."""
     from pathlib import Path
 
+    from curate.parts import Parts
     from pipelines.config import override, recorded, resolve
     from pipelines.dataset.dataset import read_about
 
-    tree = recorded(read_about(Path(dataset))["config"], f"{dataset}/dataset.json").model_dump(mode="json")
+    files = [str(Path(name).expanduser().absolute()) for name in plugins]
+    made = recorded(read_about(Path(dataset))["config"], f"{dataset}/dataset.json", Parts.load(files))
+    tree = made.model_dump(mode="json") | {"plugins": files}
     for item in overrides:
         override(tree, item)
     return resolve(tree, f"{dataset}/dataset.json")

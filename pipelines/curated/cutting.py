@@ -1,7 +1,7 @@
 """Clips cut in child processes, several at a time: a source that crashes or hangs a decoder costs its own clip only.
 
 A clip whose child was lost is tried again in a fresh one, with nothing beside it. What ends alike twice is the clip's own
-fault, and the reason why it is not cut. What the machine does twice is nobody's: the work stops, to be taken up again.
+fault, and the reason why it is not cut. What the machine does twice is nobody's: the work stops, to be resumed.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ def plot_scores(clips: str, schema: pa.Schema, selection: Selection, folder: Pat
         figure.subplots_adjust(left=0.085, right=0.99, top=0.89, bottom=0.17)
         _bars(axes, value, kept)
         _thresholds(axes, selection, name)
-        _dress(axes, name, "s" if name in DERIVED else unit_of(schema, name))
+        _label(axes, name, "s" if name in DERIVED else unit_of(schema, name))
         with writing(folder):
             figure.savefig(folder / f"{name}.png", dpi=130, metadata={"Software": None})
         plt.close(figure)
@@ -72,7 +72,7 @@ def _thresholds(axes: Any, selection: Selection, name: str) -> None:
             )  # fmt: skip
 
 
-def _dress(axes: Any, name: str, unit: str) -> None:
+def _label(axes: Any, name: str, unit: str) -> None:
     axes.set_title(name, loc="left", fontsize=11, fontweight="bold", color=INK)
     axes.set_xlabel(unit, fontsize=8, color=MUTED)
     axes.set_ylabel("clips", fontsize=8, color=MUTED)

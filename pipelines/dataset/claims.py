@@ -38,7 +38,7 @@ def claimed(root: Path, what: str, error: type[Exception]) -> Iterator[None]:
             ) from None
         except OSError as reason:  # as of NFS without its lock service, or Lustre mounted without flock
             raise error(
-                f"{root}: its file system has no locks ({os.strerror(reason.errno)}), which keep a second process from writing "
+                f"{root}: its file system has no locks ({os.strerror(reason.errno or 0)}), which keep a second process from writing "
                 "there: mount it with locks (NFS: with lockd; Lustre: -o flock), or choose an --out on another disk"
             ) from None
         with writing(root):

@@ -252,8 +252,8 @@ def read_shards(root: Path) -> list[Shard]:
                 f"{path}: its twin in clips/ is missing: delete it, then annotate again to remake its rows"
             )
         name = path.stem.removeprefix("part-")
-        listed = (tuple(footer[key]) for key in ("units", "stages"))
-        shards.append(Shard(name, *listed, footer["generation"], tuple(footer["replaces"])))
+        units, stages, replaces = (tuple(footer[key]) for key in ("units", "stages", "replaces"))
+        shards.append(Shard(name, units, stages, footer["generation"], replaces))
     return shards
 
 

@@ -35,7 +35,7 @@ def relation(
     groups: dict[tuple[bool, bool, tuple[str, ...], tuple[str, ...]], list[Path]] = {}
     for path, schema, twin in files:
         missing = lacking(schema) if twin is not None else ()
-        there = tuple(name for name in missing if name in twin.names)
+        there = tuple(name for name in missing if twin is not None and name in twin.names)
         old = any(pa.types.is_map(field.type) for field in schema)
         groups.setdefault((old, _shard(path) in stale, missing, there), []).append(path)
     parts = []

@@ -195,7 +195,10 @@ class Tables:
                     shot_end_time=row["shot_end_time"],
                     values={column.name: row.get(column.name) for column in self.scores},
                     errors=_pairs(row["errors"]),
-                    **{name: row.get(name) for name in ("fps", "width", "height", "clock")},
+                    fps=row.get("fps"),
+                    width=row.get("width"),
+                    height=row.get("height"),
+                    clock=row.get("clock"),
                     **_listed(row, video),
                 )
                 for row in clips

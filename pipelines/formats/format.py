@@ -15,7 +15,9 @@
             (self.path / f"{row['clip_id']}.mp4").write_bytes(clip)
             (self.path / f"{row['clip_id']}.txt").write_text(row["caption_merged"] or "")
 
-With `Pairs` in `FORMATS`, `export.format: pairs` and `winnow select --format pairs` work. Which clips go in which shard, that a shard appears whole or not at all, and what an interrupted job has still to do is for `pipelines.curated.shards`, for all formats alike.
+With `Pairs` in `FORMATS`, or in the list PARTS of a plugin, `export.format: pairs` and `winnow select --format pairs` work. Which clips go in which shard,
+that a shard appears whole or not at all, and what an interrupted job has still to do is the business of
+`pipelines.curated.shards`, for all formats alike.
 """
 
 from __future__ import annotations
@@ -25,21 +27,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict
 
+from curate.base.section import Section
 from curate.clip import Column
+from curate.part import Part
 
-__all__ = ["Format", "FormatError", "FormatOptions", "ShardFile"]
-
-
-class FormatError(Exception):
-    """A format that cannot be written of these clips. One line: the format, the reason, the fix."""
-
-
-class FormatOptions(BaseModel):
-    """A format's section of the config, `export.<name>`; this one has no keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+__all__ = ["Format", "ShardFile"]
 
 
 class ShardFile:
@@ -56,18 +49,21 @@ class ShardFile:
         """Close what is still open, without an error: after `finish`, or where the shard was given up and will be deleted."""
 
 
-class Format:
-    """name: in a config. suffix: of a shard's name; "" for a folder. needs: columns of the annotated clips that it cannot
-    do without. columns: that it adds to a row. Options: its section of the config."""
+class Format(Part):
+    """What is to be known of a format. A clip's mp4 and its row come to every format.
 
-    name: ClassVar[str]
+    name: in a config. suffix: of a shard's name; "" for a folder. needs: columns of the annotated clips that it cannot do
+    without, such as a caption; `still_first` and `still_last` are in a row only where they are needed. columns: that it
+    adds to a row. Options: its section of the config.
+    """
+
     description: ClassVar[str] = ""
     suffix: ClassVar[str] = ""
     needs: ClassVar[tuple[str, ...]] = ()
     columns: ClassVar[tuple[Column, ...]] = ()
-    Options: ClassVar[type[FormatOptions]] = FormatOptions
+    Options: ClassVar[type[Section]] = Section
 
-    def __init__(self, options: FormatOptions | None = None) -> None:
+    def __init__(self, options: Section | None = None) -> None:
         self.options = options or self.Options()
 
     def open(self, path: Path, schema: pa.Schema) -> ShardFile:

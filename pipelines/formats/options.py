@@ -9,9 +9,10 @@ import re
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator
+from pydantic import Field, create_model, field_validator
 
-from pipelines.formats.format import Format, FormatOptions
+from curate.base.section import Section
+from pipelines.formats.format import Format
 from pipelines.formats.formats import FORMATS
 from pipelines.typed_yaml import ConfigError
 
@@ -31,10 +32,9 @@ def size_of(text: str) -> int:
     return size
 
 
-class ExportOptions(BaseModel):
+class ExportOptions(Section):
     """How the bytes of a kept clip are made. With size, fps or codec unset, and a keyframe that fits, they are copied."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     formats: ClassVar[Sequence[type[Format]]] = ()
 
     snap: bool = True
@@ -50,6 +50,7 @@ class ExportOptions(BaseModel):
     crf: int = Field(18, ge=0, le=51)
     seed: int = Field(0, description="order of the clips in the shards")
     shard_size: str = Field("256MB", description="about what a shard takes")
+    format: str = ""
 
     @field_validator("shard_size", mode="before")
     @classmethod
@@ -73,20 +74,22 @@ class ExportOptions(BaseModel):
     @property
     def chosen(self) -> Format:
         """The format, with its options."""
-        kind = next(kind for kind in self.formats if kind.name == self.format)
+        kind = next(kind for kind in self.formats if kind.name == self.format)  # type: ignore[attr-defined] # the schema adds it
         return kind(getattr(self, kind.name, None))
 
 
 def export_section(formats: Sequence[type[Format]]) -> type[ExportOptions]:
-    """The section with `format`, one of these, and `export.<name>` for each of them that has options."""
+    """The section with `format`, one of these, and `export.<name>` for each of them that has options. Raises ConfigError."""
     names = tuple(kind.name for kind in formats)
+    if taken := [name for name in names if names.count(name) > 1 or name in ExportOptions.model_fields]:
+        raise ConfigError(f"export.format {taken[0]}: the name of a plugin's format is taken: choose another one")
     fields: dict[str, Any] = {
         "format": (
             Literal[names],
             Field(names[0], description="; ".join(f"{f.name}: {f.description}" for f in formats)),
         )
     }
-    fields |= {kind.name: (kind.Options, kind.Options()) for kind in formats if kind.Options is not FormatOptions}
+    fields |= {kind.name: (kind.Options, kind.Options()) for kind in formats if kind.Options.model_fields}
     section = create_model("Export", __base__=ExportOptions, __doc__=ExportOptions.__doc__, **fields)
     section.formats = tuple(formats)
     return section

@@ -31,6 +31,7 @@ from typing import Any, ClassVar, Literal
 
 from fastapi import HTTPException
 
+from curate.part import Part
 from pipelines.inspector.data.loaded import Loaded
 from pipelines.inspector.data.session import Session
 
@@ -41,7 +42,7 @@ class PanelError(Exception):
     """A panel that cannot be part of the page. One line: the panel, the reason, the fix."""
 
 
-class Panel:
+class Panel(Part):
     """A part of the page.
 
     name: of its element's id, its script and its style; letters, digits, - and _. title: what a screen reader calls it.
@@ -53,14 +54,13 @@ class Panel:
     (`draw` not before `mount` is done):
 
         draw(event)    something changed: "filters", "view" (their answer), "histograms", "near", or an object such as
-                       {open: id} that another panel told
+                       {open: id} that another panel sent
         open()         of a dialog: its button was pressed
         keys, inside   rows [key names, what they do, run(key, event)]: on the page, and while the panel's dialog is open
 
     It may import ./dom.js, ./state.js, ./filters.js and ./labelling.js, and no other panel's script.
     """
 
-    name: ClassVar[str]
     title: ClassVar[str]
     area: ClassVar[Literal["left", "right", "dialog"]] = "left"
     button: ClassVar[str] = ""

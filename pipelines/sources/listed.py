@@ -8,11 +8,11 @@ from typing import Any
 
 from curate.clip import Listed, Unit, Video
 
-__all__ = ["bounds", "other_spans", "retell", "says_more"]
+__all__ = ["apply_list", "bounds", "other_spans", "says_more"]
 
 
 def bounds(span: Listed) -> tuple[Any, ...]:
-    """What makes it the span that it is, whatever is said of it."""
+    """What makes it the span that it is, whatever the list says of it."""
     return span.start, span.end, span.start_frame, span.end_frame, span.problem
 
 
@@ -32,7 +32,7 @@ def says_more(now: Video, recorded: Video) -> bool:
     return spans or (now.captions, now.columns) != (recorded.captions, recorded.columns)
 
 
-def retell(unit: Unit, now: Video) -> None:
+def apply_list(unit: Unit, now: Video) -> None:
     """Give a recorded unit, with its clips, what the list says now. The spans are the recorded ones, in any order."""
     recorded = {bounds(span): span for span in unit.video.spans}
     spans = [replace(span, frames=recorded[bounds(span)].frames) for span in now.spans] or unit.video.spans

@@ -109,7 +109,7 @@ def clip_rows(rng: np.random.Generator, videos: list[str], count: int, stills: l
     start = np.concatenate([np.cumsum(seconds[video == v]) - seconds[video == v] for v in range(len(videos))])
     frame = np.round(start * 25).astype(np.int64)
     words = rng.integers(0, len(WORDS), (count, 8))
-    said = [" ".join(WORDS[w] for w in row) for row in words]
+    texts = [" ".join(WORDS[w] for w in row) for row in words]
     scores = {
         "motion_score": rng.gamma(1.5, 3.0, count),
         "motion_residual": rng.gamma(1.5, 2.0, count),
@@ -145,9 +145,9 @@ def clip_rows(rng: np.random.Generator, videos: list[str], count: int, stills: l
         "shot_end_time": start + seconds,
         "motion_pairs": np.round(seconds * 2).astype(np.int32),
         "text_boxes": rng.poisson(0.5, count).astype(np.int32),
-        "caption_frame": said,
-        "caption_video": [text[::-1] for text in said],
-        "caption_merged": said,
+        "caption_frame": texts,
+        "caption_video": [text[::-1] for text in texts],
+        "caption_merged": texts,
         "errors": [[("motion", "too short")] if i % 50 == 0 else [] for i in range(count)],
         "still_first": picture,
         "still_middle": picture,

@@ -6,7 +6,7 @@ from functools import cached_property
 import numpy as np
 import pytest
 
-from curate.models import ClipView, MissingWeights
+from curate.models import ClipView
 from curate.models.embedded.conse import ConSE
 from curate.models.embedded.imagenet import ImageNet
 from curate.models.embedded.merging import why_not
@@ -14,6 +14,7 @@ from curate.models.embedded.minilm import MiniLM
 from curate.models.embedded.smollm import SmolMerger
 from curate.models.embedded.tags import ConceptTags
 from curate.models.packaged import packaged, require
+from curate.weights import MissingWeights
 from tests.curate.pictures import plain, sample
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from curate.models import MissingWeights, Weights, hub
+from curate.models import hub
 from curate.models.full import (
     CoCaCaptioner,
     LaionAesthetic,
@@ -21,6 +21,7 @@ from curate.models.full import (
     VideoChatCaptioner,
 )
 from curate.models.full.aesthetic import MLP_FILE, MLP_REPO
+from curate.weights import MissingWeights, Weights
 from tests.curate.tiny_models import (
     PAIRS,
     TINY_CLIP,

@@ -10,7 +10,7 @@ import time
 import duckdb
 import pytest
 
-from curate.models import MissingWeights
+from curate.weights import MissingWeights
 from pipelines.annotation.annotate import annotate
 from pipelines.annotation.pools import Place
 from pipelines.annotation.stages import StageError, with_needs

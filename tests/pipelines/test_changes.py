@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from curate.video.identity import fingerprint
-from pipelines.annotation import decoding, planning
+from pipelines.annotation import decoding
+from pipelines.annotation import planner as planning
 from pipelines.dataset.dataset import DatasetError
 from pipelines.demo import write
 from tests.footage import pan

@@ -2,16 +2,18 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import av
 import pytest
 from typer.testing import CliRunner
 
+from curate.base.section import Section
 from pipelines.cli.app import app
-from pipelines.config import ConfigError
+from pipelines.config import ConfigError, recorded
 from pipelines.curated.curated import CuratedError
 from pipelines.dataset import statistics
-from pipelines.formats.format import Format, FormatOptions, ShardFile
+from pipelines.formats.format import Format, ShardFile
 from pipelines.formats.formats import FORMATS
 from pipelines.formats.options import Export, export_section
 from pipelines.typed_yaml import validate
@@ -20,7 +22,7 @@ from tests.pipelines.test_curated import FILTERS, curate, make_dataset, map_here
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
-class PairsOptions(FormatOptions):
+class PairsOptions(Section):
     prefix: str = ""
 
 
@@ -183,3 +185,22 @@ def test_the_command_line_names_the_choices(dataset, tmp_path):
     assert "the command line: export.format must be 'parquet' (got 'tar')" in refused.output
     made = CliRunner().invoke(app, [*command, "parquet"])
     assert made.exit_code == 0 and "format" not in json.loads((tmp_path / "out/selection.json").read_text())["request"]
+
+
+def test_a_format_of_a_plugin_as_the_documentation_has_it(dataset, tmp_path):
+    plugin, out = Path(__file__).parents[2] / "docs" / "examples" / "pairs.py", tmp_path / "out"
+    command = ["select", str(dataset.root), "--out", str(out), "--preset", "none", "--format", "pairs"]
+    refused = CliRunner().invoke(app, command)
+    assert refused.exit_code == 2 and "export.format must be 'parquet'" in refused.output
+    command += ["--plugin", str(plugin), "--set", 'export.pairs.prefix="A film of "']
+    made = CliRunner().invoke(app, command)
+    assert made.exit_code == 0, made.output
+    (shard,) = (out / "data").iterdir()
+    texts = [path.read_text() for path in shard.glob("*.txt")]
+    assert len(texts) == len(list(shard.glob("*.mp4"))) == 20
+    assert sorted(texts)[0] == "A film of clip 0"
+    assert CliRunner().invoke(app, command).exit_code == 0  # done already
+
+
+def test_a_dataset_whose_config_names_a_format_that_is_not_there_is_read():
+    assert recorded({"export": {"format": "ids", "ids": {"a": 1}, "crf": 20}}, "dataset.json").export.crf == 20

@@ -22,7 +22,7 @@ from pipelines.annotation import executor
 from pipelines.annotation.annotate import annotate
 from pipelines.annotation.decoding import limit_of
 from pipelines.annotation.executor import run, work
-from pipelines.annotation.planning import Planner
+from pipelines.annotation.planner import Planner
 from pipelines.annotation.pools import Place
 from pipelines.cluster import ExecutorError
 from pipelines.config import load
@@ -238,7 +238,7 @@ def test_the_time_to_plan_a_file_follows_its_size(films, tmp_path, naughty, watc
     with Planner(config) as planner:
         assert planner.limit(str(tmp_path / "large")) == 2 + 3000
         assert planner.limit(str(tmp_path / "gone")) == 2
-    monkeypatch.setattr("pipelines.annotation.planning.READING", os.path.getsize(folder / "plan sleep.mp4"))
+    monkeypatch.setattr("pipelines.annotation.planner.READING", os.path.getsize(folder / "plan sleep.mp4"))
     summary = job(folder, tmp_path / "d", watcher, "decode.open_seconds=2")
     assert [why for _, why in summary.failures] == ["took longer than 3 s"]
 

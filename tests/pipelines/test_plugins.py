@@ -151,3 +151,36 @@ def test_a_dataset_never_runs_the_plugins_that_it_names(small_footage, tmp_path,
     assert not (tmp_path / "sprung").exists()
     kept = duckdb.sql(f"SELECT sharpness FROM read_parquet('{tmp_path}/c/data/*.parquet')").fetchall()
     assert np.isfinite([score for (score,) in kept]).all() and kept
+
+
+def test_a_format_and_a_preset_of_ones_own_on_the_command_line(small_footage, tmp_path, watcher):
+    work(small_footage, tmp_path / "d", watcher, ["captions", "text"], overrides=["text={kind: rapidocr}"])
+    command = [sys.executable, "-m", "pipelines.cli", "select", str(tmp_path / "d"), "--out", str(tmp_path / "c")]
+    plugins = [f"--plugin={EXAMPLES / 'pairs_format.py'}", f"--plugin={EXAMPLES / 'calm_preset.py'}"]
+    done = subprocess.run([*command, *plugins, "--format", "pairs", "--preset", "calm"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    calm = rows(tmp_path / "d", "clip_id, motion_score <= 5 AND text_area <= 0.01, caption_merged")
+    written = {path.stem: path.read_text() for path in (tmp_path / "c" / "data").glob("*/*.txt")}
+    assert written == {clip: caption or "" for clip, kept, caption in calm if kept} and written
+    assert {path.stem for path in (tmp_path / "c" / "data").glob("*/*.mp4")} == set(written)
+    refused = subprocess.run([*command, "--preset", "calm"], capture_output=True, text=True)
+    assert refused.returncode == 2 and "no preset named 'calm'; there are none, svd, svd-final" in refused.stderr
+
+
+def test_a_panel_of_ones_own_is_on_the_page(small_footage, tmp_path, watcher):
+    from fastapi.testclient import TestClient
+
+    from pipelines.inspector.data.session import Session
+    from pipelines.inspector.panel import Panel
+    from pipelines.inspector.panels import PANELS
+    from pipelines.inspector.server.app import make_app
+
+    work(small_footage, tmp_path / "d", watcher, ["sharpness"], SHARPNESS)
+    panels = [*PANELS, *Parts.load([str(EXAMPLES / "longest_panel.py")]).of(Panel)]
+    session = Session(tmp_path / "d", tmp_path / "cache")
+    session.load()
+    app = make_app(session, hosts={"testserver"}, panels=panels)
+    client = TestClient(app)
+    clips = [clip for (clip,) in rows(tmp_path / "d", "clip_id")]
+    assert sorted(client.get("/api/longest").json()) == clips
+    assert "Longest clips" in client.get("/").text

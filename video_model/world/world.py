@@ -16,8 +16,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import av
 import numpy as np
+
+from video_model.pictures import write_frames
 
 __all__ = ["BACKGROUNDS", "COLOURS", "DIRECTIONS", "KINDS", "PACES", "SHAPES", "Scene", "make_world", "parse", "render"]
 
@@ -33,6 +34,7 @@ BACKGROUNDS = {
     "brown": (90, 58, 34),
     "purple": (75, 45, 105),
 }
+LIBX264 = {"crf": "16", "preset": "veryfast", "threads": "1"}
 KINDS = ("static", "text", "cut", "caption")  # of contamination
 
 SIZE, FPS, SECONDS = 128, 24, 1.25
@@ -140,7 +142,7 @@ def make_world(
         scene, kind = Scene.draw(rng), fate.get(i, "none")
         frames, caption = spoil(scene, kind, rng)
         path = f"videos/{i:05d}.mp4"
-        encode(frames, folder / path)
+        write_frames(folder / path, frames, FPS, **LIBX264)
         truth = {name: value for name, value in asdict(scene).items() if isinstance(value, str)}
         rows.append({"path": path, "caption": caption, **truth, "contamination": kind})
     listed = folder / "list.jsonl"
@@ -204,17 +206,6 @@ def written_over(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     pixels = np.asarray(layer, float)
     cover = pixels[..., 3:] / 255
     return (frames * (1 - cover) + pixels[..., :3] * cover + 0.5).astype(np.uint8)
-
-
-def encode(frames: np.ndarray, path: Path, fps: int = FPS) -> None:
-    """Write frames [T, H, W, 3] uint8 RGB as H.264 in an mp4."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=fps, options={"crf": "16", "preset": "veryfast", "threads": "1"})
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "yuv420p"
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

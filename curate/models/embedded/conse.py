@@ -10,22 +10,21 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from curate.base.files import DiskError, write_whole
+from curate.base.files import DiskError, cache_folder, write_whole
 from curate.base.section import Section
-from curate.models import Image, Weights
+from curate.models import Image
 from curate.models.adapter import Adapter
 from curate.models.embedded.imagenet import ImageNet
 from curate.models.embedded.minilm import MiniLM
 from curate.models.roles import EMBEDDER
+from curate.weights import Weights
 
 TOP = 10  # classes mixed
 
@@ -93,11 +92,6 @@ def class_embeddings(sentences: MiniLM, names: Sequence[str]) -> tuple[np.ndarra
         kept.parent.mkdir(parents=True, exist_ok=True)
         write_whole(kept, save({"classes": rows, "centre": centre}), durable=False)
     return rows, centre
-
-
-def cache_folder() -> Path:
-    """Where the user's caches are: $XDG_CACHE_HOME/winnow, or ~/.cache/winnow."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "winnow"
 
 
 def in_order_of_length(sentences: MiniLM, texts: Sequence[str]) -> np.ndarray:

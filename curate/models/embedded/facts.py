@@ -9,9 +9,10 @@ import cv2
 import numpy as np
 
 from curate.base.section import Section
-from curate.models import ClipView, Image, Weights
+from curate.models import ClipView, Image
 from curate.models.adapter import Adapter
 from curate.models.roles import VIDEO_CAPTION
+from curate.weights import Weights
 
 # Names of colours by hue (OpenCV: 0..180, two degrees a step), for pixels with enough colour and light to have one.
 HUES = ((8, "red"), (20, "orange"), (34, "yellow"), (80, "green"), (98, "turquoise"), (128, "blue"), (146, "purple"))

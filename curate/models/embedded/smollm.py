@@ -9,12 +9,12 @@ from typing import Literal
 from pydantic import Field
 
 from curate.base.section import Section
-from curate.models import Weights
 from curate.models.adapter import Adapter
 from curate.models.embedded.merging import AGREEMENT, GuardedMerger
 from curate.models.embedded.minilm import MiniLM
 from curate.models.packaged import packaged, require
 from curate.models.roles import MERGE
+from curate.weights import Weights
 
 TASK = "You join two captions of one video into one sentence. You use only their words."
 EXAMPLES = (

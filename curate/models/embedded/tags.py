@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import Literal
 
 from curate.base.section import Section
-from curate.models import ClipView, Weights
+from curate.models import ClipView
 from curate.models.adapter import Adapter
 from curate.models.embedded.imagenet import ImageNet
 from curate.models.roles import FRAME_CAPTION
+from curate.weights import Weights
 
 # On the middle stills of 40 real clips: 10 tags at .3 with both views agreeing, 8 of them right; between .15 and .3
 # about half are wrong, and the median confidence is .2. A tag without its doubt reads as a fact: the rest stay unsaid.

@@ -7,7 +7,6 @@ Two heads were published, both trained on human ratings. "linear": LAION-Aesthet
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 from itertools import pairwise
@@ -16,11 +15,13 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from curate.base.files import cache_folder
 from curate.base.section import Section
-from curate.models import Weights, hub
+from curate.models import hub
 from curate.models.adapter import Adapter
 from curate.models.full.loading import placement
 from curate.models.roles import AESTHETIC
+from curate.weights import Weights
 
 if TYPE_CHECKING:
     import torch
@@ -92,10 +93,6 @@ class LaionAesthetic(Adapter):
             )
         with torch.inference_mode():
             return self.network(torch.from_numpy(rows).to(self.device))[:, 0].cpu().numpy()
-
-
-def cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "winnow"
 
 
 def read_state(path: Path) -> dict[str, torch.Tensor]:

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from pydantic import Field
 
-from curate.models import Image, Weights, hub
+from curate.models import Image, hub
 from curate.models.adapter import Adapter, HubOptions, Precision
 from curate.models.full.loading import batches, placement
 from curate.models.roles import EMBEDDER
+from curate.weights import Weights
 
 if TYPE_CHECKING:
     import torch

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from curate.models import ClipView, Weights, hub
+from curate.models import ClipView, hub
 from curate.models.adapter import Adapter, HubOptions, Precision
 from curate.models.full.clip import load_open_clip, open_clip_weights, stack
 from curate.models.full.loading import batches, placement
 from curate.models.roles import FRAME_CAPTION
+from curate.weights import Weights
 
 if TYPE_CHECKING:
     import torch

@@ -21,10 +21,10 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from curate.base.section import Section
-from curate.models import Weights
 from curate.models.adapter import Adapter
 from curate.models.full.merge import Pair, merge_pairs, request
 from curate.models.roles import MERGE
+from curate.weights import Weights
 
 LONGEST_ANSWER = 4 << 20  # bytes; more is not a caption
 LONGEST_PAUSE = 60.0  # seconds

@@ -12,10 +12,11 @@ from typing import Literal
 
 from pydantic import Field
 
-from curate.models import Weights, hub
+from curate.models import hub
 from curate.models.adapter import Adapter, HubOptions, Precision
 from curate.models.full.loading import batches, placement, pretrained
 from curate.models.roles import MERGE
+from curate.weights import Weights
 
 MODEL = "Qwen/Qwen2.5-1.5B-Instruct"
 INSTRUCTION = (

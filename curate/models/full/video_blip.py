@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from curate.models import ClipView, Image, Weights, hub
+from curate.models import ClipView, Image, hub
 from curate.models.adapter import Adapter, HubOptions, Precision
 from curate.models.full.loading import batches, placement, pretrained
 from curate.models.roles import VIDEO_CAPTION
+from curate.weights import Weights
 
 if TYPE_CHECKING:
     import torch

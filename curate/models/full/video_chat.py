@@ -12,10 +12,11 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from curate.models import ClipView, Image, Weights, hub
+from curate.models import ClipView, Image, hub
 from curate.models.adapter import Adapter, HubOptions, Precision
 from curate.models.full.loading import batches, placement, pretrained
 from curate.models.roles import VIDEO_CAPTION
+from curate.weights import Weights
 
 MODEL = "HuggingFaceTB/SmolVLM2-2.2B-Instruct"
 PROMPT = (

@@ -68,9 +68,7 @@ class Columns:
             if NUMERIC.match(inspected.types[name]) and name not in NOT_SCORES:
                 self.values[name] = self._numbers(name)
         self._sorted: dict[str, np.ndarray] = {}
-        shown = next(
-            (name for name in ("caption_merged", "caption_frame", "source_caption") if name in self.held), None
-        )
+        shown = next((name for name in ("caption_merged", *self.captions) if name in self.held), None)
         self.shown: pa.StringArray | None = self._arrow(shown).combine_chunks() if shown else None
         labelled = "SELECT rowid, label, label_note FROM clips WHERE label IS NOT NULL OR label_note IS NOT NULL"
         self.labels = {row[0]: labels.Label(*row[1:]) for row in self.query(labelled)}
@@ -160,6 +158,7 @@ class Columns:
 
     @cached_property
     def captions(self) -> list[str]:
+        """Columns of texts about what is seen: a captioner's, which are named caption_*, and the source list's."""
         return [name for name in self.held if name.startswith("caption_") and not name.endswith("_from")] + [
             name for name in ("source_caption",) if name in self.held
         ]

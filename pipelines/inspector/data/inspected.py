@@ -30,7 +30,7 @@ class Inspected:
 
     types: column of clips -> DuckDB's type. schema: with formula, unit, range and source of each column. filters: the
     selection that was recorded with it. made: of a curated dataset, its selection.json. signature: changes when shards
-    or labels come or go. labels_root: the folder of labels.jsonl, see `labels_root`; root where not said.
+    or labels come or go. labels_root: the folder of labels.jsonl, see `labels_root`; None: root.
     """
 
     root: Path
@@ -64,9 +64,14 @@ class Inspected:
         return self.kind == "annotated" or self.labels_root != self.root
 
     def field(self, name: str) -> dict[str, str]:
-        """formula, unit, range and source of a column, "" where not said."""
-        notes = self.schema.field(name).metadata or {} if name in self.schema.names else {}
-        return {key: notes.get(key.encode(), b"").decode() for key in ("formula", "unit", "range", "source")}
+        """formula, unit, range and source of a column, "" where it declares none."""
+        return notes_of(self.schema.field(name) if name in self.schema.names else None)
+
+
+def notes_of(column: pa.Field | None) -> dict[str, str]:
+    """What a column declares of itself, in its field of the shards; "" for what it does not."""
+    notes = column.metadata or {} if column is not None else {}
+    return {key: notes.get(key.encode(), b"").decode() for key in ("formula", "unit", "range", "source")}
 
 
 def open_inspected(root: str | Path) -> Inspected:
@@ -146,11 +151,11 @@ def _curated(root: Path, seen: str) -> Inspected:
         raise InspectError(f"{root}: holds no shards (data/train-*.parquet); make it again with `winnow select`")
     listed = ", ".join("'" + str(path).replace("'", "''") + "'" for path in files)
     clips = f"(SELECT * FROM read_parquet([{listed}], filename=true, file_row_number=true))"
-    said = labels_root(root)
+    labels_at = labels_root(root)
     return Inspected(
         root=root,
         kind="curated",
-        clips=labels.labelled(clips, said),
+        clips=labels.labelled(clips, labels_at),
         videos="",
         schema=pq.read_schema(files[0]),
         types=_types(clips),
@@ -160,7 +165,7 @@ def _curated(root: Path, seen: str) -> Inspected:
         why_null=why_empty(made["dataset"]["config"]),
         signature=seen,
         made=made,
-        labels_root=said,
+        labels_root=labels_at,
     )
 
 

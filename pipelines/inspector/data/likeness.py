@@ -46,7 +46,7 @@ class Likeness:
             path, row = self.columns.files[self.columns.file[place]], int(self.columns.row[place])
             value = pq.read_table(path, columns=[EMBEDDING])[EMBEDDING][row].as_py()
             if value is None:
-                raise SelectionError(f"{find.like}: has no embedding: its errors say why")
+                raise SelectionError(f"{find.like}: has no embedding: its errors name the reason")
             vector = np.asarray(value, np.float32)
         else:
             vector = self.encoder.encode(self.columns.inspected.config, find.sentence)

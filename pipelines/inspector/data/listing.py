@@ -84,7 +84,7 @@ class Listing:
             return []
         rows, columns = [], self.columns
         for place in (int(place) for place in places):
-            said = columns.labels.get(place)
+            label = columns.labels.get(place)
             caption = columns.shown[place].as_py() if columns.shown is not None else None
             rows.append(
                 {
@@ -93,8 +93,8 @@ class Listing:
                     "kept": bool(choice.kept[place]),
                     "badges": badges(choice, place),
                     "value": number(values[place]) if values is not None else None,
-                    "label": said.label if said else None,
-                    "note": said.note if said else None,
+                    "label": label.label if label else None,
+                    "note": label.note if label else None,
                     "caption": (caption or "")[:300],
                 }
             )
@@ -136,8 +136,8 @@ class Listing:
         for word in find.words.split():
             if not self.columns.captions:
                 raise SelectionError("no column of captions to search in: annotate with captions")
-            said = " OR ".join(f"contains(lower({quoted(name)}), lower(?))" for name in self.columns.captions)
-            parts.append(self.columns.matching(said, [word] * len(self.columns.captions)))
+            condition = " OR ".join(f"contains(lower({quoted(name)}), lower(?))" for name in self.columns.captions)
+            parts.append(self.columns.matching(condition, [word] * len(self.columns.captions)))
         if find.where.strip():
             verdict = self.chooser.verdict(Filter("where", sql=find.where))
             if verdict.error:

@@ -201,8 +201,3 @@ class ClipCache:
                 if path != keep:
                     path.unlink(missing_ok=True)
                     total -= size
-
-
-def cache_folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(base) / "winnow" / "inspector"

@@ -1,4 +1,4 @@
-// Filters: what they say, which score they are on, and how they are put on and taken off.
+// Filters: as text, which score they are on, and how they are put on and taken off.
 
 import { short } from "./dom.js";
 import { changed, remember, state } from "./state.js";

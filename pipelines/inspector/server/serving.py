@@ -8,12 +8,15 @@ import os
 import socket
 import threading
 import webbrowser
+from collections.abc import Sequence
 from pathlib import Path
 
 import uvicorn
 
-from pipelines.inspector.data.media import cache_folder
+from curate.base.files import cache_folder
 from pipelines.inspector.data.session import Session
+from pipelines.inspector.panel import Panel
+from pipelines.inspector.panels import PANELS
 from pipelines.inspector.server.app import make_app
 from pipelines.inspector.server.guard import hosts_of, loopback, new_token
 
@@ -23,16 +26,23 @@ class ServeError(Exception):
 
 
 def serve(
-    dataset: str, *, host: str, port: int, browser: bool, ask_token: bool = False, cache: str | None = None
+    dataset: str,
+    *,
+    host: str,
+    port: int,
+    browser: bool,
+    ask_token: bool = False,
+    cache: str | None = None,
+    panels: Sequence[type[Panel]] = (),
 ) -> None:
-    """Serve until interrupted. Raises ServeError."""
+    """Serve until interrupted. panels: of plugins, beside those of Winnow. Raises ServeError, PanelError."""
     root = Path(dataset).resolve()
     if not root.is_dir():
         raise ServeError(f"{dataset}: there is no such folder; name one that `winnow annotate`, `select` or `run` made")
     listener = listen(host, port)
     token = new_token() if ask_token or not loopback(host) else None
-    session = Session(root, Path(cache) if cache else cache_folder())
-    app = make_app(session, hosts=hosts_of(host), token=token)
+    session = Session(root, Path(cache) if cache else cache_folder() / "inspector")
+    app = make_app(session, hosts=hosts_of(host), token=token, panels=[*PANELS, *panels])
     address = address_of(host, listener.getsockname()[1], token)
     print(f"winnow inspect: {root}\n{address}", flush=True)
     if not loopback(host):

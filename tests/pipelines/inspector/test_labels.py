@@ -66,7 +66,7 @@ def test_labels_are_columns_of_a_where(annotated):
 
 def test_labelling_through_the_page(tmp_path):
     root = data.make(tmp_path / "annotated", videos=2)
-    said = {
+    given = {
         data.clip_id(0, 1): "good",
         data.clip_id(1, 1): "good",
         data.clip_id(0, 4): "bad",
@@ -75,7 +75,7 @@ def test_labelling_through_the_page(tmp_path):
     wheres = {"filters": [{"kind": "where", "sql": "label = 'good' AND label_note IS NULL"}]}
     with serving(root, tmp_path / "cache") as server:
         assert "null for every clip" in server.post("/api/view", wheres)["funnel"][0]["error"]
-        for clip, label in said.items():
+        for clip, label in given.items():
             server.post("/api/label", {"clip": clip, "label": label})
         assert (
             server.post("/api/label", {"clip": data.clip_id(1, 1), "label": "good", "note": "</script>"})["note"]
@@ -115,6 +115,19 @@ def test_the_best_threshold_is_the_best_of_all():
     values[good] += 0.5
     values[rng.random(80) < 0.1] = np.nan
     found = best(values, good)
-    there = values[~np.isnan(values)]
-    every = [measured(values >= t, good)["f1"] for t in there] + [measured(values <= t, good)["f1"] for t in there]
-    assert found["f1"] == pytest.approx(max(every))
+    tried = 0.0
+    for cut in np.unique(values[~np.isnan(values)]):
+        for kept in (values >= cut, values <= cut):
+            hits = int((kept & good).sum())
+            tried = max(tried, 2 * hits / (int(kept.sum()) + int(good.sum())))
+    assert found["f1"] == pytest.approx(tried)
+    kept = values >= found["threshold"] if found["sign"] == ">=" else values <= found["threshold"]
+    assert 2 * (kept & good).sum() / (kept.sum() + good.sum()) == pytest.approx(tried)
+
+
+def test_the_best_threshold_of_a_score_that_separates():
+    good = np.array([1, 1, 0, 0, 0], bool)
+    found = best(np.array([5.0, 3.0, 2.0, np.nan, 1.0]), good)
+    assert (found["sign"], found["threshold"], found["f1"]) == (">=", 3.0, 1.0)
+    found = best(np.array([1.0, 2.0, 3.0, np.nan, 5.0]), good)
+    assert (found["sign"], found["threshold"], found["f1"]) == ("<=", 2.0, 1.0)

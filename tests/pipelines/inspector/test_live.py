@@ -88,7 +88,9 @@ def test_one_clip_and_its_film(served):
     film = served.post("/api/film", {"clip": data.clip_id(1, 1), **filters})
     assert [c["kept"] for c in film["clips"]] == [False, False, True, True, False]
     assert film["transitions"] == [{"start": 2.4, "end": 2.4, "kind": "cut"}] and film["end"] == 4.8
-    assert film["flow"]["times"][:2] == [0.5, 1.0] and film["flow"]["values"] == [float(k) for k in range(8)]
+    (lane,) = film["lanes"]
+    assert lane["name"] == "motion" and lane["unit"] == "percent of the shorter side per second"
+    assert lane["times"][:2] == [0.5, 1.0] and lane["values"] == [float(k) for k in range(8)]
 
 
 def test_clips_like_this_one(served):

@@ -292,7 +292,7 @@ SLOW_LABEL = """() => {
     if (waits) await new Promise((done) => setTimeout(done, 500));
     return real(path, ...rest);
   };
-}"""  # the next label is half a second on its way: one said after it must not overtake it
+}"""  # the next label is half a second on its way: one given after it must not overtake it
 
 
 def test_labels(page, place):

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from graphlib import TopologicalSorter
+from pathlib import Path
+
 import pytest
 
+from pipelines.inspector import panels
 from pipelines.inspector.data.session import Session
 from pipelines.inspector.panel import Panel, PanelError
 from pipelines.inspector.panels import PANELS
@@ -102,3 +107,18 @@ def made(tmp_path, **facts):
 def test_a_panel_that_cannot_be_says_why(tmp_path, facts, says):
     with pytest.raises(PanelError, match=says):
         made(tmp_path, **{"title": "Own", "script": "", **facts})
+
+
+def test_scripts_import_one_way():
+    """A panel's script imports what all share, and no other panel's; what is shared has no circles."""
+    folder = Path(panels.__file__).parent
+    shared = {path.name: imported(path) for path in (folder.parent / "page").glob("*.js")}
+    own = {path.name: imported(path) for path in folder.glob("*/*.js")}
+    assert len(own) == len(PANELS) and "dom.js" in shared
+    assert {name: found - shared.keys() for name, found in own.items()} == {name: set() for name in own}
+    order = list(TopologicalSorter(shared).static_order())  # CycleError, which names the circle
+    assert order[0] == "dom.js" and order[-1] == "app.js"
+
+
+def imported(path):
+    return {name for name in re.findall(r'^import [^;]*from "\./([\w.]+)";', path.read_text(), re.MULTILINE)}

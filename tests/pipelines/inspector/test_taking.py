@@ -50,7 +50,7 @@ def run(command):
 
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
-    """The card's plots take longest, and say nothing here."""
+    """The card's plots take longest, and show nothing here."""
     monkeypatch.setattr("pipelines.curated.card.plot_scores", lambda *_: [])
     monkeypatch.setattr("pipelines.curated.card.contact_sheet", lambda *_: False)
 
@@ -99,7 +99,9 @@ def test_a_curated_dataset_and_its_command(place):
         assert curated.ask("GET", f"/api/video?clip={clip}")[2][4:8] == b"ftyp"
         assert curated.ask("GET", f"/api/still?clip={clip}")[2][:2] == b"\xff\xd8"
         assert curated.ask("GET", f"/api/still?clip={clip}&which=first")[0] == 404
-        assert curated.post("/api/film", {"clip": clip})["clips"]
+        film = curated.post("/api/film", {"clip": clip})
+        assert film["clips"] and [lane["name"] for lane in film["lanes"]] == ["motion of clips"]
+        assert max(film["lanes"][0]["values"]) == curated.post("/api/clip", {"clip": clip})["row"]["motion_score"]
         filters = [{"kind": "drop_top", "column": "motion_score", "amount": 30}]
         taken = curated.post("/api/take", {"filters": filters, "name": "second"})
         run(taken["command"])
@@ -143,7 +145,9 @@ def test_labels_of_a_curated_dataset(place):
             assert "does not see the labels in" in reason and f"{root} is not there or cannot be written" in reason
         plain = {"filters": [{"kind": "where", "sql": "caption_merged <> 'label'"}]}
         assert "--where" in server.post("/api/take", plain)["command"]
-        (folder / "away").rename(root)  # the labels given meanwhile are not lost, and it is said what to do with them
+        (folder / "away").rename(
+            root
+        )  # the labels given meanwhile are not lost, and the message names what to do with them
         assert server.get("/api/changes")["changed"] is False and labels_root(folder / "part") == folder / "part"
         assert f"append that file to {root / labels.NAME}" in server.post("/api/take", asked, status=422)["error"]
 

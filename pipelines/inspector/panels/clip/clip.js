@@ -48,7 +48,7 @@ async function open(id) {
       h("span", { class: "labels" }, ["good", "bad"].map((name) => h("button", { class: clip.label === name ? `${name} on` : name, data: { label: name }, title: `${name} (${name[0]})`, onclick: () => toggleLabel(name) }, name)), note),
       h("button", { title: "close (Esc)", autofocus: true, onclick: () => dialog.close() }, "×"),
     ),
-    h("div", { class: "body" }, h("div", { class: "left" }, player(clip), stills(clip), captions(clip), errors(clip)), h("div", { class: "right" }, verdicts(clip), scores(clip), facts(clip))),
+    h("div", { class: "body" }, h("div", { class: "left" }, player(clip), stills(clip), captions(clip), errors(clip)), h("div", { class: "right" }, verdicts(clip), scores(clip), others(clip), facts(clip))),
     strip,
   );
   if (!dialog.open) dialog.showModal();
@@ -150,6 +150,14 @@ function scores(clip) {
   return h("section", { class: "scores" }, h("h3", {}, "Scores", h("i", {}, "standing: share of the clips that lie below")), h("table", {}, rows));
 }
 
+// What stages found that is no number: texts, yes and no.
+function others(clip) {
+  const known = clip.others.filter((column) => column.value !== null);
+  if (!known.length) return null;
+  const row = (column) => h("tr", { title: [column.formula, column.source].filter(Boolean).join("\n") }, h("th", {}, column.name), h("td", {}, String(column.value), column.unit ? h("i", {}, ` ${column.unit}`) : null));
+  return h("section", {}, h("h3", {}, "Other columns"), h("table", { class: "facts" }, known.map(row)));
+}
+
 // The distribution of a score, with a mark where the clip stands.
 function spread(score) {
   const axis = state.about.scores.find((a) => a.name === score.name);
@@ -179,17 +187,11 @@ function filmStrip(film, clip) {
   const span = (start, end) => ({ left: at(start), width: `${(100 * (end - start)) / length}%` });
   const shots = [...new Map(film.clips.map((c) => [c.shot.join(), c.shot])).values()];
   const pictures = pickPictures(film, length).map((c) => h("button", { class: c.id === clip.id ? "frame here" : "frame", style: { left: at((c.start + c.end) / 2) }, onclick: () => open(c.id), tabindex: "-1" }, h("img", { src: still(c.id), alt: "", loading: "lazy" })));
-  const top = film.flow.values.length ? Math.max(...film.flow.values.filter((v) => v !== null), 1e-9) : Math.max(...film.clips.map((c) => c.motion || 0), 1e-9);
-  const y = (value) => (40 * (1 - value / top)).toFixed(2);
-  const x = (time) => ((1000 * (time - film.start)) / length).toFixed(2);
-  const points = film.flow.values.length
-    ? film.flow.times.map((time, i) => (film.flow.values[i] === null ? null : `${x(time)},${y(film.flow.values[i])}`)).filter(Boolean).join(" ")
-    : film.clips.flatMap((c) => (c.motion === null ? [] : [`${x(c.start)},${y(c.motion)}`, `${x(c.end)},${y(c.motion)}`])).join(" ");
   const lines = [
     ["stills", h("div", { class: "frames" }, pictures)],
     ["shots", h("div", { class: "lane shots" }, shots.map(([start, end]) => h("span", { style: span(start, end), title: `shot ${start.toFixed(2)} to ${end.toFixed(2)} s` })), film.transitions.map((gap) => h("i", { class: gap.end > gap.start ? "gradual" : "cut", style: span(gap.start, gap.end), title: `${gap.kind || "cut"} ${gap.start.toFixed(2)} s` })))],
     ["clips", h("div", { class: "lane clips" }, film.clips.map((c) => h("button", { class: `${c.kept ? "kept" : "dropped"}${c.id === clip.id ? " here" : ""}`, style: span(c.start, c.end), tabindex: "-1", title: `${c.start.toFixed(2)} to ${c.end.toFixed(2)} s, ${c.kept ? "kept" : `dropped: ${c.badges.map((i) => active()[i] && unmet(active()[i], stepOf(active()[i]))).join(", ")}`}`, onclick: () => open(c.id) })))],
-    [film.flow.values.length ? "flow" : "motion of clips", h("div", { class: "lane flow", title: `up to ${short(top)} percent of the shorter side per second` }, s("svg", { viewBox: "0 0 1000 40", preserveAspectRatio: "none" }, s("polyline", { points })))],
+    ...film.lanes.map((lane) => [lane.name, measured(lane, film.start, length)]),
   ];
   const ticks = [0, 0.25, 0.5, 0.75, 1].map((share) => h("span", { style: { left: `${100 * share}%` } }, clock(film.start + share * length)));
   return [
@@ -197,6 +199,14 @@ function filmStrip(film, clip) {
     ...lines.map(([name, lane]) => h("div", { class: "row" }, h("span", { class: "name" }, name), lane)),
     h("div", { class: "row" }, h("span", { class: "name" }), h("div", { class: "ticks" }, ticks)),
   ];
+}
+
+// What was measured along the film, as a line from 0 up to its highest value.
+function measured(lane, start, length) {
+  const top = Math.max(...lane.values.filter((value) => value !== null), 1e-9);
+  const point = (time, i) => (lane.values[i] === null ? null : `${((1000 * (time - start)) / length).toFixed(2)},${(40 * (1 - lane.values[i] / top)).toFixed(2)}`);
+  const points = lane.times.map(point).filter(Boolean).join(" ");
+  return h("div", { class: "lane flow", data: { lane: lane.name }, title: [`up to ${short(top)} ${lane.unit}`.trim(), lane.formula].join("\n") }, s("svg", { viewBox: "0 0 1000 40", preserveAspectRatio: "none" }, s("polyline", { points })));
 }
 
 // As many stills as fit side by side, this clip's among them.

@@ -7,8 +7,11 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from pipelines.dataset import labels
+from pipelines.dataset.tables import CLIP_IDENTITY, CLIP_TAIL, OF_VIDEO
 from pipelines.inspector.data.choice import Choice
 from pipelines.inspector.data.columns import Columns
+from pipelines.inspector.data.inspected import notes_of
 from pipelines.inspector.data.listing import badges, group_column, number
 from pipelines.inspector.data.media import STILLS, Media
 
@@ -23,7 +26,11 @@ FACTS = (
     "interlaced",
     "frames_decoded",
 )
+UNIT_FACTS = ("unit", "end_time", "transitions")
+TIMES, SAMPLES = "_times", "_samples"
 MAX_SAMPLES = 2000
+SHOWN = {"caption_merged_from", "video_codec", "cut", *labels.COLUMNS}  # elsewhere in the dialog
+STANDING = {column.name for column in (*CLIP_IDENTITY, *CLIP_TAIL)} | set(OF_VIDEO)  # of every dataset, whatever ran
 
 
 def one_clip(columns: Columns, media: Media, choice: Choice, place: int) -> dict[str, Any]:
@@ -46,6 +53,11 @@ def one_clip(columns: Columns, media: Media, choice: Choice, place: int) -> dict
         like = name.replace("caption_", "similarity_")
         similarity = number(columns.values[like][place]) if like in columns.values else None
         captions.append({"name": name, "text": row[name], "similarity": similarity, **inspected.field(name)})
+    others = [
+        {"name": name, "value": plain(row[name]), **inspected.field(name)}
+        for name in columns.held
+        if name not in columns.values and name not in columns.captions and name not in STANDING | SHOWN
+    ]
     facts = media.video_row(place, row.get("video_id"), row.get("unit"), list(FACTS))
     group = group_column(columns.held)
     return {
@@ -55,6 +67,7 @@ def one_clip(columns: Columns, media: Media, choice: Choice, place: int) -> dict
         "row": {name: plain(row[name]) for name in columns.held if name not in columns.captions and name != "errors"},
         "facts": {name: plain(value) for name, value in facts.items()},
         "scores": scores,
+        "others": others,
         "captions": captions,
         "merged_from": row.get("caption_merged_from"),
         "errors": sorted(dict(errors).items()),
@@ -68,13 +81,13 @@ def one_clip(columns: Columns, media: Media, choice: Choice, place: int) -> dict
 
 
 def film(columns: Columns, choice: Choice, video_id: str) -> dict[str, Any]:
-    """The whole source: clips in order with their verdicts; shots, transitions and flow where the dataset has them."""
+    """The whole source: clips in order with their verdicts; shots, transitions and what was measured along it, where the
+    dataset has them."""
     rows = columns.query(
         """SELECT rowid, clip_id, start_time, end_time, shot_start_time, shot_end_time FROM clips
            WHERE video_id = ? ORDER BY start_time, rowid LIMIT 20000""",
         [video_id],
     )
-    motion = columns.values.get("motion_score")
     clips = [
         {
             "id": clip_id,
@@ -83,45 +96,69 @@ def film(columns: Columns, choice: Choice, video_id: str) -> dict[str, Any]:
             "shot": [shot_start, shot_end],
             "kept": bool(choice.kept[place]),
             "badges": [index for index, _ in badges(choice, place)],
-            "motion": number(motion[place]) if motion is not None else None,
         }
         for place, clip_id, start, end, shot_start, shot_end in rows
     ]
-    transitions, times, flow, units = [], [], [], []
-    for unit in _units(columns, [row[0] for row in rows], video_id):
-        transitions += [dict(gap) for gap in unit.get("transitions") or ()]
-        times += unit.get("motion_times") or []
-        flow += unit.get("motion_samples") or []
-        units.append([unit.get("unit_start"), unit.get("end_time"), unit.get("duration")])
-    ends = [clip["end"] for clip in clips] + [unit[1] for unit in units if unit[1] is not None] + times
+    units, notes = _units(columns, [row[0] for row in rows], video_id)
+    transitions = [dict(gap) for unit in units for gap in unit.get("transitions") or ()]
+    lanes = _lanes(units, notes) or _lane_of_clips(columns, rows)
+    ends = [clip["end"] for clip in clips] + [unit["end_time"] for unit in units if unit.get("end_time") is not None]
     starts = [clip["start"] for clip in clips] + [gap["start"] for gap in transitions]
-    step = max(1, len(times) // MAX_SAMPLES)
     return {
         "clips": clips,
         "transitions": transitions,
-        "flow": {"times": times[::step], "values": [number(value) for value in flow[::step]]},
+        "lanes": lanes,
         "start": min([0.0, *starts]),
-        "end": max(ends, default=0.0),
+        "end": max([*ends, *(time for lane in lanes for time in lane["times"])], default=0.0),
     }
 
 
-def _units(columns: Columns, places: list[int], video_id: str) -> list[dict[str, Any]]:
-    """Rows of videos/ in the shards that hold clips of the video."""
-    inspected = columns.inspected
-    if inspected.kind != "annotated" or not places:
+def _lanes(units: list[dict[str, Any]], notes: dict[str, dict[str, str]]) -> list[dict[str, Any]]:
+    """What was measured along the film: of each column NAME_samples of videos/ that has a twin NAME_times."""
+    lanes = []
+    for name in sorted({name.removesuffix(SAMPLES) for unit in units for name in unit if name.endswith(SAMPLES)}):
+        times = [time for unit in units for time in unit.get(name + TIMES) or ()]
+        values = [value for unit in units for value in unit.get(name + SAMPLES) or ()]
+        if len(times) == len(values) > 0:
+            step = max(1, len(times) // MAX_SAMPLES)
+            values = [number(value) for value in values[::step]]
+            lanes.append({"name": name, "times": times[::step], "values": values, **notes[name + SAMPLES]})
+    return lanes
+
+
+def _lane_of_clips(columns: Columns, rows: list[tuple]) -> list[dict[str, Any]]:
+    """In their place, where only clips are known: how much each of them moves."""
+    motion = columns.values.get("motion_score")
+    if motion is None:
         return []
-    found = {}
-    for number_ in sorted({int(columns.file[place]) for place in places}):
-        path = inspected.root / "videos" / columns.files[number_].rsplit("/", 1)[-1]
+    scored = [(start, end, float(motion[place])) for place, _, start, end, *_ in rows if not np.isnan(motion[place])]
+    times = [time for start, end, _ in scored for time in (start, end)]
+    values = [value for *_, value in scored for _ in range(2)]
+    return [{"name": "motion of clips", "times": times, "values": values, **columns.notes("motion_score")}]
+
+
+def _units(
+    columns: Columns, places: list[int], video_id: str
+) -> tuple[list[dict[str, Any]], dict[str, dict[str, str]]]:
+    """Rows of videos/ in the shards that hold clips of the video; and the notes of their columns."""
+    if columns.inspected.kind != "annotated" or not places:
+        return [], {}
+    found, notes = {}, {}
+    for file in sorted({int(columns.file[place]) for place in places}):
+        path = columns.inspected.root / "videos" / columns.files[file].rsplit("/", 1)[-1]
         try:
-            names = set(pq.read_schema(path).names)
-            wanted = ["unit", "unit_start", "end_time", "duration", "transitions", "motion_times", "motion_samples"]
-            read = [name for name in wanted if name in names]
+            schema = pq.read_schema(path)
+            samples = [
+                n for n in schema.names if n.endswith(SAMPLES) and n.removesuffix(SAMPLES) + TIMES in schema.names
+            ]
+            wanted = {*UNIT_FACTS, *samples, *(name.removesuffix(SAMPLES) + TIMES for name in samples)}
+            read = [name for name in schema.names if name in wanted]
             table = pq.read_table(path, columns=read, filters=[("video_id", "=", video_id)], use_threads=False)
         except OSError:
             continue
+        notes |= {name: notes_of(schema.field(name)) for name in samples}
         found |= {row["unit"]: row for row in table.to_pylist()}
-    return [found[unit] for unit in sorted(found)]
+    return [found[unit] for unit in sorted(found)], notes
 
 
 def plain(value: Any) -> Any:

@@ -106,6 +106,7 @@ function finds() {
   return chips;
 }
 
+const name = (column) => (/^[a-z_]\w*$/i.test(column) ? column : `"${column.replaceAll('"', '""')}"`);
 const literal = (text) => `'${text.replaceAll("'", "''")}'`;
 
 // What was looked for, as a condition of the selection.
@@ -114,7 +115,7 @@ function keep() {
   remember();
   if (find.where) state.filters.push({ kind: "where", sql: find.where });
   for (const word of find.words.split(/\s+/).filter(Boolean)) {
-    const parts = state.about.captions.map((name) => `contains(lower(coalesce(${name}, '')), ${literal(word.toLowerCase())})`);
+    const parts = state.about.captions.map((column) => `contains(lower(coalesce(${name(column)}, '')), ${literal(word.toLowerCase())})`);
     state.filters.push({ kind: "where", sql: parts.length > 1 ? `(${parts.join(" OR ")})` : parts[0] });
   }
   state.page.find = {};
@@ -123,8 +124,9 @@ function keep() {
 
 function finder() {
   const modes = [["words", "words in captions"], ["where", "SQL condition"]];
+  const [score] = state.about.scores;
   if (state.about.sentence) modes.push(["sentence", "looks like a sentence"]);
-  const hints = { words: "e.g. dog beach", where: "e.g. motion_score > 2 AND width >= 480", sentence: "e.g. a man on a bicycle" };
+  const hints = { words: "e.g. dog beach", where: `e.g. ${score ? `${name(score.name)} > ${short((score.low + score.high) / 2)}` : "width >= 480"}`, sentence: "e.g. a man on a bicycle" };
   const input = h("input", { id: "find", type: "search", placeholder: hints.words, "aria-label": "find", autocomplete: "off", spellcheck: "false" });
   const mode = h("select", { id: "find-mode", "aria-label": "find by", onchange: () => (input.placeholder = hints[mode.value]) }, modes.map(([value, name]) => h("option", { value }, name)));
   const labels = h(

@@ -1,4 +1,4 @@
-"""How filters agree with what a person said of clips: keeping is the answer, good is the truth.
+"""How filters agree with the labels that a person gave to clips: keeping is the answer, good is the truth.
 
 precision: of the labelled clips that are kept, the share that is good. recall: of the good clips, the share that is kept.
 """

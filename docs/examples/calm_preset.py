@@ -1,0 +1,7 @@
+"""A selection of one's own with a name: `selection: calm` in a config, or `winnow select --preset calm`."""
+
+from curate.plugin import Preset
+
+CALM = Preset("calm", "hardly any motion, no text", ({"max": {"motion_score": 5, "text_area": 0.01}},))
+
+PARTS = [CALM]
