@@ -37,7 +37,8 @@ from curate.observers.motion import FlowMotion
 from curate.observers.observer import Observer
 from curate.observers.shots import Shots
 from curate.observers.stills import Stills
-from curate.part import Part, PipelinePart, Role
+from curate.part import Part
+from curate.pipeline_part import PipelinePart, Role
 from curate.selection.presets import PRESETS, Preset
 from curate.stages.appearance import Appearance
 from curate.stages.captions import Captions

@@ -1,6 +1,6 @@
 """The places in a config where a model is chosen. An adapter names those that it can fill, a stage those that it uses."""
 
-from curate.part import Role
+from curate.pipeline_part import Role
 
 TEXT = Role("text", "text_area", argument="detector", default="easyocr", optional=False)
 EMBEDDER = Role(
