@@ -9,7 +9,7 @@ import socket
 import warnings
 
 from curate.base.child import silent_stderr
-from curate.base.extras import install
+from curate.base.extras import install_command
 
 
 class ExecutorError(Exception):
@@ -19,7 +19,7 @@ class ExecutorError(Exception):
 def require_ray(instead: str) -> None:
     """Raises ExecutorError where Ray is not installed."""
     if importlib.util.find_spec("ray") is None:
-        raise ExecutorError(f"the package ray is not installed: {install('ray')}, or {instead}")
+        raise ExecutorError(f"the package ray is not installed: {install_command('ray')}, or {instead}")
 
 
 class RaySession:

@@ -18,7 +18,7 @@ import av
 import cv2
 import numpy as np
 
-from curate.base.files import whole_folder
+from curate.base.files import atomic_folder
 from video_model.pictures import write_frames
 
 SIZE, FPS = (640, 360), 25
@@ -107,7 +107,7 @@ def main() -> int:
     footage, run = folder / "footage", folder / "run"
     began = time.perf_counter()
     if not footage.exists():
-        with whole_folder(footage) as aside:
+        with atomic_folder(footage) as aside:
             make_footage(aside)
     model, video = folder / "model", folder / "video.mp4"
     for arguments in (

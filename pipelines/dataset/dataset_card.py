@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from curate.base.files import whole
+from curate.base.files import atomic_file
 from curate.clip import Column
 from pipelines.dataset.tables import VIDEO_IDENTITY, Tables
 
@@ -48,7 +48,7 @@ def write_dataset_card(root: Path, tables: Tables) -> None:
         there = path.read_text(encoding="utf-8", errors="replace")
         if there == text or not there.startswith(opening):
             return
-    with whole(path) as stream:
+    with atomic_file(path) as stream:
         stream.write(text.encode())
 
 

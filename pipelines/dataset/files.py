@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curate.base.files import whole
+from curate.base.files import atomic_file
 
 FOOTER = b"winnow"
 GROUP_ROWS = 64  # one unit is read back at a time, and a row group is the least that can be read
@@ -23,5 +23,5 @@ def write_parquet(path: Path, schema: pa.Schema, rows: list[dict[str, Any]], foo
 
 def write_table(path: Path, table: pa.Table) -> None:
     """The same of a table, whose metadata is kept."""
-    with whole(path) as stream:
+    with atomic_file(path) as stream:
         pq.write_table(table, stream, compression="zstd", row_group_size=GROUP_ROWS)

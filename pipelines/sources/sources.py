@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from curate.base.files import whole
+from curate.base.files import atomic_file
 from curate.clip import Listed, Unit, Video
 from pipelines.sources.entries import ADDRESS, PATHS, Entry, entries_of, knows_path, plain, suffix_of
 from pipelines.sources.folders import ALIAS, VIDEO_SUFFIXES, PassedOver, Refused, Search
@@ -220,7 +220,7 @@ class _Finder:
         target = folder / f"{hashlib.sha256(entry.held).hexdigest()[:32]}{suffix_of(entry.path)}"
         if not target.exists():
             folder.mkdir(parents=True, exist_ok=True)
-            with whole(target) as stream:
+            with atomic_file(target) as stream:
                 stream.write(entry.held)
         entry.held = None
         return str(target)
@@ -248,15 +248,15 @@ class _Finder:
 
 def _video(path: str, entries: list[Entry]) -> Video:
     """One video, with all that its entries say."""
-    whole = [entry for entry in entries if entry.span is None]
+    of_video = [entry for entry in entries if entry.span is None]
     spans: dict[tuple, list[Entry]] = {}
     for entry in entries:
         if span := entry.span:
             spans.setdefault(bounds(span), []).append(entry)
     return Video(
         path,
-        captions=[caption for entry in whole for caption in entry.captions],
-        columns=_joined([entry for entry in whole if entry.columns or entry.captions]),
+        captions=[caption for entry in of_video for caption in entry.captions],
+        columns=_joined([entry for entry in of_video if entry.columns or entry.captions]),
         spans=[_joined_span(same) for same in spans.values()],
     )
 

@@ -77,7 +77,7 @@ def naughty(tmp_path, monkeypatch):
     boot = children.BOOT.split("; ", 2)
     text = "; ".join(boot[:2]) + "\n" + NAUGHTY.replace("LOG", repr(str(log))) + boot[2]
     monkeypatch.setattr(children, "BOOT", text)
-    monkeypatch.setattr(children, "START_PAUSES", (0.05,))
+    monkeypatch.setattr(children, "START_RETRY_SECONDS", (0.05,))
     return log
 
 

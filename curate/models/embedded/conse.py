@@ -17,7 +17,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from curate.base.files import DiskError, cache_folder, write_whole
+from curate.base.files import DiskError, cache_folder, write_atomic
 from curate.base.section import Section
 from curate.models import Image
 from curate.models.adapter import Adapter
@@ -90,7 +90,7 @@ def class_embeddings(sentences: MiniLM, names: Sequence[str]) -> tuple[np.ndarra
     centre = in_order_of_length(sentences, prompts).mean(0)
     with contextlib.suppress(OSError, DiskError):
         kept.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(kept, save({"classes": rows, "centre": centre}), durable=False)
+        write_atomic(kept, save({"classes": rows, "centre": centre}), durable=False)
     return rows, centre
 
 
