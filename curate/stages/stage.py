@@ -22,7 +22,7 @@ class Stage(PipelinePart):
     """
 
     @classmethod
-    def made(cls, section: Any, models: Mapping[str, Any]) -> Stage:
+    def create(cls, section: Any, models: Mapping[str, Any]) -> Stage:
         """The stage of one worker. section: its own, of the config. models: loaded, by the parameter of their role."""
         return cls(**cls.arguments(section), **models)
 

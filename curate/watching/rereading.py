@@ -9,7 +9,7 @@ import numpy as np
 
 from curate.clip import COUNTED, Clip, Unit
 from curate.export.span import BACK, CLOSE, FIRST_MISSING, ExtractError, Span, frames_from, opened, plain, span_of
-from curate.observers.stills import encoded
+from curate.observers.stills import encode_jpeg
 from curate.video.decode import aspect_of
 from curate.video.frame import Frame
 
@@ -34,7 +34,7 @@ def captioner_frames(unit: Unit, count: int, *, size: int = 360, quality: int = 
                 clip.errors["frames"] = plain(error)
             continue
         for clip, places, images in zip(clips, wanted, found, strict=True):
-            clip.frames = [encoded(images[place], quality) for place in places]
+            clip.frames = [encode_jpeg(images[place], quality) for place in places]
 
 
 def _places(clip: Clip, count: int) -> list[int]:

@@ -49,7 +49,7 @@ def watch(
         known = Parts.load(plugins).observers
         chosen = [(part, part.Options(**observers[name])) for name, part in known.items() if name in observers]
         reader = frames(unit, **decode, **views_of(chosen))
-        _watch(unit, reader, [part.made(options, unit, frames_per_clip) for part, options in chosen])
+        _watch(unit, reader, [part.create(options, unit, frames_per_clip) for part, options in chosen])
     except VideoError as error:
         unit.fail(error.reason)
     except MemoryError:

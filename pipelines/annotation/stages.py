@@ -91,7 +91,7 @@ def build(config: Config, stages: Sequence[str]) -> list[Step]:
 
 def _made(part: type[Stage], config: Config, shelf: Shelf) -> Stage:
     models = {role.parameter: shelf.get(role.chosen(config)) for role in part.models}
-    return part.made(getattr(config, part.name, None), models)
+    return part.create(getattr(config, part.name, None), models)
 
 
 def _filtered(stage: Stage, config: Config) -> Stage:
