@@ -129,7 +129,7 @@ class Parts:
     def adapters(self) -> list[type[Adapter]]:
         return [*ADAPTERS, *self.of(Adapter)]
 
-    def filling(self, role: Role) -> list[type[Adapter]]:
+    def adapters_for(self, role: Role) -> list[type[Adapter]]:
         """The adapters that can fill a role."""
         return [adapter for adapter in self.adapters if role.key in (each.key for each in adapter.roles)]
 

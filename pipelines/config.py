@@ -141,7 +141,7 @@ def schema(parts: Parts) -> type[Config]:
 
 def _choice(role: Role, parts: Parts) -> tuple[Any, Any]:
     """Type and default of a key that chooses a model: any adapter that can fill the role, by its `kind`."""
-    options = {adapter.kind(): adapter.Options for adapter in parts.filling(role)}
+    options = {adapter.kind(): adapter.Options for adapter in parts.adapters_for(role)}
     kinds: Any = reduce(or_, options.values())
     if len(options) > 1:
         kinds = Annotated[kinds, Field(discriminator="kind")]

@@ -1,4 +1,4 @@
-"""Weights of a model that come inside an installed package."""
+"""Weights of a model inside an installed package."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def packaged(role: str, model: str, distribution: str, module: str, file: str) -
 
 
 def require(weights: Weights) -> Path:
-    """The path of weights that are there; raises MissingWeights when they are not."""
+    """The path of weights. Raises MissingWeights if they are not found."""
     if weights.path is None:
         raise MissingWeights(weights)
     return weights.path

