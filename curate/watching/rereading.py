@@ -1,4 +1,4 @@
-"""Pictures of clips that are known already, read again: for a captioner that was added after the pass."""
+"""Pictures of recorded clips, decoded again: for a captioner that was added after the first decode."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ __all__ = ["captioner_frames", "pictures"]
 def captioner_frames(unit: Unit, count: int, *, size: int = 360, quality: int = 90) -> None:
     """Fill `clip.frames` of a unit's clips with `count` evenly spaced JPEGs each, the first and last frame among them.
 
-    A clip whose frames cannot be read keeps none, and `errors["frames"]` says why. Where frames are found by counting,
-    all clips are read in one pass.
+    A clip whose frames cannot be read has none, and the reason in `errors["frames"]`. Clips whose frames are located by
+    counting are read in one pass.
     """
     if count < 1:
         return

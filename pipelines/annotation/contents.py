@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from curate.clip import text_to_path
-from curate.video.identity import SAMPLED, distinct
+from curate.video.identity import SAMPLED, distinct_id
 from pipelines.annotation.planner import Identity, Planner
 from pipelines.annotation.recorded import RecordedUnits
 
@@ -37,7 +37,7 @@ def identities(
             continue
         sums = {content: recorded(state.contents[content]) for content in known.get(sampled[:ALIKE], ())}
         if any(sums.values()) and (whole := planner.checksum(text_to_path(path))):
-            own = distinct(sampled, whole)
+            own = distinct_id(sampled, whole)
             identity["checksum"] = whole
             first = sampled in sums and sums[sampled] in (whole, None) and own not in sums
             identity["video_id"] = sampled if first else own  # an id is never given to a second content
@@ -59,7 +59,7 @@ def tell_apart(path: str, identity: Identity, owner: str, planner: Planner) -> b
     own, other = (planner.checksum(text_to_path(name)) for name in (path, owner))
     if own is None or own == other:
         return False
-    identity["video_id"], identity["checksum"] = distinct(identity["video_id"], own), own
+    identity["video_id"], identity["checksum"] = distinct_id(identity["video_id"], own), own
     return True
 
 

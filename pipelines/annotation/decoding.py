@@ -12,7 +12,7 @@ from typing import Any
 from curate.base.child import CHANGED, Lost
 from curate.clip import Unit
 from curate.video.identity import READING, stamp
-from curate.watching.isolation import Isolated, settle
+from curate.watching.isolation import Isolated, record_loss
 from curate.watching.rereading import captioner_frames
 from curate.watching.watch import watch
 from pipelines.config import Config
@@ -76,13 +76,13 @@ class Pass:
         """The unit after its decode; lost, where its file is not what was planned, or is not the same at the end."""
         before = stamp(unit.video.path)
         if moved_on(unit, before):
-            return settle(unit, MOVED_ON)
+            return record_loss(unit, MOVED_ON)
         options = self.options(unit)
         if self.isolated:
             unit = self.isolated.watch(unit, limit_of(self.config, unit), **options)
         else:
             unit = watch(unit, **options)
-        return settle(unit, MOVED_ON) if moved_on(unit, before) or stamp(unit.video.path) != before else unit
+        return record_loss(unit, MOVED_ON) if moved_on(unit, before) or stamp(unit.video.path) != before else unit
 
     def options(self, unit: Unit) -> dict[str, Any]:
         """Arguments of `watch`: the observers that this unit wants, and whatever else these need."""
@@ -124,7 +124,7 @@ class Frames:
                 continue
             options = {"count": count, "size": self.config.stills.size}
             if moved_on(unit, stamp(unit.video.path)):
-                settle(unit, MOVED_ON)
+                record_loss(unit, MOVED_ON)
             elif self.isolated:
                 self.isolated.frames(unit, limit_of(self.config, unit), **options)
             else:

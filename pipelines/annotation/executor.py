@@ -22,7 +22,7 @@ import pyarrow as pa
 from curate.base.child import CHANGED, KILLED, LATE, MEMORY, RESOURCE_ERRNOS, TIME, WORKER, Lost, NotStarted
 from curate.base.extras import missing_package
 from curate.clip import Unit
-from curate.watching.isolation import settle
+from curate.watching.isolation import record_loss
 from curate.weights import MissingWeights
 from pipelines.annotation.models import Shelf, uses
 from pipelines.annotation.pools import PROCESS, Place, allot, pools_of
@@ -141,7 +141,7 @@ class _Rounds:
             else f"the worker process died {times} times while working on it, also with nothing beside it"
         )
         reason += " (out of memory, or a crash in a model): see Ray's logs"
-        return settle(replace(unit), Lost(reason, WORKER if sure and not short else KILLED))
+        return record_loss(replace(unit), Lost(reason, WORKER if sure and not short else KILLED))
 
     def _over(self, units: list[Unit], place: Place) -> Iterator[Unit]:
         over = _over_ray if place.executor == "ray" else _inline
@@ -221,9 +221,9 @@ def work(units: list[Unit], steps: Sequence[Step]) -> list[Unit]:
                 name = getattr(step, "name", type(step).__name__)
                 reason = f"{name}: {type(error).__name__}: {error}"
                 if isinstance(error, MemoryError):
-                    settle(unit, Lost(reason, MEMORY))
+                    record_loss(unit, Lost(reason, MEMORY))
                 elif getattr(error, "errno", None) in RESOURCE_ERRNOS:
-                    settle(unit, Lost(reason, KILLED))
+                    record_loss(unit, Lost(reason, KILLED))
                 else:
                     unit.fail(reason)
     return units

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from curate.base.child import LATE, Lost
 from curate.clip import Unit, Video, path_to_text
-from curate.watching.isolation import settle
+from curate.watching.isolation import record_loss
 from pipelines.annotation.contents import identities, stamps, tell_apart
 from pipelines.annotation.planner import Identity, Planner
 from pipelines.annotation.recorded import RecordedUnits, duplicate
@@ -36,7 +36,7 @@ def plan_videos(
             units = [replace(unit, video=replace(unit.video, video_id=seen[path]["video_id"] or "")) for unit in units]
             first = units[0]
         if first.status == "ok" and seen[path]["video_id"] is None:
-            yield settle(Unit(first.video), Lost("could be opened, but its content not be read", LATE))
+            yield record_loss(Unit(first.video), Lost("could be opened, but its content not be read", LATE))
             continue
         if first.status == "ok":
             owner = _owner(path, seen[path], owners, state, planner)

@@ -17,7 +17,7 @@ from curate.base.child import Lost
 from curate.base.files import DiskError, write_json
 from curate.clip import Clip, Column, Unit, Video
 from curate.stages.stage import Stage
-from curate.watching.isolation import settle
+from curate.watching.isolation import record_loss
 from pipelines.annotation import executor
 from pipelines.annotation.annotate import annotate
 from pipelines.annotation.decoding import limit_of
@@ -186,7 +186,7 @@ def fake_pool(monkeypatch, outcome):
             asked.append((unit.video.path, place.workers))
             kind = outcome(unit, place.workers, sum(path == unit.video.path for path, _ in asked))
             if kind != "gone":
-                yield settle(unit, Lost("so it was", kind)) if kind else unit
+                yield record_loss(unit, Lost("so it was", kind)) if kind else unit
 
     monkeypatch.setattr(executor, "_over_ray", pool)
     monkeypatch.setattr(executor, "RaySession", lambda *_: executor.nullcontext())
