@@ -8,7 +8,7 @@ from typing import Any
 
 from curate.clip import Listed, Unit, Video
 
-__all__ = ["apply_list", "bounds", "other_spans", "says_more"]
+__all__ = ["apply_list", "bounds", "list_changed", "spans_changed"]
 
 
 def bounds(span: Listed) -> tuple[Any, ...]:
@@ -16,7 +16,7 @@ def bounds(span: Listed) -> tuple[Any, ...]:
     return span.start, span.end, span.start_frame, span.end_frame, span.problem
 
 
-def other_spans(now: Video, recorded: Video) -> bool:
+def spans_changed(now: Video, recorded: Video) -> bool:
     """The list names other spans than those that were looked for, so that the clips have to be found anew."""
     if not now.spans:
         return False
@@ -26,7 +26,7 @@ def other_spans(now: Video, recorded: Video) -> bool:
     return was != are or (unplaced and _words(now) != _words(recorded))
 
 
-def says_more(now: Video, recorded: Video) -> bool:
+def list_changed(now: Video, recorded: Video) -> bool:
     """The list says something else of the video, or of its spans, than what is recorded."""
     spans = bool(now.spans) and _words(now) != _words(recorded)
     return spans or (now.captions, now.columns) != (recorded.captions, recorded.columns)

@@ -93,7 +93,7 @@ def test_an_observer_is_filled_in_and_the_models_columns_stay(small_footage, tmp
 def test_another_config_is_refused_before_any_work(small_footage, tmp_path, watcher):
     out = tmp_path / "d"
     job(small_footage, out, watcher)
-    with pytest.raises(DatasetError, match=r"made with motion.fps = 2.0, this job says 4.0"):
+    with pytest.raises(DatasetError, match=r"made with motion.fps = 2.0, this job has 4.0"):
         job(small_footage, out, watcher, "motion.fps=4")
     job(small_footage, out, watcher, "captions.merge=null")  # no caption was made yet: nothing would be mixed
     (tmp_path / "other").mkdir()
