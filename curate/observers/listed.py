@@ -63,7 +63,7 @@ def clips_of_spans(
     """The clips, in order of their frames, and a warning for each span that is not exactly one clip.
 
     times, ends: presentation seconds from and until which each frame of the file is shown, ascending. breaks: position ->
-    why no clip goes on there ("gap", "size", "clock"). Spans that hold the same frames are one clip with the captions of
+    why no clip continues there ("gap", "size", "clock"). Spans with the same frames are one clip with the captions of
     all. Sets `frames` of each span.
     """
     times, ends = [float(time) for time in times], [float(time) for time in ends]

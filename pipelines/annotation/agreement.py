@@ -10,9 +10,9 @@ from typing import Any
 from curate.base.files import write_json
 from curate.parts import Parts
 from pipelines.annotation.stages import VERSION, stage_identity
-from pipelines.config import Config, ConfigError, recorded
-from pipelines.dataset.claims import LOCK
+from pipelines.config import Config, ConfigError, load_recorded
 from pipelines.dataset.dataset import FORMAT, DatasetError, read_about
+from pipelines.dataset.lock import LOCK
 from pipelines.sources.sources import HELD
 
 __all__ = ["open_dataset", "refuse_foreign"]
@@ -59,7 +59,7 @@ def _in_current_keys(made: dict[str, Any], stage: str, config: Config) -> dict[s
     tree = config.model_dump(mode="json")
     _write_sections(tree, sections, config.parts)
     try:
-        now = stage_identity(recorded(tree, "dataset.json", config.parts), stage)
+        now = stage_identity(load_recorded(tree, "dataset.json", config.parts), stage)
     except ConfigError:
         return sections
     version = {VERSION: sections[VERSION]} if VERSION in sections else {}

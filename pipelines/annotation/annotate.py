@@ -22,7 +22,6 @@ from pipelines.annotation.pools import Place
 from pipelines.annotation.recorded import RecordedUnits
 from pipelines.annotation.stages import tables_of, with_needs
 from pipelines.config import Config
-from pipelines.dataset.claims import claimed
 from pipelines.dataset.dataset import (
     Dataset,
     DatasetError,
@@ -31,7 +30,8 @@ from pipelines.dataset.dataset import (
     read_shards,
     sweep,
 )
-from pipelines.sources.folders import PassedOver
+from pipelines.dataset.lock import locked
+from pipelines.sources.folders import SkippedFiles
 from pipelines.sources.sources import FoundVideos, find_videos
 
 
@@ -66,7 +66,7 @@ class Summary:
     failures: list[tuple[str, str]] = field(default_factory=list)
     earlier: list[tuple[str, str]] = field(default_factory=list)
     lost: list[tuple[str, str]] = field(default_factory=list)
-    passed_over: PassedOver = field(default_factory=PassedOver)
+    skipped: SkippedFiles = field(default_factory=SkippedFiles)
 
     @property
     def anything_failed(self) -> bool:
@@ -114,8 +114,8 @@ def annotate(
         found = find_videos(sources, root)
     else:
         found = FoundVideos(RecordedUnits(Dataset(root), chosen, retry_failed, config.parts).videos())
-    summary = Summary(passed_over=found.passed_over)
-    with claimed(root, "dataset", DatasetError):
+    summary = Summary(skipped=found.skipped)
+    with locked(root, "dataset", DatasetError):
         open_dataset(root, config, chosen, models)
         writer = Writer(
             root,

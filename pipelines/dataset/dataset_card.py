@@ -1,4 +1,4 @@
-"""The README.md of an annotated dataset: with its header `datasets.load_dataset(DATASET, "clips")` finds the two tables."""
+"""README.md of an annotated dataset; its header lets `datasets.load_dataset(DATASET, "clips")` find the two tables."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ The clips are parts of the source videos and keep the licences of these.
 
 
 def write_dataset_card(root: Path, tables: Tables) -> None:
-    """Write README.md where there is none, or anew where the columns have changed. One that a person edited stays."""
+    """Write README.md if there is none or the columns changed. One that was edited by hand is kept."""
     configs = [
         {
             "config_name": name,

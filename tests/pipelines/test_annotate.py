@@ -125,10 +125,10 @@ def test_failed_videos_are_tried_again_when_asked_or_when_the_file_is_another(sm
 
 
 def test_two_writers_are_refused(small_footage, tmp_path, watcher):
-    from pipelines.dataset.claims import claimed
+    from pipelines.dataset.lock import locked
 
     told = rf"writing this dataset \(process {os.getpid()} on {re.escape(socket.gethostname())}, since 20"
-    with claimed(tmp_path / "d", "dataset", DatasetError), pytest.raises(DatasetError, match=told):
+    with locked(tmp_path / "d", "dataset", DatasetError), pytest.raises(DatasetError, match=told):
         job(small_footage, tmp_path / "d", watcher)
 
 

@@ -95,9 +95,9 @@ _embedders: dict[str, Any] = {}
 def answer(request: dict[str, Any]) -> dict[str, Any]:
     """What the child process does."""
     from pipelines.annotation.models import ModelCache
-    from pipelines.config import recorded
+    from pipelines.config import load_recorded
 
-    config = recorded(request["config"], "dataset.json")
+    config = load_recorded(request["config"], "dataset.json")
     key = config.embedder.model_dump_json()
     if key not in _embedders:
         _embedders[key] = ModelCache(config).get(config.embedder)
