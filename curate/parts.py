@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import FunctionType
 from typing import Any, TypeVar
 
+from curate.base.section import Section
 from curate.clip import Column
 from curate.models.adapter import Adapter
 from curate.models.embedded.conse import ConSE
@@ -37,7 +39,8 @@ from curate.observers.motion import FlowMotion
 from curate.observers.observer import Observer
 from curate.observers.shots import Shots
 from curate.observers.stills import Stills
-from curate.part import Part, PipelinePart, Role
+from curate.part import Part
+from curate.pipeline_part import PipelinePart, Role
 from curate.selection.presets import PRESETS, Preset
 from curate.stages.appearance import Appearance
 from curate.stages.captions import Captions
@@ -80,7 +83,7 @@ class Plugin:
     """Parts of a user. source: the file, or the package and its version. sha256: of the file."""
 
     source: str
-    parts: tuple[type[Part] | Part, ...]
+    parts: tuple[Any, ...]
     sha256: str = ""
 
 
@@ -94,15 +97,21 @@ class Parts:
     def load(files: Sequence[str] = ()) -> Parts:
         """With the parts of installed packages (entry points `winnow.parts`) and of plugin files.
 
-        A plugin is a Python file with a list PARTS of classes: stages, observers, adapters and other subclasses of Part.
-        Its code is executed: load only what you trust. Raises PluginError.
+        A plugin is a Python file with a list PARTS: classes of stages, observers, adapters and other subclasses of Part;
+        and parts of training. Its code is executed: load only what you trust. Raises PluginError.
         """
         return _load(tuple(files))
 
     def of(self, kind: Kind) -> list[Kind]:
         """The parts of plugins of one kind, e.g. `of(Adapter)`."""
         found = (part for plugin in self.plugins for part in plugin.parts)
-        return [part for part in found if isinstance(part, type) and issubclass(part, kind)]  # type: ignore[misc]
+        return [part for part in found if _is_a(part, kind)]
+
+    @property
+    def training(self) -> list[Any]:
+        """What plugins add to training: sections of a training config, and samplers, which are functions."""
+        found = (part for plugin in self.plugins for part in plugin.parts)
+        return [part for part in found if not (isinstance(part, Part) or _is_a(part, Part))]
 
     @property
     def presets(self) -> list[Preset]:
@@ -214,10 +223,14 @@ def _file(name: str) -> Plugin:
     return Plugin(str(path), _parts_of(found, name), digest)
 
 
-def _parts_of(found: Any, source: str) -> tuple[type[Part] | Part, ...]:
+def _is_a(part: Any, kind: type | tuple[type, ...]) -> bool:
+    return isinstance(part, type) and issubclass(part, kind)
+
+
+def _parts_of(found: Any, source: str) -> tuple[Any, ...]:
     parts = tuple(found) if isinstance(found, (list, tuple)) else (found,)
     for part in parts:
-        if not (isinstance(part, Part) or (isinstance(part, type) and issubclass(part, Part))):
+        if not (isinstance(part, (Part, FunctionType)) or _is_a(part, (Part, Section))):
             kinds = "a Stage, Observer, Adapter, Format or Panel, or a Preset(...)"
             raise PluginError(f"plugin {source}: PARTS holds {part!r}, which is no part: list classes: {kinds}")
     return parts
@@ -229,7 +242,7 @@ def _check(parts: Parts) -> None:
     columns = {column.name: part.name for part in STAGES for column in (*part.columns, *part.facts)}
     for plugin in parts.plugins:
         for part in plugin.parts:
-            if not (isinstance(part, type) and issubclass(part, PipelinePart)):
+            if not _is_a(part, PipelinePart):
                 continue
             where = f"plugin {plugin.source}: {part.__name__}"
             if not getattr(part, "name", ""):

@@ -17,7 +17,7 @@ from curate.models.roles import (
     VIDEO_CAPTION,
 )
 from curate.observers.observer import Observer
-from curate.part import Role
+from curate.pipeline_part import Role
 from curate.selection.presets import Preset
 from curate.stages.pictures import stills
 from curate.stages.stage import Stage

@@ -15,8 +15,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from curate.clip import Column
-from curate.part import PipelinePart
 from curate.parts import Parts
+from curate.pipeline_part import PipelinePart
 from pipelines.annotation.stages import tables_of
 from pipelines.config import schema
 from video_model.config import TrainConfig

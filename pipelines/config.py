@@ -16,8 +16,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, create_model, field_validator, model_validator
 
 from curate.base.section import Section
-from curate.part import Role
 from curate.parts import Parts
+from curate.pipeline_part import Role
 from curate.selection.filters import Filter, SelectionError, parse_filters
 from pipelines.formats.format import Format
 from pipelines.formats.formats import FORMATS

@@ -15,7 +15,7 @@ from typing import Any
 
 from pipelines.cluster import RaySession, worker_environment
 from pipelines.typed_yaml import SHIPPED, find, read
-from video_model.config import TrainConfig
+from video_model.config import TrainConfig, train_config
 
 ATTEMPTS = 3  # how often a run is resumed after a worker was lost
 PATIENCE = (
@@ -39,11 +39,22 @@ class TrainingJob:
     stage: str | None = None
     resume: bool = False
     cache: str | None = None
+    plugins: tuple[str, ...] = ()
 
 
-def load_config(name: str, overrides: Sequence[str], schema: type[TrainConfig] = TrainConfig) -> TrainConfig:
-    """A training config by file name, or by the name of one that ships with Winnow. schema: see config.train_config."""
-    return read(schema, find(name, SHIPPED / "train"), list(overrides))
+def schema_of(plugins: Sequence[str]) -> type[TrainConfig]:
+    """The class of configs that can choose the parts of these plugin files too. Raises PluginError, TrainingError."""
+    from curate.parts import Parts
+
+    try:
+        return train_config(Parts.load(plugins).training)
+    except TypeError as error:
+        raise TrainingError(f"--plugin: {error}") from None
+
+
+def load_config(name: str, overrides: Sequence[str], plugins: Sequence[str] = ()) -> TrainConfig:
+    """A training config by file name, or by the name of one that ships with Winnow."""
+    return read(schema_of(plugins), find(name, SHIPPED / "train"), list(overrides))
 
 
 def train_here(job: TrainingJob, watcher: Any = None) -> None:
@@ -91,6 +102,7 @@ def train_on_ray(job: TrainingJob, workers: int, address: str | None, watcher: A
                 "sources": [str(Path(source).absolute()) for source in job.sources],
                 "out": str(job.out.absolute()),
                 "stage": job.stage,
+                "plugins": [str(Path(plugin).absolute()) for plugin in job.plugins],
                 "cache": str(Path(job.cache).absolute()) if job.cache else None,
                 "threads": threads,
             },
@@ -125,7 +137,7 @@ def _work(options: dict[str, Any]) -> None:
     os.environ["LOCAL_RANK"] = str(context.get_local_rank())
     try:
         train(
-            TrainConfig.model_validate_json(options["config"]),
+            schema_of(options["plugins"]).model_validate_json(options["config"]),
             options["sources"],
             options["out"],
             only=options["stage"],

@@ -8,7 +8,8 @@ from typing import Any, ClassVar, Literal, get_args
 from pydantic import Field
 
 from curate.base.section import Section
-from curate.part import Part, Role
+from curate.part import Part
+from curate.pipeline_part import Role
 from curate.weights import Weights
 
 Precision = Literal["float32", "bfloat16", "float16"]

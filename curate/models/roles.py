@@ -1,6 +1,6 @@
 """The places in a config where a model is chosen. Adapters name the roles that they can fill, stages those that they use."""
 
-from curate.part import Role
+from curate.pipeline_part import Role
 
 TEXT = Role("text", "text_area", argument="detector", default="easyocr", optional=False)
 EMBEDDER = Role(

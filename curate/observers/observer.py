@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from curate.clip import Clip, Unit
-from curate.part import PipelinePart
+from curate.pipeline_part import PipelinePart
 from curate.video.frame import Frame
 from curate.video.timeline import Timeline
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from curate.clip import Clip, Column, Unit
-from curate.part import PipelinePart
+from curate.pipeline_part import PipelinePart
 
 
 class Stage(PipelinePart):

@@ -2,6 +2,6 @@
 
 from curate.plugin import Preset
 
-CALM = Preset("calm", "hardly any motion, no text", ({"max": {"motion_score": 5, "text_area": 0.01}},))
+CALM = Preset("calm", "little motion, no text", ({"max": {"motion_score": 20, "text_area": 0.01}},))
 
 PARTS = [CALM]

@@ -14,8 +14,8 @@ import pyarrow as pa
 
 from curate.clip import Unit
 from curate.observers.observer import Observer
-from curate.part import PipelinePart
 from curate.parts import Parts
+from curate.pipeline_part import PipelinePart
 from curate.stages.prefilter import Prefilter
 from curate.stages.stage import Stage
 from curate.watching.facts import FILE_COLUMNS

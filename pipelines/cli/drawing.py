@@ -29,8 +29,8 @@ class Wish:
     conditions: list[str]
 
 
-def draw(run: Path, wish: Wish, watcher: Any) -> list[Path]:
-    """Draw a video for each prompt and write it; the paths. Raises SamplingError, RunError."""
+def draw(run: Path, wish: Wish, watcher: Any, schema: Any) -> list[Path]:
+    """Draw a video for each prompt and write it; the paths. schema: the class of the run's config. Raises SamplingError, RunError."""
     import torch
 
     from video_model.diffusion.samplers import names_of
@@ -40,9 +40,9 @@ def draw(run: Path, wish: Wish, watcher: Any) -> list[Path]:
     if not wish.prompts and wish.image is None:
         raise SamplingError('--prompt or --image: name what to draw, e.g. --prompt "a red circle moves left"')
     chosen = wish.numbers.get("sampler")
-    if chosen is not None and chosen not in names_of():
-        raise SamplingError(f"--sampler {chosen}: choose from {', '.join(names_of())}")
-    sampler = Sampler(run, wish.stage, "cuda" if torch.cuda.is_available() else "cpu")
+    if chosen is not None and chosen not in names_of(schema.parts.samplers):
+        raise SamplingError(f"--sampler {chosen}: choose from {', '.join(names_of(schema.parts.samplers))}")
+    sampler = Sampler(run, wish.stage, "cuda" if torch.cuda.is_available() else "cpu", schema)
     given = conditions(wish.conditions) | wish.numbers
     given |= {"guidance": guidance(wish.guidance), "size": size(wish.size)}
     request = sampler.request(wish.prompts or [""], **given)

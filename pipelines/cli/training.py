@@ -14,6 +14,12 @@ Overrides = Annotated[
     list[str], typer.Option("--set", metavar="KEY=VALUE", help="override a key, e.g. --set stages.video.steps=200")
 ]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="a folder that `winnow train` made")]
+Plugins = Annotated[
+    list[str],
+    typer.Option(
+        "--plugin", metavar="FILE.py", help="a Python file with networks, samplers ... of your own; it is run"
+    ),
+]
 StageName = Annotated[str | None, typer.Option("--stage", help="image, video, hq ...: as the config names them")]
 weights = typer.Typer(no_args_is_help=True, help="Public checkpoints in, diffusers' layout out.")
 
@@ -40,6 +46,7 @@ def train(
         str | None, typer.Option(help="folder of latents that runs share; default: `latents` beside RUN")
     ] = None,
     set_: Overrides = [],  # noqa: B006
+    plugin: Plugins = [],  # noqa: B006
 ) -> None:
     """Train the three stages on curated shards: images, videos, the best videos.
 
@@ -52,13 +59,14 @@ def train(
         from pipelines.cli.training_progress import Following, print_run
         from pipelines.training import TrainingJob, load_config, train_here, train_on_ray
 
-        job = TrainingJob(load_config(config, set_), tuple(data), out, stage, resume, cache)
+        loaded = load_config(config, set_, plugin)
+        job = TrainingJob(loaded, tuple(data), out, stage, resume, cache, tuple(plugin))
         with Following(err_console) as watcher:
             if workers == 1 and address is None:
                 train_here(job, watcher)
             else:
                 train_on_ray(job, workers, address, watcher)
-        print_run(out_console, out)
+        print_run(out_console, out, type(loaded))
     raise typer.Exit(DONE)
 
 
@@ -86,6 +94,7 @@ def sample(
     size: Annotated[str | None, typer.Option(metavar="HxW", help="in px; default: the stage's")] = None,
     scale: Annotated[int, typer.Option(min=1, help="enlarge what is written so many times, pixel by pixel")] = 1,
     stage: StageName = None,
+    plugin: Plugins = [],  # noqa: B006
 ) -> None:
     """Draw videos (or pictures) from a trained run.
 
@@ -95,6 +104,7 @@ def sample(
     with errors():
         from pipelines.cli.drawing import Wish, draw
         from pipelines.cli.training_progress import Following
+        from pipelines.training import schema_of
 
         wish = Wish(
             list(prompt), out, image, stage, scale,
@@ -102,7 +112,7 @@ def sample(
             guidance, size, list(condition),
         )  # fmt: skip
         with Following(err_console) as watcher:
-            written = draw(run, wish, watcher)
+            written = draw(run, wish, watcher, schema_of(plugin))
         for path in written:
             out_console.print(f"written: {path}")
     raise typer.Exit(DONE)
@@ -119,6 +129,7 @@ def evaluate(
         Path | None, typer.Option(help="safetensors of I3D (Kinetics-400): Frechet video distance over it as well")
     ] = None,
     stage: StageName = None,
+    plugin: Plugins = [],  # noqa: B006
 ) -> None:
     """Measure a run on held-out clips: loss by noise level, Frechet video distance, caption similarity, flicker.
 
@@ -126,11 +137,21 @@ def evaluate(
     """
     with errors():
         from pipelines.cli.training_progress import Following, print_metrics
+        from pipelines.training import schema_of
         from video_model.evaluation.evaluate import evaluate as measure
 
         with Following(err_console) as watcher:
             found = measure(
-                run, data, out=out, count=count, steps=steps, seed=seed, i3d=i3d, stage=stage, watcher=watcher
+                run,
+                data,
+                out=out,
+                count=count,
+                steps=steps,
+                seed=seed,
+                i3d=i3d,
+                stage=stage,
+                watcher=watcher,
+                schema=schema_of(plugin),
             )
         print_metrics(out_console, found)
     raise typer.Exit(DONE)
@@ -168,6 +189,7 @@ def export(
     image_encoder: Annotated[Path | None, typer.Option(help="CLIPVisionModelWithProjection, of that pipeline")] = None,
     feature_extractor: Annotated[Path | None, typer.Option(help="CLIPImageProcessor, of that pipeline")] = None,
     stage: StageName = None,
+    plugin: Plugins = [],  # noqa: B006
 ) -> None:
     """Write a run's network (its average) as a diffusers UNet; with its companions' folders, as an image-to-video pipeline.
 
@@ -175,10 +197,11 @@ def export(
     winnow weights export run --out pipeline --vae svd/vae --image-encoder svd/image_encoder --feature-extractor svd/feature_extractor
     """
     with errors():
+        from pipelines.training import schema_of
         from video_model.public.formats import format_of
         from video_model.training.sampler import Sampler
 
-        loaded = Sampler(run, stage)
+        loaded = Sampler(run, stage, schema=schema_of(plugin))
         companions = (vae, image_encoder, feature_extractor)
         if any(companions) and not all(companions):
             raise CommandError(

@@ -66,12 +66,12 @@ class Following:
             self.console.print(Text(line), soft_wrap=True)
 
 
-def print_run(console: Console, root: Path) -> None:
+def print_run(console: Console, root: Path, schema: Any) -> None:
     """A table of the stages: steps, losses, seconds; and where to look."""
     from video_model.training.journal import read_log
     from video_model.training.run import Run
 
-    run = Run.open(root)
+    run = Run.open(root, schema)
     table = Table(
         "stage",
         "steps",

@@ -74,7 +74,7 @@ class ExportOptions(Section):
     @property
     def chosen(self) -> Format:
         """The format, with its options."""
-        kind = next(kind for kind in self.formats if kind.name == self.format)  # type: ignore[attr-defined] # the schema adds it
+        kind = next(kind for kind in self.formats if kind.name == self.format)
         return kind(getattr(self, kind.name, None))
 
 

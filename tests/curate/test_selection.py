@@ -262,8 +262,11 @@ def test_the_papers_presets():
 
 def test_a_preset_is_one_object_and_one_entry(monkeypatch):
     """The config, the command line's help and the errors are derived from the list."""
-    monkeypatch.setattr("curate.selection.presets.PRESETS", [*PRESETS, LONG])
-    assert [f.name for f in parse_filters("long")] == ["min num_frames=48", "where width >= 480"]
+    presets = [*PRESETS, LONG]
+    assert [f.name for f in parse_filters("long", presets)] == ["min num_frames=48", "where width >= 480"]
+    with pytest.raises(SelectionError, match="there are long, none, svd, svd-final"):
+        parse_filters("lang", presets)
+    monkeypatch.setattr("curate.selection.presets.PRESETS", presets)
     assert "long (48 frames or more)" in preset_help()
 
 

@@ -188,7 +188,7 @@ def test_the_command_line_names_the_choices(dataset, tmp_path):
 
 
 def test_a_format_of_a_plugin_as_the_documentation_has_it(dataset, tmp_path):
-    plugin, out = Path(__file__).parents[2] / "docs" / "examples" / "pairs.py", tmp_path / "out"
+    plugin, out = Path(__file__).parents[2] / "docs" / "examples" / "pairs_format.py", tmp_path / "out"
     command = ["select", str(dataset.root), "--out", str(out), "--preset", "none", "--format", "pairs"]
     refused = CliRunner().invoke(app, command)
     assert refused.exit_code == 2 and "export.format must be 'parquet'" in refused.output

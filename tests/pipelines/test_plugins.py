@@ -162,7 +162,7 @@ def test_a_format_and_a_preset_of_ones_own_on_the_command_line(small_footage, tm
     plugins = [f"--plugin={EXAMPLES / 'pairs_format.py'}", f"--plugin={EXAMPLES / 'calm_preset.py'}"]
     done = subprocess.run([*command, *plugins, "--format", "pairs", "--preset", "calm"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    calm = rows(tmp_path / "d", "clip_id, motion_score <= 5 AND text_area <= 0.01, caption_merged")
+    calm = rows(tmp_path / "d", "clip_id, motion_score <= 20 AND text_area <= 0.01, caption_merged")
     written = {path.stem: path.read_text() for path in (tmp_path / "c" / "data").glob("*/*.txt")}
     assert written == {clip: caption or "" for clip, kept, caption in calm if kept} and written
     assert {path.stem for path in (tmp_path / "c" / "data").glob("*/*.mp4")} == set(written)

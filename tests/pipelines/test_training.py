@@ -205,3 +205,20 @@ def test_shipped_training_configs_load():
     paper = load_config("svd", ["stages.hq.steps=5"])
     assert [stage.noise.mean for stage in paper.stages.values()] == [-1.2, -1.2, -1.2, 0.0, 0.5]
     assert paper.stages["hq"].steps == 5 and paper.conditioning.text.dropout == 0.15
+
+
+def test_parts_of_ones_own_train_and_sample(recipe, data, tmp_path):
+    plugin = ["--plugin", Path(__file__).parents[2] / "docs" / "examples" / "training_parts.py"]
+    chosen = ["--set", "denoiser={kind: clean}", "--set", "samples.sampler=midpoint"]
+    out = tmp_path / "run"
+    refused = winnow("train", recipe, "--data", data, "--out", out, *chosen)
+    assert refused.exit_code == 2 and "denoiser" in refused.output and not out.exists()
+    done = winnow("train", recipe, "--data", data, "--out", out, *chosen, *plugin)
+    assert done.exit_code == 0, done.output
+    assert json.loads((out / "config.json").read_text())["denoiser"] == {"kind": "clean"}
+    drawn = winnow("sample", out, "-p", "a", "--steps", 3, "--out", tmp_path / "video.mp4", *plugin)
+    assert drawn.exit_code == 0 and (tmp_path / "video.mp4").stat().st_size > 500
+    without = winnow("sample", out, "-p", "a", "--out", tmp_path / "video.mp4")
+    assert without.exit_code == 2 and "does not fit this version" in without.output
+    unknown = winnow("sample", out, "-p", "a", "--sampler", "middle", "--out", tmp_path / "video.mp4", *plugin)
+    assert unknown.exit_code == 2 and "ddim, midpoint" in " ".join(unknown.output.split())

@@ -123,8 +123,8 @@ class _Generator:
         return self.codec.to_pixels(latents.flatten(0, 1), real.shape[1]).unflatten(0, real.shape[:2])
 
     def loss(self, fake: Tensor, real: Tensor) -> Tensor:
-        differences = F.mse_loss(fake.diff(dim=1), real.diff(dim=1))
-        return F.mse_loss(fake, real) + self.options.difference_weight * differences
+        pixels = F.mse_loss(fake, real)  # first: gradients are summed in the order in which their terms were made
+        return pixels + self.options.difference_weight * F.mse_loss(fake.diff(dim=1), real.diff(dim=1))
 
     def update(self, loss: Tensor, fooling: Tensor | None) -> None:
         """One step down the loss; fooling: the generator term, of which as much is added as the options ask for."""

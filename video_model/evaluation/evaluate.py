@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from curate.base.files import write_json
-from video_model.config import Noise, as_rates
+from video_model.config import Noise, TrainConfig, as_rates
 from video_model.data.excerpts import sample_windows
 from video_model.data.index import Index, join, open_index
 from video_model.diffusion.conditioning import Conditioner
@@ -47,6 +47,7 @@ def evaluate(
     i3d: str | Path | None = None,
     stage: str | None = None,
     watcher: TrainingWatcher | None = None,
+    schema: type[TrainConfig] = TrainConfig,
 ) -> dict[str, Any]:
     """Draw `count` videos for captions of unseen clips, and compare them with those clips.
 
@@ -56,7 +57,7 @@ def evaluate(
     real and drawn. Raises RunError, DataError, WeightsMissing.
     """
     watcher = watcher or Silent()
-    sampler = Sampler(root, stage, "cuda" if torch.cuda.is_available() else "cpu")
+    sampler = Sampler(root, stage, "cuda" if torch.cuda.is_available() else "cpu", schema)
     folder = Path(out) if out else Path(root) / "evaluation"
     index = unseen(sampler, list(data))
     chosen = sampler.stage
