@@ -1,1 +1,1 @@
-"""Knows video and models: one decode, its observers, and the stages that score the clips found."""
+"""Video and models: a single decode with observers, and the stages that score the clips found."""

@@ -1,8 +1,7 @@
 """The records that travel through Winnow: a video, the unit of work cut from it, the clips found in it.
 
-A clip has an identity (which file, which span) and a bag of scores. The scores are not fields of the record:
-each stage declares the columns that it fills (`Column`), and the table's schema is made of these declarations,
-so a new model adds a column beside its code and touches nothing here.
+A clip has an identity (which file, which span) and scores. Scores are not fields of the record: each stage declares the
+columns that it fills (`Column`), from which the table's schema is derived, so a new score changes nothing here.
 """
 
 from __future__ import annotations
@@ -17,16 +16,16 @@ import msgpack
 import numpy as np
 import pyarrow as pa
 
-FILE, COUNTED = "file", "counted"  # how frames are found again: by the file's own times, or by counting
-TOO_SHORT, SKIPPED = "too short", "skipped"  # how reasons in `Clip.errors` begin that are no failures
+FILE, COUNTED = "file", "counted"  # how frames are located: by the file's own times, or by counting
+TOO_SHORT, SKIPPED = "too short", "skipped"  # prefixes of reasons in `Clip.errors` that are not failures
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column of the clips table, with all that a reader must know to trust it.
+    """A column of the clips or videos table, with its documentation.
 
     unit: physical unit, or "" for names and texts. range: e.g. "0..1". formula: how it is computed. source: paper or model.
-    models: keys of the config, e.g. "captions.frame": where one of them names no model, the column is empty.
+    models: keys of the config, e.g. "captions.frame": the column is empty where one of them is null.
     """
 
     name: str
@@ -39,7 +38,7 @@ class Column:
 
     @classmethod
     def of(cls, field: pa.Field) -> Column:
-        """From the field of a table that `field` made."""
+        """The inverse of `field`."""
         notes = {key.decode(): value.decode() for key, value in (field.metadata or {}).items()}
         known = {name: notes.get(name, "") for name in ("formula", "unit", "range", "source")}
         return cls(field.name, field.type, **known)
@@ -51,12 +50,12 @@ class Column:
 
 @dataclass
 class Listed:
-    """A span that a source list names: it becomes a clip as it stands, whatever the pictures in it do.
+    """A span that a source list names: it becomes a clip, not divided at cuts.
 
-    start, end: seconds after the first picture of the file, end exclusive; start_frame, end_frame: in their place, frames
-    of the file in presentation order. None: from the first picture, to the end of the last. captions, columns: what the
-    rows of this span say. where: the list and the row, for messages. problem: why it cannot be used, or None. frames: once
-    the file is decoded, the frames that bound its clips, ascending, the last one exclusive; none where it became no clip.
+    start, end: seconds after the first picture of the file, end exclusive; or start_frame, end_frame: frames of the file in
+    presentation order. None: the start, or the end, of the file. captions, columns: from the rows of this span. where: the
+    list and the row, for messages. problem: why it cannot be used, or None. frames: after the decode, the bounds of its
+    clips in frames, ascending, the last one exclusive; empty if it is in no clip.
     """
 
     start: float | None = None
@@ -72,11 +71,11 @@ class Listed:
 
 @dataclass
 class Video:
-    """A source file as it was named to us.
+    """A source file.
 
-    path: absolute. video_id: 32 hex digits, the content's fingerprint, so that it does not change when files move; 16 of the
-    path's hash for a file that cannot be read. captions: of the source list, in its order. columns: every other column of the
-    source list, kept as it came (JSON values). spans: those that the list names; where there are any, they are the clips.
+    path: absolute. video_id: 32 hex digits, the content's fingerprint, which does not change when the file moves; 16 of the
+    path's hash for a file that cannot be read. captions: of the source list, in its order. columns: its other columns (JSON
+    values). spans: those that the list names; if there are any, they are the clips.
     """
 
     path: str
@@ -92,13 +91,13 @@ class Video:
 
 @dataclass
 class Clip:
-    """The span of a shot that is exported: frames [start_frame, end_frame) of the file, counted in presentation order.
+    """A span of a shot: frames [start_frame, end_frame) of the file, in presentation order.
 
     start_time, end_time: presentation seconds of the first frame, and of the end of the last one.
-    bounds: "shots", or "list" where a source list named the span; then captions and columns are those of the span.
+    bounds: "shots", or "list" if a source list named the span; then captions and columns are those of the span.
     values: the scores, by column name. errors: stage name -> reason, for the stages that failed on this clip.
-    fps, width, height: of its own pictures; a file may change them. clock: how its frames are found again, FILE or
-    COUNTED. frames: JPEG bytes that a video captioner asked for; they cross processes but are never stored.
+    fps, width, height: of its own pictures, since they may change within a file. clock: how its frames are located, FILE or
+    COUNTED. frames: JPEG bytes for the video captioner; never stored.
     """
 
     start_frame: int
@@ -120,7 +119,7 @@ class Clip:
 
     @property
     def failed(self) -> bool:
-        """A stage failed on it. That a clip is too short for a score, or was skipped on purpose, is no failure."""
+        """Whether a stage failed on it; being too short for a score, or skipped by the prefilter, is not a failure."""
         return any(not reason.startswith((TOO_SHORT, SKIPPED)) for reason in self.errors.values())
 
     @property
@@ -128,22 +127,22 @@ class Clip:
         return self.end_frame - self.start_frame
 
     def stills(self) -> list[bytes]:
-        """JPEG bytes of the first, middle and last still, those that exist."""
+        """JPEG bytes of the first, middle and last still, as far as they exist."""
         found = (self.values.get(name) for name in ("still_first", "still_middle", "still_last"))
         return [still for still in found if still]
 
 
 @dataclass
 class Unit:
-    """One video, or a stretch of a long one, that is worked on, committed and retried as a whole.
+    """One video, or a stretch of a long one: the unit of work, commit and retry.
 
-    index of count: which stretch. start, end: presentation seconds, both keyframes of the source; None: the file's own.
-    facts: what was seen of the file (width, height, fps, codec, frames_in_file, frames_decoded ...), see `curate.watching.facts`.
-    status: "ok", "failed", "lost" or "duplicate"; error: the plain reason. A unit can be ok and carry a warning.
-    lost: kinds of the losses so far (see `curate.base.child`): what a machine did is tried again, and is no failure.
-    seconds: wall seconds by stage. todo: the stages still to run on it; None: all. kind: what its path names: "file", or an
-    input that is none and failed: "folder", "link", "entry" of a list. duplicate_of: of a second copy, the path of the
-    first, as tables have it. stored: dataset and shard that its rows are in already, to be read where it is worked on.
+    index, count: which stretch, of how many. start, end: presentation seconds, both keyframes; None: the file's own. facts:
+    of the file (width, height, fps, codec, frames_in_file, frames_decoded ...), see `curate.watching.facts`.
+    status: "ok", "failed", "lost" or "duplicate"; error: the reason. A unit that is ok can have warnings.
+    lost: kinds of its losses so far (see `curate.base.child`), which are retried and are not failures. seconds: wall seconds
+    by stage. todo: the stages still to run on it; None: all. kind: what its path names: "file", or a failed input that is
+    none: "folder", "link", "entry" of a list. duplicate_of: of a second copy, the path of the first, as in tables. stored:
+    dataset and shard that hold its rows already, read by the worker.
     """
 
     video: Video
@@ -168,7 +167,7 @@ class Unit:
 
     @property
     def footage(self) -> float:
-        """Seconds of pictures in the unit, once it is decoded; before that, as far as the file says."""
+        """Seconds of pictures in the unit; before the decode, by the header."""
         if (seen := self.facts.get("footage")) is not None:
             return seen
         end = (self.facts.get("duration") or 0.0) if self.end is None else self.end
@@ -179,9 +178,9 @@ class Unit:
         return f"{self.video.video_id}-{self.index:04d}"
 
     def clip_id(self, clip: Clip) -> str:
-        """`<video id>-<first frame, 8 digits>`: sorts by place in the source, and does not depend on how others were cut.
+        """`<video id>-<first frame, 8 digits>`: sorts by position in the source, and does not depend on other clips.
 
-        Spans of a list may overlap and start together: theirs end with the frame that they end at.
+        Spans of a list may start at the same frame: their ids end with the last frame too.
         """
         end = f"-{clip.end_frame:08d}" if clip.bounds == "list" else ""
         return f"{self.video.video_id}-{clip.start_frame:08d}{end}"

@@ -1,8 +1,8 @@
-"""Every part of the pipeline, in lists to be read; and what plugins add to them.
+"""The lists of all parts of the pipeline, and what plugins add to them.
 
-Everything that depends on which parts there are is derived from these lists: the config's schema, the columns of the
-tables, what a stage needs, pools, `winnow models`, the documentation of scores. A new part is one file, and one line here;
-a part of a user's own is one file and no line here (`Parts.load`).
+Everything else is derived from these lists: the config's schema, the columns of the tables, what a stage needs, pools,
+`winnow models`, the documentation of scores. A new part is one file and one line here; a user's own part is one file
+(`Parts.load`).
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ from curate.stages.similarity import Similarity
 from curate.stages.stage import Stage
 from curate.stages.text import Text
 
-# The pipeline, in the order it runs in. Observers share the one decode.
+# The pipeline, in the order it runs. Observers share the one decode.
 STAGES: list[type[PipelinePart]] = [Shots, FlowMotion, Stills, Text, Appearance, Captions, Similarity]
 
-# Models, by the role that they fill; the first of a role comes first in messages.
+# Models, by the role that they fill; messages list them in this order.
 ADAPTERS: list[type[Adapter]] = [
     Craft,
     RapidOcr,
@@ -70,17 +70,17 @@ ADAPTERS: list[type[Adapter]] = [
     EndpointMerger,
 ]
 
-ENTRY_POINTS = "winnow.parts"  # group: an installed package's list of parts, or the module that has it as PARTS
+ENTRY_POINTS = "winnow.parts"  # group of entry points: a list of parts, or a module with a list PARTS
 Kind = TypeVar("Kind", bound=type[Part])
 
 
 class PluginError(Exception):
-    """A plugin that cannot be used: the file, the reason, the fix."""
+    """A plugin that cannot be used. One line: the file, the reason, the fix."""
 
 
 @dataclass(frozen=True)
 class Plugin:
-    """Where parts of a user's come from. source: the file, or the package and its version. sha256: of the file."""
+    """Parts of a user. source: the file, or the package and its version. sha256: of the file."""
 
     source: str
     parts: tuple[Any, ...]
@@ -89,21 +89,21 @@ class Plugin:
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts of one job: those of Winnow, and those that its plugins add."""
+    """The parts of one job: those of Winnow and of its plugins."""
 
     plugins: tuple[Plugin, ...] = ()
 
     @staticmethod
     def load(files: Sequence[str] = ()) -> Parts:
-        """With the parts of installed packages (entry points `winnow.parts`), and of plugin files.
+        """With the parts of installed packages (entry points `winnow.parts`) and of plugin files.
 
-        A plugin is a Python file with a list PARTS: classes of stages, observers, adapters and whatever else of Winnow's
-        is a Part; and parts of training. It is run: load only what you would run yourself. Raises PluginError.
+        A plugin is a Python file with a list PARTS: classes of stages, observers, adapters and other subclasses of Part;
+        and parts of training. Its code is executed: load only what you trust. Raises PluginError.
         """
         return _load(tuple(files))
 
     def of(self, kind: Kind) -> list[Kind]:
-        """The parts of plugins that are of a kind, e.g. `of(Adapter)`."""
+        """The parts of plugins of one kind, e.g. `of(Adapter)`."""
         found = (part for plugin in self.plugins for part in plugin.parts)
         return [part for part in found if _is_a(part, kind)]
 
@@ -120,12 +120,12 @@ class Parts:
 
     @property
     def stages(self) -> dict[str, type[PipelinePart]]:
-        """Name -> part, in the order they run in: a plugin's stands right behind the last one that it needs."""
+        """Name -> part, in the order they run: a plugin's part follows the last one that it needs."""
         order = list(STAGES)
         for part in self.of(PipelinePart):
             needed = [at for at, other in enumerate(order) if other.name in part.needs]
             at = max(needed, default=len(order) - 1) + 1
-            if issubclass(part, Observer):  # which all run before the first stage
+            if issubclass(part, Observer):  # observers run before the first stage
                 at = sum(issubclass(other, Observer) for other in order)
             order.insert(at, part)
         return {part.name: part for part in order}
@@ -138,7 +138,7 @@ class Parts:
     def adapters(self) -> list[type[Adapter]]:
         return [*ADAPTERS, *self.of(Adapter)]
 
-    def filling(self, role: Role) -> list[type[Adapter]]:
+    def adapters_for(self, role: Role) -> list[type[Adapter]]:
         """The adapters that can fill a role."""
         return [adapter for adapter in self.adapters if role.key in (each.key for each in adapter.roles)]
 
@@ -149,16 +149,16 @@ class Parts:
 
     @property
     def columns(self) -> list[Column]:
-        """Of the clips table; a plugin's follow those of Winnow."""
+        """Columns of the clips table; those of plugins come last."""
         return [column for part in self._declared() for column in part.columns]
 
     @property
     def facts(self) -> list[Column]:
-        """Of the videos table, beside those of the file."""
+        """Columns of the videos table, beside those of the file."""
         return [column for part in self._declared() for column in part.facts]
 
     def with_needs(self, names: Iterable[str]) -> tuple[str, ...]:
-        """These stages and all that they need, in the order they run in."""
+        """These stages and all that they need, in the order they run."""
         wanted: set[str] = set()
         queue = list(names)
         while queue:
@@ -169,7 +169,7 @@ class Parts:
         return tuple(name for name in self.stages if name in wanted)
 
     def stage_of(self, key: str) -> str:
-        """The stage that a column, or a key of `Clip.errors`, belongs to; the key itself where it is of none."""
+        """The stage of a column, or of a key of `Clip.errors`; the key itself if no stage has it."""
         for name, part in self.stages.items():
             if key in part.error_keys or key in (column.name for column in part.columns):
                 return name
@@ -237,7 +237,7 @@ def _parts_of(found: Any, source: str) -> tuple[Any, ...]:
 
 
 def _check(parts: Parts) -> None:
-    """Raise PluginError for a part that lacks what its kind has to declare, or that takes the place of another."""
+    """Raise PluginError for a part with missing declarations, or with a name that is in use."""
     names = [part.name for part in STAGES]
     columns = {column.name: part.name for part in STAGES for column in (*part.columns, *part.facts)}
     for plugin in parts.plugins:

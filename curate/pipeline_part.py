@@ -1,4 +1,4 @@
-"""What an observer or a stage declares of itself, and the places in a config where models are chosen."""
+"""The base class of observers and stages, and the places in a config where models are chosen."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from curate.weights import Weights
 class Role:
     """A place in the config where a model is chosen.
 
-    key: where, e.g. "captions.frame"; "text" is a section of its own. column: what the model is recorded under, as a rule
-    the column that it fills. argument: of the stage's constructor that takes the model; unset: the last word of `key`.
-    default: `kind` of the adapter that is taken where the config says nothing; None: no model. optional: may be null.
+    key: where, e.g. "captions.frame"; "text" is a whole section. column: name under which the model is recorded, usually the
+    column that it fills. argument: of the stage's constructor that takes the model; unset: the last word of `key`.
+    default: `kind` of the default adapter; None: no model. optional: may be null.
     """
 
     key: str
@@ -30,12 +30,12 @@ class Role:
 
     @property
     def section(self) -> str:
-        """The top-level key of the config that it lies in."""
+        """The top-level key of the config that contains it."""
         return self.key.partition(".")[0]
 
     @property
     def field(self) -> str:
-        """Its key within that section; "" where it is the whole section."""
+        """Its key within that section; "" if it is the whole section."""
         return self.key.partition(".")[2]
 
     @property
@@ -43,20 +43,20 @@ class Role:
         return self.argument or self.field or self.key
 
     def chosen(self, config: Any) -> Any:
-        """The section of the model that a config chooses for it; None for none."""
+        """The section of the model that a config chooses; None for none."""
         section = getattr(config, self.section)
         return getattr(section, self.field) if self.field and section is not None else section
 
 
 class PipelinePart(Part):
-    """What observers and stages have in common: one entry of the pipeline, which fills columns of clips.
+    """Base class of observers and stages: one entry of the pipeline, which fills columns of clips.
 
     needs: names of the parts whose columns it reads. columns: of the clips table. facts: of the videos table. Options: its
     section of the config, under its name. models: the places in the config where its models are chosen.
     also: other keys of the config that its rows depend on, e.g. "decode.unit_seconds". error_keys: other keys of
-    `Clip.errors` that it writes. prefiltered: it is expensive, and left out for clips outside of the config's prefilter.
-    version: raise it when the same input gives other numbers than before: rows of two versions are never mixed.
-    gpu: it runs on a GPU where it gets one; with models the adapters say so. memory: bytes of one worker, beside models.
+    `Clip.errors` that it writes. prefiltered: expensive, and skipped for clips outside of the config's prefilter.
+    version: increase it when the same input gives other results: rows of two versions are never mixed.
+    gpu: it can run on a GPU itself (its models declare that themselves). memory: bytes of one worker, beside models.
     """
 
     needs: ClassVar[tuple[str, ...]] = ()
@@ -73,26 +73,26 @@ class PipelinePart(Part):
 
     @classmethod
     def weights(cls, section: Any) -> Sequence[Weights]:
-        """Files that it loads itself, beside its models'. section: its own, of the config."""
+        """Weights that it loads itself, beside its models'. section: its own, of the config."""
         return ()
 
     @classmethod
     def kind(cls, section: Any) -> str:
-        """What `weights` are recorded as."""
+        """Name under which `weights` are recorded."""
         return cls.name
 
     @classmethod
     def frames(cls, config: Any) -> int:
-        """How many evenly spaced frames of each clip it wants in `Clip.frames`; 0: none."""
+        """How many evenly spaced frames of each clip it needs in `Clip.frames`; 0: none."""
         return 0
 
     @classmethod
     def check(cls, config: Any) -> None:
-        """Raise ValueError, with key and fix, for a config whose sections do not go together."""
+        """Raise ValueError, with key and fix, for a config whose sections are not consistent."""
 
     @classmethod
     def arguments(cls, section: Any) -> dict[str, Any]:
-        """Its own options in its section of the config, as keyword arguments; not the models chosen there."""
+        """The options in its section of the config, as keyword arguments, without the models chosen there."""
         return {name: getattr(section, name) for name in cls.Options.model_fields}
 
     @classmethod

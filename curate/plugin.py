@@ -1,4 +1,4 @@
-"""What a plugin imports: `from curate.plugin import Column, Stage, stills` (docs/extending.md)."""
+"""The names for plugins: `from curate.plugin import Column, Stage, stills` (docs/extending.md)."""
 
 import pyarrow as types  # of columns: types.float32(), types.string() ...
 from pydantic import Field

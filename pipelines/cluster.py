@@ -1,4 +1,4 @@
-"""Ray for the length of a job, without its noise, and one clear error where it cannot be reached."""
+"""A Ray session for one job, with quiet logs, and one clear error if Ray cannot be reached."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import socket
 import warnings
 
 from curate.base.child import silent_stderr
-from curate.base.extras import install
+from curate.base.extras import install_command
 
 
 class ExecutorError(Exception):
@@ -17,13 +17,13 @@ class ExecutorError(Exception):
 
 
 def require_ray(instead: str) -> None:
-    """Raises ExecutorError where Ray is not installed."""
+    """Raise ExecutorError if Ray is not installed."""
     if importlib.util.find_spec("ray") is None:
-        raise ExecutorError(f"the package ray is not installed: {install('ray')}, or {instead}")
+        raise ExecutorError(f"the package ray is not installed: {install_command('ray')}, or {instead}")
 
 
 class RaySession:
-    """Ray for the length of a job: joined at an address, or started here and shut down after."""
+    """Ray during one job: an existing cluster, or started on this machine and shut down afterwards."""
 
     def __init__(self, address: str | None, instead: str) -> None:
         """address: of a cluster, or None: this machine. instead: what to do without Ray, for the error."""
@@ -31,7 +31,7 @@ class RaySession:
 
     def __enter__(self) -> None:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # a lost worker is for the job to notice and tell
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # the job detects and reports lost workers
         warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
         require_ray(self.instead)
         import ray
@@ -39,7 +39,7 @@ class RaySession:
         self.started = not ray.is_initialized()
         if self.started:
             try:
-                _knock(self.address)
+                _check_reachable(self.address)
                 options = {"logging_level": logging.ERROR, "log_to_driver": False}
                 with silent_stderr():
                     if self.address:
@@ -59,8 +59,8 @@ class RaySession:
             ray.shutdown()
 
 
-def _knock(address: str | None) -> None:
-    """Raise OSError at once where nobody listens at host:port; Ray itself would wait for minutes."""
+def _check_reachable(address: str | None) -> None:
+    """Raise OSError at once if nothing listens at host:port; Ray itself would wait for minutes."""
     host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
     if colon and port.isdigit():
         socket.create_connection((host, int(port)), timeout=10).close()

@@ -1,8 +1,8 @@
 """The config of a job: typed, with defaults that work, and unknown keys as errors.
 
 A config is a YAML file (`pipelines/configs/*.yaml`), or the name of one that ships with Winnow; `--set a.b=value` overrides
-a key. The section of a stage or of a model is declared by it, in its own file.
-What is recorded in `dataset.json` is the resolved config, so it says what ran without the file.
+a key. Stages and models declare their sections in their own files. `dataset.json` records
+the resolved config, independent of the file.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from curate.selection.filters import Filter, SelectionError, parse_filters
 from pipelines.formats.format import Format
 from pipelines.formats.formats import FORMATS
 from pipelines.formats.options import Export, export_section
-from pipelines.typed_yaml import ConfigError, find, known, override, read_tree, validate
+from pipelines.typed_yaml import ConfigError, drop_unknown_keys, find, override, read_tree, validate
 
 FULL_HD = 1920 * 1080
 
@@ -46,12 +46,12 @@ class DecodeOptions(Section):
     isolate: bool = Field(True, description="decode in a child process, so that a crash costs one unit")
 
     def time_limit(self, seconds: float, pixels: int = FULL_HD) -> float:
-        """Seconds that a decode of so much footage may take. pixels: width x height."""
+        """Time limit of decoding this many seconds of footage, s. pixels: width x height."""
         return self.timeout_seconds + self.timeout_per_second * seconds * max(1.0, pixels / FULL_HD)
 
     @property
     def cut_limits(self) -> dict[str, Any]:
-        """Limits of cutting one clip, which may decode its source from a keyframe far before it."""
+        """Limits of cutting one clip, which may have to decode from a keyframe far before it."""
         seconds = max(self.timeout_seconds, self.time_limit(self.unit_seconds) / 2)
         return {"max_pixels": self.max_pixels, "timeout_seconds": seconds, "memory_gb": self.memory_gb}
 
@@ -61,9 +61,6 @@ class PrefilterOptions(Section):
 
     min: dict[str, float] = Field({}, description="column: lowest value of a clip that is captioned")
     max: dict[str, float] = Field({}, description="column: highest value")
-
-
-# --- what is done with the scores
 
 
 class ExecutionOptions(Section):
@@ -81,7 +78,7 @@ class ExecutionOptions(Section):
 
 
 class Config(Section):
-    """The keys that are nobody's but the job's. Those of the parts are added by `schema`, which makes the class in use."""
+    """The keys that belong to no part. `schema` makes the class in use, with the sections of the parts."""
 
     parts: ClassVar[Parts]
 
@@ -105,7 +102,7 @@ class Config(Section):
         return value
 
     @model_validator(mode="after")
-    def _go_together(self) -> Config:
+    def _check_parts(self) -> Config:
         for part in self.parts.stages.values():
             part.check(self)
         return self
@@ -115,12 +112,12 @@ class Config(Section):
         return parse_filters(self.selection, self.parts.presets)
 
 
-# --- the schema, made of the parts
+# --- the schema, derived from the parts
 
 
 @lru_cache(maxsize=16)
 def schema(parts: Parts) -> type[Config]:
-    """The class of configs of a job with these parts: a section for each that has options or models."""
+    """The config class of a job with these parts: with a section for each part that has options or models."""
     fields: dict[str, Any] = {}
     for part in parts.stages.values():
         for role in part.models:
@@ -141,7 +138,7 @@ def schema(parts: Parts) -> type[Config]:
 
 def _choice(role: Role, parts: Parts) -> tuple[Any, Any]:
     """Type and default of a key that chooses a model: any adapter that can fill the role, by its `kind`."""
-    options = {adapter.kind(): adapter.Options for adapter in parts.filling(role)}
+    options = {adapter.kind(): adapter.Options for adapter in parts.adapters_for(role)}
     kinds: Any = reduce(or_, options.values())
     if len(options) > 1:
         kinds = Annotated[kinds, Field(discriminator="kind")]
@@ -153,7 +150,7 @@ def _choice(role: Role, parts: Parts) -> tuple[Any, Any]:
 
 
 def load(name: str = "quickstart", overrides: tuple[str, ...] | list[str] = (), plugins: Sequence[str] = ()) -> Config:
-    """A config by file name, or by the name of a shipped one, and plugin files beside those that it names.
+    """A config by file name, or by the name of a shipped one. plugins: files in addition to those that it names.
 
     ConfigError names the key and the fix. Raises PluginError.
     """
@@ -168,21 +165,21 @@ def load(name: str = "quickstart", overrides: tuple[str, ...] | list[str] = (), 
 
 
 def resolve(tree: dict, origin: str) -> Config:
-    """The config of a tree of keys, whose plugins are loaded."""
+    """The config of a tree of keys; loads its plugins."""
     return validate(schema(Parts.load(tree.get("plugins") or ())), tree, origin)
 
 
-def recorded(tree: dict, origin: str, parts: Parts | None = None) -> Config:
-    """A config that a dataset was made with, maybe by an older Winnow: keys that this one has not are passed over.
+def load_recorded(tree: dict, origin: str, parts: Parts | None = None) -> Config:
+    """The recorded config of a dataset, maybe of an older Winnow: unknown keys are ignored.
 
-    Plugins that a dataset names are never run: those of `parts` are there already.
+    Plugins that a dataset names are never executed; those of `parts` are loaded already.
     """
     kind = schema(parts or Parts.load())
-    tree = known(kind, tree | {"plugins": []})
+    tree = drop_unknown_keys(kind, tree | {"plugins": []})
     export = tree.get("export") or {}
     if export.get("format") not in [format.name for format in (*FORMATS, *kind.parts.of(Format))]:  # a plugin's
         export.pop("format", None)
     return validate(kind, tree, origin)
 
 
-__all__ = ["Config", "ConfigError", "load", "override", "recorded", "resolve", "schema"]
+__all__ = ["Config", "ConfigError", "load", "load_recorded", "override", "resolve", "schema"]

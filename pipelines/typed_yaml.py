@@ -1,4 +1,4 @@
-"""Typed configs read from YAML: `a.b=value` overrides, and complaints that name the file, the key and the fix."""
+"""Typed configs from YAML: `a.b=value` overrides, and errors that name the file, the key and the fix."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ def validate(root: type[Root], tree: dict, origin: str) -> Root:
     try:
         return root.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError("; ".join(_complaint(root, origin, item) for item in error.errors())) from None
+        raise ConfigError("; ".join(_message(root, origin, item) for item in error.errors())) from None
 
 
-def known(root: type[BaseModel], tree: dict) -> dict:
-    """A copy of a tree of keys without those that the config does not know."""
+def drop_unknown_keys(root: type[BaseModel], tree: dict) -> dict:
+    """A copy of a tree of keys, without unknown ones."""
     tree = copy.deepcopy(tree)
     try:
         root.model_validate(tree)
@@ -65,7 +65,7 @@ def known(root: type[BaseModel], tree: dict) -> dict:
             if item["type"] == "extra_forbidden":
                 *parents, last = item["loc"]
                 section: Any = tree
-                for part in parents:  # the kind of a union's member is in the path, and not in the tree
+                for part in parents:  # the path includes the kind of a union's member, the tree does not
                     section = section[part] if not isinstance(section, dict) or part in section else section
                 section.pop(last, None)
     return tree
@@ -88,7 +88,7 @@ def override(tree: dict, assignment: str) -> None:
         raise ConfigError(f"--set {assignment}: the value is not readable as YAML ({reason})") from None
 
 
-def _complaint(root: type[BaseModel], origin: str, item: ErrorDetails) -> str:
+def _message(root: type[BaseModel], origin: str, item: ErrorDetails) -> str:
     where = [str(part) for part in item["loc"] if part not in _kinds(root)]
     key, kind = ".".join(where), item["type"]
     if kind == "extra_forbidden":
@@ -101,7 +101,7 @@ def _complaint(root: type[BaseModel], origin: str, item: ErrorDetails) -> str:
 
 
 def _keys(root: type[BaseModel], parents: list[str]) -> list[str]:
-    """Names of the keys that are known under a section; through a union, those of the default's kind."""
+    """The valid keys of a section; of a union, those of the default's kind."""
     section: Any = root
     for parent in parents:
         field = section.model_fields.get(parent) if _typed(section) else None
@@ -112,7 +112,7 @@ def _keys(root: type[BaseModel], parents: list[str]) -> list[str]:
 
 
 def _kinds(section: type[BaseModel]) -> set[str]:
-    """The values of every `kind` below a section: pydantic names them in a path, a config does not."""
+    """The values of every `kind` below a section, which pydantic includes in paths and a config does not."""
     found: set[str] = set()
     for name, field in section.model_fields.items():
         if name == "kind":
@@ -123,7 +123,7 @@ def _kinds(section: type[BaseModel]) -> set[str]:
 
 
 def _sections(annotation: Any) -> list[type[BaseModel]]:
-    """The sections that an annotation speaks of, through unions and containers."""
+    """The sections in an annotation, through unions and containers."""
     if _typed(annotation):
         return [annotation]
     return [found for part in get_args(annotation) for found in _sections(part)]

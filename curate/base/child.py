@@ -1,8 +1,8 @@
-"""Work on untrusted data in a child process, where a crash, a hang or a memory blow-up costs one request and nothing else.
+"""Work on untrusted data in a child process, where a crash, a hang or a memory blow-up costs one request only.
 
-The child stays for many requests and imports only what they need. It is started with this interpreter and this `sys.path`,
+The child serves many requests and imports only what they need. It is started with this interpreter and this `sys.path`,
 not by importing the caller's main module again, so it starts in a second under Ray or any script. Requests and answers are
-MessagePack on a socket that only these two processes have: what a decoder that was taken over can send is data, not code.
+MessagePack on a private socket: a compromised decoder can send data, not code.
 """
 
 from __future__ import annotations
@@ -30,14 +30,18 @@ import psutil
 
 __all__ = ["Child", "Lost", "NotStarted", "in_order", "pack", "silent_stderr", "unpack"]
 
-Item, Found = TypeVar("Item"), TypeVar("Found")
+Item, Result = TypeVar("Item"), TypeVar("Found")
 
-LOOK_EVERY = 0.2  # seconds between looks at the child's memory
-START_SECONDS = 120.0  # for a child to import what it needs; a second on a calm machine
-START_PAUSES = 0.5, 2.0  # seconds before another child is started where one did not get ready
-LEAST_ROOM = 64 << 20  # bytes beside what is imported, without which not even a small picture is decoded
-STARVED = 0.25  # of the time limit: a child that wants to compute and was let for less is not to blame
-ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")  # the pool of workers is the parallelism
+POLL_SECONDS = 0.2  # between checks of the child's memory
+START_SECONDS = 120.0  # time limit of the child's imports; on an idle machine they take a second
+START_RETRY_SECONDS = 0.5, 2.0  # before each retry of a start that failed
+MIN_FREE_BYTES = 64 << 20  # beside the imports; less cannot decode even a small picture
+STARVED_SHARE = 0.25  # of the time limit: a runnable child with less CPU time than this was starved
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+)  # parallelism comes from the pool of workers
 BOOT = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from curate.base.child import serve; serve(int(sys.argv[2]), float(sys.argv[3]), sys.argv[4])"
@@ -45,17 +49,24 @@ BOOT = (
 
 
 KILLED, LATE, START, CRASH, MEMORY, TIME, RAISED = "killed", "late", "start", "crash", "memory", "time", "raised"
-WORKER, CHANGED = "worker", "changed"  # losses that are noticed elsewhere: of a whole worker, of the file that was read
-SUSPECT = {CRASH, MEMORY, TIME, WORKER}  # may be the request's doing: a second process that ends alike tells
-FROM_OUTSIDE = {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGXCPU}
-NO_ROOM = {errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT}  # a machine's, no file's
+WORKER, CHANGED = "worker", "changed"  # detected elsewhere: a worker died, or the file was modified
+SUSPECT = {CRASH, MEMORY, TIME, WORKER}  # may be caused by the request: confirmed if a second process ends the same way
+EXTERNAL_SIGNALS = {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGXCPU}
+RESOURCE_ERRNOS = {
+    errno.ENOMEM,
+    errno.EAGAIN,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOSPC,
+    errno.EDQUOT,
+}  # out of a machine's resource, not the file's fault
 
 
 class Lost(Exception):
     """The child could not finish; the message is the plain reason.
 
-    kind: KILLED (from outside, as by a machine without memory), LATE (it was stopped, starved, or waited for a disk) and
-    START say nothing of the request. CRASH, MEMORY and TIME may be its doing. RAISED: the function raised.
+    kind: KILLED (from outside, e.g. the machine ran out of memory), LATE (stopped, starved, or waiting for a disk) and
+    START are not the request's fault. CRASH, MEMORY and TIME may be. RAISED: the function raised.
     """
 
     def __init__(self, reason: str, kind: str = RAISED) -> None:
@@ -64,7 +75,7 @@ class Lost(Exception):
 
 
 class NotStarted(Lost):
-    """No child can be started on this machine, or not within its limit of memory: no request can be answered."""
+    """No child can be started on this machine, or not within its memory limit: no request can be answered."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason, START)
@@ -73,10 +84,10 @@ class NotStarted(Lost):
 class Child:
     """A process that answers requests with one function, one at a time; a fresh one is started after a failure.
 
-    module: its `answer(request: dict) -> dict` runs in the child; what is a memoryview in the dict comes as a bytearray,
-    and is copied less often. timeout: seconds for one request. memory_gb: most
-    resident memory of the child, GB; allocations beyond it fail in the child itself (RLIMIT_DATA), and its resident size
-    is watched from here. name: what the reasons call it. setting: what in a config sets memory_gb, for the reasons.
+    module: its `answer(request: dict) -> dict` runs in the child; a memoryview in the dict arrives as a bytearray, with
+    fewer copies. timeout: seconds for one request. memory_gb: limit of the child's resident memory, GB; allocations
+    beyond it fail in the child (RLIMIT_DATA), and its resident size is polled from here. name, setting: the child, and the
+    config key of memory_gb, for error messages.
     """
 
     def __init__(
@@ -93,33 +104,35 @@ class Child:
         self._child: subprocess.Popen | None = None
         self._pipe: Connection | None = None
 
-    def ask(self, request: dict[str, Any], timeout: float | None = None, most: int | None = None) -> dict[str, Any]:
-        """The answer. timeout: seconds for this request, None: the child's. most: bytes that the answer may have.
+    def ask(
+        self, request: dict[str, Any], timeout: float | None = None, max_bytes: int | None = None
+    ) -> dict[str, Any]:
+        """The answer. timeout: seconds for this request, None: the child's. max_bytes: limit of the answer's size.
 
-        Raises Lost with a plain reason: a crash, too long, too much memory, or an exception there; NotStarted.
+        Raises Lost: a crash, a limit exceeded, or an exception in the child; NotStarted.
         """
         if self._child is None or self._child.poll() is not None:
             self.close()
             self._start()
         try:
             self._pipe.send_bytes(pack(request))
-            answer = self._wait(self.timeout if timeout is None else timeout, most)
-            raw = {name: self._raw(size, most) for name, size in answer.get("raw", {}).items()}
+            answer = self._wait(self.timeout if timeout is None else timeout, max_bytes)
+            raw = {name: self._raw(size, max_bytes) for name, size in answer.get("raw", {}).items()}
         except (EOFError, OSError):
-            raise self._how_it_ended() from None
+            raise self._exit_loss() from None
         except BaseException:
-            self.close()  # lost, or the caller was interrupted: an answer still to come must not be taken for the next
+            self.close()  # a late answer must not be taken for that of the next request
             raise
         if "memory" in answer:
             self.close()
-            raise self._too_much()
+            raise self._memory_loss()
         if "error" in answer:
             raise Lost(answer["error"], answer["kind"])
         return answer["value"] | raw
 
     @property
     def pid(self) -> int | None:
-        """Of the child, while there is one."""
+        """Process id of the child; None before the first request."""
         return self._child.pid if self._child else None
 
     def close(self) -> None:
@@ -136,16 +149,16 @@ class Child:
             self.close()
 
     def _start(self) -> None:
-        """A child that has said that it is ready. NotStarted where none gets so far, after a few tries."""
-        for pause in (*START_PAUSES, None):
+        """Start a child and wait until it reports ready. Raises NotStarted after a few tries."""
+        for pause in (*START_RETRY_SECONDS, None):
             try:
                 self._spawn()
-                said = self._wait(START_SECONDS)
-                if "ready" in said:
+                reply = self._wait(START_SECONDS)
+                if "ready" in reply:
                     return
-                why = said["error"]
+                why = reply["error"]
             except (EOFError, ConnectionError):
-                why = str(self._how_it_ended())
+                why = str(self._exit_loss())
             except (OSError, Lost) as error:  # OSError: no process, or no socket, can be made
                 too_much = getattr(error, "kind", None) == MEMORY
                 why = "its libraries take more" if too_much else getattr(error, "strerror", None) or str(error)
@@ -170,40 +183,40 @@ class Child:
                 [sys.executable, "-c", BOOT, *settings],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
-                env={**{name: "1" for name in ONE_THREAD}, **os.environ},
-                start_new_session=True,  # an interrupt from the keyboard is for us to handle
+                env={**{name: "1" for name in THREAD_VARIABLES}, **os.environ},
+                start_new_session=True,  # this process handles Ctrl-C
             )
 
-    def _wait(self, timeout: float, most: int | None = None) -> dict[str, Any]:
+    def _wait(self, timeout: float, max_bytes: int | None = None) -> dict[str, Any]:
         process, end = psutil.Process(self._child.pid), time.monotonic() + timeout
-        while not self._pipe.poll(min(LOOK_EVERY, max(0.0, end - time.monotonic()))):
+        while not self._pipe.poll(min(POLL_SECONDS, max(0.0, end - time.monotonic()))):
             if time.monotonic() >= end:
-                raise _too_late(process, timeout)
+                raise _timeout_loss(process, timeout)
             with contextlib.suppress(psutil.Error):
                 if process.memory_info().rss > self.memory_gb * 1e9:
-                    raise self._too_much()
+                    raise self._memory_loss()
         try:
-            return unpack(self._pipe.recv_bytes(most))
+            return unpack(self._pipe.recv_bytes(max_bytes))
         except OSError:
             if self._pipe.readable:
                 raise
-            raise self._too_long(most) from None
+            raise self._size_loss(max_bytes) from None
 
-    def _raw(self, size: int, most: int | None) -> bytearray:
-        if most is not None and size > most:
-            raise self._too_long(most)
+    def _raw(self, size: int, max_bytes: int | None) -> bytearray:
+        if max_bytes is not None and size > max_bytes:
+            raise self._size_loss(max_bytes)
         part = bytearray(size)
         self._pipe.recv_bytes_into(part)
         return part
 
-    def _too_long(self, most: int) -> Lost:
-        return Lost(f"the {self.name} answered with more than {most} bytes", CRASH)
+    def _size_loss(self, max_bytes: int) -> Lost:
+        return Lost(f"the {self.name} answered with more than {max_bytes} bytes", CRASH)
 
-    def _too_much(self) -> Lost:
+    def _memory_loss(self) -> Lost:
         setting = f" ({self.setting})" if self.setting else ""
         return Lost(f"needs more than {self.memory_gb:g} GB of memory{setting}", MEMORY)
 
-    def _how_it_ended(self) -> Lost:
+    def _exit_loss(self) -> Lost:
         try:
             code = self._child.wait(10)
         except subprocess.TimeoutExpired:
@@ -212,27 +225,27 @@ class Child:
         if code is None or code >= 0:
             return Lost(f"the {self.name}'s process ended unexpectedly (exit code {code})", CRASH)
         name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-        if -code in FROM_OUTSIDE:
+        if -code in EXTERNAL_SIGNALS:
             hint = "; the machine may have run out of memory" if -code == signal.SIGKILL else ""
             return Lost(f"the {self.name}'s process was killed from outside ({name}{hint})", KILLED)
         return Lost(f"the {self.name} crashed ({name})", CRASH)
 
 
-def _too_late(process: psutil.Process, timeout: float) -> Lost:
-    """LATE where the machine is the reason: a child that was stopped, waits for a disk, or wants to compute and may not."""
-    said = f"took longer than {timeout:g} s"
+def _timeout_loss(process: psutil.Process, timeout: float) -> Lost:
+    """LATE where the machine is to blame: the child was stopped, waits for a disk, or is runnable but gets no CPU; else TIME."""
+    reason = f"took longer than {timeout:g} s"
     with contextlib.suppress(psutil.Error):
         state, used = process.status(), sum(process.cpu_times()[:2])
         if state in (psutil.STATUS_DISK_SLEEP, psutil.STATUS_STOPPED):
             was = "stopped" if state == psutil.STATUS_STOPPED else "waiting for the disk"
-            return Lost(f"{said}: the process was {was}", LATE)
-        if state == psutil.STATUS_RUNNING and used < STARVED * timeout:
-            return Lost(f"{said}, but was given the processor for {used:.1f} s only: the machine is overloaded", LATE)
-    return Lost(said, TIME)
+            return Lost(f"{reason}: the process was {was}", LATE)
+        if state == psutil.STATUS_RUNNING and used < STARVED_SHARE * timeout:
+            return Lost(f"{reason}, but was given the processor for {used:.1f} s only: the machine is overloaded", LATE)
+    return Lost(reason, TIME)
 
 
-def in_order(threads: Executor, work: Callable[[Item], Found], items: Iterable[Item], ahead: int) -> Iterator[Found]:
-    """`work(item)` of each item, in the order of the items; up to `ahead` are under way before they are asked for."""
+def in_order(threads: Executor, work: Callable[[Item], Result], items: Iterable[Item], ahead: int) -> Iterator[Result]:
+    """`work(item)` of each item, in their order; up to `ahead` are started before they are consumed."""
     waiting: deque = deque()
     try:
         for item in items:
@@ -258,20 +271,20 @@ def unpack(data: bytes) -> dict[str, Any]:
 
 
 def serve(descriptor: int, memory_gb: float, module: str) -> None:
-    """Say that this process is ready, or why not; then answer requests until the parent is gone."""
-    threading.Thread(target=_leave_with, args=(os.getppid(),), daemon=True).start()
+    """Report that this process is ready, or why not; then answer requests until the parent exits."""
+    threading.Thread(target=_exit_with_parent, args=(os.getppid(),), daemon=True).start()
     pipe = Connection(descriptor)
     limit, most = int(memory_gb * 1e9), resource.getrlimit(resource.RLIMIT_DATA)[1]
     try:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        with silent_stderr():  # libraries that find no memory write pages of it; the parent says it in a line
+        with silent_stderr():  # libraries print pages on a failed allocation; the parent reports one line
             answer = importlib.import_module(module).answer
             resource.setrlimit(resource.RLIMIT_DATA, (limit, most))
-            bytearray(LEAST_ROOM)
+            bytearray(MIN_FREE_BYTES)
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     except Exception as error:
-        resource.setrlimit(resource.RLIMIT_DATA, (most, most))  # the reason needs memory too
-        reason = str(error).rpartition(": ")[2]  # without the path of a library
+        resource.setrlimit(resource.RLIMIT_DATA, (most, most))  # sending the reason needs memory too
+        reason = str(error).rpartition(": ")[2]  # without the library's path
         pipe.send_bytes(pack({"error": f"{type(error).__name__}: {reason}".removesuffix(": ")[:300]}))
         return
     pipe.send_bytes(pack({"ready": True}))
@@ -288,7 +301,7 @@ def serve(descriptor: int, memory_gb: float, module: str) -> None:
         except MemoryError:
             reply, raw = pack({"memory": True}), {}
         except Exception as error:
-            kind = LATE if getattr(error, "errno", None) in NO_ROOM else RAISED
+            kind = LATE if getattr(error, "errno", None) in RESOURCE_ERRNOS else RAISED
             reply, raw = pack({"error": f"{type(error).__name__}: {error}", "kind": kind}), {}
         for part in (reply, *raw.values()):
             pipe.send_bytes(part)
@@ -296,7 +309,7 @@ def serve(descriptor: int, memory_gb: float, module: str) -> None:
 
 @contextlib.contextmanager
 def silent_stderr() -> Iterator[None]:
-    """Standard error goes nowhere meanwhile, that of native code too."""
+    """Discard standard error meanwhile, also that of native code."""
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, 2)
@@ -307,8 +320,8 @@ def silent_stderr() -> Iterator[None]:
         os.close(nowhere)
 
 
-def _leave_with(parent: int) -> None:
-    """End this process soon after the parent's, in the middle of a decode too."""
+def _exit_with_parent(parent: int) -> None:
+    """Exit within a second of the parent, even during a decode."""
     while os.getppid() == parent:
         time.sleep(1.0)
     os._exit(1)

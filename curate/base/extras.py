@@ -1,4 +1,4 @@
-"""Which extra of Winnow a package comes with, so that an error can say what to install."""
+"""Which extra of Winnow installs a package, so that errors can name the command."""
 
 from __future__ import annotations
 
@@ -7,15 +7,19 @@ from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import PackageNotFoundError, requires
 
-ASKED_FOR = ("embedded", "full", "train", "ray", "rapidocr", "transnet", "open-clip", "diffusers")  # by people
-NAMES = {"open_clip": "open_clip_torch", "libsvm": "brisque", "skimage": "brisque"}  # modules named otherwise
-PREFERRED = {"video_model": "train", "curate.models.full": "full"}  # by where the import stands
+EXTRAS = ("embedded", "full", "train", "ray", "rapidocr", "transnet", "open-clip", "diffusers")  # that a user installs
+DISTRIBUTIONS = {
+    "open_clip": "open_clip_torch",
+    "libsvm": "brisque",
+    "skimage": "brisque",
+}  # module -> distribution, where the names differ
+PREFERRED_EXTRA = {"video_model": "train", "curate.models.full": "full"}  # importing package -> the extra to name first
 
 
-def install(distribution: str, first: str | None = None) -> str:
-    """The command that installs a package: with the extra of Winnow that brings it, else by its own name.
+def install_command(distribution: str, first: str | None = None) -> str:
+    """The command that installs a package: through an extra of Winnow that includes it, else directly.
 
-    first: the extra to name where it is one of several.
+    first: the extra to prefer.
     """
     extras = extras_with(distribution)
     if not extras:
@@ -26,22 +30,22 @@ def install(distribution: str, first: str | None = None) -> str:
     return f"pip install 'winnow[{extras[0]}]'{others}"
 
 
-def missing(error: ModuleNotFoundError) -> str | None:
-    """One line about a package that is not installed; None where it belongs to no extra."""
+def missing_package(error: ModuleNotFoundError) -> str | None:
+    """One line about a package that is not installed, with the command; None where no extra includes it."""
     module = (error.name or "").partition(".")[0]
-    distribution = NAMES.get(module, module)
+    distribution = DISTRIBUTIONS.get(module, module)
     if not extras_with(distribution):
         return None
-    place = next((name for name in _modules(error) if name.startswith(tuple(PREFERRED))), "")
-    first = next((extra for prefix, extra in PREFERRED.items() if place.startswith(prefix)), None)
-    return f"the package {distribution} is not installed: {install(distribution, first)}"
+    place = next((name for name in _modules(error) if name.startswith(tuple(PREFERRED_EXTRA))), "")
+    first = next((extra for prefix, extra in PREFERRED_EXTRA.items() if place.startswith(prefix)), None)
+    return f"the package {distribution} is not installed: {install_command(distribution, first)}"
 
 
 def extras_with(distribution: str) -> list[str]:
-    """The extras that a person would name for a package: those that list it, else those that include such a one."""
+    """The extras that list a package; else those that include one that does."""
     listed, name = _extras(), _normal(distribution)
-    direct = [extra for extra in ASKED_FOR if name in listed.get(extra, ())]
-    return direct or [extra for extra in ASKED_FOR if name in _with_included(extra, listed)]
+    direct = [extra for extra in EXTRAS if name in listed.get(extra, ())]
+    return direct or [extra for extra in EXTRAS if name in _with_included(extra, listed)]
 
 
 @cache
@@ -49,7 +53,7 @@ def _extras() -> dict[str, set[str]]:
     """The packages that each extra of the installed Winnow lists; `[name]` stands for another extra."""
     try:
         lines = requires("winnow") or []
-    except PackageNotFoundError:  # a checkout that was never installed
+    except PackageNotFoundError:  # a checkout that is not installed
         lines = []
     found: dict[str, set[str]] = {}
     for line in lines:
@@ -73,7 +77,7 @@ def _normal(name: str) -> str:
 
 
 def _modules(error: BaseException) -> Iterator[str]:
-    """Names of the modules that an exception passed through, the innermost first."""
+    """Names of the modules in an exception's traceback, innermost first."""
     names, trace = [], error.__traceback__
     while trace is not None:
         names.append(str(trace.tb_frame.f_globals.get("__name__", "")))

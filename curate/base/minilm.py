@@ -1,4 +1,4 @@
-"""all-MiniLM-L6-v2, loaded straight out of the archive that its package carries: nothing is unpacked to disk."""
+"""all-MiniLM-L6-v2, loaded from the archive inside its package, without unpacking to disk."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class MiniLMNetwork:
         self.model.eval()
 
     def states(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Last hidden states [N, L, 384] float32 and mask [N, L] int64, 1 where there is a token; one forward pass.
+        """Last hidden states [N, L, 384] float32 and mask [N, L] int64, 1 at tokens; one forward pass.
 
         L is that of the longest text. Equal to transformers' BertModel on the same tokens.
         """

@@ -1,6 +1,6 @@
-"""How a stored picture is turned and mirrored to be displayed: all eight orientations of a display matrix.
+"""Rotation and mirroring from stored to displayed picture: all eight orientations of a display matrix.
 
-PyAV's `frame.rotation` tells the turn only: a mirrored (selfie) matrix looks like a turn by half to it, or like none.
+PyAV's `frame.rotation` gives the rotation only: a mirrored (selfie) matrix reads as 180 or 0 degrees.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ class Orientation:
 
     @property
     def sideways(self) -> bool:
-        """Width and height change places."""
+        """Width and height are swapped."""
         return self.turns % 2 == 1
 
     def apply(self, image: np.ndarray) -> np.ndarray:
-        """The stored picture [h, w, ...] as displayed, contiguous; the very same array where nothing is to be done."""
+        """The stored picture [h, w, ...] as displayed, contiguous; the same array if it is upright."""
         if self == UPRIGHT:
             return image
         return np.ascontiguousarray(np.rot90(image[:, ::-1] if self.mirror else image, self.turns))
 
     def filters(self) -> tuple[str, ...]:
-        """The same as FFmpeg's filters, in order."""
+        """FFmpeg filters that do the same, in order."""
         turn = {1: ("transpose=cclock",), 2: ("hflip", "vflip"), 3: ("transpose=clock",)}.get(self.turns, ())
         if not self.mirror:
             return turn
@@ -47,13 +47,13 @@ UPRIGHT = Orientation()
 def of(frame: Any) -> Orientation:
     """The orientation of an av.VideoFrame, from its display matrix; UPRIGHT where it has none.
 
-    A matrix that is no multiple of a quarter turn is taken for the nearest one.
+    Other angles are rounded to a quarter turn.
     """
     try:
-        # Not frame.side_data: a frame and the container that it keeps refer to each other, so its buffer, megabytes,
-        # would stay until the garbage collector comes round.
+        # Not frame.side_data: it makes a reference cycle with the frame, whose buffer of megabytes would stay until the
+        # garbage collector runs.
         data = SideDataContainer(frame).get(Type.DISPLAYMATRIX)  # type: ignore[call-arg]
-    except ValueError:  # beside it is side data of a kind that this PyAV has no name for; the turn can still be read
+    except ValueError:  # PyAV raises for kinds of side data that it does not know; the rotation can still be read
         return Orientation(round(frame.rotation / 90) % 4)
     return UPRIGHT if data is None else of_matrix(struct.unpack("=9i", bytes(data)))
 
@@ -64,7 +64,7 @@ def of_matrix(matrix: tuple[int, ...]) -> Orientation:
     a, b, c, d = matrix[0], matrix[1], matrix[3], matrix[4]
     mirror = a * d - b * c < 0
     if mirror:
-        a, b = -a, -b  # what is left once the columns are mirrored is a pure turn
+        a, b = -a, -b  # without the mirroring, a pure rotation
     if abs(a) + abs(d) >= abs(b) + abs(c):
         return Orientation(0 if a + d >= 0 else 2, mirror)
     return Orientation(3 if b - c > 0 else 1, mirror)

@@ -1,6 +1,6 @@
-"""Weights that come inside installed packages: where a file of them is, and one clear error for what is missing.
+"""Weights inside installed packages: where they are, and one error for what is missing.
 
-Some of these packages print, patch or load when imported, so a package is located by its import spec only.
+Some of these packages print, patch or load weights when imported, so they are located by import spec only.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from curate.base.extras import install
+from curate.base.extras import install_command
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
 class WeightsMissing(Exception):
-    """Pretrained weights that cannot be used. thing: which; reason: why not; fix: what to do about it."""
+    """Pretrained weights that cannot be used. model: its name; reason; fix."""
 
-    def __init__(self, thing: str, reason: str, fix: str) -> None:
-        super().__init__(f"{thing}: {reason}; {fix}")
-        self.thing, self.reason, self.fix = thing, reason, fix
+    def __init__(self, model: str, reason: str, fix: str) -> None:
+        super().__init__(f"{model}: {reason}; {fix}")
+        self.model, self.reason, self.fix = model, reason, fix
 
 
 def packaged_file(module: str, file: str) -> Path | None:
@@ -32,18 +32,18 @@ def packaged_file(module: str, file: str) -> Path | None:
     return next((Path(folder, file) for folder in folders if Path(folder, file).is_file()), None)
 
 
-def require_file(thing: str, distribution: str, module: str, file: str) -> Path:
-    """The same of weights that have to be there; distribution: the package's name in an index. Raises WeightsMissing."""
+def require_file(model: str, distribution: str, module: str, file: str) -> Path:
+    """As `packaged_file`, but raises WeightsMissing. distribution: the package's name in an index."""
     found = packaged_file(module, file)
     if found is None:
         there = importlib.util.find_spec(module)
         reason = f"package {distribution} has no {file}" if there else f"package {distribution} is not installed"
-        raise WeightsMissing(thing, reason, install(distribution, "train"))
+        raise WeightsMissing(model, reason, install_command(distribution, "train"))
     return found
 
 
 def version_of(distribution: str) -> str | None:
-    """Of an installed package; None where it is not installed."""
+    """Version of an installed package; None where it is not installed."""
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
@@ -51,7 +51,7 @@ def version_of(distribution: str) -> str | None:
 
 
 def load_exactly(model: nn.Module, state: Mapping[str, Tensor], name: str, path: Path) -> None:
-    """Loads every tensor that the model has; `state` may hold others. Raises WeightsMissing where one lacks or differs."""
+    """Load every tensor of the model; `state` may hold others. Raises WeightsMissing for a missing one or another shape."""
     own = model.state_dict()
     for key, value in own.items():
         if key not in state and "position_ids" in key:

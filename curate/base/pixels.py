@@ -1,9 +1,8 @@
-"""Decoded frames to RGB pixels of a size: the one reader of stills, training, given images and HDR transcodes.
+"""Decoded frames to RGB pixels of a given size, for stills, training, input images and HDR transcodes.
 
-swscale averages areas when it reduces; with full chroma and accurate rounding, without which it is off by a level or
-more and darker by one. Colours are read by `curate.base.colour`; HDR is shown as `curate.base.tone` says; of an
-interlaced frame one field is shown, so that nothing is combed. Transparency is left out: what lies under it is shown, as
-by FFmpeg and by all that decode with it.
+swscale reduces by area averaging, with full chroma and accurate rounding; without these it is off by a level or more.
+Colours as in `curate.base.colour`, HDR as in `curate.base.tone`. Of an interlaced frame one field is used, to avoid
+combing. Alpha is ignored, as FFmpeg does.
 """
 
 from __future__ import annotations
@@ -28,13 +27,13 @@ DEEP = "gbrp16le"
 
 
 def flags(width: int, height: int, to_width: int, to_height: int) -> int:
-    """swscale's: areas where nothing is enlarged, else bicubic, which averages too where it reduces."""
+    """Flags of swscale: area averaging to reduce, bicubic where either side is enlarged."""
     how = Interpolation.AREA if to_width <= width and to_height <= height else Interpolation.BICUBIC
     return int(how | ACCURATE)
 
 
 def rgb(frame: av.VideoFrame, width: int, height: int, colour: Colour | None = None) -> np.ndarray:
-    """[height, width, 3] uint8 RGB of the frame as stored, at that size. colour: if it is known already."""
+    """[height, width, 3] uint8 RGB of the frame as stored, scaled. colour: if already known."""
     colour = colour or colours.of(frame)
     if colour.hdr:
         return sdr(scaled(frame, width, height, DEEP, colour).to_ndarray(), colour.transfer)
@@ -42,7 +41,7 @@ def rgb(frame: av.VideoFrame, width: int, height: int, colour: Colour | None = N
 
 
 def scaled(frame: av.VideoFrame, width: int, height: int, form: str, colour: Colour) -> av.VideoFrame:
-    """The frame in another size and pixel format, its matrix kept; full range where the format is RGB or grey."""
+    """The frame in another size and pixel format, with the same matrix; full range if the format is RGB or grey."""
     frame = field_of(frame) if frame.interlaced_frame else frame
     matrix = colours.swscale(colour)
     span = colours.FULL if form.startswith(("rgb", "gbr", "gray")) else colour.range
@@ -61,7 +60,7 @@ def scaled(frame: av.VideoFrame, width: int, height: int, form: str, colour: Col
 
 
 def reformatter(form: str, to: str) -> VideoReformatter:
-    """One for each pair of formats and thread: swscale's tables for a size are used again for the next frame."""
+    """Cached by pair of formats and thread, so that swscale's tables are reused for the next frame."""
     made = LOCAL.__dict__
     if (form + to) not in made:
         made[form + to] = VideoReformatter()
@@ -69,12 +68,12 @@ def reformatter(form: str, to: str) -> VideoReformatter:
 
 
 def field_of(frame: av.VideoFrame) -> av.VideoFrame:
-    """The first field (lines 0, 2, 4, ...) of an interlaced frame as a frame of half the height; it is copied."""
+    """The first field (lines 0, 2, 4, ...) of an interlaced frame copied into a frame of half the height."""
     return _lines(frame, 2)
 
 
 def copy_of(frame: av.VideoFrame) -> av.VideoFrame:
-    """The same picture in memory of its own: a decoder's buffer is not held."""
+    """A copy that does not hold the decoder's buffer."""
     return _lines(frame, 1)
 
 

@@ -6,6 +6,6 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Section(BaseModel):
-    """The base of every section, so that a part's options and the config that holds them behave alike."""
+    """Base class of all sections: of the config, and of the options of its parts."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -1,8 +1,8 @@
-"""A person's condition on clips, in SQL: one check for `winnow select`, the inspector and training.
+"""A user's SQL condition on clips: one check for `winnow select`, the inspector and training.
 
 A condition runs in an in-memory DuckDB that holds a table `clips` and has no way to files, network, settings or Python
-objects. It may not depend on chance, the clock, the session or the order in which rows lie, so that the same condition
-keeps the same clips wherever and whenever it is asked.
+objects. It must be deterministic: no randomness, clock, session or row order, so that the same condition always keeps
+the same clips.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ __all__ = [
     "lock",
     "message_of",
     "nearest",
+    "nondeterministic",
     "quoted",
-    "unsteady",
     "verdict",
 ]
 
-UNSTEADY = """SELECT DISTINCT function_name FROM duckdb_functions()
+NONDETERMINISTIC_FUNCTIONS = """SELECT DISTINCT function_name FROM duckdb_functions()
     WHERE stability IN ('VOLATILE', 'CONSISTENT_WITHIN_QUERY') OR macro_definition ILIKE '%current_timestamp%'"""
-# DuckDB calls these steady, or has them as words without (); `age(x)` with one argument is handled apart.
+# DuckDB lists these as stable, or parses them as keywords without (). `age(x)` with one argument is a special case.
 CLOCK = frozenset(
     [
         "current_date",
@@ -50,12 +50,12 @@ class ConditionError(Exception):
 
 
 def connect() -> duckdb.DuckDBPyConnection:
-    """An empty database in memory, to be filled and then locked."""
+    """An empty in-memory database, to be filled and then locked."""
     return duckdb.connect(config={"autoinstall_known_extensions": False, "autoload_known_extensions": False})
 
 
 def lock(db: duckdb.DuckDBPyConnection) -> None:
-    """From now on no file, network, Python object or setting can be reached from it."""
+    """Cut the database off from files, network, Python objects and settings."""
     for setting in ("python_enable_replacements=false", "enable_external_access=false", "lock_configuration=true"):
         db.execute(f"SET {setting}").fetchall()
 
@@ -63,16 +63,16 @@ def lock(db: duckdb.DuckDBPyConnection) -> None:
 def verdict(db: duckdb.DuckDBPyConnection, condition: str, key: str, columns: Sequence[str]) -> Any:
     """A relation of the table `clips` with the columns `key` and `verdict` (boolean, or null).
 
-    columns: all that a condition may use, for the messages. Raises ConditionError: an unknown column, bad SQL, no
-    condition, one that has another answer each time.
+    columns: those that a condition may use, for error messages. Raises ConditionError: an unknown column, bad SQL, not
+    boolean, or not deterministic.
     """
     try:
-        if found := unsteady(db, condition, columns):
+        if found := nondeterministic(db, condition, columns):
             raise ConditionError(
                 f"{', '.join(found)} would give another answer each time or place; compare columns with constants"
                 ", and take a random share by hash(clip_id) % 10 = 0"
             )
-        # As one expression of a relation a condition cannot end the statement and start another.
+        # As an expression of a relation, a condition cannot inject a second statement.
         relation = db.table("clips").select(
             duckdb.ColumnExpression(key), duckdb.SQLExpression(condition).alias("verdict")
         )
@@ -84,11 +84,11 @@ def verdict(db: duckdb.DuckDBPyConnection, condition: str, key: str, columns: Se
     return relation
 
 
-def unsteady(db: duckdb.DuckDBPyConnection, sql: str, columns: Iterable[str]) -> list[str]:
-    """What in a condition depends on chance, the clock, the session or on which columns were loaded, as it is written.
-    [] for what does not parse: running it says why."""
+def nondeterministic(db: duckdb.DuckDBPyConnection, sql: str, columns: Iterable[str]) -> list[str]:
+    """The parts of a condition that are not deterministic, or depend on which columns are loaded, as written. [] where it
+    does not parse: running it gives the error."""
     tree = db.execute("SELECT json_serialize_sql(?::VARCHAR)", [f"SELECT (\n{sql}\n) FROM clips"]).fetchall()[0][0]
-    known = {row[0] for row in db.execute(UNSTEADY).fetchall()} | CLOCK | SESSION
+    known = {row[0] for row in db.execute(NONDETERMINISTIC_FUNCTIONS).fetchall()} | CLOCK | SESSION
     names, found = {name.lower() for name in columns}, set()
     for node in _nodes(json.loads(tree)):
         function = str(node.get("function_name", "")).lower()
@@ -106,7 +106,7 @@ def unsteady(db: duckdb.DuckDBPyConnection, sql: str, columns: Iterable[str]) ->
 
 
 def explain(error: duckdb.Error, columns: Sequence[str]) -> str:
-    """DuckDB's error about a condition as one line with the fix."""
+    """DuckDB's error about a condition, as one line with the fix."""
     message = message_of(error)
     unknown = re.search(r'Referenced column "([^"]+)" not found', message)
     if unknown:
@@ -121,7 +121,7 @@ def explain(error: duckdb.Error, columns: Sequence[str]) -> str:
 
 
 def nearest(name: str, columns: Sequence[str]) -> str:
-    """Which column may have been meant."""
+    """Suggests the columns with the closest names."""
     found = difflib.get_close_matches(name.lower(), columns, n=3, cutoff=0.5)
     return f"did you mean {' or '.join(found)}?" if found else f"columns are {', '.join(columns)}"
 
@@ -132,12 +132,12 @@ def quoted(name: str) -> str:
 
 
 def literal(text: object) -> str:
-    """A text, or a path, as an SQL literal."""
+    """A string or path as an SQL literal."""
     return "'" + str(text).replace("'", "''") + "'"
 
 
 def message_of(error: Exception) -> str:
-    """The first line of a DuckDB error, without its class."""
+    """The first line of a DuckDB error, without the error class."""
     return re.sub(r"^[A-Za-z ]+ Error: ", "", str(error).strip().split("\n")[0])
 
 

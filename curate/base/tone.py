@@ -1,4 +1,4 @@
-"""HDR to SDR, by a curve that is written down: ITU-R BT.2390's EETF, for PQ and HLG (ITU-R BT.2100).
+"""HDR to SDR by ITU-R BT.2390's EETF, for PQ and HLG (ITU-R BT.2100).
 
 1. Non-linear R'G'B' to light of a display: PQ's EOTF; for HLG its inverse OETF and the OOTF of a display of 1000 cd/m2
    (gamma 1.2).
@@ -7,8 +7,8 @@
 3. BT.2020's primaries to BT.709's (BT.2087), relative to 203 cd/m2, clipped to 0..1.
 4. The inverse of BT.1886's EOTF (gamma 2.4) to 8 bits.
 
-So diffuse white is 232 of 255, 18% grey (26 cd/m2) is 108, and 1000 cd/m2 and above are 255. The peak is always taken to
-be 1000, as masters are made for: by the file's own peak, two clips of one scene would differ.
+So diffuse white is 232 of 255, 18% grey (26 cd/m2) is 108, and 1000 cd/m2 and above are 255. The peak is always
+1000, for which most masters are made: with each file's own peak, two clips of one scene would differ.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["sdr"]
 
 WHITE, PEAK = 203.0, 1000.0  # cd/m2
 M1, M2, C1, C2, C3 = 2610 / 16384, 2523 / 32, 3424 / 4096, 2413 / 128, 2392 / 128  # of PQ
-STEPS = 4096  # of each table: PQ at 12 bits is below what an eye can tell
+STEPS = 4096  # of each table: 12-bit PQ is below the visible threshold
 TO_BT709 = np.array([[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]], np.float32)
 BT2020_LUMA = np.array([0.2627, 0.6780, 0.0593], np.float32)
 
@@ -77,7 +77,7 @@ def pq_table() -> np.ndarray:
 
 @lru_cache(maxsize=1)
 def root_table() -> np.ndarray:
-    """The same, of the fourth root of light relative to PEAK."""
+    """As `pq_table`, indexed by the fourth root of light relative to PEAK."""
     light = (np.arange(STEPS) / (STEPS - 1)) ** 4 * PEAK
     return (pq_light(eetf(pq_code(light))) / WHITE).astype(np.float32)
 

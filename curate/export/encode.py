@@ -24,7 +24,7 @@ from curate.base import orientation, pixels
 from curate.export.span import ClipForm, Extracted, Span, as_displayed, rate_of
 from curate.video.decode import aspect_of
 from curate.video.frame import displayed, fitted
-from curate.video.reading import average
+from curate.video.reading import average_rate
 
 # libx264's AVX-512 code reads memory that it never wrote (with macroblock trees, and pictures of any size): its bytes
 # differ from run to run. Without it they are those of every other processor, at the same speed. x264 does not check that
@@ -149,7 +149,9 @@ class ClipEncoder:
     def _encode(self, frame: av.VideoFrame, pts: int, duration: int, tick: Fraction) -> None:
         if self.out is None:
             self.target = av.open(self.buffer, "w", format="mp4")
-            self.out = self.target.add_stream("libx264", rate=self.fps or average(self.source), options=self.options)
+            self.out = self.target.add_stream(
+                "libx264", rate=self.fps or average_rate(self.source), options=self.options
+            )
             self.out.width, self.out.height, self.out.pix_fmt = frame.width, frame.height, "yuv420p"
             context = self.out.codec_context
             context.thread_count, context.time_base = self.threads, tick

@@ -14,7 +14,7 @@ from curate.clip import COUNTED, Clip, Unit
 from curate.video.decode import aspect_of, clock_of
 from curate.video.frame import displayed
 from curate.video.opening import MAX_PIXELS, VideoError, open_video
-from curate.video.reading import Mark, Stretch, decoded, decoding_of, seconds_of
+from curate.video.reading import Mark, Stretch, decoded_frames, decoding_of, seconds_of
 
 CLOSE = 1e-4  # s: presentation times closer than this are the same frame
 BACK = (0.0, 5.0, None)  # s: how far before a clip to start decoding, as some containers land late; None: at the start
@@ -189,7 +189,7 @@ def frames_from(
         first = Mark(origin.packet, origin.pts)
     stretch = Stretch(source, stream, first, counted=origin is not None)
     clock, index, held = clock_of(stream), origin.frame if origin else 0, None
-    for frame in decoded(stretch):
+    for frame in decoded_frames(stretch):
         if frame is None:
             continue
         time = seconds_of(frame, base)

@@ -1,7 +1,7 @@
-"""Adapters around pretrained models, one protocol a role, in two packs: `embedded` (weights inside packages, offline) and `full` (the paper's).
+"""Adapters of pretrained models, one protocol a role, in two packs: `embedded` (weights in packages) and `full` (the paper's).
 
-Every adapter is a class with keyword arguments only, loads its weights in the constructor, and says with the class method
-`weights(**same arguments)`, without loading anything, which files it needs and whether they are there.
+An adapter takes keyword arguments only and loads its weights in the constructor. Its class method `weights(**arguments)`
+lists the files that it needs and whether they exist, without loading them.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ class Model(Protocol):
 
 class TextDetector(Model, Protocol):
     def quads(self, images: Sequence[Image]) -> list[np.ndarray]:
-        """For each image the text found, [K, 4, 2] float32 corner points (x, y) in its own pixels."""
+        """For each image the text quads, [K, 4, 2] float32 corners (x, y) in px."""
 
 
 class Embedder(Model, Protocol):
-    """Puts pictures and sentences into one space. All rows have unit length."""
+    """Embeds pictures and sentences in one space. All rows have unit length."""
 
     dim: int
 
@@ -55,8 +55,7 @@ class ImageScorer(Model, Protocol):
 
 @dataclass(frozen=True)
 class ClipView:
-    """What a captioner may look at. stills: first, middle, last. frames: evenly spaced, if the captioner wants them
-    (`Captioner.frames` of them). facts: the clip's measured columns (motion_score, camera_pan_x ...)."""
+    """Input of a captioner. stills: first, middle, last. frames: `Captioner.frames` evenly spaced ones. facts: the clip's measured columns (motion_score, camera_pan_x ...)."""
 
     stills: Sequence[Image]
     frames: Sequence[Image]
@@ -64,10 +63,10 @@ class ClipView:
 
 
 class Captioner(Model, Protocol):
-    frames: int  # how many evenly spaced frames it wants decoded for each clip; 0: the stills do
+    frames: int  # how many evenly spaced frames of each clip it needs; 0: it uses the stills
 
     def captions(self, clips: Sequence[ClipView]) -> list[str | None]:
-        """One sentence a clip, or None where it has nothing to say that it can stand by."""
+        """One sentence a clip, or None where it is not certain."""
 
 
 class Merger(Model, Protocol):

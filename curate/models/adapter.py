@@ -1,4 +1,4 @@
-"""What an adapter around a pretrained model declares."""
+"""Base class of adapters around pretrained models."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class HubOptions(Section):
 class Adapter(Part):
     """A pretrained model behind the protocol of its role (`curate.models`).
 
-    roles: places in the config that it can fill. Options: its section there; its `kind` is the adapter's name in configs,
-    the rest are arguments of the constructor. shares: (argument, network) of what several adapters are made around; a worker loads
-    each once. threaded: the constructor takes `threads`. gpu: it runs on a GPU where it gets one.
-    memory: bytes that it works in, beside its weights.
+    roles: places in the config that it can fill. Options: its section there; `kind` is the adapter's name in configs, the
+    rest are arguments of the constructor. shares: (argument, network) of networks that several adapters use; a worker
+    loads each once. threaded: the constructor takes `threads`. gpu: it can run on a GPU. memory: bytes of working memory,
+    beside its weights.
     """
 
     roles: ClassVar[tuple[Role, ...]]
@@ -53,5 +53,5 @@ class Adapter(Part):
 
     @classmethod
     def weights(cls, **arguments: Any) -> Sequence[Weights]:
-        """Files that it needs, and whether they are there; nothing is loaded."""
+        """Files that it needs, and whether they exist; nothing is loaded."""
         return ()

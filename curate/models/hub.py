@@ -1,8 +1,8 @@
-"""Finding weights: a file or folder that the config names, else the Hugging Face cache; a download only if asked for.
+"""Finding weights: in a file or folder that the config names, else in the Hugging Face cache; downloaded only on request.
 
-Nothing here touches the network unless the caller says `allow_download=True` *and* the hub's own offline switch
-(`HF_HUB_OFFLINE=1`) is off. A model is identified by its repository on the hub and, for single files, by the names that
-would do, best first. Searching never loads anything, so that `winnow models` is instant.
+The network is used only with `allow_download=True` *and* without the hub's offline switch (`HF_HUB_OFFLINE=1`). A model
+is identified by its repository on the hub and, for single files, by the accepted names, best first. Searching loads
+nothing, so that `winnow models` is instant.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ def cached_file(repo: str, names: Sequence[str]) -> Path | None:
 
 
 def cached_folder(repo: str) -> Path | None:
-    """The cached snapshot of a transformers model if it is whole (config, every weight shard), or None."""
+    """The cached snapshot of a transformers model if it is complete (config, every weight shard), or None."""
     config = cached_file(repo, ["config.json"])
-    return config.parent if config is not None and is_whole(config.parent) else None
+    return config.parent if config is not None and is_complete(config.parent) else None
 
 
-def is_whole(folder: Path) -> bool:
-    """Has `folder` a config.json and all the weight files that its shard index, if any, names?
+def is_complete(folder: Path) -> bool:
+    """Whether `folder` has a config.json and all the weight files that its shard index, if any, names.
 
-    A snapshot whose download was cut short exists as a folder too; loading it would fail an hour into a run.
+    An interrupted download leaves a folder too; loading it would fail an hour into a run.
     """
     if not (folder / "config.json").is_file():
         return False
@@ -71,7 +71,7 @@ def weights_of_file(
         return Weights(role, model, path, f"folder {folder}", get)
     if repo is None:
         return Weights(role, model, None, "no place given", "set `folder` to the file or folder that holds the weights")
-    return Weights(role, model, cached_file(repo, names), f"hub {repo}", mend(repo, names, allow_download))
+    return Weights(role, model, cached_file(repo, names), f"hub {repo}", fix_for(repo, names, allow_download))
 
 
 def weights_of_folder(*, role: str, model: str, folder: str | None, allow_download: bool = False) -> Weights:
@@ -79,15 +79,15 @@ def weights_of_folder(*, role: str, model: str, folder: str | None, allow_downlo
     if folder is not None:
         place = Path(folder).expanduser()
         get = "put config.json, the tokenizer's and every weight file there, or correct the path"
-        return Weights(role, model, place if is_whole(place) else None, f"folder {folder}", get)
-    return Weights(role, model, cached_folder(model), f"hub {model}", mend(model, [], allow_download))
+        return Weights(role, model, place if is_complete(place) else None, f"folder {folder}", get)
+    return Weights(role, model, cached_folder(model), f"hub {model}", fix_for(model, [], allow_download))
 
 
 def obtain(weights: Weights, *, repo: str | None, names: Sequence[str] = (), allow_download: bool = False) -> Path:
-    """The path of found weights; else the download, where that is allowed; else MissingWeights.
+    """The path of the weights, downloaded if that is allowed. Raises MissingWeights.
 
-    names: single files that would do, best first; empty for the whole repository. Only a hub place is ever downloaded:
-    a folder that the config names and that lacks the weights is an error, not a wish.
+    names: accepted single files, best first; empty for the whole repository. Only weights on the hub are downloaded: a
+    folder that the config names and that lacks the weights is an error.
     """
     if weights.path is not None:
         return weights.path
@@ -112,7 +112,7 @@ def obtain(weights: Weights, *, repo: str | None, names: Sequence[str] = (), all
 
 
 def label(model: str, folder: str | None) -> str:
-    """What to call weights in the records: `model`, or the local copy's own name, which may be of any model."""
+    """Name of weights in the records: `model`, or that of the local folder, which may hold any model."""
     return model if folder is None else f"local {Path(folder).expanduser().resolve().name}"
 
 
@@ -123,8 +123,8 @@ def download_command(repo: str, names: Sequence[str]) -> str:
     return shlex.join(["hf", "download", repo, *names])
 
 
-def mend(repo: str, names: Sequence[str], allow_download: bool, option: str = "folder") -> str:
-    """What to do about missing hub weights; `option` is the argument that takes a local copy."""
+def fix_for(repo: str, names: Sequence[str], allow_download: bool, option: str = "folder") -> str:
+    """How to get missing hub weights. option: the argument that takes a local copy."""
     command = f"run `{download_command(repo, names)}`, or set `{option}` to a copy of it"
     if not allow_download:
         return command + ", or set `allow_download: true`"

@@ -1,4 +1,4 @@
-"""Stages take a model, or something that makes one."""
+"""Models given as an instance or as a factory."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Any
 
 
 def loaded(model: Any) -> Any:
-    """The model itself, or what a factory without arguments (a class included) makes; None stays None.
+    """The model: as given, or created by a factory without arguments (or class); None stays None.
 
-    A factory that remembers what it made (functools.cache) lets several stages share one instance.
+    With a cached factory (functools.cache) several stages share one instance.
     """
     is_factory = isinstance(model, type) or (callable(model) and not hasattr(model, "name"))
     return model() if is_factory else model

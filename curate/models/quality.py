@@ -25,8 +25,8 @@ class BrisqueOptions(Section):
 class Brisque(Adapter):
     """BRISQUE by the package `brisque`: 0 undistorted, 100 badly distorted, a little beyond at times; LOWER is better.
 
-    The numbers are the package's own, to the bit. Its constants lie in a pickle, which is read here without unpickling.
-    Raises ValueError for a picture without enough texture to have statistics (a flat one), MissingWeights.
+    Equal to the package's scores, to the bit. Its constants are in a pickle, which is read here without unpickling.
+    Raises MissingWeights; ValueError for a picture too flat to have statistics.
     """
 
     roles = (QUALITY,)
@@ -58,7 +58,7 @@ class Brisque(Adapter):
     def _score(self, image: Image) -> float:
         from skimage.color import rgb2gray
 
-        # As BRISQUE.score does, less the coefficients at full size that it computes and throws away.
+        # As BRISQUE.score, without the full-size coefficients that it computes and discards.
         grey = rgb2gray(image)
         half = cv2.resize(grey, None, fx=1 / 2, fy=1 / 2, interpolation=cv2.INTER_CUBIC)
         with np.errstate(all="ignore"):
@@ -70,9 +70,9 @@ class Brisque(Adapter):
 
 
 def read_constants(path: Path) -> dict[str, list[float]]:
-    """The dict of two lists of 36 numbers, `min_` and `max_`, that a pickle holds; nothing in it is executed.
+    """The two lists of 36 numbers in a pickle, `min_` and `max_`, read without executing it.
 
-    Raises ValueError for a pickle with anything else inside.
+    Raises ValueError for any other content.
     """
     lists: dict[str, list[float]] = {}
     with open(path, "rb") as stream:

@@ -1,4 +1,4 @@
-"""The places in a config where a model is chosen. An adapter names those that it can fill, a stage those that it uses."""
+"""The places in a config where a model is chosen. Adapters name the roles that they can fill, stages those that they use."""
 
 from curate.pipeline_part import Role
 

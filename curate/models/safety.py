@@ -22,8 +22,8 @@ class OpenNsfwOptions(Section):
 class OpenNsfw(Adapter):
     """open_nsfw (Mahadeokar & Pesavento 2016): probability that a picture is pornographic, 0..1.
 
-    Its authors call a picture safe below .2 and unsafe above .8; in between it wants a person's eyes (raw meat: .5).
-    threads: of ONNX Runtime. Pictures go through one at a time: a score does not depend on the others asked for.
+    By its authors, below .2 is safe, above .8 unsafe, and in between a person should look (raw meat: .5). threads: of ONNX
+    Runtime. Pictures are processed one at a time, so that scores do not depend on the batch.
     """
 
     roles = (NSFW,)

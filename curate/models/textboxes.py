@@ -1,4 +1,4 @@
-"""Text detectors: CRAFT as EasyOCR ships it, and RapidOCR's DB detector as the fast choice."""
+"""Text detectors: CRAFT with EasyOCR's weights, and RapidOCR's DB detector, which is faster."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NO_QUADS = np.empty((0, 4, 2), dtype=np.float32)
 
 
 def at_most(image: Image, side: int) -> tuple[Image, float]:
-    """The picture with its long side at most `side` px, and its scale. Small pictures are not enlarged."""
+    """The picture reduced to at most `side` px on its longer side, and the scale."""
     scale = min(1.0, side / max(image.shape[:2]))
     if scale == 1.0:
         return image, 1.0
@@ -34,11 +34,11 @@ class CraftOptions(Section):
 
 
 class Craft(Adapter):
-    """CRAFT (Baek et al. 2019) with EasyOCR's weights, thresholds and box rules, at `size` px on the long side.
+    """CRAFT (Baek et al. 2019) with EasyOCR's weights, thresholds and box rules, at `size` px on the longer side.
 
     size: 640 finds small subtitles; 480 costs half and misses a few; CPU time grows with its square.
-    text_threshold, link_threshold, low_text: as easyocr.Reader.detect, on the heat maps. device: of torch; on a CPU the
-    wide convolutions run by Winograd's method, which moves no box (see the tests).
+    text_threshold, link_threshold, low_text: as easyocr.Reader.detect, on the heat maps. device: of torch; on a CPU
+    wide convolutions use Winograd's method, which changes no box (see the tests).
     """
 
     roles = (TEXT,)
@@ -67,7 +67,7 @@ class Craft(Adapter):
         self.size = size
         self._thresholds = (text_threshold, link_threshold, low_text)
         self._device = device
-        with torch.device("meta"):  # random first weights would cost seconds, and are thrown away
+        with torch.device("meta"):  # skips seconds of random initialisation
             self._network = CRAFT()
         state = copyStateDict(torch.load(path, map_location="cpu", weights_only=True))
         self._network.load_state_dict(state, assign=True)
@@ -79,7 +79,7 @@ class Craft(Adapter):
         self._network.to(device)
 
     def quads(self, images: Sequence[Image]) -> list[np.ndarray]:
-        """[K, 4, 2] float32 for each picture. One picture at a time: more cost a CPU as much, and memory triples."""
+        """[K, 4, 2] float32 for each picture. One picture at a time: batches are no faster on a CPU and triple the memory."""
         return [self._quads(image) for image in images]
 
     def _quads(self, image: Image) -> np.ndarray:
@@ -127,7 +127,7 @@ class RapidOcr(Adapter):
         self._detector = TextDetector(
             {
                 "model_path": str(path),
-                "limit_side_len": 32,  # with "min": the picture, which we scaled, is not enlarged again
+                "limit_side_len": 32,  # with "min": the scaled picture is not enlarged again
                 "limit_type": "min",
                 "intra_op_num_threads": threads,
                 "inter_op_num_threads": 1,

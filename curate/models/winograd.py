@@ -1,8 +1,7 @@
 """3x3 convolutions with four times fewer multiplications: Winograd's F(4x4, 3x3), for CPUs (Lavin & Gray 2016).
 
-PyTorch's CPU kernels multiply every weight with every pixel. Here a tile of 6x6 pixels becomes 4x4 results by 36
-products a channel pair instead of 144; the transforms pay from 128 channels on. In float32 results differ from the
-direct sum by about 1e-6 of their size.
+A tile of 6x6 pixels becomes 4x4 results with 36 products a channel pair, where direct convolution takes 144; the
+transforms pay off from 128 channels. In float32, results differ from direct convolution by about 1e-6, relative.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 CHANNELS = 128  # input channels from which it is faster (measured; at 64 it is not)
-CACHED = 2**16  # numbers of input a piece of work covers, so that its tiles stay in the second-level cache
+CACHED = 2**16  # input values of one block of work, so that its tiles stay in the L2 cache
 
 INPUT = (
     (4, 0, -5, 0, 1, 0),
@@ -35,7 +34,7 @@ OUTPUT = ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -
 
 
 class WinogradConv2d(nn.Module):
-    """Does what a Conv2d of 3x3, stride 1, padding 1 does: [B, C, H, W] to [B, D, H, W], channels last in memory."""
+    """A Conv2d of 3x3, stride 1, padding 1: [B, C, H, W] to [B, D, H, W], channels last in memory."""
 
     def __init__(self, direct: nn.Conv2d) -> None:
         super().__init__()
@@ -68,8 +67,8 @@ class WinogradConv2d(nn.Module):
 
 
 def accelerated(network: nn.Module) -> nn.Module:
-    """A network in evaluation mode, made faster in place: batch norms go into the convolutions before them, and wide
-    3x3 convolutions become Winograd's. Only those in a Sequential are touched: there the order of layers is known."""
+    """Speed up a network in evaluation mode, in place: fuse batch norms into convolutions, and use Winograd for wide 3x3
+    ones. Only in a Sequential, where the order of layers is known."""
     for block in [module for module in network.modules() if isinstance(module, nn.Sequential)]:
         for at, layer in enumerate(block):
             if not isinstance(layer, nn.Conv2d):
@@ -77,12 +76,12 @@ def accelerated(network: nn.Module) -> nn.Module:
             if at + 1 < len(block) and isinstance(block[at + 1], nn.BatchNorm2d):
                 layer = fuse_conv_bn_eval(layer, block[at + 1])
                 block[at + 1] = nn.Identity()
-            block[at] = WinogradConv2d(layer) if suits(layer) else layer
+            block[at] = WinogradConv2d(layer) if is_eligible(layer) else layer
     return network
 
 
-def suits(layer: nn.Conv2d) -> bool:
-    """Whether Winograd applies to a convolution, and pays."""
+def is_eligible(layer: nn.Conv2d) -> bool:
+    """Whether Winograd applies to a convolution, and is faster."""
     plain = layer.kernel_size == (3, 3) and layer.padding == (1, 1) and layer.padding_mode == "zeros"
     dense = layer.stride == layer.dilation == (1, 1) and layer.groups == 1
     return plain and dense and layer.in_channels >= CHANNELS

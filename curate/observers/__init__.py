@@ -1,1 +1,1 @@
-"""What watches the frames of a decode go by: shots, motion, stills."""
+"""Observers of the decoded frames: shots, motion, stills."""

@@ -1,8 +1,8 @@
-"""Shot detectors: while frames go by, three PySceneDetect detectors at three frame rates propose; `transitions` decides.
+"""Shot detectors: three PySceneDetect detectors at three frame rates propose cuts; `transitions` classifies them.
 
-The cascade is that of Stable Video Diffusion (Blattmann et al. 2023, appendix C): a cut shows from one frame to the
-next, a dissolve or a fade only between frames that lie further apart. A detector cannot say what a change is, nor where
-it begins and ends; that is decided afterwards, on thumbs kept of every frame.
+The cascade is that of Stable Video Diffusion (Blattmann et al. 2023, appendix C): a cut is visible
+between adjacent frames, a dissolve or a fade only between frames further apart. The kind of a change and its bounds are
+determined afterwards, on a thumb of every frame.
 """
 
 from __future__ import annotations
@@ -18,20 +18,30 @@ from scenedetect import FrameTimecode, SceneDetector
 
 from curate.observers.transitions import Transition, transitions
 
-__all__ = ["DETECTORS", "CascadeShots", "Change", "Shot", "TransNetShots", "Transition", "WholeShot", "rate_of"]
+__all__ = [
+    "DETECTORS",
+    "CascadeShots",
+    "ContentChange",
+    "Shot",
+    "SingleShot",
+    "TransNetShots",
+    "Transition",
+    "frame_rate",
+]
 
 
 @dataclass(frozen=True)
 class Shot:
-    """Positions [start, end) in the sequence of frames seen."""
+    """Positions [start, end) in the unit's sequence of frames."""
 
     start: int
     end: int
 
 
-class Change(SceneDetector):
-    """PySceneDetect's content score on a picture that is in HSV already: mean of the absolute differences of hue,
-    saturation and value (0..255). Emits the time of every frame that differs by `threshold` from the one before."""
+class ContentChange(SceneDetector):
+    """PySceneDetect's content score on HSV pictures: mean absolute difference of hue, saturation and value, 0..255.
+
+    Emits each frame whose score against the last one is at least `threshold`."""
 
     def __init__(self, threshold: float) -> None:
         super().__init__()
@@ -44,14 +54,14 @@ class Change(SceneDetector):
         return [timecode] if self.score >= self.threshold else []
 
 
-NO_TIME = FrameTimecode(0, 25.0)  # PySceneDetect wants a time; nothing reads it
+NO_TIME = FrameTimecode(0, 25.0)  # required by PySceneDetect, not used
 
 
 class CascadeShots:
     """Observer: shots without the frames of the transitions between them.
 
-    rates: frames a second at which the three detectors look, 0: every frame. thresholds: their content scores, low, since
-    what they propose is judged afterwards. jumps: whether cuts within a scene bound shots too.
+    rates: frames a second of each detector, 0: every frame. thresholds: content scores, low because proposals are
+    classified afterwards. jumps: whether cuts within a scene bound shots too.
     """
 
     def __init__(
@@ -63,9 +73,9 @@ class CascadeShots:
     ) -> None:
         self.jumps = jumps
         self.gaps = [1 / rate if rate > 0 else 0.0 for rate in rates]
-        self.detectors = [Change(threshold) for threshold in thresholds]
-        self.looked = [-np.inf] * len(self.gaps)  # time of the last frame each detector was shown
-        self.seen_at = [0] * len(self.gaps)  # and its position
+        self.detectors = [ContentChange(threshold) for threshold in thresholds]
+        self.last_times = [-np.inf] * len(self.gaps)  # of the last frame that each detector processed
+        self.last_positions = [0] * len(self.gaps)
         self.proposed: list[tuple[int, int]] = []  # (last frame before, frame after) a change
         self.jumped = False
         self.thumbs: list[np.ndarray] = []
@@ -79,14 +89,14 @@ class CascadeShots:
         hsv = cv2.cvtColor(frame.thumb, cv2.COLOR_RGB2HSV)
         self.jumped = False
         for i, (gap, detector) in enumerate(zip(self.gaps, self.detectors, strict=True)):
-            if time - self.looked[i] < gap * 0.999:
+            if time - self.last_times[i] < gap * 0.999:
                 continue
             before = detector.score
             if detector.process_frame(NO_TIME, hsv):
                 if gap == 0:
-                    self.jumped = detector.score > 1.3 * before  # motion is as fast a frame earlier
-                self.proposed.append((self.seen_at[i], position))
-            self.looked[i], self.seen_at[i] = time, position
+                    self.jumped = detector.score > 1.3 * before  # fast motion scores as high one frame earlier
+                self.proposed.append((self.last_positions[i], position))
+            self.last_times[i], self.last_positions[i] = time, position
 
     def finish(self) -> list[Shot]:
         n = len(self.thumbs)
@@ -95,15 +105,15 @@ class CascadeShots:
         wanted = np.zeros(n, bool)
         for first, last in self.proposed:
             wanted[first : last + 1] = True
-        self.transitions = transitions(np.stack(self.thumbs), rate_of(self.times), wanted, jumps=self.jumps)
-        return between(self.transitions, n)
+        self.transitions = transitions(np.stack(self.thumbs), frame_rate(self.times), wanted, jumps=self.jumps)
+        return shots_between(self.transitions, n)
 
 
 class TransNetShots:
-    """Observer: the same with TransNetV2, which marks the frames of transitions. The network is loaded at the end.
+    """Observer: shots by TransNetV2, which marks the frames of transitions. The network is loaded in `finish`.
 
-    threshold: probability from which a frame belongs to a transition. For `jumped` a cheap difference is taken. jumps:
-    only True, as it cannot tell cuts within a scene from others; ValueError otherwise.
+    threshold: least probability of a frame in a transition. jump: least difference of thumbs, 0..255, that sets `jumped`.
+    jumps: ValueError for False, since it does not distinguish cuts within a scene.
     """
 
     def __init__(self, *, threshold: float = 0.5, jump: float = 15.0, jumps: bool = True) -> None:
@@ -131,17 +141,16 @@ class TransNetShots:
             if not len(run):
                 continue
             first, last = int(run[0]), int(run[-1]) + 1
-            # Around a hard cut it marks the last frame of the old shot, at times the first of the new one too.
+            # At a hard cut it marks the last frame of the old shot, sometimes also the first of the new one.
             near = steps[first : last + 1]
             if last - first <= 3 and near.max() > 0.7 * near.sum():
                 first = last = first + int(near.argmax())
             self.transitions.append(Transition(first, last, "cut" if first == last else "gradual"))
-        return between(self.transitions, len(thumbs))
+        return shots_between(self.transitions, len(thumbs))
 
 
-class WholeShot:
-    """Observer: the file, or the unit of a long one, is one shot: for footage that is cut already. Nothing is looked at,
-    whatever `jumps` says."""
+class SingleShot:
+    """Observer: the file, or the unit of a long one, is one shot: for footage that is cut already. `jumps` has no effect."""
 
     jumped = False
 
@@ -156,11 +165,11 @@ class WholeShot:
         return [Shot(0, self.frames)] if self.frames else []
 
 
-DETECTORS = {"cascade": CascadeShots, "transnetv2": TransNetShots, "whole": WholeShot}
+DETECTORS = {"cascade": CascadeShots, "transnetv2": TransNetShots, "whole": SingleShot}
 
 
-def rate_of(times: Sequence[float]) -> float:
-    """Frames a second that the frames' own times say: one over their median step. What a file claims is not asked."""
+def frame_rate(times: Sequence[float]) -> float:
+    """Frames a second: the inverse of the median step between the frames' times; the header is not used."""
     step = float(np.median(np.diff(times))) if len(times) > 1 else 0.0
     return 1 / step if step > 0 else 25.0
 
@@ -172,8 +181,8 @@ def _transnet() -> Any:
     return TransNet()
 
 
-def between(transitions: Sequence[Transition], frames: int) -> list[Shot]:
-    """What lies between the transitions, which are in order; the whole when nothing does."""
+def shots_between(transitions: Sequence[Transition], frames: int) -> list[Shot]:
+    """The shots between the transitions, which are in order; one shot of all frames where there are none."""
     edges = [0] + [x for q in transitions for x in (q.start, q.end)] + [frames]
     shots = [Shot(a, b) for a, b in zip(edges[::2], edges[1::2], strict=True) if b > a]
     return shots or [Shot(0, frames)]

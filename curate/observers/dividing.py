@@ -1,4 +1,4 @@
-"""From shots to clips: shots end where the recording was interrupted, and long ones are divided."""
+"""From shots to clips: shots are split at interruptions of the recording, and long ones into equal parts."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from curate.observers.observer import Observer
 from curate.video.frame import Frame
 from curate.video.timeline import Timeline
 
-__all__ = ["KnownClips", "clips_of", "parted", "transitions_of"]
+__all__ = ["KnownClips", "clips_of", "split_at", "transitions_of"]
 
 
-def parted(shots: Sequence[Shot], breaks: Sequence[int]) -> list[Shot]:
-    """The shots, each divided at the positions in `breaks` (increasing) that lie within it."""
+def split_at(shots: Sequence[Shot], breaks: Sequence[int]) -> list[Shot]:
+    """The shots, split at the positions in `breaks`, which increase."""
     found = []
     for shot in shots:
         edges = [shot.start, *(at for at in breaks if shot.start < at < shot.end), shot.end]
@@ -29,10 +29,10 @@ def parted(shots: Sequence[Shot], breaks: Sequence[int]) -> list[Shot]:
 def clips_of(
     shots: Sequence[Shot], times: Sequence[float], ends: Sequence[float], *, min_seconds: float, max_seconds: float
 ) -> list[Clip]:
-    """Clips of at least min_seconds; shots longer than max_seconds are divided evenly in time, into as few parts as will do.
+    """Clips of at least min_seconds; shots longer than max_seconds are split into the fewest equal parts.
 
-    times, ends: presentation seconds from and until which every frame seen is shown. Frames are counted as in `times`:
-    the caller adds the offset of its unit.
+    times, ends: presentation seconds when each frame appears and disappears. Frames are positions in `times`: the caller
+    adds the offset of its unit.
     """
     clips = []
     for shot in shots:
@@ -51,7 +51,7 @@ def clips_of(
 
 
 def transitions_of(found: Sequence[Any], timeline: Timeline) -> list[dict[str, Any]]:
-    """Rows of the column `transitions`: those found between shots, and the places where no shot can continue."""
+    """Rows of the column `transitions`: those found between shots, and the breaks of the timeline."""
     edges = [*timeline.times, timeline.ends[-1]]
     spans = [(gap.start, gap.end, getattr(gap, "kind", None)) for gap in found]
     covered = [(start, end) for start, end, _ in spans]
@@ -63,9 +63,9 @@ def transitions_of(found: Sequence[Any], timeline: Timeline) -> list[dict[str, A
 
 
 class KnownClips(Observer):
-    """In the place of `Shots`, for a unit whose clips an earlier run found: they stay what they are.
+    """Replaces `Shots` for a unit whose clips an earlier run found: the clips stay the same.
 
-    A frame that a clip begins or ends with counts as jumped, so that stills are kept of exactly the first and last frames.
+    Frames at the bounds of clips get `jumped`, so that stills of exactly the first and last frames are kept.
     """
 
     name = "shots"
@@ -94,4 +94,4 @@ class KnownClips(Observer):
         return found
 
     def finish(self, unit: Unit, timeline: Timeline) -> None:
-        """Nothing: what was found of the shots is recorded already."""
+        """Nothing to do: the transitions are recorded already."""

@@ -1,11 +1,10 @@
-"""Clips that a source list names: a row with a start and an end is a clip as it stands, and no cut divides it.
+"""Clips that a source list names: a row with a start and an end is a clip, not divided at cuts.
 
-Times of a list count from the first picture of the file, as a player shows them, also where the file's own clock starts
-later (transport streams, files trimmed without re-encoding). A frame belongs to a span if it is first shown in
-[start, end); times are compared to the millisecond, since lists round them so. Spans may overlap. They are neither divided
-where they are longer than `shots.max_seconds` nor dropped where shorter than `shots.min_seconds`: whoever wrote the list
-has decided that. Only where the file itself is interrupted (its clock, or the size of its pictures) a span becomes several
-clips, each with its captions. What lies outside of all spans is no clip.
+Times of a list count from the first picture of the file, as in a player, even where the file's clock starts later
+(transport streams, files trimmed without re-encoding). A frame belongs to a span if it appears in [start, end), compared
+to the millisecond, to which lists are rounded. Spans may overlap. `shots.max_seconds` and `shots.min_seconds` do not
+apply. Where the file is interrupted (its clock, or the size of its pictures) a span becomes several clips, each with its
+captions. Frames outside of all spans are in no clip.
 """
 
 from __future__ import annotations
@@ -22,15 +21,15 @@ from curate.video.timeline import Timeline
 
 __all__ = ["ListedSpans", "clips_of_spans"]
 
-ROUNDED = 5e-4 + 1e-9  # s: a list's time may have been rounded by so much
-BEYOND = 0.1  # s that a span may end after the last picture without a word
+ROUNDED = 5e-4 + 1e-9  # s: rounding of a list's times
+BEYOND = 0.1  # s that a span may end after the last picture without a warning
 MOST_WARNINGS = 20
 
 
 class ListedSpans(Observer):
-    """In the place of `Shots`, for a source list that names the clips: looks at no picture.
+    """Replaces `Shots` where a source list names the clips; looks at no picture.
 
-    A frame that a span begins or ends with counts as jumped, so that stills are kept of exactly the first and last frames.
+    Frames at the bounds of spans get `jumped`, so that stills of exactly the first and last frames are kept.
     """
 
     name = "shots"
@@ -61,43 +60,43 @@ class ListedSpans(Observer):
 def clips_of_spans(
     spans: Sequence[Listed], times: Sequence[float], ends: Sequence[float], breaks: Mapping[int, str]
 ) -> tuple[list[Clip], list[str]]:
-    """The clips, in order of their frames, and a sentence for each span that is not, or not wholly, one.
+    """The clips, in order of their frames, and a warning for each span that is not exactly one clip.
 
     times, ends: presentation seconds from and until which each frame of the file is shown, ascending. breaks: position ->
-    why no clip goes on there ("gap", "size", "clock"). Spans that hold the same frames are one clip with the captions of
-    all. Each span is told its frames.
+    why no clip continues there ("gap", "size", "clock"). Spans with the same frames are one clip with the captions of
+    all. Sets `frames` of each span.
     """
     times, ends = [float(time) for time in times], [float(time) for time in ends]
     found: dict[tuple[int, int], Clip] = {}
-    said = []
+    warnings = []
     for span in spans:
         span.frames = []
         if problem := span.problem or _backwards(span):
-            said.append(f"{span.where}: {problem}: no clip")
+            warnings.append(f"{span.where}: {problem}: no clip")
             continue
         first, end = _frames(span, times)
         if problem := _outside(span, times, ends[-1], first, end):
-            said.append(f"{span.where}: {problem}")
+            warnings.append(f"{span.where}: {problem}")
         if first >= end:
             continue
         inside = [at for at in sorted(breaks) if first < at < end]
         if inside:
-            said.append(f"{span.where}: {_parted(span, times, inside, breaks)}")
+            warnings.append(f"{span.where}: {_interrupted(span, times, inside, breaks)}")
         span.frames = [first, *inside, end]
         for start, stop in pairwise(span.frames):
             began, ended = times[start], ends[stop - 1]
             clip = found.setdefault((start, stop), Clip(start, stop, began, ended, began, ended, bounds="list"))
             clip.captions += span.captions
             clip.columns = {**span.columns, **clip.columns}
-    if len(said) > MOST_WARNINGS:
-        said[MOST_WARNINGS:] = [
-            f"and {len(said) - MOST_WARNINGS} other spans of the list are not, or not wholly, clips"
+    if len(warnings) > MOST_WARNINGS:
+        warnings[MOST_WARNINGS:] = [
+            f"and {len(warnings) - MOST_WARNINGS} other spans of the list are not, or not wholly, clips"
         ]
-    return [found[bounds] for bounds in sorted(found)], said
+    return [found[bounds] for bounds in sorted(found)], warnings
 
 
 def _frames(span: Listed, times: Sequence[float]) -> tuple[int, int]:
-    """Places [first, end) in the sequence of frames."""
+    """Positions [first, end) in the sequence of frames."""
     if span.start_frame is not None or span.end_frame is not None:
         return max(0, span.start_frame or 0), min(len(times), len(times) if span.end_frame is None else span.end_frame)
     origin = times[0] - ROUNDED
@@ -122,7 +121,7 @@ def _backwards(span: Listed) -> str | None:
 
 
 def _outside(span: Listed, times: Sequence[float], end_time: float, first: int, end: int) -> str | None:
-    """What of a span is not there."""
+    """Warning for a span that lies partly or fully outside of the file; None for others."""
     length = end_time - times[0]
     if first >= end:
         beyond = first >= len(times)
@@ -133,8 +132,8 @@ def _outside(span: Listed, times: Sequence[float], end_time: float, first: int, 
     return None
 
 
-def _parted(span: Listed, times: Sequence[float], inside: Sequence[int], breaks: Mapping[int, str]) -> str:
-    """Where the file itself is interrupted within a span: one clip cannot hold what lies on both sides."""
+def _interrupted(span: Listed, times: Sequence[float], inside: Sequence[int], breaks: Mapping[int, str]) -> str:
+    """Warning for a span within which the file is interrupted, so that it becomes several clips."""
     why = {"gap": "pictures are missing", "size": "the size of the pictures changes", "clock": "the clock begins anew"}
     place = f"{why[breaks[inside[0]]]}, at {times[inside[0]] - times[0]:.2f} s"
     return f"within the span {_name(span)} {place}: it becomes {len(inside) + 1} clips with its captions"

@@ -1,14 +1,14 @@
-"""Motion, measured while the frames go by: dense optical flow between frames half a second apart.
+"""Motion, measured during the decode: dense optical flow between frames half a second apart.
 
 The score is that of Stable Video Diffusion (Blattmann et al. 2023, appendix C): Farneback flow between frames sampled
-at 2 fps, the flow map reduced to 16 px on its shorter side, the mean magnitude over time and space. It is expressed as
-percent of the picture's shorter side per second, so that it does not depend on resolution or frame rate. Three things
-are ours: faint pictures are strengthened first, a pan too fast for Farneback starts from a phase correlation, and the
-mean over time is one over seconds, not over pairs: what moved in all, by the time in which it did.
+at 2 fps, the flow map reduced to 16 px on its shorter side, the mean magnitude over time and space. Its unit,
+percent of the picture's shorter side per second, is independent of resolution and frame rate. It differs from the paper
+in three points: the contrast of faint pictures is raised first, a pan too fast for Farneback is initialised by phase
+correlation, and the mean over time is weighted by seconds, not by pairs.
 
-Where frames come unevenly (screen recordings, phones in the dark) the picture at an instant is the frame shown then. A
-frame that stays for many seconds is stillness of so many seconds, and two frames a few milliseconds apart, between
-which something moved, do not stand for half a second.
+Where frames come unevenly (screen recordings, phones in the dark) the picture at an instant is the frame shown then:
+a frame that stays for seconds counts as stillness for that time, and two frames a few milliseconds apart do not count for
+half a second.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from curate.clip import TOO_SHORT, Clip, Column, Unit
 from curate.observers.observer import Observer
 from curate.video.timeline import Timeline
 
-__all__ = ["FlowMotion", "MotionOptions", "Sample", "camera", "flow"]
+__all__ = ["FlowMotion", "MotionOptions", "Sample", "camera_motion", "flow"]
 
 FARNEBACK = "OpenCV Farneback flow at 2 fps; Blattmann et al. 2023, appendix C"
 MAP = 16  # shorter side of the reduced flow map, px
@@ -38,9 +38,10 @@ MAP = 16  # shorter side of the reduced flow map, px
 class Sample:
     """Motion between two frames. first, last: their indices in the file; start, end: their presentation seconds.
 
-    instants: points of the grid of times from one to the other. seconds: what the rates are per: from start to end, or,
-    where that is less than half a step of the grid, the steps from one to the other. All rates in percent of the shorter side per second. magnitude: mean over the picture. pan: of the camera, (right, down).
-    zoom: growth of the picture. residual: mean magnitude once the camera's part is taken out.
+    instants: steps of the grid of times from one to the other. seconds: the divisor of the rates: end - start, or, if that
+    is less than half a step of the grid, `instants` steps. All rates are in percent of the shorter side per second.
+    magnitude: mean over the picture. pan: of the camera, (right, down). zoom: growth of the picture. residual: mean
+    magnitude without the camera's motion.
     """
 
     first: int
@@ -61,9 +62,9 @@ class MotionOptions(Section):
 
 
 class FlowMotion(Observer):
-    """Flow between the frames that are shown at the points of a fixed grid of times, `fps` a second.
+    """Optical flow between the frames shown at a fixed grid of times, `fps` a second.
 
-    size: shorter side, px, that flow is computed at (Frame.grey). A pair with a frame of another shape is left out.
+    size: shorter side, px, that flow is computed at (Frame.grey). Pairs of different shapes are skipped.
     """
 
     name = "motion"
@@ -139,32 +140,32 @@ class FlowMotion(Observer):
         self.gap, self.size = 1.0 / fps, size
         self.samples: list[Sample] = []
         self.holds: dict[int, tuple[float, float]] = {}  # index of a frame shown for longer than a step: (from, until)
-        self._last: tuple[int, float, np.ndarray, int] | None = None  # index, time, grey, place of its instant
-        self._before: Any = None  # the frame that is shown until the next one comes
-        self._place: int | None = None  # of the next instant: it is at _place * gap
+        self._last: tuple[int, float, np.ndarray, int] | None = None  # index, time, grey, its instant
+        self._before: Any = None  # the frame before the current one
+        self._place: int | None = None  # the next instant, at _place * gap
 
     def see(self, frame: Any) -> None:
         before, self._before = self._before, frame
         if self._place is None:
-            # The grid is that of presentation time, not of this unit: cutting a long file elsewhere changes no sample.
+            # On the grid of presentation time, not of this unit: other unit bounds change no sample.
             self._place = int(np.ceil(frame.time / self.gap - 1e-6))
         if before is not None:
-            self._until(before, frame.time)
+            self._sample_until(before, frame.time)
             if frame.time - before.time > self.gap:
                 self.holds[before.index] = before.time, frame.time
         if abs(frame.time - self._place * self.gap) < 1e-6:
             self._sample(frame, self._place)
             self._place += 1
 
-    def _until(self, frame: Any, time: float) -> None:
-        """`frame` is shown until `time`: sample it for the instants that come before."""
+    def _sample_until(self, frame: Any, time: float) -> None:
+        """`frame` is shown until `time`: sample it for the instants before that."""
         last = int(np.ceil(time / self.gap - 1e-6)) - 1
         if last >= self._place:
             self._sample(frame, last)
             self._place = last + 1
 
     def _sample(self, frame: Any, place: int) -> None:
-        """place: of the last instant that it is shown at, known so far."""
+        """place: the last instant known so far at which it is shown."""
         last = self._last
         if last is not None and last[0] == frame.index:
             self._last = (*last[:3], place)
@@ -176,7 +177,7 @@ class FlowMotion(Observer):
         if seconds < self.gap / 2:
             seconds = steps * self.gap
         field *= 100.0 / min(frame.grey.shape) / seconds
-        pan, zoom, residual = camera(field)
+        pan, zoom, residual = camera_motion(field)
         magnitude = float(np.hypot(field[..., 0], field[..., 1]).mean())
         self.samples.append(
             Sample(last[0], frame.index, last[1], frame.time, steps, seconds, magnitude, pan, zoom, residual)
@@ -190,10 +191,10 @@ class FlowMotion(Observer):
     def fill(self, clips: Sequence[Clip], end: float | None = None) -> None:
         """Write the columns of each clip: the mean over its time, or null and the reason.
 
-        end: presentation seconds where the last frame that was seen ends, if known.
+        end: presentation seconds of the end of the last frame, if known.
         """
         if end is not None and self._before is not None and end > self._before.time:
-            self._until(self._before, end)
+            self._sample_until(self._before, end)
             if end - self._before.time > self.gap:
                 self.holds[self._before.index] = self._before.time, end
         for clip in clips:
@@ -215,9 +216,9 @@ class FlowMotion(Observer):
                 clip.values[name] = None if value is None else float(value)
 
     def _seconds(self, clip: Clip, inside: list[Sample]) -> float:
-        """The time that the motion within the clip's samples took; 0 where nothing was measured.
+        """Duration that the clip's samples cover, s; 0 where there are none.
 
-        From sample to sample, and on to the end of the clip where its last frame stays longer than frames do there.
+        Includes the rest of the clip where its last frame is held longer than usual.
         """
         if not inside:
             own = (hold for index, hold in self.holds.items() if clip.start_frame <= index < clip.end_frame)
@@ -237,36 +238,36 @@ def flow(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     height, width = before.shape
     scale = MAP / min(height, width)
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    # Nothing moved where no cell of the map changed by half a level: what flow finds there is the codec's noise.
+    # If no cell of the map changed by half a level, nothing moved: flow would measure the codec's noise.
     if cv2.resize(cv2.absdiff(before, after).astype(np.float32), size, interpolation=cv2.INTER_AREA).max() < 0.5:
         return np.zeros((size[1], size[0], 2), np.float32)
-    # Farneback underrates motion in faint pictures (its solver adds a constant to the contrast): show it a stronger one.
+    # Farneback underestimates motion at low contrast (its solver adds a constant to it): raise the contrast.
     mean, spread = (float(value[0, 0]) for value in cv2.meanStdDev(before))
     gain = min(4.0, 48.0 / max(spread, 1.0))
     if gain > 1:
         before, after = (cv2.addWeighted(grey, gain, grey, 0, 128 - gain * mean) for grey in (before, after))
     levels = int(np.clip(np.log2(min(height, width) / 12) + 1, 1, 3))
     field = np.zeros((height, width, 2), np.float32)
-    field[:] = leap(before, after)
+    field[:] = global_shift(before, after)
     field = cv2.calcOpticalFlowFarneback(before, after, field, 0.5, levels, 15, 2, 5, 1.1, cv2.OPTFLOW_USE_INITIAL_FLOW)
     return cv2.resize(field, size, interpolation=cv2.INTER_AREA)
 
 
-def leap(before: np.ndarray, after: np.ndarray) -> tuple[float, float]:
-    """(x, y) px that the whole picture moved, where it moved as one and too far for Farneback to follow; else (0, 0).
+def global_shift(before: np.ndarray, after: np.ndarray) -> tuple[float, float]:
+    """(x, y) px of a translation of the whole picture that is too large for Farneback; else (0, 0).
 
-    By phase correlation. Farneback alone loses pans beyond about an eighth of the shorter side between two frames.
+    By phase correlation. Farneback alone fails beyond about an eighth of the shorter side between two frames.
     """
-    width, height = before.shape[1] // 2, before.shape[0] // 2  # half size says it well enough, at a tenth of the cost
+    width, height = before.shape[1] // 2, before.shape[0] // 2  # half size is accurate enough, at a tenth of the cost
     halves = [
         cv2.resize(grey[: 2 * height, : 2 * width], (width, height), interpolation=cv2.INTER_AREA).astype(np.float32)
         for grey in (before, after)
     ]
-    # On copies: where a size suits the Fourier transform, OpenCV multiplies its window into the very pictures.
+    # On copies: OpenCV multiplies its window into the input in place for some sizes.
     (x, y), response = cv2.phaseCorrelate(*(half.copy() for half in halves), window(width, height))
     if response < 0.1 or np.hypot(x, y) < min(height, width) / 25 or abs(x) > 0.6 * width or abs(y) > 0.6 * height:
         return 0.0, 0.0
-    # Repeating patterns and sudden lights correlate too: believe it only if the pictures agree far better for it.
+    # Repeating patterns and flashes correlate too: accept only if the shifted pictures agree far better.
     i, j = round(x), round(y)
     old = [slice(max(0, -j), height - max(0, j)), slice(max(0, -i), width - max(0, i))]
     new = [slice(max(0, j), height - max(0, -j)), slice(max(0, i), width - max(0, -i))]
@@ -280,14 +281,14 @@ def window(width: int, height: int) -> np.ndarray:
     return cv2.createHanningWindow((width, height), cv2.CV_32F)
 
 
-def camera(field: np.ndarray) -> tuple[tuple[float, float], float, float]:
+def camera_motion(field: np.ndarray) -> tuple[tuple[float, float], float, float]:
     """((pan right, pan down), zoom, residual) of a flow map [h, w, 2], in the units of the flow.
 
     Least squares of flow = t + z * p + r * rot90(p) over the places p (in shorter sides, from the centre), repeated
-    with weights 1 / (1 + (error / scale)^2) so that what moves by itself loses its say. zoom: z, the growth in percent
+    with weights 1 / (1 + (error / scale)^2), so that moving objects count little. zoom: z, the growth in percent
     a second if the flow is in percent of the shorter side a second.
     """
-    x, y, sums = places(*field.shape[:2])
+    x, y, sums = grid_coordinates(*field.shape[:2])
     u, v = (field[..., i].ravel().astype(np.float64) for i in (0, 1))
     targets = np.stack([u, v, x * u + y * v, x * v - y * u])
     weight = np.ones(len(x))
@@ -302,7 +303,7 @@ def camera(field: np.ndarray) -> tuple[tuple[float, float], float, float]:
 
 
 @lru_cache(maxsize=8)
-def places(h: int, w: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def grid_coordinates(h: int, w: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """x, y of the points of a [h, w] map, in shorter sides from its centre, and the rows 1, x, y, x^2 + y^2."""
     y, x = np.mgrid[0:h, 0:w].astype(np.float64)
     x, y = ((x - (w - 1) / 2) / min(h, w)).ravel(), ((y - (h - 1) / 2) / min(h, w)).ravel()

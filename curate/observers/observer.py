@@ -1,7 +1,7 @@
-"""What watches the frames of a decode go by.
+"""Base class of observers, which measure clips during the decode.
 
-An observer is made for one unit, sees every frame of it once, and fills its columns at the end, when the clips are known.
-Whatever it needs from another observer is a fact of the frame.
+An observer is created for one unit, sees each of its frames once, and fills its columns at the end, when the clips are
+known. Observers pass facts to each other as attributes of the frame.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ __all__ = ["Observer"]
 class Observer(PipelinePart):
     """Subclasses declare `name`, `needs` and `columns`, and write `see` and `finish`.
 
-    Exactly one observer of a pass finds the clips: it comes first in the list.
+    Exactly one observer finds the clips: it comes first in the list.
     """
 
     @classmethod
     def views(cls, options: Any) -> dict[str, int]:
-        """Shorter sides, px, of the views of a frame that it looks at: `grey`, `picture`. One size for all observers."""
+        """Shorter sides, px, of the views of a frame that it uses: `grey`, `picture`. All observers must agree on one size."""
         return {}
 
     @classmethod
-    def made(cls, options: Any, unit: Unit, frames: int) -> Observer:
-        """The observer of one unit. options: of its section. frames: how many frames of each clip later stages want."""
+    def create(cls, options: Any, unit: Unit, frames: int) -> Observer:
+        """The observer of one unit. options: of its section. frames: how many frames of each clip later stages need."""
         return cls(**cls.arguments(options))
 
     def see(self, frame: Frame) -> None:
@@ -37,7 +37,7 @@ class Observer(PipelinePart):
         raise NotImplementedError
 
     def clips(self, timeline: Timeline) -> list[Clip] | None:
-        """The clips, with frames counted from the unit's first; None: this observer finds none."""
+        """The clips, with frames counted from the unit's first; None: not the observer that finds them."""
         return None
 
     def finish(self, unit: Unit, timeline: Timeline) -> None:

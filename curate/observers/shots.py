@@ -1,4 +1,4 @@
-"""Shots: the observer that finds the clips of a unit, with whichever detector the config names."""
+"""Shots: the observer that finds the clips of a unit, with the detector that the config names."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from curate.base.section import Section
 from curate.clip import Clip, Column, Unit
 from curate.models.transnet import TransNet
 from curate.observers.detectors import DETECTORS
-from curate.observers.dividing import KnownClips, clips_of, parted, transitions_of
+from curate.observers.dividing import KnownClips, clips_of, split_at, transitions_of
 from curate.observers.listed import ListedSpans
 from curate.observers.observer import Observer
-from curate.observers.transitions import located, weights_file
+from curate.observers.transitions import weights_bytes, weights_path
 from curate.video.frame import Frame
 from curate.video.timeline import Timeline
 from curate.weights import Weights
@@ -35,14 +35,14 @@ class ShotOptions(Section):
     )
 
     @model_validator(mode="after")
-    def _tells_jumps(self) -> ShotOptions:
+    def _check_jumps(self) -> ShotOptions:
         if not self.jumps and self.detector == "transnetv2":
             raise ValueError("jumps: false needs detector: cascade; transnetv2 cannot tell jumps from other cuts")
         return self
 
 
 class Shots(Observer):
-    """The clips of the shots that a detector finds between transitions; or those that are known, or listed, already."""
+    """The clips of the shots that a detector finds between transitions; or the clips that are recorded or listed already."""
 
     name = "shots"
     facts = (
@@ -64,8 +64,8 @@ class Shots(Observer):
         self.limits = {"min_seconds": min_seconds, "max_seconds": max_seconds}
 
     @classmethod
-    def made(cls, options: ShotOptions, unit: Unit, frames: int) -> Observer:
-        """The detector; nothing looks for shots where the clips are known, or a source list names them."""
+    def create(cls, options: ShotOptions, unit: Unit, frames: int) -> Observer:
+        """Without a detector where the clips are recorded already, or a source list names them."""
         if unit.clips:
             return KnownClips(unit.clips)
         return ListedSpans(unit.video.spans) if unit.video.spans else cls(**cls.arguments(options))
@@ -76,8 +76,8 @@ class Shots(Observer):
             return TransNet.weights()
         if section.detector != "cascade":
             return ()
-        weights = located()
-        digest = sha256(weights_file()).hexdigest()
+        weights = weights_path()
+        digest = sha256(weights_bytes()).hexdigest()
         return [
             Weights("shots", "judge of transitions", weights, "in the package", "pip install winnow", sha256=digest)
         ]
@@ -91,7 +91,7 @@ class Shots(Observer):
         frame.jumped |= self.detector.jumped
 
     def clips(self, timeline: Timeline) -> list[Clip]:
-        shots = parted(self.detector.finish(), sorted(timeline.breaks))
+        shots = split_at(self.detector.finish(), sorted(timeline.breaks))
         return clips_of(shots, timeline.times, timeline.ends, **self.limits)
 
     def finish(self, unit: Unit, timeline: Timeline) -> None:

@@ -1,7 +1,7 @@
-"""Stills, kept while the frames go by: first, middle and last of each clip, and the frames a video captioner asks for.
+"""Stills, kept during the decode: first, middle and last of each clip, and the frames that a video captioner needs.
 
-Which frames those are is known only at the end, when the shots are. So reduced pictures are kept on a grid of times,
-and exactly at both sides of every place that looks like a hard cut; they stay planes until a clip wants them.
+The clips are known only at the end. So reduced pictures are kept on a grid of times, and exactly on both sides of every
+suspected hard cut; they are converted only if a clip needs them.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from curate.observers.observer import Observer
 from curate.video.frame import Frame, Picture
 from curate.video.timeline import Timeline
 
-__all__ = ["StillOptions", "Stills", "encoded"]
+__all__ = ["StillOptions", "Stills", "encode_jpeg"]
 
-RAW_BYTES = 384 * 1024 * 1024  # of planes kept; beyond it pictures are kept as JPEG, a tenth of the size
-MOST = 4000  # pictures on the grid; beyond it every second is dropped and the grid is half as fine
-EXACT_PER_SECOND = 8  # pictures beside suspected cuts: a film of flashes must not fill the memory
+RAW_BYTES = 384 * 1024 * 1024  # limit of the planes kept; further pictures are kept as JPEG, a tenth of the size
+MAX_GRID_PICTURES = 4000  # beyond it every second one is dropped and the grid step doubles
+EXACT_PER_SECOND = 8  # pictures beside suspected cuts: flashing footage must not fill the memory
 
 
-class Kept:
+class KeptPicture:
     """One kept picture. exact: beside a suspected cut, or an end of the unit."""
 
     __slots__ = ("exact", "index", "jpeg", "picture", "time")
@@ -47,9 +47,9 @@ class Stills(Observer):
     """JPEGs of frames of each clip.
 
     size: shorter side at most, px (Frame.picture). quality: of JPEG, 1..100. per_second: of the grid. captioner_frames:
-    evenly spaced pictures that go into `clip.frames`; where the grid is coarser than they are, neighbours repeat.
-    The first and last still of a clip are its very first and last frame where hard cuts or the file's ends bound it,
-    and otherwise at most one grid step inside. None is ever outside of its clip.
+    evenly spaced pictures for `clip.frames`; where the grid is coarser, neighbours repeat.
+    The first and last still of a clip are exactly its first and last frame where hard cuts or the file's ends bound it,
+    otherwise at most one grid step inside. Stills are never outside of their clip.
     """
 
     name = "stills"
@@ -72,9 +72,9 @@ class Stills(Observer):
     ) -> None:
         self.size, self.quality, self.captioner_frames = size, quality, captioner_frames
         self.gap = 1.0 / (max(per_second, 4.0) if captioner_frames else per_second)
-        self.kept: list[Kept] = []
+        self.kept: list[KeptPicture] = []
         self._next = -np.inf
-        self._before: Any = None  # the frame before this one: the last of a shot, if this one is the first of the next
+        self._before: Any = None  # the frame before this one: the last of its shot, if this one starts a new shot
         self._raw = 0
         self._exact: list[float] = []
 
@@ -83,7 +83,7 @@ class Stills(Observer):
         return {"picture": options.size}
 
     @classmethod
-    def made(cls, options: StillOptions, unit: Unit, frames: int) -> Stills:
+    def create(cls, options: StillOptions, unit: Unit, frames: int) -> Stills:
         return cls(**cls.arguments(options), captioner_frames=frames)
 
     def see(self, frame: Frame) -> None:
@@ -96,14 +96,14 @@ class Stills(Observer):
         if frame.time >= self._next:
             self._keep(frame, exact=False)
             self._next = (np.floor(frame.time / self.gap + 1e-6) + 1) * self.gap - 1e-6
-            if len(self.kept) > MOST:
+            if len(self.kept) > MAX_GRID_PICTURES:
                 self._thin()
 
     def finish(self, unit: Unit, timeline: Timeline) -> None:
         self.fill(unit.clips)
 
     def fill(self, clips: Sequence[Clip]) -> None:
-        """Write the columns of each clip, and its `frames`; where none was kept inside a clip, null and the reason."""
+        """Write the columns and `frames` of each clip; null and the reason where no picture was kept inside it."""
         if self._before is not None:
             self._keep(self._before, exact=True)
             self._before = None
@@ -130,7 +130,7 @@ class Stills(Observer):
             if kept.index == frame.index:
                 kept.exact |= exact
                 return
-        kept = Kept(frame.index, frame.time, frame.reduced(), exact)
+        kept = KeptPicture(frame.index, frame.time, frame.reduced(), exact)
         if self._raw > RAW_BYTES:
             self._jpeg(kept)
             kept.picture = None
@@ -150,23 +150,23 @@ class Stills(Observer):
 
     def _thin(self) -> None:
         grid = [kept for kept in self.kept if not kept.exact]
-        if len(grid) > MOST // 2:
+        if len(grid) > MAX_GRID_PICTURES // 2:
             drop = {id(kept) for kept in grid[1::2]}
             self.kept = [kept for kept in self.kept if id(kept) not in drop]
             self._raw = sum(kept.picture.nbytes for kept in self.kept if kept.picture)
             self.gap *= 2
 
-    def _jpeg(self, kept: Kept) -> bytes:
+    def _jpeg(self, kept: KeptPicture) -> bytes:
         if kept.jpeg is None:
-            kept.jpeg = encoded(kept.picture.rgb(), self.quality)
+            kept.jpeg = encode_jpeg(kept.picture.rgb(), self.quality)
         return kept.jpeg
 
 
-def nearest(kept: Sequence[Kept], index: float) -> Kept:
+def nearest(kept: Sequence[KeptPicture], index: float) -> KeptPicture:
     return min(kept, key=lambda one: abs(one.index - index))
 
 
-def encoded(rgb: np.ndarray, quality: int = 90) -> bytes:
+def encode_jpeg(rgb: np.ndarray, quality: int = 90) -> bytes:
     """JPEG of a picture [h, w, 3] uint8 RGB."""
     done, buffer = cv2.imencode(".jpg", rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
     if not done:

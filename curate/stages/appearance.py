@@ -1,4 +1,4 @@
-"""Appearance: what a clip looks like to models: embedding, aesthetics, technical quality, safety."""
+"""Appearance: image embedding, aesthetic score, technical quality and NSFW score of a clip."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pyarrow as pa
 
 from curate.clip import Clip, Column
 from curate.models import AestheticHead, Embedder, Image, ImageScorer, roles
+from curate.models.embedding_cache import embed_stills
 from curate.models.loading import loaded
-from curate.models.memory import embed_stills
 from curate.models.roles import EMBEDDER
 from curate.stages.pictures import batches, flattened, stills
 from curate.stages.stage import Stage, attempt
@@ -53,9 +53,9 @@ NSFW = Column(
 class Appearance(Stage):
     """Fills image_embedding, aesthetic_score, technical_quality and nsfw_score from the stills.
 
-    Each column has its own model and fails alone: its reason is then in `errors[column]`, and the others stand. Stills
-    that cannot be read fail all four, under `errors["appearance"]`. A model that is not given leaves its column null,
-    which is no error. Models may be factories.
+    Each column has its own model and fails alone, with the reason in `errors[column]`. Stills that cannot be read fail all
+    four, under `errors["appearance"]`. A model that is None leaves its column null, without an error. Models may be
+    factories.
     """
 
     name = "appearance"
@@ -91,10 +91,10 @@ class Appearance(Stage):
     def _score(self, clips: Sequence[Clip]) -> None:
         pictures = {id(clip): stills(clip) for clip in clips}
         parts = (
-            (EMBEDDING, self.embedder, self._embed),
-            (AESTHETIC, self.aesthetic, self._rate),
-            (QUALITY, self.quality, self._grade),
-            (NSFW, self.nsfw, self._screen),
+            (EMBEDDING, self.embedder, self._score_embedding),
+            (AESTHETIC, self.aesthetic, self._score_aesthetic),
+            (QUALITY, self.quality, self._score_quality),
+            (NSFW, self.nsfw, self._score_nsfw),
         )
         for column, model, score in parts:
             if model is None:
@@ -107,32 +107,32 @@ class Appearance(Stage):
 
             attempt(run, list(clips), column.name, (column,))
 
-    def _embed(self, clips: Sequence[Clip], pictures: list[Image], places: list[slice]) -> None:
+    def _score_embedding(self, clips: Sequence[Clip], pictures: list[Image], places: list[slice]) -> None:
         rows = embed_stills(self.embedder, pictures)
         for clip, place in zip(clips, places, strict=True):
-            clip.values["image_embedding"] = unit(rows[place].mean(0)).tolist()
+            clip.values["image_embedding"] = unit_length(rows[place].mean(0)).tolist()
 
-    def _rate(self, clips: Sequence[Clip], pictures: list[Image], places: list[slice]) -> None:
+    def _score_aesthetic(self, clips: Sequence[Clip], pictures: list[Image], places: list[slice]) -> None:
         scores = self.aesthetic.scores(embed_stills(self.embedder, pictures))
-        write(clips, places, "aesthetic_score", scores, np.mean)
+        write_scores(clips, places, "aesthetic_score", scores, np.mean)
 
-    def _grade(self, clips: Sequence[Clip], pictures: list[Image], places: list[slice]) -> None:
-        write(clips, places, "technical_quality", self.quality.scores(pictures), np.mean)
+    def _score_quality(self, clips: Sequence[Clip], pictures: list[Image], places: list[slice]) -> None:
+        write_scores(clips, places, "technical_quality", self.quality.scores(pictures), np.mean)
 
-    def _screen(self, clips: Sequence[Clip], pictures: list[Image], places: list[slice]) -> None:
-        write(clips, places, "nsfw_score", self.nsfw.scores(pictures), np.max)
+    def _score_nsfw(self, clips: Sequence[Clip], pictures: list[Image], places: list[slice]) -> None:
+        write_scores(clips, places, "nsfw_score", self.nsfw.scores(pictures), np.max)
 
 
-def write(clips: Sequence[Clip], places: list[slice], column: str, scores: np.ndarray, together: Callable) -> None:
-    """One number a clip out of one a still. Raises ValueError for a score that is no number: it would pass for one."""
+def write_scores(clips: Sequence[Clip], places: list[slice], column: str, scores: np.ndarray, reduce: Callable) -> None:
+    """Reduce the scores of stills to one a clip. Raises ValueError for a score that is not finite."""
     if not np.isfinite(scores).all():
         raise ValueError(f"{column} came out as {float(scores[~np.isfinite(scores)][0])}")
     for clip, place in zip(clips, places, strict=True):
-        clip.values[column] = float(together(scores[place].astype(np.float64)))
+        clip.values[column] = float(reduce(scores[place].astype(np.float64)))
 
 
-def unit(row: np.ndarray) -> np.ndarray:
-    """The vector at unit length. Raises ValueError for one without a direction."""
+def unit_length(row: np.ndarray) -> np.ndarray:
+    """The vector scaled to unit length. Raises ValueError if its length is 0 or not finite."""
     length = float(np.linalg.norm(row))
     if not np.isfinite(length) or length == 0.0:
         raise ValueError(f"image embedding has length {length}")

@@ -1,4 +1,4 @@
-"""Captions: a sentence about the middle frame, one about the whole clip, and one made of both."""
+"""Captions: of the middle frame, of the whole clip, and one merged from both."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Captions(Stage):
     name = "captions"
     needs = ("stills", "motion")
     models = (FRAME_CAPTION, VIDEO_CAPTION, MERGE)
-    error_keys = ("frames",)  # those that a video captioner wanted
+    error_keys = ("frames",)  # frames for the video captioner could not be read
     prefiltered = True
     columns = (FRAME, VIDEO, MERGED, MERGED_FROM)
 
@@ -69,7 +69,7 @@ class Captions(Stage):
 
     @classmethod
     def frames(cls, config: Any) -> int:
-        """How many evenly spaced frames of each clip the video captioner wants decoded; 0: the stills do."""
+        """How many evenly spaced frames of each clip the video captioner needs; 0: it uses the stills."""
         return getattr(config.captions.video, "frames", 0)
 
     def process(self, clips: Sequence[Clip]) -> None:
@@ -81,17 +81,17 @@ class Captions(Stage):
             clip.values.update({column.name: None for column in self.columns})
         views = {id(clip): self._view(clip) for clip in clips}
 
-        def say(captioner: Captioner, column: Column, see: Callable[[ClipView], ClipView]) -> None:
+        def fill(captioner: Captioner, column: Column, narrow: Callable[[ClipView], ClipView]) -> None:
             def run(some: Sequence[Clip]) -> None:
-                for clip, caption in zip(some, captioner.captions([see(views[id(c)]) for c in some]), strict=True):
-                    clip.values[column.name] = tidied(caption)
+                for clip, caption in zip(some, captioner.captions([narrow(views[id(c)]) for c in some]), strict=True):
+                    clip.values[column.name] = one_line(caption)
 
             attempt(run, list(clips), column.name, (column,))
 
         if self.frame:
-            say(self.frame, FRAME, middle_only)
+            fill(self.frame, FRAME, middle_only)
         if self.video:
-            say(self.video, VIDEO, lambda view: view)
+            fill(self.video, VIDEO, lambda view: view)
         if self.merger:
             attempt(self._merge, list(clips), MERGED.name, (MERGED, MERGED_FROM))
 
@@ -101,30 +101,30 @@ class Captions(Stage):
 
     def _merge(self, clips: Sequence[Clip]) -> None:
         pairs = [(clip.values[FRAME.name], clip.values[VIDEO.name]) for clip in clips]
-        for clip, pair, (caption, how) in zip(clips, pairs, merge_and_say_how(self.merger, pairs), strict=True):
-            clip.values[MERGED.name] = tidied(caption)
-            clip.values[MERGED_FROM.name] = how or said_by(tidied(caption), *pair)
+        for clip, pair, (caption, how) in zip(clips, pairs, merge_explained(self.merger, pairs), strict=True):
+            clip.values[MERGED.name] = one_line(caption)
+            clip.values[MERGED_FROM.name] = how or merged_from(one_line(caption), *pair)
 
 
 def middle_only(view: ClipView) -> ClipView:
-    """What the frame captioner sees: the middle still (of two, the second)."""
+    """The view of the frame captioner: only the middle still (of two, the second)."""
     return ClipView(stills=[view.stills[len(view.stills) // 2]], frames=[], facts=view.facts)
 
 
-def merge_and_say_how(merger: Merger, pairs: Sequence[tuple[str | None, str | None]]) -> list[tuple[str | None, str]]:
-    """Captions with how they came about, "" where the merger does not tell. A merger tells by a method `explained`."""
+def merge_explained(merger: Merger, pairs: Sequence[tuple[str | None, str | None]]) -> list[tuple[str | None, str]]:
+    """Merged captions and how each was made: by the merger's `explained`; "" for a merger without this method."""
     if hasattr(merger, "explained"):
         return merger.explained(pairs)
     return [(caption, "") for caption in merger.merge(pairs)]
 
 
-def said_by(merged: str | None, frame: str | None, video: str | None) -> str | None:
+def merged_from(merged: str | None, frame: str | None, video: str | None) -> str | None:
     """Which caption a merged one repeats, or "merged"; None for none."""
     if merged is None:
         return None
     return "frame" if merged == frame else "video" if merged == video else "merged"
 
 
-def tidied(caption: str | None) -> str | None:
+def one_line(caption: str | None) -> str | None:
     """One line without spaces at its ends; None for an empty one."""
     return " ".join(caption.split()) or None if caption else None

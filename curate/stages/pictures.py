@@ -1,4 +1,4 @@
-"""From the stored bytes of a still to its pixels."""
+"""Pixels of stored stills."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from curate.clip import Clip
 from curate.models import Image
 
-CLIPS_AT_ONCE = 16  # clips whose stills a stage holds as pixels at a time, which bounds its memory
+CLIPS_AT_ONCE = 16  # clips whose stills a stage decodes at a time, to bound its memory
 
 
 def decode(jpeg: bytes) -> Image:
@@ -30,7 +30,7 @@ def stills(clip: Clip) -> list[Image]:
 
 
 def flattened(groups: Sequence[Sequence[Image]]) -> tuple[list[Image], list[slice]]:
-    """All pictures in one list, and where each group's are in it."""
+    """All pictures in one list, and the slice of each group."""
     flat: list[Image] = []
     places: list[slice] = []
     for group in groups:
@@ -40,5 +40,5 @@ def flattened(groups: Sequence[Sequence[Image]]) -> tuple[list[Image], list[slic
 
 
 def batches(clips: Sequence[Clip], size: int = CLIPS_AT_ONCE) -> list[list[Clip]]:
-    """Clips in runs of `size`, in their order."""
+    """Consecutive batches of at most `size` clips."""
     return [list(clips[at : at + size]) for at in range(0, len(clips), size)]

@@ -1,4 +1,4 @@
-"""Skips an expensive stage for clips that cannot be kept anyway, and says so on each of them."""
+"""Skips an expensive stage for clips that cannot pass the selection, and records the reason on each."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ PREFILTER = f"{SKIPPED} by the prefilter"
 
 
 class Prefilter(Stage):
-    """A stage run only on the clips within bounds. The others keep null columns, and `errors[stage]` gives the reason.
+    """Runs a stage only on clips within bounds. The others have null columns and the reason in `errors[stage]`.
 
-    minimum, maximum: column -> bound, inclusive. A null score is within no bound.
+    minimum, maximum: column -> bound, inclusive. A null score is outside of every bound.
     """
 
     def __init__(self, stage: Stage, *, minimum: Mapping[str, float], maximum: Mapping[str, float]) -> None:
@@ -32,7 +32,7 @@ class Prefilter(Stage):
             self.stage.process(kept)
 
     def reason(self, clip: Clip) -> str | None:
-        """Why this clip is hopeless, or None."""
+        """Why the clip is skipped; None if it is within the bounds."""
         for bounds, sign, word in ((self.minimum, 1, "below"), (self.maximum, -1, "above")):
             for column, bound in bounds.items():
                 score = clip.values.get(column)

@@ -1,4 +1,4 @@
-"""Similarity: how well each caption fits the pictures."""
+"""Similarity of each caption to the pictures."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pyarrow as pa
 
 from curate.clip import Clip, Column
 from curate.models import Embedder
+from curate.models.embedding_cache import embed_stills
 from curate.models.loading import loaded
-from curate.models.memory import embed_stills
 from curate.models.roles import EMBEDDER
 from curate.stages.pictures import batches, flattened, stills
 from curate.stages.stage import Stage, attempt
@@ -22,8 +22,8 @@ CAPTIONS = {"frame": "captions.frame", "video": "captions.video", "merged": "cap
 class Similarity(Stage):
     """Fills similarity_frame, similarity_video and similarity_merged; null, and no error, where there is no caption.
 
-    embedder: the one that Appearance has; stills that it saw lately are not embedded again. Or a factory of one; None
-    leaves the columns null.
+    embedder: the one of Appearance, whose recent embeddings of stills are reused; or a factory; None leaves the columns
+    null.
     """
 
     name = "similarity"
@@ -65,7 +65,9 @@ class Similarity(Stage):
 
         # A merged caption often repeats one of the two: each sentence is embedded once.
         sentences = list(dict.fromkeys(clip.values[f"caption_{which}"] for clip, which in wanted))
-        said = dict(zip(sentences, self.embedder.texts(sentences), strict=True))
+        rows_of_text = dict(zip(sentences, self.embedder.texts(sentences), strict=True))
         for clip, which in wanted:
-            cosines = seen[id(clip)].astype(np.float64) @ said[clip.values[f"caption_{which}"]].astype(np.float64)
+            cosines = seen[id(clip)].astype(np.float64) @ rows_of_text[clip.values[f"caption_{which}"]].astype(
+                np.float64
+            )
             clip.values[f"similarity_{which}"] = float(cosines.mean())

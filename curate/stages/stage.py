@@ -1,7 +1,6 @@
-"""What a stage is: a callable from units to units, which works on their clips when the decode is done.
+"""Base class of stages: callables from units to units, which score their clips after the decode.
 
-A stage has one method to write, `process(clips)`; timing, and turning an exception into a recorded reason instead of a
-score, live here.
+A stage implements `process(clips)`; timing and error handling live here.
 """
 
 from __future__ import annotations
@@ -17,17 +16,17 @@ from curate.pipeline_part import PipelinePart
 class Stage(PipelinePart):
     """A callable from units to units that fills some columns of their clips.
 
-    Subclasses declare `name`, `needs` and `columns`, and write `process`. An exception in `process` is retried clip by clip, so that
-    one bad clip costs only itself; a clip that fails keeps null scores and `errors[name]` says why.
+    Subclasses declare `name`, `needs` and `columns`, and write `process`. If it raises, it is retried clip by clip; a clip
+    that fails has null scores and the reason in `errors[name]`.
     """
 
     @classmethod
-    def made(cls, section: Any, models: Mapping[str, Any]) -> Stage:
+    def create(cls, section: Any, models: Mapping[str, Any]) -> Stage:
         """The stage of one worker. section: its own, of the config. models: loaded, by the parameter of their role."""
         return cls(**cls.arguments(section), **models)
 
     def process(self, clips: Sequence[Clip]) -> None:
-        """Write this stage's columns into `clip.values`; batches are formed here, over the clips of one unit."""
+        """Write this stage's columns into `clip.values`. clips: all of one unit; batch them here."""
         raise NotImplementedError
 
     def __call__(self, units: Sequence[Unit]) -> list[Unit]:
@@ -38,21 +37,21 @@ class Stage(PipelinePart):
             if unit.clips:
                 before = [dict(clip.errors) for clip in unit.clips]
                 attempt(self.process, unit.clips, self.name, self.columns)
-                if not unit.lost:  # a second time it is recorded
-                    self._blame_the_machine(unit, before)
+                if not unit.lost:  # in the second attempt the reason is recorded instead
+                    self._raise_if_out_of_memory(unit, before)
             unit.seconds[self.name] = time.perf_counter() - began
         return list(units)
 
-    def _blame_the_machine(self, unit: Unit, before: Sequence[dict[str, str]]) -> None:
-        """MemoryError where this stage lacked memory on a clip: the unit is to be tried again, with nothing beside it."""
+    def _raise_if_out_of_memory(self, unit: Unit, before: Sequence[dict[str, str]]) -> None:
+        """Raise MemoryError if a clip failed for lack of memory: the unit is retried with nothing beside it."""
         for clip, old in zip(unit.clips, before, strict=True):
             for key, reason in clip.errors.items():
-                if old.get(key) != reason and lacks_memory(reason):
+                if old.get(key) != reason and is_out_of_memory(reason):
                     raise MemoryError(reason)
 
 
-def lacks_memory(reason: str) -> bool:
-    """Whether a reason in `Clip.errors` is that of a machine without memory: Python's, OpenCV's, torch's."""
+def is_out_of_memory(reason: str) -> bool:
+    """Whether a reason in `Clip.errors` is an out-of-memory error: Python's, OpenCV's or torch's."""
     text = reason.lower()
     return any(
         part in text for part in ("memoryerror", "out of memory", "can't allocate memory", "insufficient memory")
@@ -60,7 +59,7 @@ def lacks_memory(reason: str) -> bool:
 
 
 def attempt(process: Callable[[list[Clip]], None], clips: list[Clip], name: str, columns: Sequence[Column]) -> None:
-    """Run `process` over clips; where it raises, again one by one, and record the reason on those that still fail."""
+    """Run `process` over clips; if it raises, clip by clip, recording the reason on those that fail."""
     try:
         process(clips)
     except Exception as error:

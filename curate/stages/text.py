@@ -1,4 +1,4 @@
-"""Text: how much of the picture is writing (titles, subtitles, logos)."""
+"""Text: how much of the picture is covered by text (titles, subtitles, logos)."""
 
 from __future__ import annotations
 
@@ -61,6 +61,6 @@ def covered_share(quads: Sequence[np.ndarray], width: int, height: int) -> float
     """Share of a picture of width x height px that quads ([4, 2] points x, y) cover; overlaps count once, 0..1."""
     from shapely import MultiPoint, box, union_all
 
-    # The hull, because a quad's corners may come in any order.
+    # The convex hull, because a quad's corners may be in any order.
     shapes = [MultiPoint(np.asarray(quad, dtype=np.float64)).convex_hull for quad in quads]
     return float(union_all(shapes).intersection(box(0, 0, width, height)).area / (width * height))

@@ -1,1 +1,1 @@
-"""A file, its clock and its frames: opened, planned in units, decoded."""
+"""Opening files, their clocks, splitting them into units, and decoding their frames."""

@@ -1,7 +1,7 @@
-"""Presentation times that only go forward, from those that a file gives; and where its pictures are interrupted.
+"""Strictly increasing presentation times from those of a file, and where its pictures are interrupted.
 
-Times are for people and observers. They never address a frame: that is done by its index, or by the file's own
-time where the file's clock is sound (see `curate.video.reading`).
+Frames are never addressed by these times, but by their index, or by the file's own time if the file's clock is sound (see
+`curate.video.reading`).
 """
 
 from __future__ import annotations
@@ -13,21 +13,20 @@ import numpy as np
 __all__ = ["HOLD_SECONDS", "Clock", "interruptions", "longest_step", "rate"]
 
 FEW = 5  # usual steps: a longer one may be an interruption
-REORDERED = 16  # frames that a decoder may hold back: the most that H.264 and HEVC allow
-SHORTEST, HOLD_SECONDS = 0.25, 10.0  # s: no shorter step is one; no picture is held longer within a shot
+REORDERED = 16  # frames that a decoder may reorder: the maximum of H.264 and HEVC
+SHORTEST, HOLD_SECONDS = 0.25, 10.0  # s: shorter steps are no interruption; longer ones always are
 
 
 class Clock:
-    """Frame by frame, in presentation order: the file's time in seconds, or None, to one that strictly increases.
+    """Maps the file's time of each frame in presentation order, s or None, to one that strictly increases.
 
-    A frame without a time, with that of the last frame, or with one that is not after the last, gets the last time and
-    the usual step. Where the file's clock stepped back (two recordings joined, a counter that wrapped), what follows
-    keeps its own steps from there on. Where only the presentation times step back and the decoding times do not, the file
-    has the former wrong (packed B-frames in AVI, a writer that ignored the reordering), and the latter are taken from
-    there on, as FFmpeg does.
+    A frame without a time, or with one that is not after the last frame's, gets the last time plus the usual step. After
+    the file's clock stepped back (joined recordings, a counter that wrapped), the file's steps continue from there. If
+    presentation times step back and decoding times do not, the file's presentation times are wrong (packed B-frames in
+    AVI, a writer that ignored the reordering), and decoding times are used from there on, as in FFmpeg.
     offset: added to the file's times. sound: every time so far was the file's own. repaired: how many were not. turns:
-    where the clock stepped back for good, s. breaks: positions of the frames where it did. decoding_from: where decoding
-    times were taken first, s.
+    times at which the clock stepped back for good, s. breaks: positions of these frames. decoding_from: time from which
+    decoding times are used, s.
     """
 
     def __init__(self, usual: float, offset: float = 0.0) -> None:
@@ -48,8 +47,7 @@ class Clock:
         return not self.repaired and self.decoding_from is None and self.offset == self.base
 
     def __call__(self, time: float | None, decoding: float | None = None) -> float:
-        """time, decoding: when the file says that the frame is shown, and when the packet was due that brought it out of
-        the decoder, s."""
+        """time, decoding: the frame's presentation time, and the decoding time of the packet that output it, s."""
         time, last = self._own(time, decoding), self.last
         if last is None:
             shown_at = self.offset if time is None else time + self.offset
@@ -60,15 +58,13 @@ class Clock:
             shown_at = time + self.offset
             if (
                 shown_at <= last and self._shown is not None and time >= self._shown
-            ):  # only what was guessed is ahead of it
+            ):  # only a guessed time is ahead of it
                 shown_at, self.repaired = last + self.usual, self.repaired + 1
-            elif (
-                shown_at <= last
-            ):  # back on the first clock, after a single frame that was out of order; or a clock anew
+            elif shown_at <= last:  # back on the first clock after one frame out of order, or a new clock
                 self.repaired += 1
                 shown_at = last + self.usual
                 self.offset = shown_at - time
-                if self._given:  # else the first frames had no time, and this is where the clock begins
+                if self._given:  # else the first frames had no time, and the clock begins here
                     self.turns.append(shown_at)
                     self.breaks.append(self.count)
             elif self.offset != self.base:
@@ -86,7 +82,7 @@ class Clock:
         return shown_at
 
     def _own(self, time: float | None, decoding: float | None) -> float | None:
-        """Which of the file's two times holds."""
+        """The one of the file's two times that is used."""
         back = decoding is None or (self._decoding is not None and decoding < self._decoding)
         self._forward, self._decoding = 0 if back else self._forward + 1, decoding
         if self.decoding_from is not None:
@@ -99,24 +95,24 @@ class Clock:
         return decoding
 
     def _learn(self, step: float) -> None:
-        """The usual step is the median of the first few: a header may be far off."""
+        """Update the usual step, the median of the first 25; headers are unreliable."""
         if len(self._steps) < 25:
             self._steps.append(step)
             self.usual = median(self._steps)
 
 
 def longest_step(usual: float) -> float:
-    """Seconds between two frames from which pictures may be missing between them. usual: step of the footage, s."""
+    """Longest step between two frames, s, beyond which pictures may be missing. usual: step of the footage, s."""
     return max(SHORTEST, FEW * usual)
 
 
 def interruptions(times: np.ndarray, shown: np.ndarray) -> np.ndarray:
     """Positions [K] of the frames before which pictures are missing: the clock jumped, the recording was paused.
 
-    times [N]: presentation seconds, increasing. shown [N]: how long the file says that each frame is shown, 0 where it
-    does not say. A step is an interruption if it is longer than a quarter of a second, than five usual steps and than what is
-    common in this footage (screen recorders store a frame only when something changes), and the frame before it is not
-    said to be shown until then; and any step of more than `HOLD_SECONDS` that is not usual.
+    times [N]: presentation seconds, increasing. shown [N]: duration of each frame by the file, 0 if unknown. A step is an
+    interruption if it is longer than a quarter of a second, than five usual steps and than is common in this footage (screen
+    recorders store a frame only when something changes), and the duration of the frame before it does not cover it; or if it
+    is longer than `HOLD_SECONDS` and not usual.
     """
     steps = np.diff(times)
     if not len(steps):
@@ -129,7 +125,7 @@ def interruptions(times: np.ndarray, shown: np.ndarray) -> np.ndarray:
 
 
 def rate(times: np.ndarray, breaks: np.ndarray) -> float | None:
-    """Frames a second by the times of the frames, what lies across an interruption left out; None for one frame."""
+    """Frames a second by the times of the frames, without interruptions; None for one frame."""
     steps = np.diff(times)
     kept = np.ones(len(steps), bool)
     kept[breaks - 1] = False

@@ -1,7 +1,7 @@
-"""Source files: say what they are, and decode each frame once.
+"""Source files: their facts, and a decode of each frame once.
 
-Everything that can be wrong with a file ends here as a `VideoError` with a plain reason, or, where part of it can be
-used, as a warning on the decode. Times are presentation seconds as the file has them (the first need not be 0).
+Problems of a file become a `VideoError` with the reason, or, if part of it can be used, a warning of the decode. Times are
+the file's presentation seconds (the first need not be 0).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from curate.clip import COUNTED, Unit
 from curate.video.clock import HOLD_SECONDS, Clock
 from curate.video.frame import Frame, displayed
 from curate.video.opening import MAX_PIXELS, VideoError, open_video, printable
-from curate.video.reading import Mark, Stretch, average, decoded, decoding_of, demuxed, seconds_of
+from curate.video.reading import Mark, Stretch, average_rate, decoded_frames, decoding_of, demuxed, seconds_of
 
 __all__ = [
     "MAX_PIXELS",
@@ -39,15 +39,15 @@ DURATION_GUESSED = {"mpegts", "mpeg", "mpegvideo", "h264", "hevc", "m4v", "ivf",
 
 
 def aspect_of(stream: Any) -> float:
-    """Width of a stored sample over its height; 1 where the file does not say, or says nonsense."""
+    """Width of a stored sample over its height; 1 where the file has none, or an absurd one."""
     ratio = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio
     return float(ratio) if ratio and 0.1 < ratio < 10 else 1.0
 
 
 def probe(path: str, *, max_pixels: int = MAX_PIXELS) -> dict[str, Any]:
-    """Facts of a file, without reading it through: see `curate.watching.facts`. Raises VideoError.
+    """Facts of a file (see `curate.watching.facts`), without reading all of it. Raises VideoError.
 
-    The first packets are decoded, only to learn the rotation and that a picture comes at all.
+    Decodes the first frame, for its rotation and to check that it can be decoded.
     """
     container, stream = open_video(path, max_pixels=max_pixels)
     with container:
@@ -60,7 +60,7 @@ def facts_of(path: str, container: Any, stream: Any) -> dict[str, Any]:
 
 
 def header(path: str, container: Any, stream: Any) -> dict[str, Any]:
-    """What is known without decoding."""
+    """The facts that are known without decoding."""
     context = stream.codec_context
     rate = stream.average_rate or stream.guessed_rate or stream.base_rate
     return {
@@ -91,7 +91,7 @@ def shape_of(stream: Any, frame: av.VideoFrame) -> dict[str, Any]:
 
 
 def duration_of(container: Any, stream: Any) -> float | None:
-    """Seconds of the video stream, as the header says; of the whole file where only that is known."""
+    """Seconds of the video stream by the header; of the file where only that is known."""
     if stream.duration:
         return float(stream.duration * stream.time_base)
     if found := re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", stream.metadata.get("DURATION", "")):  # Matroska
@@ -102,7 +102,7 @@ def duration_of(container: Any, stream: Any) -> float | None:
 
 
 def first_frame(path: str, container: Any, stream: Any) -> av.VideoFrame:
-    """Raises VideoError where none can be decoded."""
+    """The first frame that can be decoded. Raises VideoError where there is none."""
     problems = 0
     try:
         for packet in container.demux(stream):
@@ -119,18 +119,18 @@ def first_frame(path: str, container: Any, stream: Any) -> av.VideoFrame:
 
 
 def frames(unit: Unit, **views: Any) -> Decode:
-    """The frames of a unit, decoded once and in presentation order: `for frame in frames(unit)`. See `Decode`."""
+    """The frames of a unit, decoded once, in presentation order. See `Decode`."""
     return Decode(unit, **views)
 
 
 class Decode:
     """One sequential decode of a unit. Iterate once; then its counts and warnings are complete.
 
-    grey, picture: sizes of the views (see Frame). threads: of the decoder. loop_filter: "auto" leaves the deblocking
-    filter out on pictures that no other picture refers to, where stills are reduced at least twofold; "all" never does.
-    decoded: frames that came out of the decoder, `given` of them of this unit. packets: frames that went in. damaged:
-    packets refused or frames marked corrupt. incomplete: packets of which the container says so. keyframes: the file's
-    times of the keyframes in the unit, s. clock: what gave the frames their times; sound if all are the file's own.
+    grey, picture: sizes of the views (see Frame). threads: of the decoder. loop_filter: "auto" skips the deblocking filter
+    of non-reference pictures if stills are reduced at least twofold; "all" never skips it.
+    decoded: frames that the decoder returned, `given` of them in this unit. packets: frames that it was fed. damaged:
+    packets refused or frames marked corrupt. incomplete: packets that the container marks so. keyframes: the file's times
+    of the keyframes in the unit, s. clock: the source of the frames' times; sound if all are the file's own.
     """
 
     def __init__(
@@ -147,8 +147,8 @@ class Decode:
         self.grey, self.picture = grey, picture
         self.decoded = self.given = self.packets = self.hidden = self.refused = self.corrupt = self.incomplete = 0
         self.keyframes: list[float] = []
-        self.stopped: str | None = None  # why reading ended before the end of the file
-        self.begins_within = False  # a group of pictures
+        self.stopped: str | None = None  # why reading stopped before the end of the file
+        self.begins_within = False  # whether the file begins within a group of pictures
         self.facts: dict[str, Any] = {}
         self.clock = Clock(0.04)
         self.first_time = self.end_time = 0.0
@@ -180,7 +180,7 @@ class Decode:
         stream, index = stretch.stream, self.unit.facts.get("first_frame", 0)
         base, self.clock = float(stream.time_base), clock_of(stream)
         options = {"aspect": aspect_of(stream), "grey": self.grey, "picture": self.picture}
-        for source in decoded(stretch):
+        for source in decoded_frames(stretch):
             if source is None:
                 self.refused += 1
                 continue
@@ -189,7 +189,7 @@ class Decode:
             if not self.given:
                 self.facts |= shape_of(stream, source)
                 self.begins_within = stretch.first is None and (stretch.first_pts or 0) < (source.pts or 0)
-                if stretch.first is not None and not stretch.counted:  # pictures that only the unit before could show
+                if stretch.first is not None and not stretch.counted:  # pictures that only the unit before can decode
                     index += sum(pts < (source.pts or 0) for pts in stretch.begun)
                 if stretch.counted and self.unit.start is not None and time is not None:
                     self.clock = clock_of(stream, self.unit.start - time)
@@ -210,11 +210,11 @@ class Decode:
         self.incomplete = stretch.incomplete
         self.keyframes, self.stopped = [pts * base for pts in stretch.keyframes], stretch.stopped
 
-    def why_nothing(self) -> str:
+    def nothing_decoded_reason(self) -> str:
         return NOTHING_DECODED if self.packets or self.damaged else NOTHING_THERE
 
     def warnings(self) -> list[str]:
-        """What is missing or repaired, one plain sentence each."""
+        """One sentence for each defect of the file."""
         found = [self._cut_short()]
         if self.stopped:
             found.append(f"reading stopped at {self.end_time:.2f} s: {self.stopped}")
@@ -246,8 +246,8 @@ class Decode:
         return [text for text in found if text]
 
     def _cut_short(self) -> str | None:
-        """By what the header promises: frames; or a duration, where the format has one that is that of the pictures."""
-        if self.unit.end is not None:  # the last unit knows
+        """A warning where frames, or else the duration, fall short of the header's; None otherwise."""
+        if self.unit.end is not None:  # only the last unit can tell
             return None
         claim, before = self.facts.get("frames_in_file"), self.unit.facts.get("first_frame") or 0
         if claim:
@@ -256,7 +256,7 @@ class Decode:
                 return None
             return f"cut short: {there} of the {claim} frames that the header promises are there"
         promised, lasts = self.facts["duration"] or 0.0, self.end_time - self.first_time
-        lasts = max(lasts, self.end_time)  # Matroska counts from 0, wherever the pictures begin
+        lasts = max(lasts, self.end_time)  # Matroska's duration counts from 0, not from the first picture
         guessed = DURATION_GUESSED & set(self.facts["container"].split(","))
         if guessed or self.facts["has_audio"] or lasts >= promised - max(1.0, 0.02 * promised):
             return None
@@ -264,11 +264,11 @@ class Decode:
 
 
 def clock_of(stream: Any, offset: float = 0.0) -> Clock:
-    return Clock(float(1 / average(stream)), offset)
+    return Clock(float(1 / average_rate(stream)), offset)
 
 
 def marks(unit: Unit, stream: Any) -> tuple[Mark | None, Mark | None]:
-    """The keyframes that a unit lies between, from its facts; of a unit that an older version planned, from its times."""
+    """The keyframes that bound a unit, from its facts; from its times for a unit planned by an older version."""
     found: list[Mark | None] = []
     for name, time in (("first", unit.start), ("end", unit.end)):
         pts = unit.facts.get(f"{name}_pts")
@@ -279,7 +279,7 @@ def marks(unit: Unit, stream: Any) -> tuple[Mark | None, Mark | None]:
 
 
 def packets_without_edits(path: str) -> int:
-    """Packets of the video stream, those outside of an MP4's edit list too."""
+    """Packets of the video stream, including those outside of an MP4's edit list."""
     container, stream = open_video(path, container_options={"ignore_editlist": "1"})
     with container:
         count = 0

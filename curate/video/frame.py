@@ -1,9 +1,9 @@
-"""A decoded frame and the few small views of it that observers need, computed at most once, straight from the planes.
+"""A decoded frame and the small views of it that observers need, computed at most once, from the decoder's planes.
 
-Converting a 1080p frame to RGB costs as much as decoding it. Nothing here does that: the planes of the decoder are
-sampled or averaged down first, and only the few pixels that are left are converted. For what is looked at many times a
-second (`thumb`, `grey`) planar YUV of any depth and subsampling is read in place; other formats (palettes, packed RGB,
-semi-planar, transparency), and all pictures, go through swscale at the small size (curate.base.pixels).
+Converting a 1080p frame to RGB costs as much as decoding it. Here the planes are sampled or averaged down first, and only
+the remaining pixels are converted. For the views that are needed many times a second (`thumb`, `grey`) planar YUV of any
+depth and subsampling is read in place; other formats (palettes, packed RGB, semi-planar, alpha), and all pictures, go
+through swscale at the small size (curate.base.pixels).
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from curate.base import orientation, pixels, tone
 from curate.base.colour import Colour
 from curate.base.orientation import Orientation
 
-THUMB = (27, 48)  # rows, columns: what TransNetV2 looks at
+THUMB = (27, 48)  # rows, columns: the input size of TransNetV2
 PLANAR = re.compile(r"^(?:yuvj?4\d\dp|gray)(9|10|12|14|16)?(?:le)?$")
 
 
 @lru_cache(maxsize=64)
 def planar(name: str) -> int | None:
-    """Bits of one sample, if the pixel format is opaque planar YUV (or grey) that numpy can view; else None."""
+    """Bits of a sample, if the pixel format is planar YUV (or grey) without alpha that numpy can view; else None."""
     found = PLANAR.match(name)
     return int(found[1] or 8) if found else None
 
@@ -55,9 +55,9 @@ def fitted(width: int, height: int, size: int) -> tuple[int, int]:
 
 
 def shrink(plane: np.ndarray, width: int, height: int) -> np.ndarray:
-    """The plane at (width, height): halved by averaging while it can be, then interpolated. Also enlarges.
+    """The plane at (width, height): halved by averaging as often as possible, then interpolated. Also enlarges.
 
-    OpenCV halves many times faster than it averages by any other factor; a ratio below two needs no averaging.
+    OpenCV halves far faster than it averages by any other factor; a ratio below two needs no averaging.
     """
     while plane.shape[1] >= 2 * width and plane.shape[0] >= 2 * height:
         rows, columns = plane.shape[0] // 2, plane.shape[1] // 2
@@ -74,7 +74,7 @@ def lines(height: int, count: int) -> np.ndarray:
 
 
 def strip(plane: np.ndarray, height: int, halvings: int) -> np.ndarray:
-    """[height, width / 2 ** halvings]: 2 ** halvings rows of the plane for each that is wanted, averaged by halving."""
+    """[height, width / 2 ** halvings]: 2 ** halvings rows of the plane for each output row, averaged by halving."""
     if plane.shape[0] > height << halvings:
         plane = plane[lines(plane.shape[0], height << halvings)]
     else:
@@ -86,9 +86,9 @@ def strip(plane: np.ndarray, height: int, halvings: int) -> np.ndarray:
 
 
 class Picture:
-    """A frame reduced for stills, kept as planes until someone wants to see it: converting costs more than keeping.
+    """A frame reduced for stills, kept as planes until it is needed, since most are never converted.
 
-    source: the reduced frame as stored, with its colour; or pixels [h, w, 3] uint8 RGB, where it was no opaque YUV.
+    source: the reduced frame as stored, with its colour; or pixels [h, w, 3] uint8 RGB, where it is not opaque YUV.
     """
 
     __slots__ = ("_colour", "_orientation", "_source")
@@ -116,12 +116,12 @@ class Picture:
 
 
 class Frame:
-    """One decoded frame. Views are computed at most once, when first asked for, straight from the decoder's planes.
+    """One decoded frame. Views are computed from the decoder's planes on first use, at most once.
 
-    index: in the file, presentation order. time: presentation seconds. shown: how long, s, as far as the file says, else 0.
-    key: a keyframe. jumped: it differs from the frame before as across a hard cut, or the recording was interrupted
-    between the two: a clip may begin here. width, height: as displayed, with orientation and sample aspect ratio applied. colour: how its
-    samples are read. orientation: from stored to displayed. Of an interlaced frame all views show one field.
+    index: in the file, presentation order. time: presentation seconds. shown: its duration by the file, s, 0 if unknown.
+    key: a keyframe. jumped: a clip may begin here: it differs from the frame before as across a hard cut, or the recording
+    was interrupted. width, height: as displayed, with orientation and sample aspect ratio applied. colour: how its samples
+    are interpreted. orientation: from stored to displayed. Of an interlaced frame all views show one field.
     """
 
     __slots__ = ("_av", "_bits", "_grey", "_grey_size", "_picture_size", "_planes", "_thumb",
@@ -160,15 +160,15 @@ class Frame:
 
     @property
     def thumb(self) -> np.ndarray:
-        """[27, 48, 3] uint8 RGB, the picture squashed to that size: two or four rows behind each of its own, averaged."""
+        """[27, 48, 3] uint8 RGB, the picture squashed to that size; each row is the mean of two or four."""
         if self._thumb is None:
             rows, columns = THUMB[::-1] if self.orientation.sideways else THUMB
             if self._bits:
-                # A few rows of each plane are read, whole: as many samples spread over all rows would cost the cache
-                # as much as the picture itself. Luma is halved twice and chroma, where half as wide, once.
+                # Full rows are read, a few of each plane: as many samples spread over all rows would load the whole picture
+                # into the cache. Luma is halved twice, and chroma of half its width once.
                 planes = self.planes()
                 widest = planes[0].shape[1]
-                # From about 900 lines on half as many rows do: its pixel is the mean of 80 luma samples then.
+                # From about 900 lines, half as many rows suffice: a pixel is then the mean of 80 luma samples.
                 most = 2 if planes[0].shape[0] < 32 * rows else 1
                 parts = [strip(plane, rows, most if 3 * plane.shape[1] > 2 * widest else most - 1) for plane in planes]
                 width = parts[0].shape[1]
@@ -181,7 +181,10 @@ class Frame:
                 if self.colour.hdr:
                     rgb = tone.sdr(rgb, self.colour.transfer)
             else:
-                size = min(columns * 4, self._av.width), min(rows * 4, self._av.height)  # swscale refuses extreme ones
+                size = (
+                    min(columns * 4, self._av.width),
+                    min(rows * 4, self._av.height),
+                )  # swscale refuses extreme ratios
                 rgb = shrink(pixels.rgb(self._av, *size, self.colour), columns, rows)
             self._thumb = self.orientation.apply(rgb)
         return self._thumb
@@ -201,14 +204,14 @@ class Frame:
         return self._grey
 
     def reduced(self) -> Picture:
-        """The picture at the stills' size, still as planes, with half of the colours where the source has no more."""
+        """The picture at the stills' size, as planes; 4:2:0 where it is not reduced, else 4:4:4."""
         width, height = self._as_stored(*fitted(self.width, self.height, self._picture_size))
         if not self._bits or self.colour.hdr:
             small = pixels.rgb(self._av, width, height, self.colour)
         else:
             whole = width >= self._av.width and height >= self._av.height
             small = pixels.scaled(self._av, width, height, "yuv420p" if whole else "yuv444p", self.colour)
-            if small is self._av:  # nothing to scale: without a copy the decoder's buffer would stay in use
+            if small is self._av:  # not scaled: copy it, to not hold the decoder's buffer
                 small = pixels.copy_of(small)
         return Picture(small, self.colour, self.orientation)
 

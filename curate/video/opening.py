@@ -1,4 +1,4 @@
-"""Opening a file that may be anything: its video stream is ready to decode, or a `VideoError` says plainly why not."""
+"""Opening an arbitrary file: its video stream, ready to decode, or a `VideoError` with the reason."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from av.stream import Discard, Disposition
 __all__ = ["MAX_PIXELS", "VideoError", "open_video", "printable"]
 
 MAX_PIXELS = 8192 * 4320
-UNWELCOME = {
+REJECTED_FORMATS = {
     "hls",
     "concat",
     "dash",
@@ -21,7 +21,7 @@ UNWELCOME = {
     "sdp",
     "rtsp",
     "imf",
-}  # they open other files, or are texts
+}  # these open other files, or are texts
 
 
 class VideoError(Exception):
@@ -36,7 +36,7 @@ class VideoError(Exception):
 
 
 def printable(path: str) -> str:
-    """The path on one line, whatever bytes it is made of."""
+    """The path on one line, whatever its bytes."""
     return os.fsencode(path).decode("utf-8", "backslashreplace").replace("\n", "\\n").replace("\r", "\\r")
 
 
@@ -57,7 +57,7 @@ def open_video(
             metadata_errors="replace",
         )
     except (av.FFmpegError, ValueError, UnicodeError) as error:
-        raise VideoError(path, unreadable(path, error)) from None
+        raise VideoError(path, unreadable_reason(path, error)) from None
     try:
         return container, video_stream(path, container, threads, max_pixels)
     except BaseException:
@@ -66,7 +66,7 @@ def open_video(
 
 
 def check_file(path: str) -> None:
-    """Raise VideoError for what the file system alone can tell."""
+    """Raise VideoError for problems that the file system reports."""
     if os.path.islink(path) and not os.path.exists(path):
         raise VideoError(path, f"is a link to {printable(os.readlink(path))}, which does not exist")
     if not os.path.exists(path):
@@ -81,7 +81,7 @@ def check_file(path: str) -> None:
         raise VideoError(path, "is empty (0 bytes); copy or download it again")
 
 
-def unreadable(path: str, error: Exception) -> str:
+def unreadable_reason(path: str, error: Exception) -> str:
     """Why FFmpeg could not open a file, from its first bytes."""
     with open(path, "rb") as stream:
         head = stream.read(4096)
@@ -97,9 +97,9 @@ def unreadable(path: str, error: Exception) -> str:
 
 
 def video_stream(path: str, container: Any, threads: int, max_pixels: int) -> Any:
-    """The video stream to decode: not a cover picture; the one marked as default, else the first, as players choose."""
+    """The video stream to decode, chosen as by players: the default one, else the first; never a cover picture."""
     form = container.format.name
-    if UNWELCOME & set(form.split(",")):
+    if REJECTED_FORMATS & set(form.split(",")):
         raise VideoError(path, f"is not a video but a list or text of kind {form}; name the video files themselves")
     streams = list(container.streams.video)
     real = [s for s in streams if not s.disposition & Disposition.attached_pic]

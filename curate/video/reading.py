@@ -1,9 +1,9 @@
-"""Frames of a file from an exact place on: the one way in which units, clips and pictures are read.
+"""Frames of a file from an exact position: used to read units, clips and pictures.
 
-A frame's address is its index in decode order of presentation. Where the file's clock is sound (every frame has a time,
-and they increase) that index is found by the frame's own time, in ticks of the stream, after a seek. Where it is not,
-nothing may be sought by time: packets are counted from the beginning of the file to the keyframe that the unit begins
-with, and frames from there, as the annotating pass counted them.
+A frame's address is its index in presentation order. If the file's clock is sound (every frame has a time, and they
+increase) the index is found by the frame's own time, in ticks of the stream, after a seek. If not, seeking by time is not
+reliable: packets are counted from the beginning of the file to the first keyframe of the unit, and frames from there, as in
+the annotating pass.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Any
 
 import av
 
-__all__ = ["Mark", "Stretch", "average", "decoded", "decoding_of", "demuxed", "seconds_of"]
+__all__ = ["Mark", "Stretch", "average_rate", "decoded_frames", "decoding_of", "demuxed", "seconds_of"]
 
 
 @dataclass(frozen=True)
 class Mark:
-    """A keyframe that a stretch begins with or ends before. packet: packets of the stream before it in the file, None
-    where they were not counted. pts: its presentation time in ticks of the stream."""
+    """A keyframe that bounds a stretch. packet: packets of the stream before it in the file, None if not counted. pts: its
+    presentation time in ticks of the stream."""
 
     packet: int | None
     pts: int
@@ -31,12 +31,12 @@ class Mark:
 class Stretch:
     """The packets of a stream between two marks (None: from the file's beginning, to its end), read once.
 
-    counted: the clock is not sound: marks are found by counting packets, not by their time. seek: look for the first mark
-    near its time; False: from the beginning of the file.
+    counted: the clock is not sound: marks are found by counting packets, not by time. seek: seek to the first mark; False:
+    read from the beginning of the file.
     packets: how many were read that are shown in the stretch. keyframes: their times, in ticks. hidden: packets that an
-    edit list hides. decoded: frames that came out of the decoder, others' too. incomplete: packets of which the container
-    says that a part is missing, and that were decoded all the same. stopped: why reading ended before the end
-    of the file. missed: the first mark was not found.
+    edit list hides. decoded: frames that the decoder returned, others' too. incomplete: packets that the container marks as
+    incomplete, decoded all the same. stopped: why reading stopped before the end of the file. missed: the first mark was
+    not found.
     """
 
     container: Any
@@ -51,7 +51,7 @@ class Stretch:
         self.packets = self.hidden = self.decoded = self.incomplete = 0
         self._ordinal = -1
         self.keyframes: list[int] = []
-        self.begun: list[int] = []  # times of the first packets, until a frame comes out
+        self.begun: list[int] = []  # times of the packets before the first decoded frame
         self.first_pts: int | None = None
         self.stopped: str | None = None
         self.missed = False
@@ -59,7 +59,7 @@ class Stretch:
     def __iter__(self) -> Iterator[Any]:
         """Packets in decode order, and None last, to flush the decoder.
 
-        The keyframe of the next stretch is read too if pictures that follow it are shown before it (an open GOP).
+        Includes the keyframe of the next stretch if pictures after it are shown before it (an open GOP).
         """
         held, ending, leading = None, False, self.first is not None
         for packet in self._from_first():
@@ -95,10 +95,10 @@ class Stretch:
         return self.end is not None and packet.is_keyframe and self._is(packet, self.end)
 
     def _from_first(self) -> Iterator[av.Packet]:
-        """From the first mark's keyframe on; what is before it is passed over without decoding."""
+        """Packets from the first mark's keyframe on; earlier ones are skipped without decoding."""
         started = self.first is None
         if not started and self.seek:
-            goal = self.first.pts - int(1.0 / self.stream.time_base)  # transport streams land roughly
+            goal = self.first.pts - int(1.0 / self.stream.time_base)  # seeks in transport streams are inexact
             self.container.seek(goal, stream=self.stream, backward=True)
         for packet in self._demuxed():
             self._ordinal += 1
@@ -121,14 +121,14 @@ class Stretch:
 
 
 def demuxed(container: Any, stream: Any) -> Iterator[av.Packet]:
-    """The packets of a stream, without the empty ones at the end. Raises av.FFmpegError where reading fails."""
+    """The packets of a stream, without the empty ones at the end. Raises av.FFmpegError."""
     for packet in container.demux(stream):
         if packet.size == 0 and packet.pts is None:
             return
         yield packet
 
 
-def decoded(stretch: Stretch) -> Iterator[av.VideoFrame | None]:
+def decoded_frames(stretch: Stretch) -> Iterator[av.VideoFrame | None]:
     """The frames that are shown in the stretch, in order; None for each packet that the decoder refused."""
     decode = stretch.stream.codec_context.decode
     begun = stretch.first is None
@@ -151,13 +151,13 @@ def decoded(stretch: Stretch) -> Iterator[av.VideoFrame | None]:
 
 
 def _begins(stretch: Stretch, frame: av.VideoFrame) -> bool:
-    """False for the leading pictures of an open GOP: they are the last stretch's."""
+    """False for the leading pictures of an open GOP, which belong to the previous stretch."""
     first = stretch.first.pts
     return frame.pts == first or (not stretch.counted and frame.pts is not None and frame.pts > first)
 
 
 def _ends(stretch: Stretch, frame: av.VideoFrame) -> bool:
-    """Whether the frame is the next stretch's."""
+    """Whether the frame belongs to the next stretch."""
     if stretch.end is None or frame.pts is None:
         return False
     if stretch.counted:
@@ -166,16 +166,16 @@ def _ends(stretch: Stretch, frame: av.VideoFrame) -> bool:
 
 
 def seconds_of(frame: av.VideoFrame, base: float) -> float | None:
-    """The time that the file gives a frame, in seconds; its decoding time where it has no other; or None."""
+    """A frame's presentation time in seconds; its decoding time if it has none; or None."""
     pts = frame.pts if frame.pts is not None else frame.dts
     return None if pts is None else pts * base
 
 
 def decoding_of(frame: av.VideoFrame, base: float) -> float | None:
-    """When the packet was due that brought the frame out of the decoder, in seconds; or None."""
+    """The decoding time of the packet that output the frame, in seconds; or None."""
     return None if frame.dts is None else frame.dts * base
 
 
-def average(stream: Any) -> Fraction:
-    """Frames a second as the header says; 25 where it says nothing."""
+def average_rate(stream: Any) -> Fraction:
+    """Frames a second by the header; 25 if it has none."""
     return stream.average_rate or stream.guessed_rate or Fraction(25)

@@ -1,4 +1,4 @@
-"""The frames of a unit in time: when each is shown, and where no shot can continue."""
+"""When each frame of a unit is shown, and where no shot can continue."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Timeline", "frame_ends"]
 
 
 class Timeline:
-    """times, ends [N]: presentation seconds from and until which each frame is shown. sizes [N, 2]: width, height, px.
+    """times, ends [N]: presentation seconds when each frame appears and disappears. sizes [N, 2]: width, height, px.
 
     breaks: position -> why no shot continues there: "gap", "size" or "clock". gaps: positions after missing pictures.
     first: frames of the file before the unit's first. end_time: of the last frame.
@@ -28,7 +28,7 @@ class Timeline:
         end_time: float,
         first: int = 0,
     ) -> None:
-        """shown [N]: how long each frame says that it lasts, s. turns: positions where the file's clock steps back."""
+        """shown [N]: duration of each frame by the file, s. turns: positions where the file's clock steps back."""
         self.times, self.sizes, self.end_time, self.first = times, sizes, end_time, first
         self.gaps = interruptions(times, shown)
         self.changes = np.flatnonzero((np.diff(sizes, axis=0) != 0).any(1)) + 1
@@ -55,7 +55,7 @@ class Timeline:
 
 
 def frame_ends(times: np.ndarray, gaps: np.ndarray, end_time: float) -> np.ndarray:
-    """When each frame is no longer shown, s [N]: when the next one is, or after the usual step where pictures are missing.
+    """When each frame disappears, s [N]: when the next one appears, or after the usual step where pictures are missing.
 
     times [N]: presentation seconds. gaps: positions of the frames after an interruption. end_time: of the last frame.
     """

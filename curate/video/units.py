@@ -1,4 +1,4 @@
-"""The units of a video: a short one is one, a long one is split at keyframes, exactly, without decoding it."""
+"""Splitting a long video into units at keyframes, exactly, without decoding it. A short one is one unit."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from curate.clip import COUNTED, FILE, Unit, Video
 from curate.video.clock import longest_step
 from curate.video.decode import probe
 from curate.video.opening import MAX_PIXELS, VideoError, open_video
-from curate.video.reading import Mark, average, demuxed
+from curate.video.reading import Mark, average_rate, demuxed
 
 __all__ = ["plan"]
 
-NOT_CODED = 19  # bytes, at most, of an MPEG-4 packet without a picture, as FFmpeg has it
-LARGE = 256_000_000  # bytes of a file whose packets are looked at although its header promises a short one
+NOT_CODED = 19  # largest size in bytes of an MPEG-4 packet without a picture, as in FFmpeg
+LARGE = 256_000_000  # bytes of a file whose packets are read even if its header claims a short duration
 
 
 @dataclass(frozen=True)
 class UnitBound:
-    """Where a unit ends and the next begins: presentation seconds, frames of the file shown before, and the keyframe.
-    counted: the file's clock is not sound (see `curate.video.reading`)."""
+    """The bound between two units: presentation seconds, frames of the file shown before it, and the keyframe. counted: the
+    file's clock is not sound (see `curate.video.reading`)."""
 
     time: float
     frame: int
@@ -37,9 +37,8 @@ class UnitBound:
 def plan(video: Video, *, unit_seconds: float = 300.0, max_pixels: int = MAX_PIXELS) -> list[Unit]:
     """The units of a video: one, or for a file much longer than `unit_seconds` several, bounded at keyframes.
 
-    Nothing is decoded beyond the first frame. Each unit's `facts` start with those of `probe`, `first_frame`: how many
-    frames of the file are displayed before it, and the marks that it lies between. On a VideoError: one unit, failed,
-    with the reason.
+    Only the first frame is decoded. Each unit's `facts` are those of `probe`, `first_frame` (how many frames of the file are
+    displayed before it), and the marks that bound it. On a VideoError: one failed unit with the reason.
     """
     try:
         facts = probe(video.path, max_pixels=max_pixels)
@@ -68,12 +67,12 @@ def boundaries(path: str, facts: dict[str, Any], unit_seconds: float, max_pixels
     container, stream = open_video(path, max_pixels=max_pixels)
     with container:
         packets = []
-        with suppress(av.FFmpegError):  # the pass itself reports what is damaged
+        with suppress(av.FFmpegError):  # the decode reports what is damaged
             for packet in demuxed(container, stream):
                 if stream.codec_context.name == "mpeg4" and packet.size <= NOT_CODED:
-                    return []  # packed B-frames: a packet holds two pictures, and a unit could not begin with the second
+                    return []  # packed B-frames: a packet holds two pictures, and no unit can begin with the second
                 packets.append((packet.pts, packet.dts, packet.is_keyframe, packet.is_discard))
-        return split(packets, float(stream.time_base), float(average(stream)), unit_seconds)
+        return split(packets, float(stream.time_base), float(average_rate(stream)), unit_seconds)
 
 
 def split(packets: Sequence[tuple], base: float, rate: float, unit_seconds: float) -> list[UnitBound]:
@@ -87,12 +86,12 @@ def split(packets: Sequence[tuple], base: float, rate: float, unit_seconds: floa
         order = np.sort(np.array(shown, np.int64))
         steps = np.diff(order) * base
         usual = float(np.median(steps)) if len(steps) else 1 / rate
-        steps[steps > longest_step(usual)] = usual  # what a gap in the clock leaves out is no footage
+        steps[steps > longest_step(usual)] = usual  # gaps in the clock are not footage
         line = np.r_[0, np.cumsum(steps)]
     else:
         line = np.arange(len(shown)) / rate
     keys = _keys(packets, order if sound else None)
-    lost = keys[0][1] if keys else 0  # of a capture that begins within a group of pictures: they give no picture
+    lost = keys[0][1] if keys else 0  # frames before the first keyframe of a capture cannot be decoded
     count, found = round(line[-1] / unit_seconds), []
     for i in range(1, count):
         best = min(keys, key=lambda key: abs(line[key[1]] - line[-1] * i / count), default=None)

@@ -1,1 +1,1 @@
-"""The single pass over a unit, in a child process, and the clips that come of it."""
+"""The single decode of a unit, in a child process, and the clips that it yields."""

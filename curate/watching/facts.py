@@ -1,4 +1,4 @@
-"""What a decode learns of a file: the columns of the videos table that no observer fills."""
+"""Facts of a file from its decode: the columns of the videos table that no observer fills."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from curate.video.clock import rate
 from curate.video.decode import Decode
 from curate.video.timeline import Timeline
 
-__all__ = ["FILE_COLUMNS", "close", "describe", "rate_warnings", "rates"]
+__all__ = ["FILE_COLUMNS", "rate_warnings", "record_facts", "record_rates", "snap_to"]
 
 FILE_COLUMNS: tuple[Column, ...] = (
     Column("width", pa.int32(), "as displayed: rotation and sample aspect ratio applied", "px"),
@@ -84,8 +84,8 @@ FILE_COLUMNS: tuple[Column, ...] = (
 )
 
 
-def describe(unit: Unit, reader: Decode) -> None:
-    """Write what the decode learned of the file into `unit.facts`."""
+def record_facts(unit: Unit, reader: Decode) -> None:
+    """Write the facts from the decode into `unit.facts`."""
     first = unit.facts.get("first_frame") or 0
     claimed = unit.facts.get("frames_claimed", unit.facts.get("frames_in_file"))
     unit.facts |= reader.facts | {"first_frame": first, "frames_claimed": claimed, "end_time": reader.end_time}
@@ -95,13 +95,13 @@ def describe(unit: Unit, reader: Decode) -> None:
     unit.facts["clock"] = COUNTED if counted else FILE
 
 
-def rates(unit: Unit, timeline: Timeline, since: float | None) -> None:
-    """since: from when on the times of the frames say something of the rate; None: from the first."""
+def record_rates(unit: Unit, timeline: Timeline, since: float | None) -> None:
+    """Write frame rate, footage, duration and bitrate into `unit.facts`. since: ignore the times of earlier frames, s."""
     facts = unit.facts
     claimed = facts["fps_claimed"] = facts.get("fps")
     first = 0 if since is None else int(np.searchsorted(timeline.times, since))
     measured = rate(timeline.times[first:], timeline.gaps[timeline.gaps > first] - first)
-    facts["fps"] = claimed if measured is None else close(measured, claimed, 0.01)
+    facts["fps"] = claimed if measured is None else snap_to(measured, claimed, 0.01)
     facts["footage"] = timeline.seconds
     if unit.count == 1:
         facts["duration"] = timeline.seconds
@@ -117,12 +117,12 @@ def rate_warnings(unit: Unit, timeline: Timeline) -> list[str]:
         return []
     across = len(timeline.times) / (
         timeline.ends[-1] - timeline.times[0]
-    )  # gaps too: what a header counts where it counts frames
+    )  # with gaps, as in headers that divide frames by duration
     if min(abs(claimed / fps - 1), abs(claimed / across - 1)) < 0.05:
         return []
     return [f"the header says {claimed:.4g} frames a second, the times of the frames {fps:.4g}: the times are taken"]
 
 
-def close(value: float, other: float | None, share: float) -> float:
-    """The other where the two are nearly the same."""
+def snap_to(value: float, other: float | None, share: float) -> float:
+    """`other` where the two differ by less than `share`, relative; else `value`."""
     return other if other and abs(value / other - 1) < share else value

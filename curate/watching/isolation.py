@@ -1,4 +1,4 @@
-"""Planning, watching and identifying files in a child process; what becomes of a unit whose child was lost."""
+"""Planning, watching and identifying files in a child process; the status of a unit whose child was lost."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ from typing import Any
 from curate.base.child import RAISED, SUSPECT, Child, Lost, NotStarted
 from curate.clip import Unit, Video
 
-__all__ = ["Isolated", "settle"]
+__all__ = ["Isolated", "record_loss"]
 
 
-def settle(unit: Unit, lost: Lost) -> Unit:
-    """The unit after a loss: "lost", to be tried again; "failed" where the reason is the unit's own, or was reproduced."""
+def record_loss(unit: Unit, lost: Lost) -> Unit:
+    """The unit after a loss: "lost", to be retried; "failed" if the unit is to blame, or the loss was reproduced."""
     unit.lost = [*unit.lost, lost.kind]
     again = lost.kind in SUSPECT and sum(kind in SUSPECT for kind in unit.lost) > 1
     return unit.fail(str(lost)) if again or lost.kind == RAISED else unit.lose(str(lost))
 
 
 class Isolated(Child):
-    """`plan`, `watch` and what else is done with a file, in a child. All raise NotStarted, and no other Lost."""
+    """`plan`, `watch` and other work on files, in a child process. All methods raise NotStarted, and no other Lost."""
 
     def __init__(self, *, timeout: float = 600.0, memory_gb: float = 4.0) -> None:
         super().__init__("curate.watching.watch", timeout=timeout, memory_gb=memory_gb, setting="decode.memory_gb")
 
     def watch(self, unit: Unit, timeout: float | None = None, **arguments: Any) -> Unit:
-        """`watch(unit, **arguments)`; where the child was lost the unit comes back as `settle` has it."""
+        """`watch(unit, **arguments)`; after a loss the unit is that of `record_loss`."""
         try:
             request = {"do": "watch", "unit": unit.pack(), "arguments": arguments}
             (found,) = self.ask(request, timeout)["units"]
         except NotStarted:
             raise
         except Lost as lost:
-            return settle(unit, lost)
+            return record_loss(unit, lost)
         return Unit.unpack(found)
 
     def frames(self, unit: Unit, timeout: float | None = None, **arguments: Any) -> Unit:
-        """`captioner_frames(unit, **arguments)`; where that has failed the clips say so under `errors["frames"]`, where
-        the child was lost the unit is lost."""
+        """`captioner_frames(unit, **arguments)`; on failure the clips have the reason in `errors["frames"]`; after a
+        loss the unit is lost."""
         bare = replace(unit, clips=[replace(clip, values={}, errors={}) for clip in unit.clips])
         try:
             request = {"do": "frames", "unit": bare.pack(), "arguments": arguments}
@@ -46,7 +46,7 @@ class Isolated(Child):
         except NotStarted:
             raise
         except Lost as lost:
-            seen = settle(bare, lost)
+            seen = record_loss(bare, lost)
             unit.lost = seen.lost
             if seen.status == "lost":
                 return unit.lose(str(lost))
@@ -60,18 +60,18 @@ class Isolated(Child):
     def plan(
         self, video: Video, timeout: float | None = None, lost: Sequence[str] = (), **arguments: Any
     ) -> list[Unit]:
-        """`plan(video, **arguments)`. lost: kinds of the losses so far."""
+        """`plan(video, **arguments)`. lost: kinds of its losses so far."""
         try:
             request = {"do": "plan", "unit": Unit(video).pack(), "arguments": arguments}
             found = self.ask(request, timeout)["units"]
         except NotStarted:
             raise
         except Lost as error:
-            return [settle(Unit(video, lost=list(lost)), error)]
+            return [record_loss(Unit(video, lost=list(lost)), error)]
         return [Unit.unpack(unit) for unit in found]
 
     def identify(self, path: str, timeout: float | None = None) -> dict[str, Any]:
-        """`identify(path)`; where the child was lost, what the file system says, without `video_id`."""
+        """`identify(path)`; after a loss all values are None."""
         try:
             return self.ask({"do": "identify", "unit": Unit(Video(path)).pack(), "arguments": {}}, timeout)
         except NotStarted:

@@ -1,4 +1,4 @@
-"""Pictures of clips that are known already, read again: for a captioner that was added after the pass."""
+"""Pictures of recorded clips, decoded again: for a captioner that was added after the first decode."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from curate.clip import COUNTED, Clip, Unit
 from curate.export.span import BACK, CLOSE, FIRST_MISSING, ExtractError, Span, frames_from, opened, plain, span_of
-from curate.observers.stills import encoded
+from curate.observers.stills import encode_jpeg
 from curate.video.decode import aspect_of
 from curate.video.frame import Frame
 
@@ -19,8 +19,8 @@ __all__ = ["captioner_frames", "pictures"]
 def captioner_frames(unit: Unit, count: int, *, size: int = 360, quality: int = 90) -> None:
     """Fill `clip.frames` of a unit's clips with `count` evenly spaced JPEGs each, the first and last frame among them.
 
-    A clip whose frames cannot be read keeps none, and `errors["frames"]` says why. Where frames are found by counting,
-    all clips are read in one pass.
+    A clip whose frames cannot be read has none, and the reason in `errors["frames"]`. Clips whose frames are located by
+    counting are read in one pass.
     """
     if count < 1:
         return
@@ -34,7 +34,7 @@ def captioner_frames(unit: Unit, count: int, *, size: int = 360, quality: int = 
                 clip.errors["frames"] = plain(error)
             continue
         for clip, places, images in zip(clips, wanted, found, strict=True):
-            clip.frames = [encoded(images[place], quality) for place in places]
+            clip.frames = [encode_jpeg(images[place], quality) for place in places]
 
 
 def _places(clip: Clip, count: int) -> list[int]:

@@ -1,8 +1,7 @@
-"""The single pass: one unit decoded once, every observer shown every frame, and the unit comes back with its clips.
+"""The single pass: one unit is decoded once, every observer sees every frame, and the unit gets its clips.
 
-What the pass learns of the file goes into `unit.facts`, what it measures of a clip into the clip's values. A file that
-cannot be used fails the unit with a plain reason; one that can be used in part keeps what could be read, and
-`unit.warnings` says what is missing.
+Facts of the file go into `unit.facts`, scores into the values of its clips. A file that cannot be used fails the unit
+with the reason; one that can be used in part keeps what could be read, with warnings in `unit.warnings`.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from curate.video.decode import Decode, VideoError, frames
 from curate.video.identity import checksum, identify
 from curate.video.timeline import Timeline
 from curate.video.units import plan
-from curate.watching.facts import close, describe, rate_warnings, rates
+from curate.watching.facts import rate_warnings, record_facts, record_rates, snap_to
 from curate.watching.rereading import captioner_frames
 
 __all__ = ["watch"]
@@ -39,9 +38,8 @@ def watch(
 ) -> Unit:
     """Decode the unit once and fill its clips, facts, warnings and seconds.
 
-    observers: name -> options, as its section of a config has them; one of them finds the clips. decode: arguments of
-    `Decode`. frames_per_clip: evenly spaced frames of each clip that a later stage wants. plugins: files that define
-    further observers.
+    observers: name -> options, as in its section of a config; one of them finds the clips. decode: arguments of `Decode`.
+    frames_per_clip: evenly spaced frames of each clip that a later stage needs. plugins: files that define more observers.
     """
     cv2.setNumThreads(1)
     began = time.perf_counter()
@@ -49,23 +47,23 @@ def watch(
         known = Parts.load(plugins).observers
         chosen = [(part, part.Options(**observers[name])) for name, part in known.items() if name in observers]
         reader = frames(unit, **decode, **views_of(chosen))
-        _watch(unit, reader, [part.made(options, unit, frames_per_clip) for part, options in chosen])
+        _watch(unit, reader, [part.create(options, unit, frames_per_clip) for part, options in chosen])
     except VideoError as error:
         unit.fail(error.reason)
     except MemoryError:
-        raise  # the caller knows how much there was
-    except Exception as error:  # a frame that an observer chokes on costs this unit, not the job
+        raise  # the caller knows the limit
+    except Exception as error:  # an observer that raises costs this unit, not the job
         unit.fail(f"{type(error).__name__}: {error}")
     unit.facts.setdefault("checksum", None)
     if unit.status == "ok" and unit.index == 0 and not unit.facts["checksum"]:
-        with suppress(OSError):  # gone meanwhile, as whoever compares it with its stamp says
+        with suppress(OSError):  # deleted meanwhile: the caller compares size and time of writing
             unit.facts["checksum"] = checksum(unit.video.path)
     unit.seconds["decode"] = time.perf_counter() - began
     return unit
 
 
 def views_of(chosen: Sequence[tuple[type[Observer], Any]]) -> dict[str, int]:
-    """Sizes of the views that all observers look at. ValueError where two want one view in different sizes."""
+    """Sizes of the views that observers use. Raises ValueError where two need one view in different sizes."""
     wanted: dict[str, tuple[int, str]] = {}
     for part, options in chosen:
         for view, size in part.views(options).items():
@@ -89,9 +87,9 @@ def _watch(unit: Unit, reader: Decode, observers: Sequence[Observer]) -> None:
         times.append(frame.time)
         shown.append(frame.shown)
         sizes.append((frame.width, frame.height))
-    describe(unit, reader)
+    record_facts(unit, reader)
     if not times:
-        raise VideoError(unit.video.path, reader.why_nothing())
+        raise VideoError(unit.video.path, reader.nothing_decoded_reason())
     timeline = Timeline(
         np.array(times),
         np.array(shown),
@@ -100,13 +98,13 @@ def _watch(unit: Unit, reader: Decode, observers: Sequence[Observer]) -> None:
         end_time=reader.end_time,
         first=first,
     )
-    rates(unit, timeline, reader.clock.decoding_from)
+    record_rates(unit, timeline, reader.clock.decoding_from)
     (unit.clips,) = [clips for observer in observers if (clips := observer.clips(timeline)) is not None]
     missing = [*reader.warnings(), *rate_warnings(unit, timeline), *timeline.warnings()]
     unit.warnings = list(dict.fromkeys([*unit.warnings, *missing]))
     for clip in unit.clips:
         clip.width, clip.height = (int(side) for side in sizes[clip.start_frame])
-        clip.fps = close(clip.num_frames / (clip.end_time - clip.start_time), unit.facts["fps"], 0.02)
+        clip.fps = snap_to(clip.num_frames / (clip.end_time - clip.start_time), unit.facts["fps"], 0.02)
         clip.clock = unit.facts["clock"]
         clip.start_frame += first
         clip.end_frame += first
@@ -115,8 +113,9 @@ def _watch(unit: Unit, reader: Decode, observers: Sequence[Observer]) -> None:
 
 
 def _interrupted(frame: Any, reader: Decode, times: Sequence[float], sizes: Sequence[tuple[int, int]]) -> bool:
-    """Whether the recording may have been interrupted before this frame, so that a clip ends there, as `Timeline` finds
-    at the end. times, sizes: of the frames before it."""
+    """Whether the recording may have been interrupted before this frame (`Timeline` decides at the end).
+
+    times, sizes: of the frames before it."""
     if not times:
         return False
     turned = bool(reader.clock.breaks) and reader.clock.breaks[-1] == len(times)
@@ -125,7 +124,7 @@ def _interrupted(frame: Any, reader: Decode, times: Sequence[float], sizes: Sequ
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
-    """What a child process of `Isolated` does: `identify`, `checksum`, `plan`, `watch` or `captioner_frames`, on packed units."""
+    """Answers requests of `Isolated` in the child process: `identify`, `checksum`, `plan`, `watch` or `captioner_frames`."""
     unit, arguments = Unit.unpack(request["unit"]), request["arguments"]
     if request["do"] == "identify":
         return identify(unit.video.path)

@@ -1,1 +1,1 @@
-"""`winnow annotate`: planning, the list of stages, and the executors that run it."""
+"""`winnow annotate`: planning, the stages of a job, and the executors that run them."""

@@ -1,4 +1,4 @@
-"""`winnow annotate`: from sources to an annotated dataset, once, and from where it stopped the last time."""
+"""`winnow annotate`: from sources to an annotated dataset, resuming an earlier run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Protocol
 from curate.base.child import CHANGED
 from curate.clip import Unit, Video, path_to_text
 from pipelines.annotation.agreement import open_dataset, refuse_foreign
-from pipelines.annotation.changes import Changes, look
+from pipelines.annotation.changes import Changes, find_changes
 from pipelines.annotation.executor import run
 from pipelines.annotation.models import check_weights
 from pipelines.annotation.planner import Planner
@@ -22,7 +22,6 @@ from pipelines.annotation.pools import Place
 from pipelines.annotation.recorded import RecordedUnits
 from pipelines.annotation.stages import tables_of, with_needs
 from pipelines.config import Config
-from pipelines.dataset.claims import claimed
 from pipelines.dataset.dataset import (
     Dataset,
     DatasetError,
@@ -31,12 +30,13 @@ from pipelines.dataset.dataset import (
     read_shards,
     sweep,
 )
-from pipelines.sources.folders import PassedOver
+from pipelines.dataset.lock import locked
+from pipelines.sources.folders import SkippedFiles
 from pipelines.sources.sources import FoundVideos, find_videos
 
 
 class JobWatcher(Protocol):
-    """What shows a person how far the job is."""
+    """Displays the progress of a job."""
 
     def planning(self, done: int, total: int) -> None: ...
     def start(self, units: int, seconds: float, already: int) -> None: ...
@@ -45,10 +45,10 @@ class JobWatcher(Protocol):
 
 @dataclass
 class Summary:
-    """Counts of one run. already, failed_before: videos recorded before, and those of them that failed. footage: seconds.
+    """Counts of one run. already, failed_before: videos recorded before, and the failed ones of them. footage: seconds.
 
-    changed: videos whose file holds something else than what was recorded. moved: those found at another path. failures,
-    earlier, lost: path and reason of what failed now, or before, and of what a machine kept from being done.
+    changed: videos whose file has other content than recorded. moved: those found at another path. failures, earlier, lost:
+    (path, reason) of units that failed now, failed before, and were lost.
     """
 
     videos: int = 0
@@ -66,11 +66,11 @@ class Summary:
     failures: list[tuple[str, str]] = field(default_factory=list)
     earlier: list[tuple[str, str]] = field(default_factory=list)
     lost: list[tuple[str, str]] = field(default_factory=list)
-    passed_over: PassedOver = field(default_factory=PassedOver)
+    skipped: SkippedFiles = field(default_factory=SkippedFiles)
 
     @property
     def anything_failed(self) -> bool:
-        """Videos of these sources, now or earlier, or stages on clips of this run; or something was lost."""
+        """Whether videos failed, now or earlier, stages failed on clips of this run, or units were lost."""
         return bool(self.failed or self.failed_before or self.clip_failures or self.lost)
 
     @property
@@ -101,9 +101,9 @@ def annotate(
     stages: Sequence[str] | None = None,
     retry_failed: bool = False,
 ) -> Summary:
-    """Fill the dataset with rows for every video of the sources; without sources, for those it already holds.
+    """Fill the dataset with rows for every video of the sources; without sources, for the recorded ones.
 
-    Everything that can be wrong with config, weights, sources or folder raises before any work is done.
+    Problems of config, weights, sources or folder raise before any work is done.
     """
     began = time.perf_counter()
     root = Path(out)
@@ -114,8 +114,8 @@ def annotate(
         found = find_videos(sources, root)
     else:
         found = FoundVideos(RecordedUnits(Dataset(root), chosen, retry_failed, config.parts).videos())
-    summary = Summary(passed_over=found.passed_over)
-    with claimed(root, "dataset", DatasetError):
+    summary = Summary(skipped=found.skipped)
+    with locked(root, "dataset", DatasetError):
         open_dataset(root, config, chosen, models)
         writer = Writer(
             root,
@@ -134,7 +134,7 @@ def annotate(
 
 
 class _Annotation:
-    """One run of `annotate`: plans what is to be done, has it done, and writes what comes of it."""
+    """One run of `annotate`: plans the units, runs the stages, and writes the rows."""
 
     def __init__(
         self, root: Path, config: Config, stages: tuple[str, ...], writer: Writer, watcher: JobWatcher, summary: Summary
@@ -146,24 +146,24 @@ class _Annotation:
         known = self._known(found, retry_failed)
         units = self._planned(found.videos, found.refused, known)
         self._count_known(found, units, known, retry_failed)
-        moving = self._work(units, known, place, again=True)
-        if videos := [video for video in found.videos if video.path in moving]:
+        modified = self._work(units, known, place, again=True)
+        if videos := [video for video in found.videos if video.path in modified]:
             self.writer.flush()
             known = RecordedUnits(Dataset(self.root), self.stages, retry_failed, self.config.parts)
             self._work(self._planned(videos, [], known), known, place, again=False)
 
     def _known(self, found: FoundVideos, retry_failed: bool) -> RecordedUnits:
-        """What the dataset records; without rows of failures whose reason is gone."""
+        """The recorded units. Rows of refused inputs that are accepted now are removed."""
         known = RecordedUnits(Dataset(self.root), self.stages, retry_failed, self.config.parts)
-        if gone := known.repaired(found.accepts):
+        if gone := known.accepted_now(found.accepts):
             forget(self.root, gone)
             known = RecordedUnits(Dataset(self.root), self.stages, retry_failed, self.config.parts)
         return known
 
     def _planned(self, videos: Sequence[Video], refused: Sequence[Unit], known: RecordedUnits) -> list[Unit]:
-        """The units to be worked on. Those that are at their end already (failed, lost, duplicates) are written."""
+        """The units to run. Those that planning failed, lost, or found to be duplicates are written."""
         with Planner(self.config) as planner:
-            changes = look(videos, known, planner, self.watcher.planning)
+            changes = find_changes(videos, known, planner, self.watcher.planning)
             if changes.adopt(videos, known, self.writer):
                 known.read(Dataset(self.root))
             known.changed, known.moved = changes.changed, set(changes.moved)
@@ -172,15 +172,15 @@ class _Annotation:
                 if unit.status == "ok":
                     units.append(unit)
                 elif not known.recorded(unit):
-                    self.writer.add(unit, stages=self.stages, **known.succession(unit))
+                    self.writer.add(unit, stages=self.stages, **known.replacement(unit))
                     self.summary.count(unit)
         units = [replace(unit, todo=list(self.stages)) if unit.todo is None else unit for unit in units]
-        return sorted(units, key=known.lost)  # stable: what was lost before comes last
+        return sorted(units, key=known.lost)  # stable: units that were lost before come last
 
     def _wanted(
         self, videos: Sequence[Video], planner: Planner, changes: Changes, known: RecordedUnits
     ) -> Iterator[Unit]:
-        """Units of videos that are new, or that lack a stage, or of which a list says something new."""
+        """Units of videos that are new, that lack a stage, or for which a list changed."""
         fresh = [video for video in videos if not known.planned(video)]
         for unit in plan_videos(fresh, planner, changes.seen, known, self.watcher.planning):
             if not known.recorded(unit):
@@ -190,7 +190,7 @@ class _Annotation:
         yield from (unit for unit in known.incomplete(listed) if path_to_text(unit.video.path) in wanted)
 
     def _count_known(self, found: FoundVideos, units: Sequence[Unit], known: RecordedUnits, retry_failed: bool) -> None:
-        """How many inputs the dataset has already, and which of them failed."""
+        """Count the inputs that are recorded already, and those of them that failed."""
         summary = self.summary
         inputs = [*found.videos, *(unit.video for unit in found.refused)]
         wanted = {path_to_text(video.path) for video in inputs}
@@ -200,22 +200,24 @@ class _Annotation:
         summary.failed_before = len({path for path, _ in summary.earlier})
 
     def _work(self, units: Sequence[Unit], known: RecordedUnits, place: Place, again: bool) -> set[str]:
-        """Run the stages and write the rows. Returns paths that were written to meanwhile; again: these are left for
-        another try, else recorded as lost."""
+        """Run the stages and write the rows. Returns paths of files that were modified meanwhile, if `again`: the caller
+        retries them; otherwise they are recorded as lost."""
         self.watcher.start(len(units), sum(unit.footage for unit in units), self.summary.already)
-        moving: set[str] = set()
+        modified: set[str] = set()
         for unit in run(units, self.config, self.stages, place, before=known.done):
             if again and unit.lost[-1:] == [CHANGED]:
-                moving.add(unit.video.path)
+                modified.add(unit.video.path)
                 continue
-            if unit.status == "ok" or not (unit.stored or known.holds(unit)):  # a failure never replaces good rows
-                self.writer.add(unit, stages=self._done(unit, known), **known.succession(unit))
+            if unit.status == "ok" or not (
+                unit.stored or known.has_good_rows(unit)
+            ):  # a failure never replaces good rows
+                self.writer.add(unit, stages=self._done(unit, known), **known.replacement(unit))
             self.summary.count(unit)
             self.watcher.unit(unit)
-        return moving
+        return modified
 
     def _done(self, unit: Unit, known: RecordedUnits) -> list[str]:
-        """All stages whose columns the rows of a unit have now, those of plugins that are not loaded today among them."""
+        """All stages whose columns the rows of a unit have now, including those of plugins that are not loaded."""
         done = dict.fromkeys([*known.stages_of(unit), *self.stages])
         parts = self.config.parts
         return [*parts.with_needs(name for name in done if name in parts.stages), *(done.keys() - parts.stages.keys())]

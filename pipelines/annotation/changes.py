@@ -1,8 +1,8 @@
-"""What became of the files that a dataset has rows of: written to again, replaced, renamed, moved, exchanged.
+"""Changes of the recorded files since the last run: modified, replaced, renamed, moved, exchanged.
 
-A file is known by its content. Where its path holds something else now, or is gone, and the content is found at another
-path, its rows are adopted there and nothing is computed. Where it is not found, the path is worked on anew, and the rows
-of the old content go with the first new ones. A file whose size and time of writing are those recorded is not read.
+A file is identified by its content. If its path has other content now, or is gone, and the content is found at another
+path, its rows are adopted there without computing anything. If it is not found, the path is annotated again, and the old
+rows are replaced by the first new ones. A file with the recorded size and time of writing is not read.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from pipelines.annotation.planner import Identity, Planner
 from pipelines.annotation.recorded import RecordedUnits, duplicate
 from pipelines.dataset.dataset import Writer, read_unit
 
-__all__ = ["Changes", "look"]
+__all__ = ["Changes", "find_changes"]
 
 
 @dataclass
 class Changes:
-    """seen: paths, as in tables, to what was found there. changed: paths with other content than recorded. moved: content
-    to the path where it is now. touched: paths that were written to again, with the same content."""
+    """seen: path, as in tables, -> identity found there. changed: paths with other content than recorded. moved: content ->
+    its path now. touched: paths that were written again with the same content."""
 
     seen: dict[str, Identity] = field(default_factory=dict)
     changed: set[str] = field(default_factory=set)
@@ -32,7 +32,7 @@ class Changes:
     touched: set[str] = field(default_factory=set)
 
     def adopt(self, videos: Sequence[Video], state: RecordedUnits, writer: Writer) -> bool:
-        """Write the rows of what has moved or was touched anew; True where there were any. Nothing is decoded."""
+        """Rewrite the rows of moved and touched files, without decoding; True if there were any."""
         named = {path_to_text(video.path): video for video in videos}
         for content, path in self.moved.items():
             old = state.contents[content][0]["video_path"]
@@ -61,7 +61,7 @@ class Changes:
         drop: Sequence[str] = (),
         owner: str | None = None,
     ) -> None:
-        """One unit, with the path and the stamp that its file has now, and the captions and columns of a new list."""
+        """Rewrite one unit with the current path and stamp of its file, and the captions and columns of a new list."""
         reference = Unit(Video(text_to_path(row["video_path"]), row["video_id"]), index=row["unit"])
         shard = state.dataset.newest[reference.id]
         unit = read_unit(state.dataset.root, shard.name, reference, writer.tables)
@@ -71,24 +71,26 @@ class Changes:
         unit.facts |= {name: self.seen[path][name] for name in ("bytes", "modified")}
         if owner is not None:
             duplicate(unit, owner)
-        writer.add(unit, stages=shard.stages, **state.succession(unit, keep=self.moved.keys(), drop=drop))
+        writer.add(unit, stages=shard.stages, **state.replacement(unit, keep=self.moved.keys(), drop=drop))
 
 
-def look(
+def find_changes(
     videos: Sequence[Video], state: RecordedUnits, planner: Planner, progress: Callable[[int, int], None]
 ) -> Changes:
-    """Compare the videos of a job with what is recorded; contents are read only where size or time of writing differ, whole where samples of them agree."""
+    """Compare the videos of a job with the recorded ones.
+
+    Contents are read only if size or time of writing differ, and completely only if the samples of two files agree."""
     seen: dict[str, Identity] = {}
-    asked = {path for video in videos if state.doubtful(path := path_to_text(video.path))}
-    while asked:
-        seen |= identities([text_to_path(path) for path in sorted(asked)], state, planner, progress)
-        asked = _also(seen, state) - seen.keys()
+    doubtful = {path for video in videos if state.may_have_changed(path := path_to_text(video.path))}
+    while doubtful:
+        seen |= identities([text_to_path(path) for path in sorted(doubtful)], state, planner, progress)
+        doubtful = _related_paths(seen, state) - seen.keys()
     found = Changes(seen)
     for path, identity in sorted(seen.items()):
         content = identity["video_id"]
         if content is None:
             continue
-        if _vacant(content, path, seen, state):
+        if _has_moved(content, path, seen, state):
             found.moved.setdefault(content, path)
     for path, identity in seen.items():
         content = identity["video_id"]
@@ -96,31 +98,31 @@ def look(
             continue
         if content not in state.contents_of(path):
             found.changed.add(path)
-        elif content not in found.moved and state.stamped(path):  # of an older Winnow there is no stamp to put right
+        elif content not in found.moved and state.stamped(path):  # an older Winnow recorded no stamp to update
             found.touched.add(path)
     return found
 
 
-def _also(seen: dict[str, Identity], state: RecordedUnits) -> set[str]:
-    """Files beside those of the job that decide whether rows move: recorded places of contents, and copies of what changed."""
+def _related_paths(seen: dict[str, Identity], state: RecordedUnits) -> set[str]:
+    """Other files that decide whether rows move: recorded paths of the contents, and copies of changed files."""
     more = set()
     for path, identity in seen.items():
         content = identity["video_id"]
         if content is None:
             continue
-        left = {path} if content not in state.contents_of(path) else set()  # places that their content may have left
+        left = {path} if content not in state.contents_of(path) else set()  # paths that may have lost their content
         for row in state.contents.get(content, ())[:1]:
             place = row["video_path"]
             if not os.path.exists(text_to_path(place)):
                 left.add(place)
-            elif state.doubtful(place):
+            elif state.may_have_changed(place):
                 more.add(place)
         more |= {copy for place in left for copy in state.copies.get(place, ()) if os.path.exists(text_to_path(copy))}
     return more
 
 
-def _vacant(content: str, path: str, seen: dict[str, Identity], state: RecordedUnits) -> bool:
-    """The content is recorded, and not to be found any more at the place where it was."""
+def _has_moved(content: str, path: str, seen: dict[str, Identity], state: RecordedUnits) -> bool:
+    """Whether the content is recorded, and no longer at its recorded path."""
     rows = state.contents.get(content, ())
     if not rows or any(row["status"] == "lost" for row in rows):
         return False

@@ -1,8 +1,8 @@
-"""Which content a file has: its fingerprint, of samples, and for large files that agree in it the whole of them.
+"""Identity of a file's content: the fingerprint of samples, and a checksum where large files share one.
 
-A file over 4 MiB that was edited in place between the samples, with its size kept (raw video, DV), has the fingerprint that
-it had. So where a fingerprint is known already the checksum of the whole file decides; where it differs the content gets an
-id of its own, made of both. Ids begin alike then, which is how they are found again.
+A file over 4 MiB that was edited in place between the samples (raw video, DV) keeps its fingerprint. So if a fingerprint is
+recorded already, the checksum of the file decides; if that differs, the content gets an id made of both, with the same
+first digits, by which it is found again.
 """
 
 from __future__ import annotations
@@ -11,59 +11,62 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from curate.clip import text_to_path
-from curate.video.identity import SAMPLED, distinct
+from curate.video.identity import SAMPLED, distinct_id
 from pipelines.annotation.planner import Identity, Planner
 from pipelines.annotation.recorded import RecordedUnits
 
 __all__ = ["identities", "stamps", "tell_apart"]
 
-ALIKE = 16  # hex digits that ids of one fingerprint begin with
+FINGERPRINT_DIGITS = 16  # first hex digits that ids of one fingerprint share
 
 
 def identities(
     paths: Sequence[str], state: RecordedUnits, planner: Planner, progress: Callable[[int, int], None]
 ) -> dict[str, Identity]:
-    """Path, as in tables, -> identity, with `video_id` as it is recorded where the content is recorded.
+    """Path, as in tables, -> identity, with the recorded `video_id` if the content is recorded.
 
-    Where it took the whole file to tell, `checksum` is set. Raises ExecutorError.
+    `checksum` is set if it was needed to decide. Raises ExecutorError.
     """
     found = planner.identities(paths, progress)
     known: dict[str, list[str]] = {}
     for content in state.contents:
-        known.setdefault(content[:ALIKE], []).append(content)
+        known.setdefault(content[:FINGERPRINT_DIGITS], []).append(content)
     for path, identity in found.items():
         sampled = (identity["bytes"] or 0) > SAMPLED and identity["video_id"]
         if not sampled:
             continue
-        sums = {content: recorded(state.contents[content]) for content in known.get(sampled[:ALIKE], ())}
-        if any(sums.values()) and (whole := planner.checksum(text_to_path(path))):
-            own = distinct(sampled, whole)
-            identity["checksum"] = whole
-            first = sampled in sums and sums[sampled] in (whole, None) and own not in sums
-            identity["video_id"] = sampled if first else own  # an id is never given to a second content
+        sums = {
+            content: recorded_checksum(state.contents[content])
+            for content in known.get(sampled[:FINGERPRINT_DIGITS], ())
+        }
+        if any(sums.values()) and (checksum := planner.checksum(text_to_path(path))):
+            own = distinct_id(sampled, checksum)
+            identity["checksum"] = checksum
+            first = sampled in sums and sums[sampled] in (checksum, None) and own not in sums
+            identity["video_id"] = sampled if first else own  # no two contents get the same id
     return found
 
 
-def recorded(rows: Sequence[dict[str, Any]]) -> str | None:
-    """The checksum that one of the rows of a content has: that of its first stretch."""
+def recorded_checksum(rows: Sequence[dict[str, Any]]) -> str | None:
+    """The recorded checksum of a content; it is in the row of its first stretch."""
     return next((row["checksum"] for row in rows if row["checksum"]), None)
 
 
 def tell_apart(path: str, identity: Identity, owner: str, planner: Planner) -> bool:
-    """Whether two files with one fingerprint differ; the identity of the first has an id of its own then.
+    """Whether two files with one fingerprint differ; if so, the identity of the first gets its own id.
 
-    path, owner: as in tables. What cannot be read whole is not taken for a copy.
+    path, owner: as in tables. A file whose checksum cannot be read is no copy.
     """
     if (identity["bytes"] or 0) <= SAMPLED:
         return False
     own, other = (planner.checksum(text_to_path(name)) for name in (path, owner))
     if own is None or own == other:
         return False
-    identity["video_id"], identity["checksum"] = distinct(identity["video_id"], own), own
+    identity["video_id"], identity["checksum"] = distinct_id(identity["video_id"], own), own
     return True
 
 
 def stamps(identity: Identity) -> dict[str, Any]:
-    """Facts of a file's units: what the file was when it was identified."""
-    whole = ["checksum"] if identity.get("checksum") else []
-    return {name: identity[name] for name in ("bytes", "modified", *whole)}
+    """Facts of a file's units from its identity: size, time of writing, and checksum if known."""
+    known = ["checksum"] if identity.get("checksum") else []
+    return {name: identity[name] for name in ("bytes", "modified", *known)}

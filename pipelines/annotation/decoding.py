@@ -1,6 +1,6 @@
-"""The part of a job that reads source files, in a child process: the single decode, and the frames that a captioner wants.
+"""Steps that read source files, in a child process: the single decode, and the frames for a video captioner.
 
-Each unit is compared with its file before and after: what was written to meanwhile is lost, and planned anew.
+The file is compared with its unit before and after: a unit whose file was modified is lost, and planned again.
 """
 
 from __future__ import annotations
@@ -12,32 +12,32 @@ from typing import Any
 from curate.base.child import CHANGED, Lost
 from curate.clip import Unit
 from curate.video.identity import READING, stamp
-from curate.watching.isolation import Isolated, settle
+from curate.watching.isolation import Isolated, record_loss
 from curate.watching.rereading import captioner_frames
 from curate.watching.watch import watch
 from pipelines.config import Config
 
-BYTES_A_SECOND = 1_250_000  # of footage at a rate that is rarely exceeded
+BYTES_A_SECOND = 1_250_000  # of footage: rarely exceeded
 
 
-def frames_wanted(config: Config, stages: Iterable[str]) -> int:
-    """How many decoded frames of each clip these stages want: the most that one of them does."""
+def frames_needed(config: Config, stages: Iterable[str]) -> int:
+    """How many decoded frames of each clip these stages need: the largest number of any of them."""
     return max((config.parts.stages[name].frames(config) for name in stages), default=0)
 
 
-MOVED_ON = Lost(
+FILE_CHANGED = Lost(
     "was written to while it was worked on: wait until it is whole, then run the same command again", CHANGED
 )
 
 
-def moved_on(unit: Unit, now: dict[str, int | None]) -> bool:
-    """The file is there, and is not the one that the unit was planned of."""
+def file_changed(unit: Unit, now: dict[str, int | None]) -> bool:
+    """Whether the file exists and differs in size or time of writing from the one that was planned."""
     planned = {name: unit.facts.get(name) for name in now}
     return None not in planned.values() and None not in now.values() and planned != now
 
 
-def limit_of(config: Config, unit: Unit) -> float:
-    """Seconds that decoding a unit may take: by its footage, of which a file's size tells where its header is silent."""
+def decode_time_limit(config: Config, unit: Unit) -> float:
+    """Time limit of decoding a unit, s: by its footage, estimated from the file's size if the header has no duration."""
     facts = unit.facts
     by_size = (facts.get("bytes") or 0) / unit.count / BYTES_A_SECOND
     pixels = (facts.get("width") or 0) * (facts.get("height") or 0)
@@ -62,7 +62,7 @@ class Pass:
                 unit.lost = seen.lost
                 unit.lose(seen.error)
                 continue
-            if unit.clips and seen.status != "ok":  # what earlier runs found stays
+            if unit.clips and seen.status != "ok":  # keep the results of earlier runs
                 for clip in unit.clips:
                     clip.errors |= dict.fromkeys(observers, seen.error)
                 continue
@@ -73,32 +73,34 @@ class Pass:
         return list(units)
 
     def watch(self, unit: Unit) -> Unit:
-        """The unit after its decode; lost, where its file is not what was planned, or is not the same at the end."""
+        """The unit after its decode; lost if its file changed since it was planned, or during the decode."""
         before = stamp(unit.video.path)
-        if moved_on(unit, before):
-            return settle(unit, MOVED_ON)
+        if file_changed(unit, before):
+            return record_loss(unit, FILE_CHANGED)
         options = self.options(unit)
         if self.isolated:
-            unit = self.isolated.watch(unit, limit_of(self.config, unit), **options)
+            unit = self.isolated.watch(unit, decode_time_limit(self.config, unit), **options)
         else:
             unit = watch(unit, **options)
-        return settle(unit, MOVED_ON) if moved_on(unit, before) or stamp(unit.video.path) != before else unit
+        return (
+            record_loss(unit, FILE_CHANGED) if file_changed(unit, before) or stamp(unit.video.path) != before else unit
+        )
 
     def options(self, unit: Unit) -> dict[str, Any]:
-        """Arguments of `watch`: the observers that this unit wants, and whatever else these need."""
+        """Arguments of `watch`: the observers that this unit needs, and those that these need."""
         config, parts = self.config, self.config.parts
         wanted = parts.with_needs(name for name in parts.observers if unit.wants(name))
         sections = {name: getattr(config, name, None) for name in parts.observers if name in wanted}
         return {
             "observers": {name: section.model_dump() if section else {} for name, section in sections.items()},
-            "frames_per_clip": frames_wanted(config, (name for name in parts.stages if unit.wants(name))),
+            "frames_per_clip": frames_needed(config, (name for name in parts.stages if unit.wants(name))),
             "decode": {"threads": config.decode.threads, "max_pixels": config.decode.max_pixels},
             "plugins": config.plugins,
         }
 
 
 def _keep_stored(stored: Unit, seen: Unit, observers: Sequence[str]) -> None:
-    """Add to a repeated pass what other stages had said of the same clips, and to its counts those of the first."""
+    """Add the results of other stages, and the counts of the first decode, to a repeated decode."""
     for clip, old in zip(seen.clips, stored.clips, strict=True):
         clip.values = old.values | clip.values
         clip.errors = {key: reason for key, reason in old.errors.items() if key not in observers} | clip.errors
@@ -111,7 +113,7 @@ def _keep_stored(stored: Unit, seen: Unit, observers: Sequence[str]) -> None:
 
 
 class Frames:
-    """Reads the frames that a video captioner wants, for units whose decode was done in an earlier run."""
+    """Reads the frames for a video captioner, of units that were decoded in an earlier run."""
 
     def __init__(self, config: Config) -> None:
         self.config, self.isolated = config, _child(config)
@@ -119,14 +121,14 @@ class Frames:
     def __call__(self, units: Sequence[Unit]) -> list[Unit]:
         stages = self.config.parts.stages
         for unit in units:
-            count = frames_wanted(self.config, (name for name in stages if unit.wants(name)))
+            count = frames_needed(self.config, (name for name in stages if unit.wants(name)))
             if not count or any(clip.frames for clip in unit.clips):
                 continue
             options = {"count": count, "size": self.config.stills.size}
-            if moved_on(unit, stamp(unit.video.path)):
-                settle(unit, MOVED_ON)
+            if file_changed(unit, stamp(unit.video.path)):
+                record_loss(unit, FILE_CHANGED)
             elif self.isolated:
-                self.isolated.frames(unit, limit_of(self.config, unit), **options)
+                self.isolated.frames(unit, decode_time_limit(self.config, unit), **options)
             else:
                 captioner_frames(unit, **options)
         return list(units)

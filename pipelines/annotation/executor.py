@@ -1,8 +1,8 @@
-"""Runs the list of stages over units: in this process, or as Ray Data actor pools. Same list, same rows.
+"""Runs the stages over units: in this process, or in Ray Data actor pools, with the same rows.
 
-A unit travels between processes as MessagePack bytes in one Arrow column. A worker or a decoder that dies takes only the
-unit in its hands with it. That unit is lost, which is no failure: it is tried again with nothing beside it, and only what
-ends alike there is recorded as failed.
+Units pass between processes as MessagePack bytes in an Arrow column. A worker or decoder that dies costs only its current
+unit. That unit is lost, not failed: it is retried with nothing beside it, and recorded as failed only if that reproduces
+the loss.
 """
 
 from __future__ import annotations
@@ -19,39 +19,39 @@ from typing import Any
 import psutil
 import pyarrow as pa
 
-from curate.base.child import CHANGED, KILLED, LATE, MEMORY, NO_ROOM, TIME, WORKER, Lost, NotStarted
-from curate.base.extras import missing
+from curate.base.child import CHANGED, KILLED, LATE, MEMORY, RESOURCE_ERRNOS, TIME, WORKER, Lost, NotStarted
+from curate.base.extras import missing_package
 from curate.clip import Unit
-from curate.watching.isolation import settle
+from curate.watching.isolation import record_loss
 from curate.weights import MissingWeights
-from pipelines.annotation.models import Shelf, uses
-from pipelines.annotation.pools import PROCESS, Place, allot, pools_of
+from pipelines.annotation.models import ModelCache, uses
+from pipelines.annotation.pools import PROCESS_BYTES, Place, allocate, pools_of
 from pipelines.annotation.stages import Step, build
 from pipelines.cluster import ExecutorError, RaySession, worker_environment
 from pipelines.config import Config, resolve
 
-POOLS = 3  # pools of workers that are started one after another, where they die as a whole
-RESTARTS = 4  # of one worker
-ALONE = 2  # tries of a lost unit with nothing beside it
-AT_ONCE, IN_A_ROW = 6, 32  # losses alike that end the job: where nothing was ever done, and later
-ADVICE = {  # what to do where units are lost alike, by kind; a crash says nothing of the machine
+POOLS = 3  # starts of the pool of workers, if all of it dies
+RESTARTS = 4  # restarts of one worker
+RETRIES_ALONE = 2  # retries of a lost unit, with nothing beside it
+AT_ONCE, IN_A_ROW = 6, 32  # equal losses in a row that stop the job: before anything succeeded, and after
+ADVICE = {  # fix by kind of loss; crashes are not the machine's fault
     KILLED: "free memory of the machine, or use fewer --workers",
     LATE: "use fewer --workers, and look at the disk or network that the files are on",
     MEMORY: "raise decode.memory_gb, or free memory of the machine",
     TIME: "look at the disk or network that the files are on, or raise decode.timeout_seconds",
 }
 LOG = logging.getLogger("winnow")
-BLOCKS = 4096  # Ray blocks at most: a unit each, until there are more units than that
+BLOCKS = 4096  # limit of Ray blocks: one unit each, up to this many units
 
 
 def run(
     units: Sequence[Unit], config: Config, stages: Sequence[str], place: Place, *, before: int = 0
 ) -> Iterator[Unit]:
-    """Yield every unit once, in the order they finish: "ok", "failed", or "lost" where a machine was in the way each time.
+    """Yield every unit once, in the order they finish, with status "ok", "failed", or "lost" if every attempt was lost.
 
-    What is lost is tried again after all others, by one process with nothing beside it. before: how many units earlier
-    runs have done; where nothing was ever done and the first units are all lost alike, that is no fault of theirs.
-    Raises ExecutorError where it makes no sense to go on; the units that were lost are yielded first.
+    Lost units are retried after all others, by one process with nothing beside it. before: how many units earlier runs
+    completed: if none, fewer equal losses stop the job. Raises ExecutorError if the job cannot continue, after yielding the
+    lost units.
     """
     if not units:
         return
@@ -60,7 +60,7 @@ def run(
 
 
 class _Rounds:
-    """All units together; then those that were lost, alone."""
+    """Runs all units in parallel, then retries the lost ones alone."""
 
     def __init__(self, units: Sequence[Unit], config: Config, stages: Sequence[str], place: Place, before: int) -> None:
         self.units = {unit.id: unit for unit in units}
@@ -71,8 +71,8 @@ class _Rounds:
 
     def run(self) -> Iterator[Unit]:
         alike: list[str] = []
-        for unit in self._together():
-            if not _to_try_again(unit):
+        for unit in self._run_all():
+            if not _to_retry(unit):
                 if unit.status == "ok":
                     self.patience = IN_A_ROW
                 alike.clear()
@@ -83,40 +83,40 @@ class _Rounds:
             alike = [*alike, kind] if alike[-1:] == [kind] and kind in ADVICE else [kind]
             if kind in ADVICE and len(alike) >= self.patience:
                 yield from self.lost.values()
-                raise ExecutorError(_give_up(len(alike), unit))
-        for _ in range(ALONE):
+                raise ExecutorError(_stop_reason(len(alike), unit))
+        for _ in range(RETRIES_ALONE):
             if self.lost and not self.hopeless:
-                yield from self._alone()
+                yield from self._retry_alone()
         yield from self.lost.values()
 
-    def _together(self) -> Iterator[Unit]:
-        """What comes back of all units. A pool of workers that died as a whole is started again, while that helps."""
+    def _run_all(self) -> Iterator[Unit]:
+        """Run all units. A pool of workers that died completely is restarted as long as units finish."""
         left = dict(self.units)
         for _ in range(POOLS):
             there = len(left)
-            for unit in self._over(list(left.values()), self.place):
+            for unit in self._execute(list(left.values()), self.place):
                 if left.pop(unit.id, None) is not None:
                     yield unit
             if len(left) <= RESTARTS or len(left) == there:
                 break
-            LOG.warning("lost: %d of %d units, with their workers: starting others", len(left), len(self.units))
+            LOG.warning("lost: %d of %d units, with their workers: restarting them", len(left), len(self.units))
         for unit in left.values():
             yield self._lost_with_worker(unit, sure=len(left) <= RESTARTS)
 
-    def _alone(self) -> Iterator[Unit]:
-        """What becomes of the lost units when nothing else is at work. Those of a machine's doing stay in `lost`."""
+    def _retry_alone(self) -> Iterator[Unit]:
+        """Retry the lost units with nothing beside them. Those that are lost again stay in `lost`."""
         count, of = len(self.lost), len(self.units)
-        LOG.warning("lost: %d of %d units (%s): trying again, one by one", count, of, _reasons(self.lost.values()))
+        LOG.warning("lost: %d of %d units (%s): retrying one by one", count, of, _reasons(self.lost.values()))
         left = dict(self.lost)
         in_vain = 0
         again = [replace(self.units[name], lost=unit.lost) for name, unit in self.lost.items()]
-        for unit in self._over(again, replace(self.place, workers=1)):
+        for unit in self._execute(again, replace(self.place, workers=1)):
             if left.pop(unit.id, None) is None:
                 continue
-            if _to_try_again(unit):
+            if _to_retry(unit):
                 self.lost[unit.id] = unit
                 in_vain += 1
-                if in_vain >= AT_ONCE:  # the machine has not recovered: the next run may find it better
+                if in_vain >= AT_ONCE:  # the machine has not recovered: leave the rest to the next run
                     self.hopeless = True
                     return
             else:
@@ -125,15 +125,15 @@ class _Rounds:
                 yield unit
         for name in left:
             unit = self._lost_with_worker(self.lost[name], sure=len(left) <= RESTARTS)
-            if _to_try_again(unit):
+            if _to_retry(unit):
                 self.lost[name] = unit
             else:
                 del self.lost[name]
                 yield unit
 
     def _lost_with_worker(self, unit: Unit, sure: bool) -> Unit:
-        """sure: it was in the hands of a worker that died, and did not wait for one."""
-        short = not self.place.address and psutil.virtual_memory().available < PROCESS
+        """sure: the worker that died was working on it, it was not waiting."""
+        short = not self.place.address and psutil.virtual_memory().available < PROCESS_BYTES
         times = sum(kind == WORKER for kind in unit.lost) + 1
         reason = (
             "the worker process died while working on it"
@@ -141,21 +141,21 @@ class _Rounds:
             else f"the worker process died {times} times while working on it, also with nothing beside it"
         )
         reason += " (out of memory, or a crash in a model): see Ray's logs"
-        return settle(replace(unit), Lost(reason, WORKER if sure and not short else KILLED))
+        return record_loss(replace(unit), Lost(reason, WORKER if sure and not short else KILLED))
 
-    def _over(self, units: list[Unit], place: Place) -> Iterator[Unit]:
+    def _execute(self, units: list[Unit], place: Place) -> Iterator[Unit]:
         over = _over_ray if place.executor == "ray" else _inline
         return over(units, self.config, self.stages, place)
 
 
-def _to_try_again(unit: Unit) -> bool:
-    return unit.status == "lost" and unit.lost[-1] != CHANGED  # what was written to has to be planned anew
+def _to_retry(unit: Unit) -> bool:
+    return unit.status == "lost" and unit.lost[-1] != CHANGED  # a modified file has to be planned again
 
 
-def _give_up(count: int, unit: Unit) -> str:
+def _stop_reason(count: int, unit: Unit) -> str:
     return (
-        f"stopped: {count} units in a row were lost alike ({unit.error}): {ADVICE[unit.lost[-1]]}; what is done stays, "
-        "and the same command goes on from there"
+        f"stopped: {count} units in a row were lost alike ({unit.error}): {ADVICE[unit.lost[-1]]}; finished "
+        "units are kept, and the same command resumes"
     )
 
 
@@ -170,32 +170,32 @@ def _inline(units: Sequence[Unit], config: Config, stages: Sequence[str], place:
     limit_threads(config.execution.threads)
     for unit in units:
         try:
-            yield from work([Unit.unpack(unit.pack())], steps)  # a copy: the unit may have to be tried again
+            yield from work([Unit.unpack(unit.pack())], steps)  # a copy: the unit may be retried
         except NotStarted as error:
             raise ExecutorError(str(error)) from None
 
 
 def load_steps(config: Config, stages: Sequence[str]) -> list[Step]:
-    """The callables of one worker, with their models loaded. ExecutorError names the model that cannot be."""
+    """The callables of one worker, with their models loaded. ExecutorError names the model that cannot be loaded."""
     try:
         return build(config, stages)
     except MissingWeights as error:
         raise ExecutorError(str(error)) from error
     except ModuleNotFoundError as error:
-        raise ExecutorError(missing(error) or str(error)) from error
+        raise ExecutorError(missing_package(error) or str(error)) from error
     except Exception as error:
         raise ExecutorError(
-            f"{_culprit(config, stages)} cannot be loaded: {_reason(error)}: its weights may be damaged: "
-            "`winnow models` says where they are and how to get them"
+            f"{_failing_model(config, stages)} cannot be loaded: {_reason(error)}: its weights may be damaged: "
+            "`winnow models` lists where they are and how to get them"
         ) from error
 
 
-def _culprit(config: Config, stages: Sequence[str]) -> str:
-    """Which model it is, found by loading them one by one."""
-    shelf = Shelf(config)
+def _failing_model(config: Config, stages: Sequence[str]) -> str:
+    """The model that cannot be loaded, found by loading them one by one."""
+    cache = ModelCache(config)
     for use in uses(config, stages):
         try:
-            shelf.get(use.section)
+            cache.get(use.section)
         except Exception:
             return f"{use.column}: model {use.kind}"
     return f"a model of the stages {', '.join(stages)}"
@@ -207,9 +207,9 @@ def _reason(error: Exception) -> str:
 
 
 def work(units: list[Unit], steps: Sequence[Step]) -> list[Unit]:
-    """Take units through the steps. A step that raises for a unit has failed that unit, and its reason is recorded.
+    """Run the steps on units. A step that raises fails its unit, with the reason.
 
-    Where the exception says that the machine lacks something, the unit is lost. Raises NotStarted.
+    If the exception is the machine's lack of a resource, the unit is lost. Raises NotStarted.
     """
     for step in steps:
         for unit in units:
@@ -221,9 +221,9 @@ def work(units: list[Unit], steps: Sequence[Step]) -> list[Unit]:
                 name = getattr(step, "name", type(step).__name__)
                 reason = f"{name}: {type(error).__name__}: {error}"
                 if isinstance(error, MemoryError):
-                    settle(unit, Lost(reason, MEMORY))
-                elif getattr(error, "errno", None) in NO_ROOM:
-                    settle(unit, Lost(reason, KILLED))
+                    record_loss(unit, Lost(reason, MEMORY))
+                elif getattr(error, "errno", None) in RESOURCE_ERRNOS:
+                    record_loss(unit, Lost(reason, KILLED))
                 else:
                     unit.fail(reason)
     return units
@@ -232,8 +232,8 @@ def work(units: list[Unit], steps: Sequence[Step]) -> list[Unit]:
 class StageWorker:
     """One actor of a pool: builds its stages once, then maps batches of packed units.
 
-    Where a model cannot be loaded it says so in the column `refused`, for the driver to stop the job: Ray would take an
-    exception here for a crash, and start the actor again.
+    If a model cannot be loaded, the column `refused` has the reason, and the driver stops the job: after an exception Ray
+    would restart the actor.
     """
 
     def __init__(self, config: str, stages: Sequence[str]) -> None:
@@ -264,10 +264,10 @@ def _over_ray(units: list[Unit], config: Config, stages: Sequence[str], place: P
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    context.max_errored_blocks = -1  # a lost block is noticed by `run`, which tries its units again
+    context.max_errored_blocks = -1  # `run` detects lost blocks and retries their units
     pools = pools_of(config, stages)
     there = ray.cluster_resources()
-    allotted = allot(pools, config, place, len(units), there.get("CPU", 1.0), there.get("GPU", 0.0))
+    allotted = allocate(pools, config, place, len(units), there.get("CPU", 1.0), there.get("GPU", 0.0))
     size = -(-len(units) // BLOCKS)
     blocks = [_table(units[i : i + size]) for i in range(0, len(units), size)]
     data = ray.data.from_arrow(blocks)
@@ -286,7 +286,7 @@ def _over_ray(units: list[Unit], config: Config, stages: Sequence[str], place: P
             zero_copy_batch=True,
             compute=ActorPoolStrategy(
                 size=share.workers, max_tasks_in_flight_per_actor=1
-            ),  # a crash costs the unit in hand
+            ),  # a crash costs the current unit only
             num_cpus=share.cpus,
             num_gpus=share.gpus or None,
             **make,
@@ -297,19 +297,19 @@ def _over_ray(units: list[Unit], config: Config, stages: Sequence[str], place: P
                 if refused:
                     raise ExecutorError(refused)
                 yield Unit.unpack(packed)
-    except ray.exceptions.RayError as error:  # the pool as a whole; what has not come back is tried again
+    except ray.exceptions.RayError as error:  # the whole pool; units that have not come back are retried
         LOG.warning("Ray lost its workers (%s)", " ".join(str(error).split())[:200])
 
 
 def _map(data: Any, *arguments: Any, **options: Any) -> Any:
-    """`data.map_batches`, without Ray's word that restarts are set in another way from 2.64 on: pyproject stays below it."""
+    """`data.map_batches`, without Ray's deprecation warning about restarts (Ray is pinned below 2.64)."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return data.map_batches(*arguments, **options)
 
 
 def limit_threads(threads: int) -> None:
-    """Give the libraries that are loaded so many threads: every worker has its own core, more would only take turns."""
+    """Limit the threads of the loaded libraries, since every worker has its own core."""
     import cv2
 
     cv2.setNumThreads(threads)

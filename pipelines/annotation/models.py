@@ -1,4 +1,4 @@
-"""Which models a config puts where, and the shelf from which the stages of one worker take them."""
+"""The models that a config chooses, and the cache that loads them once for the stages of one worker."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from pipelines.config import Config
 
 @dataclass(frozen=True)
 class Use:
-    """A model, or other learned weights, that a stage works with. column: what it is recorded under.
+    """A model, or other trained weights, that a stage uses. column: name under which it is recorded.
 
-    section: of the config, where an adapter is chosen; None for what a stage brings itself. gpu: it runs on one where it
-    gets one. memory: bytes that it works in, beside its weights.
+    section: of the config, where an adapter is chosen; None for weights that a stage loads itself. gpu: it can run on one.
+    memory: bytes of working memory, beside its weights.
     """
 
     column: str
@@ -28,7 +28,7 @@ class Use:
 
     @property
     def bytes(self) -> float:
-        """Memory of one process that has loaded it, by the size of the files."""
+        """Memory of one process that has loaded it, estimated from the size of the files."""
         found = [item.path for item in self.weights if item.path is not None]
         files = [file for path in found for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file()]
         return self.memory + sum(file.stat().st_size for file in files)
@@ -41,7 +41,7 @@ def adapter(section: Any, config: Config) -> tuple[type[Adapter], dict[str, Any]
 
 
 def uses(config: Config, stages: Sequence[str]) -> Iterator[Use]:
-    """What these stages work with, in their order. Nothing is loaded."""
+    """The models and weights of these stages, in their order. Nothing is loaded."""
     for name in stages:
         part = config.parts.stages[name]
         own = getattr(config, name, None)
@@ -60,7 +60,7 @@ def weights(config: Config, stages: Sequence[str]) -> list[tuple[str, Weights]]:
 
 
 def check_weights(config: Config, stages: Sequence[str]) -> dict[str, Any]:
-    """Names and hashes of the models by column, to be recorded; MissingWeights before any work is done."""
+    """Names and hashes of the models by column, for `dataset.json`. Raises MissingWeights."""
     recorded: dict[str, Any] = {}
     digests: dict[str, str] = {}
     for use in uses(config, stages):
@@ -79,8 +79,8 @@ def check_weights(config: Config, stages: Sequence[str]) -> dict[str, Any]:
     return recorded
 
 
-class Shelf:
-    """The models of one worker, each loaded once, when the first stage that needs it is built."""
+class ModelCache:
+    """The models of one worker, each loaded once, on first use."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -104,4 +104,4 @@ class Shelf:
         return self._networks[kind]
 
 
-__all__ = ["Shelf", "Use", "adapter", "check_weights", "uses", "weights"]
+__all__ = ["ModelCache", "Use", "adapter", "check_weights", "uses", "weights"]

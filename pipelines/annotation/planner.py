@@ -1,7 +1,7 @@
-"""Files are looked at in a few child processes: what their content is, and which units they are worked on as.
+"""Identifies files and plans their units, in a few child processes.
 
-A file that stalls holds one child for `decode.open_seconds` (planning one: longer by its size, as all its packets may be
-read), and is tried once more after all others.
+A file that stalls blocks one child for `decode.open_seconds` (planning: longer by its size, as all its packets may be
+read), and is retried once after all others.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from curate.watching.isolation import Isolated
 from pipelines.cluster import ExecutorError
 from pipelines.config import Config
 
-PLANNERS = 8  # files looked at at a time; most of it is waiting for disks
-WHOLE = 1e12  # seconds of a unit: the file is one
-FILES_EACH = 4  # a child takes a second to start
+PLANNERS = 8  # files at a time; mostly waiting for disks
+UNSPLIT_SECONDS = 1e12  # longer than any file: it becomes one unit
+FILES_EACH = 4  # files for each child, which takes a second to start
 
-Identity = dict[str, Any]  # video_id (None: not readable), bytes, modified; checksum, where it took that
+Identity = dict[str, Any]  # video_id (None: not readable), bytes, modified; checksum, if it was needed
 Item = TypeVar("Item")
 Found = TypeVar("Found")
 
 
 class Planner:
-    """With its child processes, which `with` ends. Its methods raise ExecutorError where none can be started."""
+    """A pool of child processes, ended by `with`. Methods raise ExecutorError if none can be started."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -55,7 +55,7 @@ class Planner:
         return seen
 
     def checksum(self, path: str) -> str | None:
-        """Of the whole file, read once; None where it cannot be read."""
+        """Checksum of a file, cached; None where it cannot be read."""
         if path not in self.sums:
             (self.sums[path],) = self._each([path], self._checksum)
         return self.sums[path]
@@ -94,20 +94,20 @@ class Planner:
     def _plan(self, wanted: tuple[Video, list[str]]) -> list[Unit]:
         video, lost = wanted
         decode = self.config.decode
-        # a span that a list names may lie anywhere: no bound of a unit may cut it
-        unit_seconds = WHOLE if video.spans else decode.unit_seconds
+        # spans of a list may lie anywhere: no unit bound may cut them
+        unit_seconds = UNSPLIT_SECONDS if video.spans else decode.unit_seconds
         options = {"unit_seconds": unit_seconds, "max_pixels": decode.max_pixels}
         units = self._ask(
             lambda child, limit: child.plan(video, limit, lost, **options),
             lambda: plan(video, **options),
             self.limit(video.path),
         )
-        if units[0].status != "ok":  # content that is no video says nothing: an empty file is no copy of another
+        if units[0].status != "ok":  # files that are no videos are never duplicates of each other
             units = [replace(unit, video=replace(video, video_id="")) for unit in units]
         return units
 
     def limit(self, path: str) -> float:
-        """Seconds that reading all of a file may take."""
+        """Time limit of reading a whole file, s."""
         size = stamp(path)["bytes"] or 0
         return self.config.decode.open_seconds + size // READING
 

@@ -1,4 +1,4 @@
-"""Pools of workers: which stages share one, and what each gets of the CPUs, the GPUs and the memory that are there."""
+"""Pools of workers: which stages share one, and how CPUs, GPUs and memory are allocated to them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pipelines.annotation.models import uses
 from pipelines.cluster import ExecutorError
 from pipelines.config import Config
 
-__all__ = ["PROCESS", "Place", "Pool", "Share", "allot", "pools_of"]
+__all__ = ["PROCESS_BYTES", "Place", "Pool", "Share", "allocate", "pools_of"]
 
-PROCESS = 1.8e9  # bytes of one worker without models: Python with its libraries, and the process that decodes
+PROCESS_BYTES = 1.8e9  # of one worker without models: Python with its libraries, and the decoding process
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,13 @@ class Pool:
 
     stages: tuple[str, ...]
     gpu: bool = False
-    memory: float = PROCESS
+    memory: float = PROCESS_BYTES
 
 
 def pools_of(config: Config, stages: Sequence[str]) -> list[Pool]:
-    """Consecutive stages that take the same from a machine: without GPUs one pool, so that a unit stays in one process.
+    """Consecutive stages with the same needs: without GPUs one pool, so that a unit stays in one process.
 
-    With GPUs, a stage of which at least one model can use one is on a GPU; what cannot stays on CPUs.
+    With GPUs, a stage is on a GPU if it, or at least one of its models, can use one; otherwise on CPUs.
     """
 
     def on_gpu(name: str) -> bool:
@@ -50,24 +50,24 @@ def pools_of(config: Config, stages: Sequence[str]) -> list[Pool]:
         together = tuple(names)
         models = {use.section or use.column: use.bytes for use in uses(config, together)}  # each is loaded once
         own = sum(config.parts.stages[name].memory for name in together)
-        pools.append(Pool(together, gpu, PROCESS + own + sum(models.values())))
+        pools.append(Pool(together, gpu, PROCESS_BYTES + own + sum(models.values())))
     return pools
 
 
 @dataclass(frozen=True)
 class Share:
-    """What one pool gets: how many workers, and the CPUs and GPUs of each."""
+    """Allocation of one pool: number of workers, and the CPUs and GPUs of each."""
 
     workers: int
     cpus: float
     gpus: float = 0.0
 
 
-def allot(pools: Sequence[Pool], config: Config, place: Place, units: int, cpus: float, gpus: float) -> list[Share]:
-    """Divide the CPUs and GPUs of a machine or cluster between pools. Raises ExecutorError where a GPU is missing.
+def allocate(pools: Sequence[Pool], config: Config, place: Place, units: int, cpus: float, gpus: float) -> list[Share]:
+    """Allocate the CPUs and GPUs of a machine or cluster to pools. Raises ExecutorError if a GPU is missing.
 
-    A pool on GPUs has as many workers as its GPUs hold, `execution.gpus` of one each; one on CPUs has a worker a core, and
-    on this machine no more than memory holds. All pools run at once, so that together they ask for less than there is.
+    A GPU pool has as many workers as fit on its GPUs, with `execution.gpus` each; a CPU pool has one worker a core, on this
+    machine limited by memory. All pools run at once, and together request less than there is.
     """
     on_gpu = sum(pool.gpu for pool in pools)
     if on_gpu and not gpus:
@@ -83,13 +83,13 @@ def allot(pools: Sequence[Pool], config: Config, place: Place, units: int, cpus:
             workers = min(by_gpus, units)
             shares.append(Share(workers, min(1.0, 0.3 * cpus / on_gpu / workers), each))
         else:
-            workers = min(place.workers or _fitting(cpus, place, pool), units)
+            workers = min(place.workers or _cpu_workers(cpus, place, pool), units)
             left = (0.6 if on_gpu else 0.9) * cpus / (len(pools) - on_gpu)
             shares.append(Share(workers, min(1.0, left / workers)))
     return shares
 
 
-def _fitting(cpus: float, place: Place, pool: Pool) -> int:
+def _cpu_workers(cpus: float, place: Place, pool: Pool) -> int:
     """One worker a core; on this machine, no more than memory holds."""
     if place.address:
         return max(1, int(cpus))

@@ -1,6 +1,6 @@
-"""The stages of one job: which are wanted, and the callables of one worker.
+"""The stages of one job, and the callables of one worker.
 
-What a stage needs, fills and takes from a machine is declared by the stage; the list of stages is `curate.parts.STAGES`.
+Stages declare what they need, fill and require of a machine; the list of stages is `curate.parts.STAGES`.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from curate.pipeline_part import PipelinePart
 from curate.stages.prefilter import Prefilter
 from curate.stages.stage import Stage
 from curate.watching.facts import FILE_COLUMNS
-from pipelines.annotation.decoding import Frames, Pass, frames_wanted
-from pipelines.annotation.models import Shelf
+from pipelines.annotation.decoding import Frames, Pass, frames_needed
+from pipelines.annotation.models import ModelCache
 from pipelines.config import Config
 from pipelines.dataset.dataset import read_unit
 from pipelines.dataset.tables import Tables
 from pipelines.sources.listed import apply_list
 
-VERSION = "version"  # of a stage, beside the sections of the config that it depends on
+VERSION = "version"  # key of a stage's version, beside its sections of the config
 
 Step = Callable[[Sequence[Unit]], list[Unit]]
 
 
 class StageError(Exception):
-    """A stage that is not one, and those that are."""
+    """A name that is no stage. One line, with the names that are."""
 
 
 def tables_of(parts: Parts) -> Tables:
@@ -43,8 +43,8 @@ def tables_of(parts: Parts) -> Tables:
 TABLES = tables_of(Parts())
 
 
-def cheap(parts: Parts) -> list[str]:
-    """What a prefilter may look at: numbers that are known before the first stage that is prefiltered."""
+def prefilter_columns(parts: Parts) -> list[str]:
+    """Columns that a prefilter may use: numeric ones of the stages before the first prefiltered one."""
     names = list(parts.stages)
     first = next((at for at, name in enumerate(names) if parts.stages[name].prefiltered), len(names))
     columns = [column for name in names[:first] for column in parts.stages[name].columns]
@@ -52,7 +52,7 @@ def cheap(parts: Parts) -> list[str]:
 
 
 def with_needs(names: Sequence[str], config: Config | None = None) -> tuple[str, ...]:
-    """The named stages and all that they need, in the order they run in. The config's prefilter has needs too."""
+    """The named stages, and all that they and the config's prefilter need, in the order they run."""
     parts = config.parts if config else Parts()
     if not names:
         raise StageError(f"--stages: none named: choose from {', '.join(parts.stages)}")
@@ -65,8 +65,8 @@ def with_needs(names: Sequence[str], config: Config | None = None) -> tuple[str,
 
 
 def _prefilter_needs(config: Config) -> list[str]:
-    """The stages whose columns the prefilter looks at."""
-    known = cheap(config.parts)
+    """The stages whose columns the prefilter uses."""
+    known = prefilter_columns(config.parts)
     needs = []
     for column in [*config.prefilter.min, *config.prefilter.max]:
         if column not in known:
@@ -78,20 +78,20 @@ def _prefilter_needs(config: Config) -> list[str]:
 
 
 def build(config: Config, stages: Sequence[str]) -> list[Step]:
-    """The callables of one worker: each maps units to units. Every model is loaded once, whichever stages share it."""
-    shelf = Shelf(config)
+    """The callables of one worker, which map units to units. Each model is loaded once, even if stages share it."""
+    cache = ModelCache(config)
     steps: list[Step] = [Recall(config.parts)]
     chosen = [config.parts.stages[name] for name in stages]
     if any(issubclass(part, Observer) for part in chosen):
         steps.append(Pass(config))
-    if frames_wanted(config, stages):
+    if frames_needed(config, stages):
         steps.append(Frames(config))
-    return steps + [_filtered(_made(part, config, shelf), config) for part in chosen if issubclass(part, Stage)]
+    return steps + [_filtered(_made(part, config, cache), config) for part in chosen if issubclass(part, Stage)]
 
 
-def _made(part: type[Stage], config: Config, shelf: Shelf) -> Stage:
-    models = {role.parameter: shelf.get(role.chosen(config)) for role in part.models}
-    return part.made(getattr(config, part.name, None), models)
+def _made(part: type[Stage], config: Config, cache: ModelCache) -> Stage:
+    models = {role.parameter: cache.get(role.chosen(config)) for role in part.models}
+    return part.create(getattr(config, part.name, None), models)
 
 
 def _filtered(stage: Stage, config: Config) -> Stage:
@@ -102,7 +102,7 @@ def _filtered(stage: Stage, config: Config) -> Stage:
 
 
 class Recall:
-    """Reads the stored rows of units that come back for more stages, here in the worker: stills need not pass the driver."""
+    """Reads the stored rows of units that need more stages, in the worker, so that stills do not pass through the driver."""
 
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
@@ -116,18 +116,18 @@ class Recall:
     def _read(self, unit: Unit, root: Path, shard: str) -> None:
         stamps = {name: unit.facts[name] for name in ("bytes", "modified") if name in unit.facts}
         stored = read_unit(root, shard, unit, tables_of(self.parts).with_stored(root, [shard]))
-        if unit.video.captions or unit.video.columns or unit.video.spans:  # what the list says now
+        if unit.video.captions or unit.video.columns or unit.video.spans:  # from the current list
             apply_list(stored, unit.video)
         for name in ("video", "count", "start", "end", "status", "error", "warnings", "facts", "clips", "seconds"):
             setattr(unit, name, getattr(stored, name))
         unit.facts |= stamps
-        for clip in unit.clips:  # what is done again speaks for itself
+        for clip in unit.clips:  # stages that run again record their own errors
             again = {key for key in clip.errors if unit.wants(self.parts.stage_of(key))}
             clip.errors = {key: reason for key, reason in clip.errors.items() if key not in again}
 
 
-def identity(config: Config, stage: str) -> dict[str, Any]:
-    """The part of a config that a stage's columns depend on: rows made under another one must not be mixed."""
+def stage_identity(config: Config, stage: str) -> dict[str, Any]:
+    """The sections of a config that a stage's columns depend on; rows of different ones must not be mixed."""
     part = config.parts.stages[stage]
     keys = [*part.sections(), *part.also, *(["prefilter"] if part.prefiltered else [])]
     found = {key.rpartition(".")[2]: _at(config, key) for key in keys}
@@ -141,4 +141,4 @@ def _at(config: Config, key: str) -> Any:
     return value.model_dump(mode="json") if hasattr(value, "model_dump") else value
 
 
-__all__ = ["TABLES", "StageError", "Step", "build", "identity", "tables_of", "with_needs"]
+__all__ = ["TABLES", "StageError", "Step", "build", "stage_identity", "tables_of", "with_needs"]

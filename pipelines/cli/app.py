@@ -1,4 +1,4 @@
-"""`winnow ...`: the command line. Options become arguments of the functions beside it; nothing else happens here."""
+"""`winnow ...`: the command line. It only turns options into arguments of functions elsewhere."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Raw videos to captioned, scored, explainable clips in Parquet shards.\n\n"
     "First time?  winnow run FOLDER_OF_VIDEOS --out out/   makes out/annotated (every clip, every score) and out/curated "
-    "(the shards that a selection kept).  Exit codes: 0 done, 1 done with failures recorded, 2 could not start or go on, "
+    "(the shards that a selection kept).  Exit codes: 0 done, 1 done with failures recorded, 2 could not start or continue, "
     "3 a defect of Winnow.",
 )
 Sources = Annotated[
@@ -87,29 +87,29 @@ def annotate(
         list[str] | None,
         typer.Argument(
             metavar="[SOURCE...]",
-            help="videos, folders, globs or lists; none: the videos that the dataset already holds",
+            help="videos, folders, globs or lists; none: the videos that are in the dataset already",
         ),
     ] = None,
-    out: Annotated[str, typer.Option("--out", "-o", help="the dataset to make, or to go on with")] = ...,
+    out: Annotated[str, typer.Option("--out", "-o", help="the dataset to make, or to resume")] = ...,
     config: ConfigName = "quickstart",
     set_: Overrides = [],  # noqa: B006
     plugin: Plugins = [],  # noqa: B006
     stages: Annotated[
         str | None,
         typer.Option(
-            help="only these, e.g. shots,motion,text; what they need comes with them. Run again with more to fill in the rest"
+            help="only these stages and those they need, e.g. shots,motion,text. Run again with more to add the rest"
         ),
     ] = None,
     executor: Executor = None,
     workers: Workers = None,
     address: Address = None,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="try videos again that are recorded as failed")
+        bool, typer.Option("--retry-failed", help="retry videos that are recorded as failed")
     ] = False,
 ) -> None:
     """Find the clips of videos and score them: every clip is kept, with all its scores.
 
-    Interrupt it at any time: the same command goes on where it stopped.
+    Interrupt it at any time: the same command resumes it.
 
       winnow annotate videos/ --out dataset
       winnow annotate list.jsonl --out dataset --stages shots,motion,text
@@ -152,13 +152,13 @@ def select(
         typer.Option(
             "--config",
             "-c",
-            help="take selection and export from this config; default: the one the dataset was made with",
+            help="take selection and export from this config; default: the config of the dataset",
         ),
     ] = None,
     set_: Overrides = [],  # noqa: B006
     plugin: Plugins = [],  # noqa: B006
     format_: Annotated[str | None, typer.Option("--format", help="how the clips are written, e.g. parquet")] = None,
-    shard_size: Annotated[str | None, typer.Option(help="about this much a shard, e.g. 256MB")] = None,
+    shard_size: Annotated[str | None, typer.Option(help="approximate size of a shard, e.g. 256MB")] = None,
     seed: Seed = None,
     workers: Workers = None,
     source_root: Annotated[
@@ -166,15 +166,15 @@ def select(
         typer.Option(
             "--source-root",
             metavar="OLD=NEW",
-            help="sources were moved: a folder as it was when they were annotated, and where it is now",
+            help="sources were moved: the folder when they were annotated, and where it is now",
         ),
     ] = [],  # noqa: B006
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the funnel and stop")] = False,
 ) -> None:
     """Keep the clips that pass the filters, and write them with their video bytes as shards.
 
-    Scores are not computed again: another selection takes seconds, plus the time to cut the clips. Filters named here take
-    the place of the config's selection.
+    Scores are not computed again: another selection takes seconds, plus the time to cut the clips. Filters given here replace
+    the config's selection.
 
       winnow select dataset --out curated --drop-bottom motion_score=25% --drop-top text_area=25%
       winnow select dataset --out curated --where "num_frames >= 48 AND source_columns->>'licence' = 'cc'" --dry-run
@@ -202,7 +202,7 @@ def stats(
         str, typer.Argument(metavar="DATASET|CURATED", help="a folder that annotate, select or run made")
     ],
 ) -> None:
-    """Say what is in a dataset: funnel, score quantiles, failures by reason, seconds by stage."""
+    """Show what is in a dataset: funnel, score quantiles, failures by reason, seconds by stage."""
     with errors():
         from pathlib import Path
 
@@ -245,7 +245,7 @@ def models(
 
 
 def _annotate(sources, out, config, stages, place, retry_failed) -> bool:
-    """Whether failures are recorded."""
+    """Run `annotate`; True if failures were recorded."""
     from pipelines.annotation.annotate import annotate as job
     from pipelines.cli.progress import LiveProgress, print_summary
     from pipelines.curated.preflight import check_keys
@@ -258,7 +258,7 @@ def _annotate(sources, out, config, stages, place, retry_failed) -> bool:
 
 
 def _select(dataset, out, config, filters, workers, source_roots=None) -> int:
-    """How many of the kept clips could not be cut."""
+    """Run `select`; returns how many of the kept clips could not be cut."""
     from pipelines.cli.progress import CutLine, print_curated
     from pipelines.curated.curated import CuratedRequest, Work, make_curated
     from pipelines.dataset.dataset import Dataset

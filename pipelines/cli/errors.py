@@ -1,4 +1,4 @@
-"""What the commands of `winnow` share: where they print, how they exit, and errors that a person can fix."""
+"""Shared by the commands of `winnow`: consoles, exit codes, and errors that the user can fix."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ DONE, WITH_FAILURES, COULD_NOT_START, DEFECT, INTERRUPTED = 0, 1, 2, 3, 130
 
 
 class CommandError(Exception):
-    """Options that do not go together. One line with the fix."""
+    """Options that contradict each other. One line with the fix."""
 
 
 class errors:
-    """Every error that a person can fix becomes one line and exit code 2; an interruption says how to go on.
+    """Errors that the user can fix become one line and exit code 2; after an interruption, the line is how to resume.
 
-    What remains is a defect of Winnow: its traceback is shown, and the exit code is 3.
+    Any other error is a defect of Winnow: its traceback is printed, and the exit code is 3.
     """
 
     def __enter__(self) -> None:
@@ -36,13 +36,11 @@ class errors:
         if kind is None or issubclass(kind, (typer.Exit, SystemExit, BrokenPipeError)):
             return
         if issubclass(kind, KeyboardInterrupt):
-            err_console.print(
-                str(error) or "interrupted: what was committed stays; the same command goes on from there"
-            )
+            err_console.print(str(error) or "interrupted: what was committed stays; the same command resumes")
             raise typer.Exit(INTERRUPTED) from None
         if kind.__module__.startswith(("pipelines.", "curate.", "video_model.")):
             _stop(str(error))
-        if reason := _fixable(error):
+        if reason := _user_error(error):
             _stop(reason)
         traceback.print_exception(error)
         err_console.print(
@@ -51,12 +49,12 @@ class errors:
         raise typer.Exit(DEFECT) from None
 
 
-def _fixable(error: BaseException) -> str | None:
-    """What to say of packages that are not installed, disks and damaged files, which come from anywhere; None for others."""
+def _user_error(error: BaseException) -> str | None:
+    """Message for missing packages, disk errors and damaged files, which any module can raise; None for others."""
     if isinstance(error, ModuleNotFoundError):
-        from curate.base.extras import missing
+        from curate.base.extras import missing_package
 
-        return missing(error)
+        return missing_package(error)
     import duckdb
     from pyarrow import ArrowInvalid
 
@@ -69,7 +67,7 @@ def _fixable(error: BaseException) -> str | None:
         from curate.base.sql import message_of
 
         if "No space left" in str(error):
-            return f"{message_of(error)}: free space there; the same command goes on from what is committed"
+            return f"{message_of(error)}: free space there; the same command resumes"
         return f"{message_of(error)}: a file of the dataset may be damaged: restore it, or delete the shard and annotate again"
     return None
 

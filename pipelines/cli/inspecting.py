@@ -23,7 +23,7 @@ def register(app: typer.Typer) -> None:
         ] = "127.0.0.1",
         open_: Annotated[bool, typer.Option("--open/--no-open", help="open the page in the browser")] = True,
         token: Annotated[
-            bool, typer.Option("--token", help="ask for a token on this machine too (others use it)")
+            bool, typer.Option("--token", help="require a token on this machine too, if others use it")
         ] = False,
         plugin: Annotated[
             list[str],

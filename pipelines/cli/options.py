@@ -1,6 +1,6 @@
-"""What the options of `winnow` mean: from their texts to configs, stages, places to run and folders.
+"""Options of `winnow` parsed into configs, stages, executors and folders.
 
-Heavy modules are imported where they are needed, so that `winnow --help` answers at once.
+Heavy modules are imported inside functions, so that `winnow --help` is fast.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ def config_of(name: str, overrides: list[str], plugins: list[str] = []):  # noqa
 
 
 def recorded_config(dataset: str, overrides: list[str] = [], plugins: list[str] = []):  # noqa: B006
-    """The config that a dataset was made with; plugins: files that are named now."""
+    """The config of a dataset. plugins: files given on the command line."""
     from pathlib import Path
 
     from curate.parts import Parts
-    from pipelines.config import override, recorded, resolve
+    from pipelines.config import load_recorded, override, resolve
     from pipelines.dataset.dataset import read_about
 
     files = [str(Path(name).expanduser().absolute()) for name in plugins]
-    made = recorded(read_about(Path(dataset))["config"], f"{dataset}/dataset.json", Parts.load(files))
+    made = load_recorded(read_about(Path(dataset))["config"], f"{dataset}/dataset.json", Parts.load(files))
     tree = made.model_dump(mode="json") | {"plugins": files}
     for item in overrides:
         override(tree, item)
@@ -29,7 +29,7 @@ def recorded_config(dataset: str, overrides: list[str] = [], plugins: list[str] 
 
 
 def with_export(config, **options):
-    """The config with the options of the command line that were given: format, size of a shard, order."""
+    """The config with the given options: format, shard_size, seed."""
     from pipelines.config import ConfigError, resolve
     from pipelines.formats.options import size_of
 
@@ -48,7 +48,7 @@ def stages_of(text: str, config) -> list[str]:
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
         known = ", ".join(config.parts.stages)
-        raise StageError(f"--stages: none is named: choose from {known}, or leave the option out for all")
+        raise StageError(f"--stages: is empty: choose from {known}, or leave the option out for all")
     return names
 
 
@@ -67,7 +67,7 @@ def place_of(config, executor: str | None, workers: int | None, address: str | N
 
 
 def source_roots_of(options: list[str]) -> dict[str, str]:
-    """OLD=NEW, each, of folders."""
+    """Old folder -> new folder, from options OLD=NEW."""
     from pipelines.config import ConfigError
 
     roots = {}

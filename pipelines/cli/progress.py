@@ -1,4 +1,4 @@
-"""What a person sees while a job runs, and what is left on the screen when it has ended."""
+"""The progress line of a job, and the summary at its end."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from curate.clip import Unit
 from pipelines.annotation.annotate import Summary
 from pipelines.curated.curated import Curated
 from pipelines.dataset.statistics import clock, funnel_table
-from pipelines.sources.sources import passed_text
+from pipelines.sources.sources import skipped_text
 
 
 class LiveProgress:
-    """A progress line: units, videos, clips, footage, rate, time left, failed units. On a pipe, a plain line now and then.
+    """A progress line: units, videos, clips, footage, rate, time left, failed units. Without a terminal, a line every 15 s.
 
     A unit is a stretch of a video; a short video is one unit.
     """
@@ -40,7 +40,7 @@ class LiveProgress:
         self.task: Task | None = None
         self.units = self.done = self.videos = self.clips = self.failed = 0
         self.total = self.footage = 0.0
-        self.began = self.said = time.monotonic()
+        self.began = self.printed = time.monotonic()
 
     def __enter__(self) -> LiveProgress:
         self.progress.start()
@@ -56,7 +56,7 @@ class LiveProgress:
     def start(self, units: int, seconds: float, already: int) -> None:
         self.units, self.total, self.began = units, seconds, time.monotonic()
         if already and units:
-            self.console.print(f"{counted(already, 'input')} in the dataset already: going on from there")
+            self.console.print(f"{counted(already, 'input')} in the dataset already: resuming")
         self.progress.update(
             self.id, description=f"0 of {units} units, starting workers", completed=0, total=max(seconds, 1e-9)
         )
@@ -79,13 +79,13 @@ class LiveProgress:
             f" · {rate:.2g} h/h · {left} left · {counted(self.failed, 'unit')} failed"
         )
         self.progress.update(self.id, description=line, completed=self.footage, total=max(self.total, 1e-9))
-        if not self.console.is_terminal and time.monotonic() - self.said > self.PLAIN_SECONDS:
-            self.said = time.monotonic()
+        if not self.console.is_terminal and time.monotonic() - self.printed > self.PLAIN_SECONDS:
+            self.printed = time.monotonic()
             self.console.print(line, highlight=False)
 
 
 def print_summary(console: Console, summary: Summary, out: str) -> None:
-    """The account at the end: what came in, what became of it, and every kind of failure with an example."""
+    """Print the counts of a run, and every kind of failure with an example."""
     if summary.nothing_to_do:
         console.print(f"nothing to do: {counted(summary.already, 'input')} in the dataset already", highlight=False)
     table = Table(show_header=False, box=None, pad_edge=False)
@@ -99,18 +99,18 @@ def print_summary(console: Console, summary: Summary, out: str) -> None:
         rows.append(("duplicates", f"{summary.duplicates}"))
     if summary.warned:
         rows.append(("used in part", f"{summary.warned} (see `warnings` in videos/)"))
-    if summary.passed_over:
-        rows.append(("passed over", passed_text(summary.passed_over)))
+    if summary.skipped:
+        rows.append(("skipped", skipped_text(summary.skipped)))
     if summary.clip_failures:
         rows.append(("clips with a failed stage", f"{summary.clip_failures} (see `errors` in clips/)"))
     if summary.changed:
-        rows.append(("changed", f"{counted(summary.changed, 'video')} held something else than before: worked on anew"))
+        rows.append(("changed", f"{counted(summary.changed, 'video')} have other content than before: annotated again"))
     if summary.moved:
         rows.append(("moved", f"{counted(summary.moved, 'video')}: rows adopted, nothing computed again"))
     rows.append(("failed", _failed(summary)))
     if summary.lost:
         lost = counted(len({path for path, _ in summary.lost}), "video")
-        rows.append(("lost", f"{lost}, by no fault of theirs: run the same command again"))
+        rows.append(("lost", f"{lost}, not their fault: run the same command again"))
     for name, value in rows:
         table.add_row(name, escape(value))
     console.print(table)
@@ -126,7 +126,7 @@ def print_summary(console: Console, summary: Summary, out: str) -> None:
 def _failed(summary: Summary) -> str:
     text = counted(summary.failed, "video")
     if summary.failed_before:
-        text += f" (+ {summary.failed_before} in earlier runs: --retry-failed tries them again)"
+        text += f" (+ {summary.failed_before} in earlier runs: --retry-failed retries them)"
     return text
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import yaml
 
-from curate.base.files import whole
+from curate.base.files import atomic_file
 from curate.selection.selection import Selection
 from pipelines.curated.plots import plot_scores
 from pipelines.curated.sheet import contact_sheet
@@ -27,7 +27,7 @@ def write_card(
     sheet = contact_sheet(dataset.clips_sql, selection, out / "plots" / OVERVIEW)
     pictures = [*([OVERVIEW] if sheet else []), *(plot["file"] for plot in plots)]
     text = card(selection, about, format, schema, pictures)
-    with whole(out / "README.md") as stream:
+    with atomic_file(out / "README.md") as stream:
         stream.write(text.encode())
 
 

@@ -30,9 +30,9 @@ from pipelines.curated.rechecking import Recheck
 from pipelines.curated.request import PARTIAL, CuratedError, CuratedRequest, State, Work, state_of
 from pipelines.curated.rows import IN_THE_VIDEO, PlannedClips, SourceRoots, write_rows
 from pipelines.curated.shards import Cutting, ShardCounts, ShardSet, write_shards
-from pipelines.dataset.claims import claimed
 from pipelines.dataset.dataset import Dataset
 from pipelines.dataset.empty import why_empty
+from pipelines.dataset.lock import locked
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def make_curated(
     recorded = request.to_dict(dataset)
     if state_of(out, recorded) is State.DONE:
         return _read(out, selection)
-    with claimed(out / PARTIAL, "curated dataset", CuratedError):
+    with locked(out / PARTIAL, "curated dataset", CuratedError):
         state = state_of(out, recorded)  # by the time it is ours
         if state is State.DONE:
             return _read(out, selection)

@@ -1,5 +1,4 @@
-"""Which columns of a table are scores of its clips: derived from the columns that are declared, so that a new one, ours or
-a user's, shows up in statistics, plots and cards by itself."""
+"""Which columns of a table are scores, derived from the schema, so that new ones appear in statistics, plots and cards."""
 
 from __future__ import annotations
 
@@ -9,17 +8,15 @@ from pipelines.dataset.tables import CLIP_ADDRESS, CLIP_BOUNDS
 
 __all__ = ["NOT_SCORES", "score_columns", "unit_of"]
 
-NOT_SCORES = frozenset(
-    column.name for column in (*CLIP_ADDRESS, *CLIP_BOUNDS)
-)  # where a clip lies, not what it is like
+NOT_SCORES = frozenset(column.name for column in (*CLIP_ADDRESS, *CLIP_BOUNDS))  # position of a clip, not its content
 
 
 def score_columns(schema: pa.Schema) -> list[str]:
-    """Numeric columns of clips that say something of them, in the table's order."""
+    """Numeric columns of clips that describe their content, in the table's order."""
     numeric = (pa.types.is_floating, pa.types.is_integer)
     return [f.name for f in schema if f.name not in NOT_SCORES and any(test(f.type) for test in numeric)]
 
 
 def unit_of(schema: pa.Schema, name: str) -> str:
-    """The unit that a column declares; "" where it has none."""
+    """The declared unit of a column; "" if it has none."""
     return ((schema.field(name).metadata or {}).get(b"unit") or b"").decode()

@@ -1,13 +1,13 @@
-"""The annotated dataset on disk: its two tables, how a shard is committed, and what is read back to go on.
+"""The annotated dataset on disk: its two tables, how a shard is committed, and what is read back to resume.
 
     DATASET/dataset.json                 format, version, resolved config, models by stage
-    DATASET/README.md                    says what it is, to people and to `datasets.load_dataset(DATASET, "clips")`
+    DATASET/README.md                    description, and configs for `datasets.load_dataset(DATASET, "clips")`
     DATASET/clips/part-<hash>.parquet    a row per clip
-    DATASET/videos/part-<hash>.parquet   a row per unit; the footer names the units: this file is the record of what is done
+    DATASET/videos/part-<hash>.parquet   a row per unit; the footer names the units: the record of finished work
 
-A shard is written aside, flushed to the disk and renamed, clips first. A clips file whose videos file is not there was never
-committed. A unit that is worked on again (more stages, or another try) gets a higher `generation`; the highest one counts,
-and a shard in which nothing counts any more is deleted.
+A shard is written to a temporary file, flushed to disk and renamed, clips first. A clips file without its videos file was
+never committed. A unit that runs again (more stages, or a retry) gets a higher `generation`; the highest is current, and a
+shard without current units is deleted.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from curate.clip import Unit
 from pipelines.dataset.dataset_card import write_dataset_card
 from pipelines.dataset.files import FOOTER, write_parquet
 from pipelines.dataset.labels import labelled
-from pipelines.dataset.relation import lacking, relation
-from pipelines.dataset.renewal import renew, without
+from pipelines.dataset.relation import missing_facts, relation
 from pipelines.dataset.tables import PAIRS, Tables
+from pipelines.dataset.upgrade import keep_units, upgrade_shard
 
 __all__ = [
     "FORMAT", "Dataset", "DatasetError", "Shard", "Tables", "Writer", "forget", "read_about", "read_shards", "read_unit",
@@ -46,10 +46,10 @@ class DatasetError(Exception):
 
 @dataclass(frozen=True)
 class Shard:
-    """A committed shard: its name, the units that its footer names, and the stages that ran on them.
+    """A committed shard: its name, its units, and the stages that ran on them, from the footer.
 
-    replaces: units of lower generations that do not count any more although no unit here has their id (a file that failed
-    is known by its path, and once it can be read by its content).
+    replaces: units of lower generations with other ids that it replaces (a failed file is identified by its path, and by its
+    content once it can be read).
     """
 
     name: str
@@ -60,7 +60,7 @@ class Shard:
 
 
 class Dataset:
-    """An annotated dataset, for reading. `clips_sql` and `videos_sql` are DuckDB relations of the rows that count."""
+    """An annotated dataset, for reading. `clips_sql` and `videos_sql` are DuckDB relations of the current rows."""
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = Path(root)
@@ -91,7 +91,7 @@ class Dataset:
         return [self.root / table / f"part-{name}.parquet" for name in sorted(live)]
 
     def _stale(self) -> dict[str, list[str]]:
-        """Shards of which some rows still count, to their units that a later generation replaced."""
+        """Shards with some current rows -> their units that a later generation replaced."""
         stale: dict[str, list[str]] = {}
         live = {shard.name for shard in self.newest.values()}
         for shard in self.shards:
@@ -115,23 +115,23 @@ class Dataset:
         return self._heads[path]
 
     def _twin(self, path: Path) -> pa.Schema | None:
-        """Of the file in videos/, for a file in clips/ that lacks facts of its videos."""
-        missing = path.parent.name == "clips" and lacking(self._head(path))
+        """Schema of the file in videos/, for a file in clips/ that lacks facts of its videos."""
+        missing = path.parent.name == "clips" and missing_facts(self._head(path))
         return self._head(self.root / "videos" / path.name) if missing else None
 
     def schema(self, table: str) -> pa.Schema:
-        """Of all that counts: the columns of every shard, with formula, unit, range and source; pairs as lists."""
+        """The columns of all current shards, with formula, unit, range and source; pairs as lists."""
         schemas: dict[str, pa.Schema] = {}
         for path in self.files(table):
             found, twin = self._head(path).remove_metadata(), self._twin(path)
             fields = [f.with_type(PAIRS[f.name]) if pa.types.is_map(f.type) else f for f in found]
-            fields += [twin.field(name) for name in lacking(found) if name in twin.names] if twin else []
+            fields += [twin.field(name) for name in missing_facts(found) if name in twin.names] if twin else []
             schemas[str(pa.schema(fields))] = pa.schema(fields)
         newest_first = sorted(schemas.values(), key=len, reverse=True)
         return pa.unify_schemas(newest_first) if newest_first else pa.schema([])
 
     def placed_sql(self, table: str) -> str:
-        """A relation as `clips_sql` or `videos_sql`, with the columns filename and file_row_number: where a row lies."""
+        """`clips_sql` or `videos_sql` with the columns filename and file_row_number, which locate a row."""
         return self._sql(table, places=True)
 
     @property
@@ -140,7 +140,7 @@ class Dataset:
 
     @property
     def labelled_sql(self) -> str:
-        """`clips_sql` with the columns label and label_note: what a person said in the inspector, null where nothing."""
+        """`clips_sql` with the columns label and label_note: given in the inspector, null without one."""
         return labelled(self.clips_sql, self.root)
 
     @property
@@ -149,8 +149,9 @@ class Dataset:
 
 
 def read_unit(root: Path, shard: str, unit: Unit, tables: Tables) -> Unit:
-    """The stored rows of one unit of a shard, ready for more stages; what the shard has no column for is null. Rows lie in the order of their units, so that the
-    statistics of the small row groups leave one or two to read."""
+    """The stored rows of one unit of a shard, for more stages; columns that the shard lacks are null.
+
+    Rows are sorted by unit, so that row group statistics leave one or two groups to read."""
     (video,) = _rows_of(root / "videos" / f"part-{shard}.parquet", unit, tables.videos.names)
     return tables.unit_of(video, _rows_of(root / "clips" / f"part-{shard}.parquet", unit, tables.clips.names))
 
@@ -163,7 +164,7 @@ def _rows_of(path: Path, unit: Unit, columns: list[str]) -> list[dict[str, Any]]
 
 
 class Writer:
-    """Collects finished units and commits them as shards. What is not committed when the process dies is done again.
+    """Collects finished units and commits them as shards. Units that are not committed when the process dies run again.
 
     A shard is committed at `shard_clips` clips, at 256 MB of stills, or `shard_seconds` after its first unit.
     """
@@ -188,8 +189,8 @@ class Writer:
             (self.root / table).mkdir(parents=True, exist_ok=True)
         sweep(self.root)
         for path in sorted((self.root / "clips").glob("part-*.parquet")):
-            renew(path, tables.clips, twin=self.root / "videos" / path.name)
-            renew(self.root / "videos" / path.name, tables.videos)
+            upgrade_shard(path, tables.clips, twin=self.root / "videos" / path.name)
+            upgrade_shard(self.root / "videos" / path.name, tables.videos)
         write_dataset_card(self.root, tables)
 
     def add(self, unit: Unit, *, stages: Sequence[str], generation: int = 0, replaces: Sequence[str] = ()) -> None:
@@ -258,10 +259,10 @@ def read_shards(root: Path) -> list[Shard]:
 
 
 def sweep(root: Path) -> None:
-    """Remove what no reader counts: files never finished, clips never committed, shards and rows that later ones replaced.
+    """Remove unfinished files, uncommitted clips, and shards and rows that later ones replaced.
 
-    Called by the one process that writes. Tools that open the files themselves then see the rows that count. The videos
-    file goes first: from then on the shard is not a record any more.
+    Called by the one process that writes. Afterwards tools that open the files directly see current rows only. The videos
+    file is removed first, which removes the shard from the record.
     """
     for pattern in ("clips/.part-*.tmp", "videos/.part-*.tmp", ".README.md.*.tmp"):
         for path in root.glob(pattern):
@@ -280,7 +281,7 @@ def sweep(root: Path) -> None:
 
 
 def forget(root: Path, units: Collection[str]) -> None:
-    """Remove the rows of these units, which nothing takes the place of. Called by the one process that writes, after `sweep`."""
+    """Remove the rows of these units without replacement. Called by the one process that writes, after `sweep`."""
     dataset = Dataset(root)
     gone: dict[str, list[str]] = {}
     for unit in units:
@@ -289,12 +290,12 @@ def forget(root: Path, units: Collection[str]) -> None:
 
 
 def _drop_stale(dataset: Dataset) -> None:
-    """Shards of which only some rows still count are written again with these."""
+    """Rewrite shards with replaced rows, keeping the current ones."""
     _drop(dataset, dataset._stale())
 
 
 def _drop(dataset: Dataset, gone: Mapping[str, Sequence[str]]) -> None:
-    """Write shards again without these units, clips first, under the name of those that stay."""
+    """Rewrite shards without these units, clips first, named by the units that stay."""
     for shard in dataset.shards:
         if shard.name not in gone:
             continue
@@ -303,13 +304,13 @@ def _drop(dataset: Dataset, gone: Mapping[str, Sequence[str]]) -> None:
         if kept:
             for table in ("clips", "videos"):
                 folder = dataset.root / table
-                without(folder / f"part-{shard.name}.parquet", folder / f"part-{name}.parquet", kept)
+                keep_units(folder / f"part-{shard.name}.parquet", folder / f"part-{name}.parquet", kept)
         (dataset.root / "videos" / f"part-{shard.name}.parquet").unlink()
         (dataset.root / "clips" / f"part-{shard.name}.parquet").unlink()
 
 
 def _name(units: Sequence[str], stages: Sequence[str], generation: int) -> str:
-    """Of a shard, made of what is in it."""
+    """Name of a shard, from its content."""
     return hashlib.sha256(json.dumps([list(units), list(stages), generation]).encode()).hexdigest()[:16]
 
 

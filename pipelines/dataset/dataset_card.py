@@ -1,4 +1,4 @@
-"""The README.md of an annotated dataset: with its header `datasets.load_dataset(DATASET, "clips")` finds the two tables."""
+"""README.md of an annotated dataset; its header lets `datasets.load_dataset(DATASET, "clips")` find the two tables."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from curate.base.files import whole
+from curate.base.files import atomic_file
 from curate.clip import Column
 from pipelines.dataset.tables import VIDEO_IDENTITY, Tables
 
@@ -31,7 +31,7 @@ The clips are parts of the source videos and keep the licences of these.
 
 
 def write_dataset_card(root: Path, tables: Tables) -> None:
-    """Write README.md where there is none, or anew where the columns have changed. One that a person edited stays."""
+    """Write README.md if there is none or the columns changed. One that was edited by hand is kept."""
     configs = [
         {
             "config_name": name,
@@ -48,7 +48,7 @@ def write_dataset_card(root: Path, tables: Tables) -> None:
         there = path.read_text(encoding="utf-8", errors="replace")
         if there == text or not there.startswith(opening):
             return
-    with whole(path) as stream:
+    with atomic_file(path) as stream:
         stream.write(text.encode())
 
 

@@ -1,4 +1,4 @@
-"""Columns that no clip of a dataset has a value of, because its config left out the model that fills them."""
+"""Columns without values in a dataset, because its config has no model that fills them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["NoModel", "empty_columns", "why_empty"]
 
 @dataclass(frozen=True)
 class NoModel:
-    """Why a column is empty. pack: the models that the config names. needs: what a config that fills it has."""
+    """Why a column is empty. pack: of the config. needs: the key that a config has to set to fill it."""
 
     pack: str
     needs: str
@@ -23,8 +23,8 @@ class NoModel:
 
 
 def empty_columns(config: Mapping[str, Any], parts: Parts | None = None) -> dict[str, NoModel]:
-    """Column -> why it is empty, of a dataset that was annotated with this config. A section that the config does not
-    have at all, as in a dataset of an older version, says nothing."""
+    """Column -> why it is empty, of a dataset with this config. Sections that the config lacks, as in datasets of older
+    versions, are ignored."""
     pack = config.get("pack", "unnamed")
     found = {}
     for column in (parts or Parts()).columns:
@@ -36,5 +36,5 @@ def empty_columns(config: Mapping[str, Any], parts: Parts | None = None) -> dict
 
 
 def why_empty(config: Mapping[str, Any]) -> dict[str, str]:
-    """The same as sentences, for messages about filters."""
+    """`empty_columns` with the reasons as text, for messages about filters."""
     return {column: str(reason) for column, reason in empty_columns(config).items()}

@@ -1,10 +1,9 @@
-"""What a person said of clips: good, bad, a note. DATASET/labels.jsonl, one line for each time something was said.
+"""Labels that a person gave to clips: good, bad, a note. DATASET/labels.jsonl, one line for each.
 
     {"clip_id": "...", "label": "good", "note": "sharp", "at": 1700000000.0}
 
-Lines are only ever appended, whole, under a lock; the last line on a clip counts, and one with a null label takes it back.
-A line that is not whole (a full disk, an editor) is passed over. In a `where` the columns are `label` and `label_note`,
-null for a clip of which nothing was said.
+Lines are only appended, under a lock; the last line of a clip counts, and a null label removes it. Incomplete lines (a full
+disk, an editor) are skipped. In a `where` the columns are `label` and `label_note`, null for clips without a label.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ class Label:
 
 
 def append(root: Path, clip_id: str, label: str | None, note: str | None) -> Label:
-    """Add a line and flush it to the disk; several processes may do so at once. Raises LabelError."""
+    """Append a line and flush it to disk; safe for several processes at once. Raises LabelError."""
     if label is not None and label not in LABELS:
         raise LabelError(f"label {label!r}: choose good or bad, or none to take it back")
     note = _plain((note or "").strip()) or None
@@ -64,7 +63,7 @@ def append(root: Path, clip_id: str, label: str | None, note: str | None) -> Lab
 
 
 def read(root: Path) -> dict[str, Label]:
-    """Clip id -> what was said last, for the clips of which something still stands."""
+    """Clip id -> its current label."""
     try:
         lines = (root / NAME).read_bytes().split(b"\n")
     except FileNotFoundError:
@@ -72,31 +71,31 @@ def read(root: Path) -> dict[str, Label]:
     found: dict[str, Label] = {}
     for line in lines:
         try:
-            said = json.loads(line)
-            clip_id, label, note = said["clip_id"], said.get("label"), said.get("note")
+            row = json.loads(line)
+            clip_id, label, note = row["clip_id"], row.get("label"), row.get("note")
         except (ValueError, KeyError, TypeError, AttributeError):
             continue
         if isinstance(clip_id, str) and label in (None, *LABELS) and (note is None or isinstance(note, str)):
             found[_plain(clip_id)] = Label(label, note and _plain(note))
-    return {clip_id: said for clip_id, said in found.items() if said.label or said.note}
+    return {clip_id: label for clip_id, label in found.items() if label.label or label.note}
 
 
 def digest(root: Path) -> str:
-    """Of all that stands."""
-    said = sorted((key, value.label, value.note) for key, value in read(root).items())
-    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
+    """Of all current labels."""
+    labels = sorted((key, value.label, value.note) for key, value in read(root).items())
+    return hashlib.sha256(json.dumps(labels).encode()).hexdigest()[:16]
 
 
 def labelled(clips: str, root: Path) -> str:
     """The relation `clips` with the columns of labels."""
-    said = read(root)
-    if not said:
+    labels = read(root)
+    if not labels:
         return f"(SELECT *, NULL::VARCHAR AS label, NULL::VARCHAR AS label_note FROM {clips})"
-    rows = [{"clip_id": key, "label": value.label, "label_note": value.note} for key, value in said.items()]
+    rows = [{"clip_id": key, "label": value.label, "label_note": value.note} for key, value in labels.items()]
     kind = '[{"clip_id": "VARCHAR", "label": "VARCHAR", "label_note": "VARCHAR"}]'
     return f"(SELECT * FROM {clips} LEFT JOIN (SELECT unnest(from_json({literal(json.dumps(rows))}, '{kind}'), max_depth := 2)) USING (clip_id))"
 
 
 def _plain(text: str) -> str:
-    """Valid Unicode: JSON can spell halves of characters, which no table holds."""
+    """Valid Unicode: JSON can hold lone surrogates, which tables cannot."""
     return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "")

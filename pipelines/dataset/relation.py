@@ -1,8 +1,7 @@
-"""The rows of a dataset that count, as one DuckDB relation over shards of every age.
+"""The current rows of a dataset, as one DuckDB relation over shards of all versions.
 
-Shards that an older Winnow wrote look like those of today: pairs are maps for `errors['text']` in a condition, however they
-are stored; a caption is a list of one; and a clip has the facts of its video, which are taken from the file in videos/
-that was written with it.
+Shards of an older Winnow look like current ones: pairs are maps, for `errors['text']` in a condition, however they are
+stored; a single caption is a list; and clips have the facts of their video, from the shard's file in videos/.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from pipelines.dataset.tables import OF_VIDEO
 PAIRED = {"clips": "errors", "videos": "seconds"}
 
 
-def lacking(clips: pa.Schema) -> tuple[str, ...]:
+def missing_facts(clips: pa.Schema) -> tuple[str, ...]:
     """Facts of the video that a shard of clips has no columns for."""
     held = set(clips.names)
     return tuple(name for name in OF_VIDEO if name not in held)
@@ -30,11 +29,11 @@ def relation(
     stale: Mapping[str, Sequence[str]],
     places: bool,
 ) -> str:
-    """files: with the schema of each, and that of its twin in videos/ where its clips lack facts. stale: shards of which
-    some rows still count, to their units that do not. places: keep the columns filename and file_row_number."""
+    """files: with the schema of each, and that of its twin in videos/ if its clips lack facts. stale: shards with some
+    current rows -> their replaced units. places: keep the columns filename and file_row_number."""
     groups: dict[tuple[bool, bool, tuple[str, ...], tuple[str, ...]], list[Path]] = {}
     for path, schema, twin in files:
-        missing = lacking(schema) if twin is not None else ()
+        missing = missing_facts(schema) if twin is not None else ()
         there = tuple(name for name in missing if twin is not None and name in twin.names)
         old = any(pa.types.is_map(field.type) for field in schema)
         groups.setdefault((old, _shard(path) in stale, missing, there), []).append(path)
@@ -53,7 +52,7 @@ def relation(
 
 
 def _facts(paths: Sequence[Path], names: Sequence[str]) -> str:
-    """Each clip's row in the twin of its own file: other files may hold older rows of the same unit."""
+    """Each clip's row in the twin of its own file: other files may have older rows of the same unit."""
     twins = _parquet([path.parent.parent / "videos" / path.name for path in paths], ", filename=true")
     wanted = ", ".join(map(quoted, names))
     return (
@@ -63,8 +62,7 @@ def _facts(paths: Sequence[Path], names: Sequence[str]) -> str:
 
 
 def _current(paths: Sequence[Path], stale: Mapping[str, Sequence[str]]) -> str:
-    """Without the units that a later generation replaced. They are one text, as the parser takes seconds for a list of
-    thousands of literals."""
+    """Condition that excludes replaced units. They are one string, as the parser takes seconds for thousands of literals."""
     gone = " ".join(f"part-{name}/{unit}" for name in sorted(map(_shard, paths)) for unit in stale[name])
     return (
         " WHERE printf('%s/%s-%04d', parse_filename(c.filename, true), c.video_id, c.unit) "
@@ -82,7 +80,7 @@ def _columns(table: str, old: bool, hidden: str) -> str:
 
 
 def _parquet(paths: Sequence[Path], options: str) -> str:
-    """By name, as later versions of Winnow add columns: where a shard has none, they are null."""
+    """Columns are matched by name: those that a shard of an older version lacks are null."""
     return f"read_parquet([{', '.join(map(literal, paths))}], union_by_name=true{options})"
 
 

@@ -1,5 +1,4 @@
-"""What is in a dataset: the funnel, quantiles of scores, failures by reason, time by stage. What `winnow stats`
-prints."""
+"""Statistics of a dataset for `winnow stats`: the funnel, quantiles of scores, failures by reason, time by stage."""
 
 from __future__ import annotations
 
@@ -107,14 +106,13 @@ def _annotated(dataset: Dataset, filters: Sequence[Filter] | None, why_null: Map
     if filters and count:
         try:
             found.funnel = select(clips, filters, why_null=why_null).to_dict()["funnel"]
-        except SelectionError as error:  # e.g. a stage of the selection was not run yet: the rest is worth seeing
+        except SelectionError as error:  # e.g. a stage of the selection has not run yet: show the rest
             found.no_funnel = str(error)
     return found
 
 
 def footage_sql(columns: Collection[str]) -> str:
-    """Seconds of pictures of a video, out of the rows of its units: what was decoded; where that was not counted, what
-    the file says."""
+    """SQL for the seconds of pictures of a video, over the rows of its units: decoded footage, else the header's duration."""
     return "coalesce(sum(footage), any_value(duration))" if "footage" in columns else "any_value(duration)"
 
 
@@ -122,7 +120,10 @@ def _curated(root: Path) -> Statistics:
     try:
         about = json.loads((root / "selection.json").read_text(encoding="utf-8"))
         files = sorted((root / "data").glob("train-*.parquet"))
-        made, tables = about["curated"], "format" not in about.get("request", {})  # only Parquet is not named
+        made, tables = (
+            about["curated"],
+            "format" not in about.get("request", {}),
+        )  # a selection in Parquet records no format
         schema = pq.read_schema(files[0]) if tables else None
     except (OSError, ValueError, KeyError, IndexError) as error:
         raise StatisticsError(f"{root}: damaged ({type(error).__name__}: {error}); run winnow select again") from None
@@ -184,7 +185,7 @@ def show(found: Statistics, console: Console) -> None:
 
 
 def clock(seconds: float) -> str:
-    """1:02:03, 2:03 or 4.1 s, whichever says it shortest."""
+    """A duration as 1:02:03, 2:03 or 4.1 s."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     hours, rest = divmod(round(seconds), 3600)
@@ -193,7 +194,7 @@ def clock(seconds: float) -> str:
 
 
 def short(value: float) -> str:
-    """Three digits that matter, and never an exponent in the range of the scores."""
+    """Three significant digits, without an exponent in the range of the scores."""
     if abs(value) >= 1000:
         return f"{value:.0f}"
     return f"{value:.3g}" if abs(value) >= 0.01 or value == 0 else f"{value:.4f}"

@@ -1,4 +1,4 @@
-"""The columns of the two tables of an annotated dataset, and how a unit becomes rows and comes back from them."""
+"""The columns of the two tables of an annotated dataset, and the conversion of units to rows and back."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from curate.clip import Clip, Column, Unit, Video, path_to_text, text_to_path
 
 __all__ = ["CLIP_ADDRESS", "CLIP_BOUNDS", "CLIP_IDENTITY", "CLIP_TAIL", "PAIRS", "VIDEO_IDENTITY", "Tables", "video_of"]
 
-CLIP_ADDRESS = (  # which clip it is, and where it lies
+CLIP_ADDRESS = (  # identity and position
     Column("clip_id", pa.string(), "video id and first frame"),
     Column("video_id", pa.string(), "hash of the file's content"),
     Column("video_path", pa.string(), "absolute path of the source"),
@@ -25,7 +25,7 @@ CLIP_ADDRESS = (  # which clip it is, and where it lies
     Column("start_frame", pa.int64(), "first frame, in presentation order"),
     Column("end_frame", pa.int64(), "end of the frames, exclusive"),
 )
-CLIP_FORM = (  # what its pictures are, whoever looks at them
+CLIP_FORM = (  # format of its pictures
     Column("num_frames", pa.int64(), "end_frame - start_frame"),
     Column(
         "fps", pa.float64(), "average frame rate of the clip, by its frames' times; the video's where they agree", "1/s"
@@ -33,7 +33,7 @@ CLIP_FORM = (  # what its pictures are, whoever looks at them
     Column("width", pa.int32(), "as displayed", "px"),
     Column("height", pa.int32(), "as displayed", "px"),
 )
-CLIP_BOUNDS = (  # how it was bounded, and how it is found again
+CLIP_BOUNDS = (  # how it was bounded, and how it is located
     Column("clock", pa.string(), "how its frames are found again in the source", range="file, counted"),
     Column("shot_start_time", pa.float64(), "start of the shot that the clip lies in", "s"),
     Column("shot_end_time", pa.float64(), "end of the shot that the clip lies in", "s"),
@@ -46,7 +46,7 @@ PAIRS = {
     "errors": pa.list_(pa.struct([("stage", pa.string()), ("reason", pa.string())])),
     "seconds": pa.list_(pa.struct([("stage", pa.string()), ("seconds", pa.float64())])),
 }
-OF_VIDEO = {  # facts of the video that are columns of its clips too, so that a selection can ask for them: DuckDB's types
+OF_VIDEO = {  # facts of the video that are columns of its clips too, for selections -> DuckDB's type
     **dict.fromkeys(("codec", "pixel_format", "container"), "VARCHAR"),
     "bitrate": "DOUBLE", "rotation": "INTEGER", "mirrored": "BOOLEAN", "sample_aspect_ratio": "DOUBLE",
     "interlaced": "BOOLEAN", "variable_frame_rate": "BOOLEAN",
@@ -92,7 +92,7 @@ VIDEO_IDENTITY = (
 
 @dataclass(frozen=True)
 class Tables:
-    """The columns of the two tables, whichever stages ran: the score columns by stage, and the facts of a video."""
+    """The columns of the two tables, whichever stages ran. scores: of all stages; facts: of a video."""
 
     scores: Sequence[Column]
     facts: Sequence[Column]
@@ -110,7 +110,7 @@ class Tables:
         return pa.schema([column.field() for column in (*VIDEO_IDENTITY, *self.facts)])
 
     def with_stored(self, root: Path, shards: Iterable[str]) -> Tables:
-        """And the columns of these shards that no part of this job declares: what a plugin has found is never dropped."""
+        """With the columns of these shards that no part of this job declares, so that results of plugins are kept."""
         found: dict[str, dict[str, Column]] = {"clips": {}, "videos": {}}
         known = {"clips": set(self.clips.names), "videos": set(self.videos.names)}
         for shard in shards:
@@ -171,7 +171,7 @@ class Tables:
         }
 
     def unit_of(self, video: dict[str, Any], clips: Iterable[dict[str, Any]]) -> Unit:
-        """The inverse of the two above: a stored unit, ready for more stages."""
+        """The inverse of `clip_row` and `video_row`: a stored unit, for more stages."""
         return Unit(
             video=video_of(video),
             index=video["unit"],
@@ -207,8 +207,8 @@ class Tables:
 
 
 def video_of(row: dict[str, Any]) -> Video:
-    """The source that a stored row of `videos/` is of, with all that the source list said. A row that was written
-    before lists could give several captions has one at most, and no spans."""
+    """The source of a row of `videos/`, with its captions, columns and spans. Rows of older versions have at most one
+    caption and no spans."""
     captions = row.get("source_captions") or [row["source_caption"]]
     return Video(
         path=text_to_path(row["video_path"]),
@@ -220,7 +220,7 @@ def video_of(row: dict[str, Any]) -> Video:
 
 
 def _listed(row: dict[str, Any], video: dict[str, Any]) -> dict[str, Any]:
-    """What a clip row says of the span of a list, as arguments of Clip."""
+    """The values that a clip row has from the span of a list, as arguments of Clip."""
     if row.get("bounds") != "list":
         return {}
     columns = json.loads(row["source_columns"] or "{}")

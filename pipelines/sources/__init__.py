@@ -1,1 +1,1 @@
-"""What a job is given: folders, lists, spans."""
+"""Sources of a job: files, folders, lists, spans."""

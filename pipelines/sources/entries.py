@@ -1,4 +1,4 @@
-"""What a row of a list means: which video, which captions, which span of it, and what else it says."""
+"""Rows of a list parsed into entries: the video, its captions, its spans, and other columns."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from curate.clip import Listed
-from pipelines.sources.spans import PAIRED, missing, spans_of, written
+from pipelines.sources.spans import PAIRED, missing, parsed_list, spans_of
 
 PATHS = [
     "path",
@@ -50,17 +50,17 @@ CAPTIONS = [
     "sentences",
 ]
 
-MOST_BYTES = 1000  # of a picture or the like in another column
+MOST_BYTES = 1000  # limit of a binary value in another column
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 ADDRESS = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
 
 
 @dataclass
 class Entry:
-    """What a row says of a video, or of one span of it.
+    """A row's captions and columns of a video, or of one span of it.
 
-    path: as it is written, None where the row holds the video itself (held), or nothing that can be a path. span: None
-    for the whole video. problem: why the row cannot be used, or None.
+    path: as written; None if the row contains the video itself (held), or no valid path. span: None for the whole video.
+    problem: why the row cannot be used, or None.
     """
 
     path: str | None = None
@@ -71,19 +71,19 @@ class Entry:
     problem: str | None = None
 
 
-def knows_path(head: str) -> bool:
-    return head_of(head) in PATHS
+def is_path_column(head: str) -> bool:
+    return normalized_name(head) in PATHS
 
 
-def head_of(name: Any) -> str:
-    """A column's name as it is looked up: in any case, with spaces or dashes for underscores."""
+def normalized_name(name: Any) -> str:
+    """A column's name in lower case, with underscores for spaces and dashes."""
     return re.sub(r"[\s_-]+", "_", str(name).strip().lstrip("\ufeff")).strip("_").lower()
 
 
 def entries_of(row: Mapping[str, Any]) -> list[Entry]:
-    """One for each span that the row names, and one for what it says of the whole video; at least one.
+    """One entry for each span of the row, and one for captions of the whole video; at least one.
 
-    The first column that names a path, captions and spans is that; every other one is kept as it is.
+    The first column with a known name for path, captions and spans is used; all others are kept unchanged.
     """
     heads, cells = _read(row)
     held = [head for head in PATHS if _holds_bytes(cells.get(head))]
@@ -105,7 +105,7 @@ def entries_of(row: Mapping[str, Any]) -> list[Entry]:
 
 
 def _without_path(row: Mapping[str, Any], within: bool = False) -> list[Entry]:
-    """The entries of a row without their path. within: it is an object in a cell, which has no such objects itself."""
+    """The entries of a row, without path. within: the row is an object in a cell, which cannot contain further ones."""
     heads, cells = _read(row)
     captioned = next((head for head in CAPTIONS if head in cells), None)
     spans, used = spans_of(cells)
@@ -113,7 +113,7 @@ def _without_path(row: Mapping[str, Any], within: bool = False) -> list[Entry]:
     if not spans and not within:
         inner = next((head for head in (*CAPTIONS, *PAIRED) if head in cells and _of_spans(cells[head])), None)
     taken = [heads[head] for head in (captioned, inner, *used) if head]
-    rest = {plain(str(name)): plain(value) for name, value in row.items() if name not in taken}
+    rest = {json_safe(str(name)): json_safe(value) for name, value in row.items() if name not in taken}
     columns = {name: value for name, value in rest.items() if value not in (None, "")}
     parts = _parts(cells[captioned]) if captioned and captioned != inner else []
     whole = [Entry(captions=[text for part in parts for text in part], columns=columns)]
@@ -126,7 +126,7 @@ def _without_path(row: Mapping[str, Any], within: bool = False) -> list[Entry]:
         return whole
     if len(spans) == 1:
         parts = [whole[0].captions]
-    elif len(parts) < 2:  # of all of them together
+    elif len(parts) < 2:  # one caption, of the whole video
         entries = [Entry(columns=columns, span=span) for span in spans]
         return [*entries, *([Entry(captions=parts[0])] if parts and parts[0] else [])]
     if len(parts) != len(spans):
@@ -136,40 +136,40 @@ def _without_path(row: Mapping[str, Any], within: bool = False) -> list[Entry]:
 
 
 def _read(row: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:
-    """Head -> name of the first column that has it, and head -> its value where there is one."""
+    """Normalised name -> first column with it, and normalised name -> its value, if not empty."""
     heads: dict[str, str] = {}
     for name in row:
-        heads.setdefault(head_of(name), name)
+        heads.setdefault(normalized_name(name), name)
     return heads, {head: row[name] for head, name in heads.items() if not missing(row[name])}
 
 
 def _of_spans(value: Any) -> list[Mapping[str, Any]]:
-    """The objects in a cell, where one of them at least names a span: `[{"start": 0, "end": 5, "caption": "..."}]`."""
-    value = written(value) if isinstance(value, str) else value
+    """The objects in a cell, if at least one of them names a span: `[{"start": 0, "end": 5, "caption": "..."}]`."""
+    value = parsed_list(value) if isinstance(value, str) else value
     parts = [value] if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else []
     objects = [part if isinstance(part, Mapping) else {"caption": part} for part in parts]
     return objects if any(spans_of(_read(part)[1])[0] for part in objects) else []
 
 
 def _place(entry: Entry, value: Any, name: str, columns: dict[str, Any]) -> None:
-    """The video itself, as the hub's struct {bytes, path} or as bytes; or where it lies."""
+    """Set the entry's video: its bytes, also as the hub's struct {bytes, path}, or its path."""
     if isinstance(value, Mapping):
         entry.held, value = value.get("bytes"), value.get("path")
         if entry.held and value:
-            columns[plain(str(name))] = plain(str(value))
+            columns[json_safe(str(name))] = json_safe(str(value))
     elif isinstance(value, bytes):
         entry.held, value = value, None
     if entry.held:
         entry.path = str(value) if value else None
         return
     if missing(value):
-        entry.problem = f"names no video: the path in {plain(str(name))} is empty"
+        entry.problem = f"names no video: the path in {json_safe(str(name))} is empty"
         return
     place = str(value).strip()
     if place.lower().startswith("file://"):
         place = unquote(urlsplit(place).path)
     if ADDRESS.match(place):
-        entry.problem = f"{plain(place)} is an address, and Winnow reads files only: download it and name its path"
+        entry.problem = f"{json_safe(place)} is an address, and Winnow reads files only: download it and name its path"
     elif not _is_file_name(place):
         entry.problem = f"{place!r} cannot be a file name: correct the entry or take it out"
     else:
@@ -177,27 +177,27 @@ def _place(entry: Entry, value: Any, name: str, columns: dict[str, Any]) -> None
 
 
 def _parts(value: Any) -> list[list[str]]:
-    """The texts of each part of a cell: those of a list are its items."""
+    """The captions of each part of a cell; the parts of a list are its items."""
     value = _texts(value) if isinstance(value, str) else value
     return [list(_captions(part)) for part in (value if isinstance(value, list | tuple) else [value])]
 
 
 def _captions(value: Any) -> Iterator[str]:
-    """Each text in a cell: one, a list of them, or a list of objects that have one each."""
+    """Each caption in a cell: a string, a list of them, or a list of objects with one each."""
     value = _texts(value) if isinstance(value, str) else value
     if isinstance(value, list | tuple):
         for part in value:
             yield from _captions(part)
     elif isinstance(value, Mapping):
-        heads = {head_of(name): name for name in value}
+        heads = {normalized_name(name): name for name in value}
         yield from _captions(next((value[heads[name]] for name in CAPTIONS if name in heads), None))
     elif not missing(value) and str(value).strip():
-        yield plain(str(value))
+        yield json_safe(str(value))
 
 
 def _texts(text: str) -> Any:
-    """The list of texts that stands in a cell as JSON or Python write it; the text where it is none."""
-    found = written(text) if text.lstrip().startswith("[") else None
+    """The list of strings in a cell, in JSON or Python syntax; the string itself if it is none."""
+    found = parsed_list(text) if text.lstrip().startswith("[") else None
     return text if found is None or not _only_texts(found) else found
 
 
@@ -211,9 +211,9 @@ def _holds_bytes(value: Any) -> bool:
     return isinstance(value, bytes) or (isinstance(value, Mapping) and bool(value.get("bytes")))
 
 
-def plain(value: Any) -> Any:
-    """A value as JSON, Parquet and MessagePack all can hold it: text without lone surrogates, integers of 64 bits (longer
-    ones as text), null for NaN and infinity; what JSON does not know, as text."""
+def json_safe(value: Any) -> Any:
+    """A value for JSON, Parquet and MessagePack: strings without lone surrogates, 64-bit integers (larger ones as strings),
+    null for NaN and infinity; other types as strings."""
     if isinstance(value, str):
         return LONE_SURROGATE.sub("\ufffd", value)
     if value is None or isinstance(value, bool):
@@ -223,12 +223,12 @@ def plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {plain(str(name)): plain(part) for name, part in value.items()}
+        return {json_safe(str(name)): json_safe(part) for name, part in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(part) for part in value]
+        return [json_safe(part) for part in value]
     if isinstance(value, bytes) and len(value) > MOST_BYTES:
         return f"{len(value)} bytes, not kept"
-    return plain(str(value))
+    return json_safe(str(value))
 
 
 def _is_file_name(place: str) -> bool:
@@ -239,6 +239,6 @@ def _is_file_name(place: str) -> bool:
 
 
 def suffix_of(name: str | None) -> str:
-    """The suffix of a held video's name; .mp4 where it has none that is one."""
+    """The suffix of a contained video's name; .mp4 if it has no valid one."""
     suffix = Path(name or "").suffix.lower()
     return suffix if re.fullmatch(r"\.[a-z0-9]{1,5}", suffix) else ".mp4"

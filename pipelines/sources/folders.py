@@ -1,8 +1,8 @@
-"""A folder searched for videos: links followed, each real folder once, and nothing left out without a word.
+"""Search of folders for videos: links are followed, each real folder is searched once, and skipped files are counted.
 
-The real folders are searched before the linked ones, so that a video has its own name where both lead to it. What is no
-input (hidden files, trash, partial downloads, links that lead back) is counted, with an example. A folder that may not be
-read is an input that failed.
+Real folders are searched before linked ones, so that a video that both contain gets its own path. Hidden files, trash,
+partial downloads and circular links are skipped and counted, with an example. A folder that cannot be read is a failed
+input.
 """
 
 from __future__ import annotations
@@ -104,8 +104,8 @@ CIRCLE, AGAIN, ALIAS = (
 
 
 @dataclass
-class PassedOver:
-    """What folders hold that is no input. suffixes: files that are not videos by name. others: by kind, and one of each."""
+class SkippedFiles:
+    """Files in folders that are no input. suffixes: counts of files that are no videos by name. others: counts by kind."""
 
     suffixes: Counter[str] = field(default_factory=Counter)
     others: Counter[str] = field(default_factory=Counter)
@@ -121,7 +121,7 @@ class PassedOver:
 
 @dataclass(frozen=True)
 class Refused:
-    """An input that is no video and cannot be searched. path: its name in `videos/`. kind: "folder" or "link"."""
+    """A failed input that is no video. path: its name in `videos/`. kind: "folder" or "link"."""
 
     path: str
     reason: str
@@ -130,7 +130,7 @@ class Refused:
 
 @dataclass(frozen=True)
 class FoundFile:
-    """One thing found. kind: "video", or "metadata": a VideoFolder's list. sidecars: text files that may be its captions."""
+    """kind: "video", or "metadata" (the list of a VideoFolder). sidecars: files beside it that may hold captions."""
 
     path: str
     kind: str = "video"
@@ -138,13 +138,13 @@ class FoundFile:
 
 
 class Search:
-    """Searches folders one after the other; what was searched for one source is not searched again for the next.
+    """Searches folders, each once, even for several sources.
 
-    own: a folder that is no input, wherever it lies: of the dataset that is made.
+    own: a folder to leave out: that of the dataset being made.
     """
 
     def __init__(self, own: Path | None = None) -> None:
-        self.passed_over = PassedOver()
+        self.skipped = SkippedFiles()
         self.searched: set[tuple[int, int]] = set()
         if own is not None and own.is_dir():
             self.searched.add((own.stat().st_dev, own.stat().st_ino))
@@ -152,7 +152,7 @@ class Search:
     def __call__(self, folder: str) -> Iterator[FoundFile | Refused]:
         """The videos of a folder and of all folders in it, in a fixed order."""
         waiting, links = deque([os.path.abspath(folder)]), deque()
-        named = True  # the folder itself was named by the user, by whatever name
+        named = True  # the folder that the user named is searched even if it is a link
         while waiting or links:
             path = waiting.popleft() if waiting else links.popleft()
             linked, named = not named and os.path.islink(path), False
@@ -160,7 +160,7 @@ class Search:
                 facts = os.stat(path)
                 if (facts.st_dev, facts.st_ino) in self.searched:
                     if linked:
-                        self.passed_over.add(AGAIN, path)
+                        self.skipped.add(AGAIN, path)
                     continue
                 with os.scandir(path) as found:
                     entries = sorted(found, key=lambda entry: entry.name)
@@ -181,11 +181,11 @@ class Search:
         for entry in entries:
             name, suffix = entry.name, Path(entry.name).suffix.lower()
             if kind := self._no_input(name, suffix, names):
-                self.passed_over.add(kind, entry.path)
+                self.skipped.add(kind, entry.path)
                 continue
             reached = _reached(entry)
             if reached == "circle" or (reached == "folder" and entry.is_symlink() and _leads_back(entry.path, path)):
-                self.passed_over.add(CIRCLE, entry.path)
+                self.skipped.add(CIRCLE, entry.path)
                 continue
             if reached == "folder":
                 (links if entry.is_symlink() else inside).append(entry.path)
@@ -196,12 +196,12 @@ class Search:
                     "link",
                 )
             elif suffix in VIDEO_SUFFIXES:
-                # A folder that is named like a video is an input too: it ends as a row that says so.
+                # A folder with the name of a video is an input too: it becomes a failed row.
                 yield FoundFile(entry.path, sidecars=_sidecars(entry.path, names))
             elif name.lower() in METADATA:
                 yield FoundFile(entry.path, "metadata")
             elif reached != "folder" and not (suffix in SIDECARS and os.path.splitext(name)[0] in stems):
-                self.passed_over.suffixes[suffix or "(no suffix)"] += 1
+                self.skipped.suffixes[suffix or "(no suffix)"] += 1
 
     def _no_input(self, name: str, suffix: str, names: set[str]) -> str | None:
         if name.lower() in TRASH or name.lower().startswith((".trash", ".trashes")):
@@ -221,7 +221,7 @@ def unreadable(error: OSError) -> str:
 
 
 def _reached(entry: os.DirEntry) -> str:
-    """What a name leads to: "file", "folder", "gone" (a link to nothing) or "circle" (a link to itself)."""
+    """Target of an entry: "file", "folder", "gone" (a broken link) or "circle" (a link to itself)."""
     try:
         if entry.is_dir():
             return "folder"
@@ -235,12 +235,12 @@ def _reached(entry: os.DirEntry) -> str:
 
 
 def _leads_back(link: str, folder: str) -> bool:
-    """The link leads to the folder that it lies in, or to one above."""
+    """Whether the link leads to the folder that contains it, or to one above."""
     target, here = os.path.realpath(link), os.path.realpath(folder)
     return here == target or here.startswith(target.rstrip(os.sep) + os.sep)
 
 
 def _sidecars(path: str, names: set[str]) -> tuple[str, ...]:
-    """v.txt and v.json beside v.mp4, where trainers keep captions."""
+    """v.txt and v.json beside v.mp4, which often hold captions."""
     stem, folder = os.path.splitext(os.path.basename(path))[0], os.path.dirname(path)
     return tuple(os.path.join(folder, stem + end) for end in SIDECARS if stem + end in names)

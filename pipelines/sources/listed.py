@@ -1,4 +1,4 @@
-"""What a list says of a recorded video now: other spans are other clips, other words are the same clips with new words."""
+"""Changes of a source list since a video was recorded: other spans mean other clips, other captions the same clips."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ from typing import Any
 
 from curate.clip import Listed, Unit, Video
 
-__all__ = ["apply_list", "bounds", "other_spans", "says_more"]
+__all__ = ["apply_list", "bounds", "list_changed", "spans_changed"]
 
 
 def bounds(span: Listed) -> tuple[Any, ...]:
-    """What makes it the span that it is, whatever the list says of it."""
+    """The identity of a span: its bounds, without captions and columns."""
     return span.start, span.end, span.start_frame, span.end_frame, span.problem
 
 
-def other_spans(now: Video, recorded: Video) -> bool:
-    """The list names other spans than those that were looked for, so that the clips have to be found anew."""
+def spans_changed(now: Video, recorded: Video) -> bool:
+    """Whether the list names other spans than recorded, so that the clips have to be found again."""
     if not now.spans:
         return False
     was, are = {bounds(span) for span in recorded.spans}, {bounds(span) for span in now.spans}
-    # A span of which it is not recorded which clips it became cannot get new words.
+    # Without recorded clips of a span, its captions cannot be updated.
     unplaced = any(span.frames is None for span in recorded.spans)
-    return was != are or (unplaced and _words(now) != _words(recorded))
+    return was != are or (unplaced and _texts(now) != _texts(recorded))
 
 
-def says_more(now: Video, recorded: Video) -> bool:
-    """The list says something else of the video, or of its spans, than what is recorded."""
-    spans = bool(now.spans) and _words(now) != _words(recorded)
+def list_changed(now: Video, recorded: Video) -> bool:
+    """Whether the list has other captions or columns of the video, or of its spans, than recorded."""
+    spans = bool(now.spans) and _texts(now) != _texts(recorded)
     return spans or (now.captions, now.columns) != (recorded.captions, recorded.columns)
 
 
 def apply_list(unit: Unit, now: Video) -> None:
-    """Give a recorded unit, with its clips, what the list says now. The spans are the recorded ones, in any order."""
+    """Update a recorded unit and its clips from the current list, whose spans are the recorded ones in any order."""
     recorded = {bounds(span): span for span in unit.video.spans}
     spans = [replace(span, frames=recorded[bounds(span)].frames) for span in now.spans] or unit.video.spans
     unit.video = replace(now, video_id=unit.video.video_id, spans=spans)
@@ -49,5 +49,5 @@ def apply_list(unit: Unit, now: Video) -> None:
             clip.columns = {**span.columns, **clip.columns}
 
 
-def _words(video: Video) -> list[tuple[Any, ...]]:
+def _texts(video: Video) -> list[tuple[Any, ...]]:
     return [(bounds(span), span.captions, span.columns) for span in video.spans]

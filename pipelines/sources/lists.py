@@ -1,7 +1,6 @@
-"""Lists of videos as others write them, read row by row: text, JSON, JSON lines, CSV with any separator, Parquet.
+"""Reads lists of videos row by row: text, JSON, JSON lines, CSV with any separator, Parquet.
 
-A row is a dict of what the list says, or a `Broken` that says why there is none. What is wrong with a whole list is a
-ListError: nothing of it could be trusted.
+A row is a dict, or a `BrokenRow` with the reason. Problems of the list as a whole raise ListError.
 """
 
 from __future__ import annotations
@@ -40,16 +39,16 @@ class NoPaths(ListError):
 
 
 @dataclass(frozen=True)
-class Broken:
+class BrokenRow:
     """A row that cannot be read. reason: with the fix."""
 
     reason: str
 
 
-Knows = Callable[[str], bool]  # whether a head is one that names a video's path
+Knows = Callable[[str], bool]  # whether a column of this name holds paths of videos
 
 
-def rows_of(path: Path, knows: Knows) -> Iterator[dict[str, Any] | Broken]:
+def rows_of(path: Path, knows: Knows) -> Iterator[dict[str, Any] | BrokenRow]:
     """The rows of a list, in order. Raises ListError."""
     suffix = path.suffix.lower()
     try:
@@ -66,7 +65,7 @@ def rows_of(path: Path, knows: Knows) -> Iterator[dict[str, Any] | Broken]:
 
 
 def decoded(data: bytes, errors: str = "strict") -> str:
-    """Text in UTF-8, or in UTF-16 or 32 with a byte order mark. ListError names the line that is in something else."""
+    """Text in UTF-8, or in UTF-16 or 32 with a byte order mark. ListError names the first line that is not."""
     encoding = next((name for mark, name in BOMS if data.startswith(mark)), "utf-8")
     try:
         return data.decode(encoding, errors)
@@ -87,12 +86,12 @@ def _lines(text: str) -> Iterator[dict[str, Any]]:
 # --- separated columns
 
 
-def _table(text: str, suffix: str, knows: Knows) -> Iterator[dict[str, Any] | Broken]:
+def _table(text: str, suffix: str, knows: Knows) -> Iterator[dict[str, Any] | BrokenRow]:
     text = text.replace("\0", "\ufffd")
     head = next((line for line in text.splitlines() if line.strip()), "")
     separator = _separator(head, suffix, knows)
     csv.field_size_limit(FIELD_CHARACTERS)
-    if separator == "\t" and not _quotes_close(text):  # many such tables never quote: a quote is a letter there
+    if separator == "\t" and not _quotes_close(text):  # many such tables use no quoting: a quote is a character
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, quoting=csv.QUOTE_NONE)
     else:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
@@ -107,13 +106,13 @@ def _table(text: str, suffix: str, knows: Knows) -> Iterator[dict[str, Any] | Br
             return
         except csv.Error as error:
             lines = f"line {began}" if reader.line_num <= began else f"lines {began} to {reader.line_num}"
-            yield Broken(f"{lines}: {error}: double the quotes within a quoted field, and close it")
+            yield BrokenRow(f"{lines}: {error}: double the quotes within a quoted field, and close it")
             continue
         if not any(cell.strip() for cell in cells):
             continue
         if len(cells) > len(names):
             mark = {"\t": "tab", ",": "comma"}.get(separator, separator)
-            yield Broken(
+            yield BrokenRow(
                 f"line {began} has {len(cells) - len(names)} more fields than the header: "
                 f"put a field that has a {mark} in it in double quotes"
             )
@@ -122,7 +121,7 @@ def _table(text: str, suffix: str, knows: Knows) -> Iterator[dict[str, Any] | Br
 
 
 def _separator(head: str, suffix: str, knows: Knows) -> str:
-    """The one by which the head names a path column, and the most columns."""
+    """The separator that gives the header a path column, and the most columns."""
 
     def worth(mark: str) -> tuple[bool, int, bool]:
         names = next(csv.reader([head], delimiter=mark), [])
@@ -147,8 +146,8 @@ def _no_head(names: list[str]) -> str:
 # --- JSON
 
 
-def _json(text: str, knows: Knows, lines: bool) -> Iterator[dict[str, Any] | Broken]:
-    """One value, whatever the suffix says, or one a line; or several one after the other."""
+def _json(text: str, knows: Knows, lines: bool) -> Iterator[dict[str, Any] | BrokenRow]:
+    """One value, one value a line, or several values in a row, whatever the suffix."""
     text = text.strip().removeprefix("\ufeff")
     try:
         whole = json.loads(text)
@@ -158,8 +157,8 @@ def _json(text: str, knows: Knows, lines: bool) -> Iterator[dict[str, Any] | Bro
         yield from _of_json(whole, knows, single=lines)
 
 
-def _json_lines(text: str, knows: Knows) -> Iterator[dict[str, Any] | Broken]:
-    found: list[dict[str, Any] | Broken] = []
+def _json_lines(text: str, knows: Knows) -> Iterator[dict[str, Any] | BrokenRow]:
+    found: list[dict[str, Any] | BrokenRow] = []
     first: str | None = None
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
@@ -168,13 +167,13 @@ def _json_lines(text: str, knows: Knows) -> Iterator[dict[str, Any] | Broken]:
             found += _of_json(json.loads(line), knows, single=True)
         except ValueError as error:
             first = first or f"line {number}: {error}"
-            found.append(Broken(f"line {number} is not JSON ({error}): correct it"))
-    if all(isinstance(row, Broken) for row in found):
+            found.append(BrokenRow(f"line {number} is not JSON ({error}): correct it"))
+    if all(isinstance(row, BrokenRow) for row in found):
         found = _json_stream(text, knows, first or "nothing in it")
     yield from found
 
 
-def _json_stream(text: str, knows: Knows, why: str) -> list[dict[str, Any] | Broken]:
+def _json_stream(text: str, knows: Knows, why: str) -> list[dict[str, Any] | BrokenRow]:
     """Values over several lines, one after the other."""
     decoder, at, found = json.JSONDecoder(), 0, []
     while at < len(text):
@@ -188,14 +187,14 @@ def _json_stream(text: str, knows: Knows, why: str) -> list[dict[str, Any] | Bro
     return found
 
 
-def _of_json(value: Any, knows: Knows, single: bool = False) -> list[dict[str, Any] | Broken]:
+def _of_json(value: Any, knows: Knows, single: bool = False) -> list[dict[str, Any] | BrokenRow]:
     """The rows in a value. single: it is one of several, so that an object is a row. Raises ListError."""
     if isinstance(value, str):
         return [{"path": value}]
     if isinstance(value, list):
         return [row for item in value for row in _of_json(item, knows, single=True)]
     if not isinstance(value, dict):
-        return [Broken(f"{json.dumps(value)[:40]} is not an object with a path")]
+        return [BrokenRow(f"{json.dumps(value)[:40]} is not an object with a path")]
     known = [name for name in value if knows(name)]
     if columns := _columns(value, known):
         return columns
@@ -209,12 +208,12 @@ def _of_json(value: Any, knows: Knows, single: bool = False) -> list[dict[str, A
 
 
 def _names_videos(part: Any, knows: Knows) -> bool:
-    """A list of objects that have a path: the list within an object."""
+    """Whether it is a list of objects with a path."""
     return isinstance(part, list) and any(isinstance(item, dict) and any(map(knows, item)) for item in part)
 
 
 def _columns(value: dict[str, Any], known: list[str]) -> list[dict[str, Any]]:
-    """The rows of a table by columns: a list for each, or an object by row number as pandas writes it."""
+    """The rows of a table stored by columns: as lists, or as objects by row number (pandas)."""
     if not known or not all(isinstance(value[name], list | dict) for name in known):
         return []
     parts = [list(part.values()) if isinstance(part, dict) else part for part in value.values()]
@@ -235,11 +234,11 @@ def _of_video(name: str, found: Any) -> list[dict[str, Any]]:
 # --- Parquet
 
 
-def _parquet(path: Path, knows: Knows) -> Iterator[dict[str, Any] | Broken]:
+def _parquet(path: Path, knows: Knows) -> Iterator[dict[str, Any] | BrokenRow]:
     with pq.ParquetFile(path) as file:
         names = file.schema_arrow.names
         if not any(map(knows, names)):
             raise NoPaths(_no_head(names))
         heavy = any(knows(f.name) and not pa.types.is_string(f.type) for f in file.schema_arrow)
-        for batch in file.iter_batches(1 if heavy else BATCH_ROWS):  # the videos themselves may be in it
+        for batch in file.iter_batches(1 if heavy else BATCH_ROWS):  # the column may contain the videos themselves
             yield from batch.to_pylist(maps_as_pydicts="strict")

@@ -1,7 +1,7 @@
-"""From what the user named to a list of videos: files, folders, globs, and lists that carry captions, spans and columns.
+"""The videos of a job's sources: files, folders, globs, and lists with captions, spans and other columns.
 
-Every input becomes a video, once, or a refused input with its reason; both get a row in `videos/`. The rows that several
-lists, or one, have of the same video are put together: all captions in order, and each span that is named.
+Every input becomes a video, once, or a refused input with its reason; both get a row in `videos/`. All rows of the same
+video are merged: all captions in order, and each span.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from curate.base.files import whole
+from curate.base.files import atomic_file
 from curate.clip import Listed, Unit, Video
-from pipelines.sources.entries import ADDRESS, PATHS, Entry, entries_of, knows_path, plain, suffix_of
-from pipelines.sources.folders import ALIAS, VIDEO_SUFFIXES, PassedOver, Refused, Search
+from pipelines.sources.entries import ADDRESS, PATHS, Entry, entries_of, is_path_column, json_safe, suffix_of
+from pipelines.sources.folders import ALIAS, VIDEO_SUFFIXES, Refused, Search, SkippedFiles
 from pipelines.sources.listed import bounds
-from pipelines.sources.lists import LIST_SUFFIXES, Broken, ListError, NoPaths, decoded, rows_of
+from pipelines.sources.lists import LIST_SUFFIXES, BrokenRow, ListError, NoPaths, decoded, rows_of
 
-HELD = "sources"  # folder of the dataset for videos that came within a Parquet file
+HELD = "sources"  # folder of the dataset for videos contained in a Parquet file
 SIDECAR_BYTES = 1 << 16
 ENTRY = ": entry "  # between a list and the number of its row, in the path of a refused row
 UNREAD = "caption file that cannot be read"
@@ -35,19 +35,19 @@ class InputError(Exception):
 
 @dataclass
 class FoundVideos:
-    """videos: in a fixed order, each file once. refused: what cannot be searched or read, as failed units.
+    """videos: in a fixed order, each file once. refused: inputs that cannot be searched or read, as failed units.
 
-    lists, folders: absolute paths of what was read and searched, so that what is not refused any more is known.
+    lists, folders: absolute paths of what was read and searched.
     """
 
     videos: list[Video] = field(default_factory=list)
     refused: list[Unit] = field(default_factory=list)
-    passed_over: PassedOver = field(default_factory=PassedOver)
+    skipped: SkippedFiles = field(default_factory=SkippedFiles)
     lists: list[str] = field(default_factory=list)
     folders: list[str] = field(default_factory=list)
 
     def accepts(self, path: str) -> bool:
-        """An input that was refused before, looked at again and not refused: a folder, a link, or `LIST: entry 3`."""
+        """Whether an input that was refused before (a folder, a link, or `LIST: entry 3`) was checked again and is accepted."""
         if any(unit.video.path == path for unit in self.refused):
             return False
         name, row, _ = path.rpartition(ENTRY)
@@ -57,32 +57,28 @@ class FoundVideos:
 
 
 def find_videos(sources: Sequence[str], store: Path | None = None) -> FoundVideos:
-    """All videos that the sources name. A path that is listed but not there stays in: it ends as a failed row.
+    """All videos of the sources. A listed path that does not exist is included: it becomes a failed row.
 
-    store: the dataset's folder: videos that a Parquet file holds are written to `store/sources/`, each under a name made
-    of its content, so that they can be cut later. Raises InputError.
+    store: the dataset's folder: videos contained in a Parquet file are written to `store/sources/`, named by their content,
+    so that clips can be cut later. Raises InputError.
     """
     finder = _Finder(store)
     for source in sources:
         finder.source(source)
     found = finder.found()
     if not found.videos and not found.refused:
-        passed = found.passed_over
+        passed = found.skipped
         count = sum(passed.suffixes.values()) + sum(passed.others.values())
         raise InputError(
             f"no videos in {', '.join(sources)}"
-            + (
-                f" ({count} {'file' if count == 1 else 'files'} there passed over: {passed_text(passed)})"
-                if count
-                else ""
-            )
+            + (f" ({count} {'file' if count == 1 else 'files'} there skipped: {skipped_text(passed)})" if count else "")
             + ": name files, folders, globs, or a list (.txt, .jsonl, .json, .csv, .tsv, .parquet)"
         )
     return found
 
 
-def passed_text(passed: PassedOver) -> str:
-    """What was passed over, by kind: `3 .txt, 1 hidden (._x.mp4)`."""
+def skipped_text(passed: SkippedFiles) -> str:
+    """What was skipped, by kind: `3 .txt, 1 hidden (._x.mp4)`."""
     parts = [f"{count} {suffix}" for suffix, count in sorted(passed.suffixes.items())]
     parts += [
         f"{count} {kind} ({'e.g. ' if count > 1 else ''}{os.path.basename(passed.examples[kind])!r})"
@@ -119,13 +115,13 @@ class _Finder:
 
     def found(self) -> FoundVideos:
         videos = [_video(path, self.entries.get(path, [])) for path in self.paths.values()]
-        return FoundVideos(videos, list(self.refused.values()), self.search.passed_over, self.read, self.searched)
+        return FoundVideos(videos, list(self.refused.values()), self.search.skipped, self.read, self.searched)
 
     def _glob(self, pattern: str) -> None:
         matches = sorted(glob.glob(pattern, recursive=True))
         if not matches:
             raise InputError(f"{pattern}: no such file, folder or glob match: check the path")
-        asked = Path(pattern).suffix.lower()  # of a pattern such as *.dat every match is taken
+        asked = Path(pattern).suffix.lower()  # for a pattern such as *.dat all matches are taken
         for match in matches:
             suffix = Path(match).suffix.lower()
             if os.path.isdir(match):
@@ -135,7 +131,7 @@ class _Finder:
             elif suffix in VIDEO_SUFFIXES or (asked and asked == suffix) or Path(pattern).name not in ("*", "**"):
                 self._add(match)
             else:
-                self.search.passed_over.suffixes[suffix or "(no suffix)"] += 1
+                self.search.skipped.suffixes[suffix or "(no suffix)"] += 1
 
     def _folder(self, folder: str) -> None:
         self.searched.append(os.path.abspath(folder))
@@ -150,28 +146,27 @@ class _Finder:
                     self._sidecar(found.path, Path(sidecar))
 
     def _sidecar(self, video: str, path: Path) -> None:
-        """v.txt is v.mp4's caption; v.json an object with it. Where several files say something, all is kept."""
+        """v.txt is v.mp4's caption; v.json an object with it. Captions of several files are all kept."""
         try:
             if path.stat().st_size > SIDECAR_BYTES:
                 raise ListError("too large for a caption")
             text = decoded(path.read_bytes()).strip()
             content = json.loads(text) if path.suffix == ".json" else {"caption": text}
         except (ListError, OSError, ValueError, RecursionError):
-            self.search.passed_over.add(UNREAD, str(path))
+            self.search.skipped.add(UNREAD, str(path))
             return
         for entry in entries_of({**(content if isinstance(content, dict) else {"captions": content}), PATHS[0]: video}):
             if entry.problem:
-                self.search.passed_over.add(UNREAD, str(path))
+                self.search.skipped.add(UNREAD, str(path))
                 return
             if entry.span:
-                entry.span.where = plain(path.name)
+                entry.span.where = json_safe(path.name)
             self._add(video, entry)
 
     def _list(self, path: Path, optional: bool = False) -> None:
-        """The rows of a list. One that is unusable is a refused input, unless all are: then the list is.
+        """Add the rows of a list. An unusable row is a refused input; if all are, raise InputError.
 
-        optional: a VideoFolder's metadata, found in a folder: its rows belong to the files beside it, and a file that only
-        goes by that name is passed over.
+        optional: it may be the metadata of a VideoFolder, of the files beside it; other files of that name are skipped.
         """
         if (real := os.path.realpath(path)) in self.lists:
             return
@@ -179,24 +174,24 @@ class _Finder:
         problems: list[tuple[int, Entry]] = []
         good = 0
         try:
-            for number, row in enumerate(rows_of(path, knows_path), 1):
-                entries = [Entry(problem=row.reason)] if isinstance(row, Broken) else entries_of(row)
+            for number, row in enumerate(rows_of(path, is_path_column), 1):
+                entries = [Entry(problem=row.reason)] if isinstance(row, BrokenRow) else entries_of(row)
                 if entries[0].problem:
                     problems.append((number, entries[0]))
                     continue
                 for entry in entries:
                     if entry.span:
-                        entry.span.where = plain(f"{path.name}{ENTRY}{number}")
+                        entry.span.where = json_safe(f"{path.name}{ENTRY}{number}")
                     self._add(self._path_of(entry, path), entry)
                 good += 1
         except ListError as error:
             if optional and isinstance(error, NoPaths):
-                self.search.passed_over.add(NO_METADATA, str(path))
+                self.search.skipped.add(NO_METADATA, str(path))
                 return
             raise InputError(f"{path}: {error}") from None
         if problems and not good:
             if optional:
-                self.search.passed_over.add(NO_METADATA, str(path))
+                self.search.skipped.add(NO_METADATA, str(path))
                 return
             number, entry = problems[0]
             more = f" (and so for all of its {len(problems)} entries)" if len(problems) > 1 else ""
@@ -213,14 +208,14 @@ class _Finder:
         return os.path.join(path.parent, entry.path)
 
     def _hold(self, entry: Entry, path: Path) -> str:
-        """Write the bytes that a row holds to a file of the dataset; whole or not at all."""
+        """Write the bytes of a video in a row to a file of the dataset, atomically."""
         if self.store is None:
             raise InputError(f"{path}: holds the videos themselves, which only `winnow annotate` can store")
         folder = Path(self.store) / HELD
         target = folder / f"{hashlib.sha256(entry.held).hexdigest()[:32]}{suffix_of(entry.path)}"
         if not target.exists():
             folder.mkdir(parents=True, exist_ok=True)
-            with whole(target) as stream:
+            with atomic_file(target) as stream:
                 stream.write(entry.held)
         entry.held = None
         return str(target)
@@ -230,12 +225,12 @@ class _Finder:
         first = self.paths.setdefault(self._real(path), path)
         if first != path and path not in self.aliases:
             self.aliases.add(path)
-            self.search.passed_over.add(ALIAS, path)
+            self.search.skipped.add(ALIAS, path)
         if entry:
             self.entries.setdefault(first, []).append(entry)
 
     def _real(self, path: str) -> str:
-        """The path without links, with one look at the disk for a file of a folder that is known."""
+        """The path with links resolved; folders are cached."""
         folder, name = os.path.split(path)
         if folder not in self.folders:
             self.folders[folder] = os.path.realpath(folder)
@@ -243,26 +238,26 @@ class _Finder:
 
     def _refuse(self, path: str, reason: str, kind: str, entry: Entry | None = None) -> None:
         listed = {"captions": entry.captions, "columns": entry.columns} if entry else {}
-        self.refused.setdefault(path, Unit(Video(path, **listed), kind=kind).fail(plain(reason)))
+        self.refused.setdefault(path, Unit(Video(path, **listed), kind=kind).fail(json_safe(reason)))
 
 
 def _video(path: str, entries: list[Entry]) -> Video:
-    """One video, with all that its entries say."""
-    whole = [entry for entry in entries if entry.span is None]
+    """One video, merged from its entries."""
+    of_video = [entry for entry in entries if entry.span is None]
     spans: dict[tuple, list[Entry]] = {}
     for entry in entries:
         if span := entry.span:
             spans.setdefault(bounds(span), []).append(entry)
     return Video(
         path,
-        captions=[caption for entry in whole for caption in entry.captions],
-        columns=_joined([entry for entry in whole if entry.columns or entry.captions]),
+        captions=[caption for entry in of_video for caption in entry.captions],
+        columns=_joined([entry for entry in of_video if entry.columns or entry.captions]),
         spans=[_joined_span(same) for same in spans.values()],
     )
 
 
 def _joined_span(entries: list[Entry]) -> Listed:
-    """One span of the rows that name it."""
+    """One span, merged from the rows that name it."""
     span = entries[0].span
     span.captions = [caption for entry in entries for caption in entry.captions]
     span.columns = _joined(entries)
@@ -270,7 +265,7 @@ def _joined_span(entries: list[Entry]) -> Listed:
 
 
 def _joined(entries: list[Entry]) -> dict[str, Any]:
-    """The columns of several rows: a value that all who have it agree on, else the list of them, null where a row has none."""
+    """Merged columns of rows: the value if all that have one agree, else the list of values, null where a row has none."""
     names = dict.fromkeys(name for entry in entries for name in entry.columns)
     joined = {}
     for name in names:
@@ -281,7 +276,7 @@ def _joined(entries: list[Entry]) -> dict[str, Any]:
 
 
 def _is_there(source: str) -> bool:
-    """A file, a link, or something that only this user may not look at: opening it says why."""
+    """Whether it exists, or access is denied: then opening it gives the reason."""
     try:
         os.lstat(source)
     except PermissionError:

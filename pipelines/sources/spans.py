@@ -1,4 +1,4 @@
-"""Times and spans in the forms that lists have: two columns, one with a pair, one with a list of pairs; as values or text."""
+"""Parses times and spans of lists: two columns, one with a pair, or one with a list of pairs; as values or text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from curate.clip import Listed
 
-__all__ = ["PAIRED", "missing", "seconds_of", "spans_of", "written"]
+__all__ = ["PAIRED", "missing", "parsed_list", "seconds_of", "spans_of"]
 
 STARTS = [
     "start",
@@ -63,10 +63,10 @@ DEEPEST = 3  # lists within lists
 
 
 def spans_of(cells: Mapping[str, Any]) -> tuple[list[Listed], list[str]]:
-    """The spans that a row names, and the heads of the columns that they came from. A span with a problem says it.
+    """The spans of a row, and the names of the columns that they come from. Invalid spans have `problem` set.
 
-    cells: by head, without those that are empty. Times go before frames, two columns before one with pairs. A column that
-    is only named like one of pairs ("timestamp": when it was uploaded) is none.
+    cells: by normalised name, without empty ones. Times take precedence over frames, two columns over one with pairs. A
+    column with a name for pairs but other values ("timestamp": when it was uploaded) is ignored.
     """
     for heads, read in (((STARTS, ENDS), _of_times), ((START_FRAMES, END_FRAMES), _of_frames)):
         used = [next((head for head in side if head in cells), None) for side in heads]
@@ -80,12 +80,12 @@ def spans_of(cells: Mapping[str, Any]) -> tuple[list[Listed], list[str]]:
 
 
 def missing(value: Any) -> bool:
-    """A cell, or a part of a list, that says nothing."""
+    """Whether a cell, or an item of a list, is empty."""
     return value is None or value in ("", [], {}) or (isinstance(value, float) and math.isnan(value))
 
 
 def _rows(values: list[Any]) -> list[Sequence[Any]]:
-    """Start and end of each span, of two cells that hold one time or frame each, or a list of them."""
+    """Start and end of each span, from two cells that hold one time or frame each, or lists of them."""
     if not any(isinstance(value, list | tuple) for value in values):
         return [values]
     count = max(len(value) for value in values if isinstance(value, list | tuple))
@@ -96,7 +96,7 @@ def _rows(values: list[Any]) -> list[Sequence[Any]]:
 
 
 def _pairs(value: Any) -> list[Any]:
-    """[start, end] of each span in a cell; [] where it is something else. What is no pair among pairs stays as it is."""
+    """[start, end] of each span in a cell; [] if it holds none. Items that are no pair are returned unchanged."""
     value = _list_or_value(value)
     if isinstance(value, str) and (found := RANGE.fullmatch(value.strip())):
         return [list(found.groups())]
@@ -116,7 +116,7 @@ def _is_pair(value: Any) -> bool:
 
 
 def _list_or_value(value: Any) -> Any:
-    found = written(value, clocks=True) if isinstance(value, str) else None
+    found = parsed_list(value, clocks=True) if isinstance(value, str) else None
     return value if found is None else found
 
 
@@ -135,14 +135,14 @@ def _of_times(pair: Any, heads: Sequence[str | None]) -> Listed:
 
 def _of_frames(pair: Any, heads: Sequence[str | None]) -> Listed:
     try:
-        start, end = (None if missing(value) else _whole(value) for value in pair)
+        start, end = (None if missing(value) else _integer(value) for value in pair)
     except (ValueError, TypeError):
         return Listed(problem=f"its frames {pair[0]} to {pair[1]} are no whole numbers")
     return Listed(start_frame=start, end_frame=end)
 
 
-def _whole(value: Any) -> int:
-    """10, "10" or 10.0, as tables write integers beside empty cells. ValueError for what is none."""
+def _integer(value: Any) -> int:
+    """The integer of 10, "10" or 10.0 (tables with empty cells store floats). Raises ValueError for others."""
     if not isinstance(value, float) and not NUMBER.fullmatch(str(value).strip()):
         raise ValueError(value)
     number = float(value)
@@ -152,7 +152,7 @@ def _whole(value: Any) -> int:
 
 
 def seconds_of(value: Any) -> float:
-    """Seconds: a number, `83.5`, `1:23.5`, `00:01:23,500`. ValueError for what is neither."""
+    """Seconds of a number, `83.5`, `1:23.5` or `00:01:23,500`. Raises ValueError for others."""
     found = None
     if isinstance(value, datetime.timedelta):
         found = value.total_seconds()
@@ -172,10 +172,10 @@ def seconds_of(value: Any) -> float:
     return found
 
 
-def written(text: str, clocks: bool = False) -> list[Any] | None:
-    """The list that stands in a cell as text, as JSON, Python or NumPy write it; None where it is none.
+def parsed_list(text: str, clocks: bool = False) -> list[Any] | None:
+    """The list in a string, in the syntax of JSON, Python or NumPy; None if it is none.
 
-    Of texts in quotes, numbers, None and lists of them. clocks: times such as 0:00:05.13 too, without quotes.
+    Items are quoted strings, numbers, None and lists. clocks: also unquoted times such as 0:00:05.13.
     """
     text = text.strip()
     if not (text.startswith(("[", "(")) and text.endswith(("]", ")"))):

@@ -35,8 +35,8 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
 
-from curate.observers.thumbs import FEATURES, LAGS, MIXED, MOVED, evidence
-from curate.observers.transitions import decide, runs
+from curate.observers.thumbs import FEATURES, LAGS, MIXED, MOVED, transition_features
+from curate.observers.transitions import find_transitions, runs
 from tests.benchmarks.films.joins import Film, film
 from tests.benchmarks.films.scenes import Bank
 
@@ -73,7 +73,7 @@ class Taps(nn.Linear):
 
 
 class Network(nn.Module):
-    """What `curate.observers.transitions.Judge` computes in numpy: [B, N, FEATURES] to [B, N, 6]."""
+    """What `curate.observers.transitions.TransitionNetworks` computes in numpy: [B, N, FEATURES] to [B, N, 6]."""
 
     def __init__(self, mean: torch.Tensor, scale: torch.Tensor) -> None:
         super().__init__()
@@ -169,7 +169,7 @@ def drawn(bank: Bank, seeds: range) -> tuple[np.ndarray, list[Film]]:
     features = np.empty((len(seeds), FRAMES, FEATURES), np.float32)
     for i, seed in enumerate(seeds):
         films.append(film(seed, bank, FRAMES))
-        features[i] = evidence(films[-1].thumbs)
+        features[i] = transition_features(films[-1].thumbs)
         if i % 100 == 99:
             print(f"{i + 1} of {len(seeds)} films", flush=True)
     return features, films
@@ -236,7 +236,7 @@ def report(committee: list[Network], features: np.ndarray, films: list[Film]) ->
     for x, one in zip(features, films, strict=True):
         truth = [(int(t), int(t), "jump" if one.jump[t] else "cut") for t in np.flatnonzero(one.cut & ~one.unsure)]
         truth += [(start, end, "gradual") for start, end in runs(one.gradual > 0)]
-        claimed = decide(np.mean([network.odds(x) for network in committee], 0))
+        claimed = find_transitions(np.mean([network.odds(x) for network in committee], 0))
         for start, end, kind in truth:
             there[kind] += 1
             found[kind] += any(q.start >= start - 3 and q.end <= end + 3 for q in claimed)

@@ -3,7 +3,7 @@ import pytest
 
 from curate.models.embedded.facts import MeasuredFacts, sentence
 from curate.models.embedded.merging import GuardedMerger, content, why_not
-from curate.stages.captions import Captions, tidied
+from curate.stages.captions import Captions, one_line
 from tests.curate.pictures import HEIGHT, WIDTH, clip, plain, unit
 
 
@@ -118,7 +118,7 @@ def test_without_captioners_all_is_null_and_nothing_failed():
     one = clip(plain())
     Captions()([unit(one)])
     assert [one.values[column.name] for column in Captions.columns] == [None] * 4 and not one.errors
-    assert tidied(" \n ") is None and tidied(None) is None
+    assert one_line(" \n ") is None and one_line(None) is None
 
 
 def test_facts_name_colours_and_light():

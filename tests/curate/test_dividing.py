@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from curate.observers.detectors import Shot
-from curate.observers.dividing import clips_of, parted
+from curate.observers.dividing import clips_of, split_at
 from curate.video.clock import Clock, interruptions, rate
 from curate.video.timeline import frame_ends
 
@@ -33,7 +33,7 @@ def test_a_long_shot_is_divided_by_time_not_by_frames():
 
 
 def test_shots_end_where_the_recording_was_interrupted():
-    assert parted([Shot(0, 50), Shot(60, 90)], [0, 20, 55, 60, 89]) == [
+    assert split_at([Shot(0, 50), Shot(60, 90)], [0, 20, 55, 60, 89]) == [
         Shot(0, 20), Shot(20, 50), Shot(60, 89), Shot(89, 90)
     ]  # fmt: skip
 

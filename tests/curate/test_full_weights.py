@@ -136,7 +136,7 @@ def test_devices_and_precisions_are_checked(tmp_path):
     with pytest.raises(ValueError, match=r"dtype must be one of .* \(got 'int8'\)"):
         OpenClipEmbedder(folder=str(clip_folder), device="cpu", dtype="int8")
     if not torch.cuda.is_available():
-        with pytest.raises(ValueError, match="device cuda asked for"):
+        with pytest.raises(ValueError, match="device cuda requested"):
             OpenClipEmbedder(folder=str(clip_folder), device="cuda")
         assert str(OpenClipEmbedder(folder=str(clip_folder)).device) == "cpu"
 

@@ -118,7 +118,7 @@ def test_killed_from_outside_is_a_loss_however_often(child, film):
 
 @pytest.mark.parametrize("memory_gb", [0.02, 0.1, 0.15])
 def test_a_limit_that_no_child_starts_under_is_said_and_is_no_units_fault(film, memory_gb, monkeypatch, capfd):
-    monkeypatch.setattr(children, "START_PAUSES", ())
+    monkeypatch.setattr(children, "START_RETRY_SECONDS", ())
     one = Isolated(timeout=60, memory_gb=memory_gb)
     with pytest.raises(NotStarted, match=rf"within its {memory_gb:g} GB of memory .*: raise decode.memory_gb"):
         one.watch(Unit(Video(film)), **PASS)
@@ -132,7 +132,7 @@ def test_a_machine_without_room_for_a_process_is_tried_again_and_then_said(film,
         tries.append(1)
         raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
-    monkeypatch.setattr(children, "START_PAUSES", (0.01, 0.01))
+    monkeypatch.setattr(children, "START_RETRY_SECONDS", (0.01, 0.01))
     monkeypatch.setattr(children.subprocess, "Popen", full)
     with pytest.raises(NotStarted, match="Resource temporarily unavailable"):
         Isolated().plan(Video(film))

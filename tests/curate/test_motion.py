@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from curate.clip import Clip
-from curate.observers.motion import FlowMotion, camera
+from curate.observers.motion import FlowMotion, camera_motion
 
 SCENE = 1600
 
@@ -145,7 +145,7 @@ def test_the_camera_fit_takes_pan_zoom_and_roll_out_of_a_field():
     y, x = np.mgrid[0:h, 0:w]
     x, y = (x - (w - 1) / 2) / h, (y - (h - 1) / 2) / h
     field = np.stack([-3 + 4 * x - 2 * y, 1 + 4 * y + 2 * x], -1)
-    pan, zoom, residual = camera(field)
+    pan, zoom, residual = camera_motion(field)
     assert pan == pytest.approx((3, -1), abs=1e-3) and zoom == pytest.approx(4, abs=1e-3) and residual < 1e-3
 
 

@@ -78,7 +78,7 @@ def test_the_captioner_gets_as_many_frames_as_it_asks_for_evenly_spaced():
 
 def test_a_film_of_flashes_and_a_long_one_stay_within_memory(monkeypatch):
     monkeypatch.setattr(module, "RAW_BYTES", 1_000_000)
-    monkeypatch.setattr(module, "MOST", 100)
+    monkeypatch.setattr(module, "MAX_GRID_PICTURES", 100)
     stills = kept(2000, jumps=range(2000))
     raw = sum(k.picture.nbytes for k in stills.kept if k.picture)
     assert raw <= 1_000_000 + 160 * 90 * 3

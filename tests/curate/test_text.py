@@ -129,7 +129,7 @@ def test_weights_are_named_without_loading():
 def test_winograd_gives_what_the_direct_convolution_gives():
     import torch
 
-    from curate.models.winograd import WinogradConv2d, accelerated, suits
+    from curate.models.winograd import WinogradConv2d, accelerated, is_eligible
 
     torch.manual_seed(0)
     for height, width in ((24, 40), (7, 13), (1, 1)):
@@ -146,4 +146,4 @@ def test_winograd_gives_what_the_direct_convolution_gives():
         assert (accelerated(block)(x) - expected).abs().max() < 2e-5
     assert isinstance(block[0], WinogradConv2d)
     for other in ({"dilation": 6, "padding": 6}, {"stride": 2}, {"padding": 0}, {"groups": 2}):
-        assert not suits(torch.nn.Conv2d(128, 8, 3, **{"padding": 1, **other}))
+        assert not is_eligible(torch.nn.Conv2d(128, 8, 3, **{"padding": 1, **other}))

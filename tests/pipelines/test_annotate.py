@@ -93,7 +93,7 @@ def test_an_observer_is_filled_in_and_the_models_columns_stay(small_footage, tmp
 def test_another_config_is_refused_before_any_work(small_footage, tmp_path, watcher):
     out = tmp_path / "d"
     job(small_footage, out, watcher)
-    with pytest.raises(DatasetError, match=r"made with motion.fps = 2.0, this job says 4.0"):
+    with pytest.raises(DatasetError, match=r"made with motion.fps = 2.0, this job has 4.0"):
         job(small_footage, out, watcher, "motion.fps=4")
     job(small_footage, out, watcher, "captions.merge=null")  # no caption was made yet: nothing would be mixed
     (tmp_path / "other").mkdir()
@@ -125,10 +125,10 @@ def test_failed_videos_are_tried_again_when_asked_or_when_the_file_is_another(sm
 
 
 def test_two_writers_are_refused(small_footage, tmp_path, watcher):
-    from pipelines.dataset.claims import claimed
+    from pipelines.dataset.lock import locked
 
     told = rf"writing this dataset \(process {os.getpid()} on {re.escape(socket.gethostname())}, since 20"
-    with claimed(tmp_path / "d", "dataset", DatasetError), pytest.raises(DatasetError, match=told):
+    with locked(tmp_path / "d", "dataset", DatasetError), pytest.raises(DatasetError, match=told):
         job(small_footage, tmp_path / "d", watcher)
 
 

@@ -288,7 +288,7 @@ def test_a_dataset_whose_config_has_keys_of_an_older_version(folder, tmp_path, w
     del about["stages"]["shots"]["shots"]["max_seconds"]
     (out / "dataset.json").write_text(json.dumps(about))
     assert job(folder, out, watcher, stages=["motion"]).clips == 2
-    with pytest.raises(DatasetError, match=r"made with stills.quality = 90, this job says 80"):
+    with pytest.raises(DatasetError, match=r"made with stills.quality = 90, this job has 80"):
         job(folder, out, watcher, "stills.quality=80")
     command = [sys.executable, "-m", "pipelines.cli", "select", str(out), "--out", str(tmp_path / "c")]
     command += ["--where", "num_frames > 1", "--dry-run"]

@@ -393,7 +393,7 @@ def test_the_limits_of_the_decode_are_those_of_the_cut(dataset, tmp_path, no_pic
 
 
 def test_where_no_child_can_start_no_clip_is_blamed(dataset, tmp_path, no_pictures, monkeypatch):
-    monkeypatch.setattr(children, "START_PAUSES", (0.05,))
+    monkeypatch.setattr(children, "START_RETRY_SECONDS", (0.05,))
     with pytest.raises(CuratedError, match=r"cannot start within its 0\.001 GB of memory .*: raise decode\.memory_gb"):
         curate(dataset, FILTERS, tmp_path / "out", limits={"memory_gb": 0.001}, workers=2)
     made = curate(dataset, FILTERS, tmp_path / "out", workers=2)

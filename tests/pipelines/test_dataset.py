@@ -19,8 +19,8 @@ from curate.selection.filters import Filter
 from curate.selection.selection import select
 from curate.watching.facts import FILE_COLUMNS
 from pipelines.dataset.dataset import FORMAT, Dataset, DatasetError, Tables, Writer, read_unit, sweep
-from pipelines.dataset.renewal import renew
 from pipelines.dataset.tables import OF_VIDEO
+from pipelines.dataset.upgrade import upgrade_shard
 
 VIDEO_COLUMNS = (*FILE_COLUMNS, *Parts().facts)
 TABLES = Tables(
@@ -246,7 +246,7 @@ def test_a_dataset_of_the_first_form_is_read_and_added_to(root):
     assert whole == before
     for table, schema in (("clips", TABLES.clips), ("videos", TABLES.videos)):
         assert all(pq.read_schema(path).equals(schema) for path in (root / table).glob("*.parquet"))
-        assert not any(renew(path, schema) for path in (root / table).glob("*.parquet"))
+        assert not any(upgrade_shard(path, schema) for path in (root / table).glob("*.parquet"))
     more = unit(3)
     more.video.captions = ["a dog", "a hound"]
     more.clips[0].errors = {"text": "TypeError: x"}
@@ -271,7 +271,7 @@ def test_a_renewal_that_was_interrupted_is_resumed(root):
     first_form(root)
     columns = "* EXCLUDE (bounds, source_captions), bounds, source_captions"
     before = duckdb.sql(f"SELECT {columns} FROM {Dataset(root).clips_sql} ORDER BY clip_id").fetchall()
-    renew(next((root / "clips").glob("*.parquet")), TABLES.clips)  # and not its videos
+    upgrade_shard(next((root / "clips").glob("*.parquet")), TABLES.clips)  # and not its videos
     assert duckdb.sql(f"SELECT {columns} FROM {Dataset(root).clips_sql} ORDER BY clip_id").fetchall() == before
     writer(root)
     assert duckdb.sql(f"SELECT {columns} FROM {Dataset(root).clips_sql} ORDER BY clip_id").fetchall() == before

@@ -11,7 +11,7 @@ import pytest
 from curate.clip import Unit, Video
 from pipelines.annotation.annotate import annotate
 from pipelines.annotation.executor import ExecutorError, run, work
-from pipelines.annotation.pools import Place, allot, pools_of
+from pipelines.annotation.pools import Place, allocate, pools_of
 from pipelines.annotation.stages import with_needs
 from pipelines.config import load
 from pipelines.dataset.dataset import Dataset
@@ -95,14 +95,14 @@ def test_what_pools_get_of_a_machine():
     pools = pools_of(config, stages)
     assert [pool.gpu for pool in pools] == [False, True]
     place = Place("ray", address="auto")
-    cpu, gpu = allot(pools, config, place, units=1000, cpus=64, gpus=4)
+    cpu, gpu = allocate(pools, config, place, units=1000, cpus=64, gpus=4)
     assert (gpu.workers, gpu.gpus) == (8, 0.5)  # two to a GPU, whatever the CPUs are
     assert cpu.gpus == 0 and cpu.workers == 64
     assert cpu.workers * cpu.cpus + gpu.workers * gpu.cpus <= 64
-    cpu, gpu = allot(pools, config, place, units=3, cpus=2, gpus=1)
+    cpu, gpu = allocate(pools, config, place, units=3, cpus=2, gpus=1)
     assert (cpu.workers, gpu.workers) == (2, 2) and 2 * cpu.cpus + 2 * gpu.cpus <= 2
     with pytest.raises(ExecutorError, match=r"execution.gpus is 0.5, and Ray sees no GPU"):
-        allot(pools, config, place, units=3, cpus=2, gpus=0)
+        allocate(pools, config, place, units=3, cpus=2, gpus=0)
 
 
 def test_memory_says_how_many_workers_this_machine_holds(monkeypatch):
@@ -114,9 +114,9 @@ def test_memory_says_how_many_workers_this_machine_holds(monkeypatch):
         available = 2.5 * pool.memory
 
     monkeypatch.setattr(psutil, "virtual_memory", lambda: Memory)
-    assert [share.workers for share in allot([pool], config, Place("ray"), 100, 16, 0)] == [2]
-    assert [share.workers for share in allot([pool], config, Place("ray", workers=5), 100, 16, 0)] == [5]
-    assert [share.workers for share in allot([pool], config, Place("ray", address="auto"), 100, 16, 0)] == [16]
+    assert [share.workers for share in allocate([pool], config, Place("ray"), 100, 16, 0)] == [2]
+    assert [share.workers for share in allocate([pool], config, Place("ray", workers=5), 100, 16, 0)] == [5]
+    assert [share.workers for share in allocate([pool], config, Place("ray", address="auto"), 100, 16, 0)] == [16]
 
 
 def test_a_cluster_that_is_not_there_is_one_line():

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from curate.base.section import Section
 from pipelines.cli.app import app
-from pipelines.config import ConfigError, recorded
+from pipelines.config import ConfigError, load_recorded
 from pipelines.curated.curated import CuratedError
 from pipelines.dataset import statistics
 from pipelines.formats.format import Format, ShardFile
@@ -203,4 +203,4 @@ def test_a_format_of_a_plugin_as_the_documentation_has_it(dataset, tmp_path):
 
 
 def test_a_dataset_whose_config_names_a_format_that_is_not_there_is_read():
-    assert recorded({"export": {"format": "ids", "ids": {"a": 1}, "crf": 20}}, "dataset.json").export.crf == 20
+    assert load_recorded({"export": {"format": "ids", "ids": {"a": 1}, "crf": 20}}, "dataset.json").export.crf == 20

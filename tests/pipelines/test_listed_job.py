@@ -255,9 +255,9 @@ def test_footage_is_one_number_everywhere(films, tmp_path, watcher):
     summary = job(tmp_path / "d", watcher, films / "v.mp4", films / "w.mp4", stages=["shots"])
     found = statistics(tmp_path / "d")
     assert abs(summary.footage - 6.4) < 0.01 and abs(found.footage * 3600 - summary.footage) < 1e-6
-    summary.passed_over.add(folders.HIDDEN, "/x/._v.mp4")
+    summary.skipped.add(folders.HIDDEN, "/x/._v.mp4")
     console = Console(file=io.StringIO(), width=120)
     print_summary(console, summary, "d")
     lines = [line.split("  ", 1) for line in console.file.getvalue().splitlines()]
     told = {name.strip(): value.strip() for name, value in (line for line in lines if len(line) == 2)}
-    assert (told["footage"], told["passed over"]) == ("6.4 s", "1 hidden ('._v.mp4')")
+    assert (told["footage"], told["skipped"]) == ("6.4 s", "1 hidden ('._v.mp4')")

@@ -13,7 +13,7 @@ from curate.base.child import pack, unpack
 from curate.clip import Unit
 from pipelines.dataset.dataset import Tables
 from pipelines.sources.sources import InputError, find_videos
-from pipelines.sources.spans import seconds_of, written
+from pipelines.sources.spans import parsed_list, seconds_of
 
 TABLES = Tables(scores=(), facts=())
 ODD = 'two\nlines, "q" \U0001f600'
@@ -205,7 +205,7 @@ def test_spans_and_captions_of_other_counts_are_refused(folder):
      ("[" * 100_000 + "]" * 100_000, None), ("['" + "\\'" * 50_000 + "]", None)],
 )  # fmt: skip
 def test_lists_written_as_text(text, value):
-    assert written(text) == value
+    assert parsed_list(text) == value
 
 
 @pytest.mark.parametrize(

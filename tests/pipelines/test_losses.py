@@ -17,10 +17,10 @@ from curate.base.child import Lost
 from curate.base.files import DiskError, write_json
 from curate.clip import Clip, Column, Unit, Video
 from curate.stages.stage import Stage
-from curate.watching.isolation import settle
+from curate.watching.isolation import record_loss
 from pipelines.annotation import executor
 from pipelines.annotation.annotate import annotate
-from pipelines.annotation.decoding import limit_of
+from pipelines.annotation.decoding import decode_time_limit
 from pipelines.annotation.executor import run, work
 from pipelines.annotation.planner import Planner
 from pipelines.annotation.pools import Place
@@ -77,7 +77,7 @@ def naughty(tmp_path, monkeypatch):
     boot = children.BOOT.split("; ", 2)
     text = "; ".join(boot[:2]) + "\n" + NAUGHTY.replace("LOG", repr(str(log))) + boot[2]
     monkeypatch.setattr(children, "BOOT", text)
-    monkeypatch.setattr(children, "START_PAUSES", (0.05,))
+    monkeypatch.setattr(children, "START_RETRY_SECONDS", (0.05,))
     return log
 
 
@@ -186,7 +186,7 @@ def fake_pool(monkeypatch, outcome):
             asked.append((unit.video.path, place.workers))
             kind = outcome(unit, place.workers, sum(path == unit.video.path for path, _ in asked))
             if kind != "gone":
-                yield settle(unit, Lost("so it was", kind)) if kind else unit
+                yield record_loss(unit, Lost("so it was", kind)) if kind else unit
 
     monkeypatch.setattr(executor, "_over_ray", pool)
     monkeypatch.setattr(executor, "RaySession", lambda *_: executor.nullcontext())
@@ -334,12 +334,15 @@ def test_a_step_without_memory_is_a_loss_then_recorded_on_the_clip():
 def test_the_time_limit_follows_the_footage():
     config = load("quickstart")
     facts = {"duration": 300.0, "width": 1920, "height": 1080, "bytes": 10_000_000}
-    assert limit_of(config, Unit(Video("a"), facts=facts)) == 60 + 10 * 300 + 1  # the file is read whole once
-    assert limit_of(config, Unit(Video("a"), facts=facts | {"width": 3840, "height": 2160})) == 60 + 10 * 300 * 4 + 1
-    assert limit_of(config, Unit(Video("a"), facts=facts | {"duration": 6.0, "width": 64})) == 60 + 10 * 8 + 1
+    assert decode_time_limit(config, Unit(Video("a"), facts=facts)) == 60 + 10 * 300 + 1  # the file is read whole once
+    assert (
+        decode_time_limit(config, Unit(Video("a"), facts=facts | {"width": 3840, "height": 2160}))
+        == 60 + 10 * 300 * 4 + 1
+    )
+    assert decode_time_limit(config, Unit(Video("a"), facts=facts | {"duration": 6.0, "width": 64})) == 60 + 10 * 8 + 1
     silent = {"duration": None, "bytes": 125_000_000}  # a header that says nothing, or too little: by the size
-    assert limit_of(config, Unit(Video("a"), facts=silent)) == 60 + 10 * 100 + 12
-    assert limit_of(load("quickstart", ["decode.timeout_per_second=0"]), Unit(Video("a"), facts=facts)) == 61
+    assert decode_time_limit(config, Unit(Video("a"), facts=silent)) == 60 + 10 * 100 + 12
+    assert decode_time_limit(load("quickstart", ["decode.timeout_per_second=0"]), Unit(Video("a"), facts=facts)) == 61
 
 
 def test_a_full_disk_is_named(films, tmp_path, watcher, monkeypatch):

@@ -3,7 +3,7 @@
 import pytest
 
 from curate.parts import Parts
-from pipelines.annotation.models import Shelf, check_weights, uses, weights
+from pipelines.annotation.models import ModelCache, check_weights, uses, weights
 from pipelines.config import load
 
 STAGES = list(Parts().stages)
@@ -20,9 +20,9 @@ def test_every_model_of_a_shipped_config_has_an_adapter_that_knows_its_weights(n
 
 def test_no_network_is_loaded_twice():
     config = load("quickstart")
-    shelf = Shelf(config)
-    embedder, tags, merger = (shelf.get(s) for s in (config.embedder, config.captions.frame, config.captions.merge))
-    assert shelf.get(config.embedder) is embedder
+    cache = ModelCache(config)
+    embedder, tags, merger = (cache.get(s) for s in (config.embedder, config.captions.frame, config.captions.merge))
+    assert cache.get(config.embedder) is embedder
     assert embedder._imagenet is tags._imagenet and embedder._sentences is merger._sentences
 
 

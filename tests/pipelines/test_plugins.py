@@ -12,7 +12,7 @@ import pytest
 from curate.parts import Parts, PluginError
 from pipelines.annotation.annotate import annotate
 from pipelines.annotation.pools import Place, pools_of
-from pipelines.annotation.stages import cheap, identity, tables_of, with_needs
+from pipelines.annotation.stages import prefilter_columns, stage_identity, tables_of, with_needs
 from pipelines.config import ConfigError, load
 from pipelines.dataset.dataset import Dataset
 
@@ -72,8 +72,11 @@ def test_everything_is_derived_from_what_a_part_declares():
     assert names.index("stills") < names.index("brightness") < names.index("sharpness") < names.index("text")
     assert with_needs(["sharpness"], config) == ("shots", "stills", "sharpness")
     assert with_needs(["captions"], config) == ("shots", "motion", "stills", "sharpness", "captions")
-    assert {"sharpness", "brightness"} <= set(cheap(config.parts))
-    assert identity(config, "brightness") == {"brightness": {"every": 2}} and identity(config, "sharpness") == {}
+    assert {"sharpness", "brightness"} <= set(prefilter_columns(config.parts))
+    assert (
+        stage_identity(config, "brightness") == {"brightness": {"every": 2}}
+        and stage_identity(config, "sharpness") == {}
+    )
     scores = [column.name for column in tables_of(config.parts).scores]
     assert scores[-2:] == ["sharpness", "brightness"] and scores[:-2] == [c.name for c in tables_of(Parts()).scores]
     assert [pool.stages for pool in pools_of(config, with_needs(["sharpness"], config))] == [

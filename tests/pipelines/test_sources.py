@@ -6,7 +6,7 @@ import pytest
 
 from pipelines.sources import folders
 from pipelines.sources.folders import AGAIN, ALIAS, CIRCLE, HIDDEN, IN_TRASH, PARTIAL
-from pipelines.sources.sources import InputError, find_videos, passed_text
+from pipelines.sources.sources import InputError, find_videos, skipped_text
 
 
 def make(root, *names):
@@ -26,10 +26,10 @@ def names(found, folder):
     return [video.path.removeprefix(f"{folder}/") for video in found.videos]
 
 
-def test_a_folder_is_searched_and_what_is_passed_over_is_counted(folder):
+def test_a_folder_is_searched_and_what_is_skipped_is_counted(folder):
     found = find_videos([str(folder)])
     assert names(found, folder) == ["a.MKV", "b.mp4", "x 'y'\nz.mp4", "deep/c.webm"]
-    assert found.passed_over.suffixes == {".txt": 1, ".jpg": 1} and not found.passed_over.others
+    assert found.skipped.suffixes == {".txt": 1, ".jpg": 1} and not found.skipped.others
 
 
 def test_each_path_once_whichever_way_it_is_named(folder):
@@ -44,8 +44,8 @@ def test_links_to_folders_are_followed_once_and_circles_end(tmp_path):
         os.symlink(target, videos / name)
     found = find_videos([str(videos)])
     assert names(found, videos) == ["three.mp4", "a/one.mp4", "a/deep/two.mp4"]
-    assert found.passed_over.others == {CIRCLE: 3, AGAIN: 1} and not found.refused
-    assert found.passed_over.examples == {CIRCLE: str(videos / "circle"), AGAIN: str(videos / "b")}
+    assert found.skipped.others == {CIRCLE: 3, AGAIN: 1} and not found.refused
+    assert found.skipped.examples == {CIRCLE: str(videos / "circle"), AGAIN: str(videos / "b")}
     both = find_videos([str(tmp_path)])  # real names before those of links, wherever these lie
     assert names(both, tmp_path) == ["disk/one.mp4", "disk/deep/two.mp4", "videos/three.mp4"]
 
@@ -57,7 +57,7 @@ def test_a_file_with_two_names_is_one_video_by_its_first(tmp_path):
     os.symlink("/mnt/no such disk", tmp_path / "disk")
     found = find_videos([str(tmp_path)])
     assert names(found, tmp_path) == ["a.mp4", "c.mp4", "z/real.mp4"]  # c.mp4 ends as a failed row
-    assert found.passed_over.others == {ALIAS: 1}
+    assert found.skipped.others == {ALIAS: 1}
     (unit,) = found.refused
     assert unit.video.path == str(tmp_path / "disk") and "'/mnt/no such disk', which is not there" in unit.error
 
@@ -94,13 +94,13 @@ NOT_INPUTS = {
 }  # fmt: skip
 
 
-def test_what_is_no_input_is_passed_over_counted_and_named(tmp_path):
+def test_what_is_no_input_is_skipped_counted_and_named(tmp_path):
     make(tmp_path, "a.mp4", *(name for kind in NOT_INPUTS.values() for name in kind))
     found = find_videos([str(tmp_path)])
     assert names(found, tmp_path) == ["a.mp4"]
-    assert found.passed_over.others == {kind: len(given) for kind, given in NOT_INPUTS.items()}
-    assert "1 hidden" not in passed_text(found.passed_over) and "4 hidden (e.g. '" in passed_text(found.passed_over)
-    with pytest.raises(InputError, match=r"no videos in .* passed over: 1 partial download \('x.part'\)"):
+    assert found.skipped.others == {kind: len(given) for kind, given in NOT_INPUTS.items()}
+    assert "1 hidden" not in skipped_text(found.skipped) and "4 hidden (e.g. '" in skipped_text(found.skipped)
+    with pytest.raises(InputError, match=r"no videos in .* skipped: 1 partial download \('x.part'\)"):
         make(tmp_path / "only", "x.part")
         find_videos([str(tmp_path / "only")])
 
@@ -131,7 +131,7 @@ def test_captions_beside_videos_and_videofolders_metadata(tmp_path):
         "gone.mp4": ([], {}),  # it ends as a failed row
         "train/d.mp4": (["a dog"], {}),
     }
-    text = passed_text(found.passed_over)
+    text = skipped_text(found.skipped)
     assert "1 caption file that cannot be read ('c.txt')" in text
     assert "1 metadata file that names no videos ('metadata.csv')" in text
 
@@ -169,4 +169,4 @@ def test_names_that_are_no_text(tmp_path):
     for unit in [*found.refused, *(Unit(video) for video in found.videos)]:
         row = Tables(scores=(), facts=()).video_row(unit)
         assert all(row[name] is None or row[name].encode() for name in ("video_path", "error", "source_spans"))
-    assert isinstance(found.videos[0], Video) and passed_text(found.passed_over).isprintable()
+    assert isinstance(found.videos[0], Video) and skipped_text(found.skipped).isprintable()

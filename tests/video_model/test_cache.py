@@ -327,7 +327,7 @@ def test_a_child_with_too_little_memory_says_so():
 
 
 def test_where_no_child_can_start_no_clip_is_blamed(monkeypatch):
-    monkeypatch.setattr(children, "START_PAUSES", ())
+    monkeypatch.setattr(children, "START_RETRY_SECONDS", ())
     with Decoders(1, memory_gb=0.02) as decoders, pytest.raises(DataError, match=r"cannot start within its 0\.02 GB"):
         list(decoders([Job("video", (0,), (16, 16), mp4())]))
 

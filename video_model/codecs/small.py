@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from curate.base.files import write_whole
+from curate.base.files import write_atomic
 from video_model.codecs.protocol import CodecError, to_float
 from video_model.codecs.small_networks import DecoderNetwork, EncoderNetwork
 from video_model.encoders.fingerprint import digest
@@ -173,8 +173,8 @@ class SmallCodec(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         config = {"format": "winnow-codec-1", **self.config.model_dump(mode="json"), "fingerprint": self.fingerprint}
         state = {key: value.detach().cpu().contiguous() for key, value in self.state_dict().items()}
-        write_whole(folder / WEIGHTS, save(state))
-        write_whole(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+        write_atomic(folder / WEIGHTS, save(state))
+        write_atomic(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
 
     @classmethod
     def load(cls, folder: Path | str) -> SmallCodec:

@@ -66,7 +66,7 @@ def _decoded(child: Child, job: Job) -> np.ndarray | str:
     shape = (len(job.indices), *job.size, 3)
     size = math.prod(shape)
     try:
-        made = child.ask(job.request() | {"data": job.data}, most=size + AROUND)
+        made = child.ask(job.request() | {"data": job.data}, max_bytes=size + AROUND)
     except NotStarted as error:
         raise DataError(str(error)) from None
     except Lost as lost:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.nn import functional as F
 
-from curate.base.files import DiskError, cache_folder, write_whole
+from curate.base.files import DiskError, cache_folder, write_atomic
 from video_model.encoders.minilm import MiniLMStates
 from video_model.evaluation.features import ImageClassifier, checked, resized
 
@@ -79,5 +79,5 @@ class CaptionSimilarity:
             rows, centre = self._sentences(names), self._sentences(prompts).mean(0)
         with contextlib.suppress(OSError, DiskError):
             kept.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(kept, save({"classes": rows.contiguous(), "centre": centre.contiguous()}), durable=False)
+            write_atomic(kept, save({"classes": rows.contiguous(), "centre": centre.contiguous()}), durable=False)
         return rows, centre

@@ -29,7 +29,7 @@ def write_whole(path: Path, data: bytes) -> None:
     """The file appears whole or not at all, its folders too. Raises DataError where the disk is full."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        files.write_whole(path, data)
+        files.write_atomic(path, data)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from curate.base.files import whole_folder
+from curate.base.files import atomic_folder
 
 STATE = "state.json"
 
@@ -54,7 +54,7 @@ def save(
     name = f"step-{step:08d}"
     path = folder / name
     try:
-        with whole_folder(path) as aside:  # one that is there is damaged, or it would have been resumed
+        with atomic_folder(path) as aside:  # one that is there is damaged, or it would have been resumed
             sizes = {}
             for part, tensors in parts.items():
                 file = aside / f"{part}.safetensors"

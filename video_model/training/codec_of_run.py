@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from curate.base.files import whole_folder, write_json
+from curate.base.files import atomic_folder, write_json
 from video_model.codecs import Codec
 from video_model.config import rates_of
 from video_model.data.excerpts import sample_frames, sample_windows
@@ -37,10 +37,10 @@ def codec_of(run: Run, index: Index, cache: Path, watcher: TrainingWatcher) -> C
     with locked(shared.parent):
         if not shared.exists():
             made, report = chosen.train(data, run.config.seed, watcher.phase)
-            with whole_folder(shared) as folder:
+            with atomic_folder(shared) as folder:
                 made.save(folder)
                 write_json(folder / "report.json", report)
-    with whole_folder(run.root / "codec") as folder:
+    with atomic_folder(run.root / "codec") as folder:
         shutil.copytree(shared, folder, dirs_exist_ok=True)
     return run.codec()
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from curate.base.files import write_whole
+from curate.base.files import write_atomic
 
 
 class Journal:
@@ -21,7 +21,7 @@ class Journal:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "log.jsonl"
         kept = [line for line in read_log(path) if line["step"] <= step]
-        write_whole(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        write_atomic(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
         self._lines = open(path, "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
         self._board = SummaryWriter(str(board / folder.name), purge_step=step + 1)
         self._wandb = _wandb(wandb, folder.name) if wandb else None

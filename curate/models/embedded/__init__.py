@@ -1,1 +1,1 @@
-"""The embedded pack: real pretrained weights that come inside packages, for a machine with no hub."""
+"""The embedded pack: pretrained weights inside packages, for machines without access to the hub."""

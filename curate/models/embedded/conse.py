@@ -1,9 +1,9 @@
 """ConSE: pictures and sentences in one space, out of a classifier and a sentence encoder (Norouzi et al. 2013).
 
-A picture is the mixture of the sentence embeddings of its ten most probable class names. Both sides are centred,
-because names and captions each fill a narrow cone of the sentence space: the mean class embedding is taken off the
-picture, the mean embedding of "A video of a {class}." off the sentence. It knows a thousand things, no people and no
-actions.
+A picture's embedding is the mean of the sentence embeddings of its ten most probable class names, weighted by
+probability. Both sides are centred, because names and captions each lie in a narrow cone of the sentence space: the mean
+class embedding is subtracted from pictures, the mean embedding of "A video of a {class}." from sentences. It covers 1000
+classes of objects, not people or actions.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from curate.base.files import DiskError, cache_folder, write_whole
+from curate.base.files import DiskError, cache_folder, write_atomic
 from curate.base.section import Section
 from curate.models import Image
 from curate.models.adapter import Adapter
@@ -34,7 +34,7 @@ class ConseOptions(Section):
 
 
 class ConSE(Adapter):
-    """Embedder of the embedded pack; dim 384, rows of unit length. A blank picture gets a direction like any other.
+    """Embedder of the embedded pack; dim 384, rows of unit length. A blank picture has an embedding too.
 
     imagenet, sentences: models to share; loaded here when not given.
     """
@@ -77,8 +77,8 @@ class ConSE(Adapter):
 def class_embeddings(sentences: MiniLM, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Embeddings of class names [N, 384], and the mean embedding of a sentence about each [384].
 
-    Two thousand sentences take some ten CPU seconds, so they are kept in the user's cache folder (1.5 MB), under the
-    digest of model and sentences. A cache that cannot be read or written costs those seconds and nothing else.
+    They take some ten CPU seconds, so they are cached in the user's cache folder (1.5 MB), by the digest of model and
+    sentences. A cache that cannot be read or written is ignored.
     """
     prompts = [f"A video of a {name}." for name in names]
     key = hashlib.sha256("\n".join([sentences.weights()[0].digest(), *names, *prompts]).encode()).hexdigest()[:16]
@@ -90,12 +90,12 @@ def class_embeddings(sentences: MiniLM, names: Sequence[str]) -> tuple[np.ndarra
     centre = in_order_of_length(sentences, prompts).mean(0)
     with contextlib.suppress(OSError, DiskError):
         kept.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(kept, save({"classes": rows, "centre": centre}), durable=False)
+        write_atomic(kept, save({"classes": rows, "centre": centre}), durable=False)
     return rows, centre
 
 
 def in_order_of_length(sentences: MiniLM, texts: Sequence[str]) -> np.ndarray:
-    """Embeddings in the order given, computed in the order of length: a batch of equals needs little padding."""
+    """Embeddings in the given order, computed in order of length to save padding."""
     order = sorted(range(len(texts)), key=lambda index: (len(texts[index]), index))
     rows = np.empty((len(texts), sentences.dim), dtype=np.float32)
     rows[order] = sentences.texts([texts[index] for index in order])

@@ -1,4 +1,4 @@
-"""Video captions of the embedded pack: what was measured, said in one plain sentence. No model, nothing guessed."""
+"""Video captions of the embedded pack: measured facts as one sentence, without a model."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class FactOptions(Section):
 
 
 class MeasuredFacts(Adapter):
-    """Says "A dark scene, mostly blue and black; the camera pans right, with moderate motion."
+    """Captions such as "A dark scene, mostly blue and black; the camera pans right, with moderate motion."
 
     Colours and brightness come from the stills; camera and motion from the columns camera_pan_x, camera_pan_y,
-    camera_zoom and motion_score. What was not measured is not said. The limits are the constants of this module.
+    camera_zoom and motion_score. Null columns are left out. The thresholds are the constants of this module.
     """
 
     roles = (VIDEO_CAPTION,)

@@ -1,4 +1,4 @@
-"""ImageNet posteriors by EfficientNet-Lite2, the one picture network that the embedder and the tag captioner share."""
+"""ImageNet posteriors by EfficientNet-Lite2, which the embedder and the tag captioner share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from curate.base.efficientnet import DISTRIBUTION, FILE, MODULE, NAME, SIDE, efficientnet_lite2, imagenet_classes
 from curate.models import Image
-from curate.models.memory import Memory
+from curate.models.embedding_cache import EmbeddingCache
 from curate.models.packaged import packaged, require
 from curate.weights import Weights
 
@@ -19,8 +19,8 @@ VIEWS = ("crop", "squash")
 class ImageNet:
     """EfficientNet-Lite2, 1000 classes of ImageNet-1k.
 
-    Each picture is looked at twice: its centre square, and the whole of it squashed to a square. Pictures go through
-    one at a time, so that a picture's numbers do not depend on its neighbours; posteriors are remembered by pixels.
+    Two views of each picture: its centre square, and the whole picture squashed to a square. Pictures are processed one at
+    a time, so that results do not depend on the batch; posteriors are cached by pixels.
     """
 
     name = NAME
@@ -33,11 +33,11 @@ class ImageNet:
         require(self.weights()[0])
         self.classes = imagenet_classes()
         self._network = efficientnet_lite2()
-        self._memory = Memory(self._compute)
+        self._cache = EmbeddingCache(self._compute)
 
     def posteriors(self, images: Sequence[Image]) -> np.ndarray:
         """[N, 2, 1000] float32: class probabilities of each picture's centre square and of its squashed whole."""
-        return self._memory.rows(images)
+        return self._cache.rows(images)
 
     def _compute(self, images: Sequence[Image]) -> np.ndarray:
         import torch

@@ -1,6 +1,6 @@
-"""When two captions may become one: rules around a small language model that is fluent and not to be trusted.
+"""Merging of captions by a small language model, guarded by rules since it is fluent but unreliable.
 
-Without them SmolLM2-135M got 4 of 10 hard pairs wrong; with agreeing pairs it stays with what it is given.
+Without them SmolLM2-135M got 4 of 10 hard pairs wrong; for pairs that agree it adds nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from curate.models.embedded.minilm import MiniLM
 
 AGREEMENT = 0.15
 
-# Words that carry no claim about a picture, or only say that it is one.
+# Words without a claim about the picture.
 EMPTY = frozenset(
     re.findall(
         r"\w+",
@@ -65,21 +65,21 @@ class GuardedMerger:
 
 def why_not(answer: str, frame: str, video: str) -> str | None:
     """What is wrong with a merge, or None."""
-    said = content(answer)
-    if not said:
+    claims = content(answer)
+    if not claims:
         return "the merge says nothing"
-    strange = [word for word in words(answer) if stem(word) in said - content(frame) - content(video)]
+    strange = [word for word in words(answer) if stem(word) in claims - content(frame) - content(video)]
     if strange:
         return f'the merge brings in "{strange[0]}"'
     for name, caption, other in (("frame", frame, video), ("video", video, frame)):
         own = content(caption) - content(other)
-        if own and not own & said:
+        if own and not own & claims:
             return f"the merge leaves out the {name} caption"
     return None
 
 
 def content(text: str) -> set[str]:
-    """Stems of the words that say something."""
+    """Stems of the content words."""
     return {stem(word) for word in words(text) if word not in EMPTY}
 
 
@@ -88,7 +88,7 @@ def words(text: str) -> list[str]:
 
 
 def stem(word: str) -> str:
-    """A word without its plainest English endings, so that "drives" and "driving", "runs" and "running" are one."""
+    """A word without its common English endings, so that "drives" and "driving", "runs" and "running" are one."""
     for ending in ("ing", "ed", "es", "s", "e"):
         if word.endswith(ending) and len(word) - len(ending) >= 3:
             word = word[: -len(ending)]

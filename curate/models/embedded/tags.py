@@ -1,4 +1,4 @@
-"""Frame captions of the embedded pack: the name of what is seen, and silence where the classifier is not sure."""
+"""Frame captions of the embedded pack: the class of the middle still, where the classifier is certain."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from curate.models.roles import FRAME_CAPTION
 from curate.weights import Weights
 
 # On the middle stills of 40 real clips: 10 tags at .3 with both views agreeing, 8 of them right; between .15 and .3
-# about half are wrong, and the median confidence is .2. A tag without its doubt reads as a fact: the rest stay unsaid.
+# about half are wrong, and the median confidence is .2. A tag reads as a fact, so uncertain ones are left out.
 CONFIDENCE = 0.3
 
 
@@ -22,10 +22,10 @@ class TagOptions(Section):
 
 
 class ConceptTags(Adapter):
-    """Says "A photo of a jeep.": the best ImageNet class of the middle still; None where it is not sure.
+    """Captions such as "A photo of a jeep.": the best ImageNet class of the middle still; None where it is uncertain.
 
-    Sure: its probability (mean of the two views) is at least `confidence`, and both views name it. It knows neither
-    people nor actions.
+    Certain: its probability (mean of the two views) is at least `confidence`, and both views name it. Its classes are
+    objects, not people or actions.
 
     imagenet: the network that the embedder has; loaded here when not given.
     """
@@ -51,13 +51,13 @@ class ConceptTags(Adapter):
         if not clips:
             return []
         posteriors = self._imagenet.posteriors([clip.stills[len(clip.stills) // 2] for clip in clips])
-        said: list[str | None] = []
+        captions: list[str | None] = []
         for views in posteriors:  # [2, 1000]
             together = views.mean(0)
             best = int(together.argmax())
             sure = together[best] >= self._confidence and (views.argmax(-1) == best).all()
-            said.append(f"A photo of {with_article(self._imagenet.classes[best])}." if sure else None)
-        return said
+            captions.append(f"A photo of {with_article(self._imagenet.classes[best])}." if sure else None)
+        return captions
 
 
 def with_article(name: str) -> str:

@@ -72,7 +72,7 @@ class LaionAesthetic(Adapter):
         if head == "mlp" and file is None:
             got = hub.cached_file(MLP_REPO, [MLP_FILE])
             return [
-                Weights(role, model, got, f"hub {MLP_REPO}", hub.mend(MLP_REPO, [MLP_FILE], allow_download, "file"))
+                Weights(role, model, got, f"hub {MLP_REPO}", hub.fix_for(MLP_REPO, [MLP_FILE], allow_download, "file"))
             ]
         path = Path(file).expanduser() if file is not None else cache_folder() / LINEAR_FILE
         get = hub.download_command(MLP_REPO, [MLP_FILE])

@@ -103,7 +103,7 @@ class OpenClipEmbedder(Adapter):
         if not parts:
             return np.zeros((0, self.dim), np.float32)
         rows = np.concatenate(parts)
-        # Scaled once more in float32: a row normalised in bfloat16 is only within 1% of unit length.
+        # Normalised again in float32: a row normalised in bfloat16 is only within 1% of unit length.
         return rows if self.dtype == torch.float32 else rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
@@ -142,7 +142,7 @@ def hub_place(model: str, pretrained: str) -> tuple[str | None, tuple[str, ...]]
 
 
 def published(model: str, pretrained: str) -> dict:
-    """What open_clip knows of a tag (mean, std, interpolation, activation, place); empty for one it does not know."""
+    """open_clip's config of a tag (mean, std, interpolation, activation, location); empty for an unknown one."""
     from open_clip.pretrained import get_pretrained_cfg
 
     return get_pretrained_cfg(model, pretrained) or {}

@@ -131,7 +131,7 @@ def greedy(model: torch.nn.Module, pixels: torch.Tensor, min_tokens: int, max_to
 
 
 def clean(text: str) -> str | None:
-    """The sentence between the markers, spaces put right: "a dog on a beach ." becomes "a dog on a beach."."""
+    """The sentence between the markers, spaces fixed: "a dog on a beach ." becomes "a dog on a beach."."""
     text = text.split("<end_of_text>")[0].replace("<start_of_text>", " ")
     text = re.sub(r"\s+([.,;:!?])", r"\1", " ".join(text.split()))
     return text or None

@@ -28,7 +28,7 @@ from curate.weights import Weights
 
 LONGEST_ANSWER = 4 << 20  # bytes; more is not a caption
 LONGEST_PAUSE = 60.0  # seconds
-MENDS = {
+FIXES = {
     400: "the server refused the request; check `model`",
     401: "the key was refused; check the variable named by `api_key_env`",
     403: "the key may not use this model; check `api_key_env` and `model`",
@@ -116,7 +116,7 @@ class EndpointMerger(Adapter):
         self.concurrency, self.max_tokens = concurrency, max_tokens
         self.name = f"{model} at {parts.hostname}"
         self._opener = urllib.request.build_opener(NoRedirect)
-        # When one pair of a batch fails, the stage asks again clip by clip: what was answered is not paid for twice.
+        # When one pair of a batch fails, the stage retries clip by clip: answers are cached to not pay twice.
         self._ask = lru_cache(maxsize=4096)(self._complete)
 
     @classmethod
@@ -148,11 +148,13 @@ class EndpointMerger(Adapter):
                 return self._text(self._post(body))
             except urllib.error.HTTPError as error:
                 with error:
-                    said = self._hide(error.read(300).decode("utf-8", "replace").strip())
+                    body_text = self._hide(error.read(300).decode("utf-8", "replace").strip())
                 if error.code != 429 and error.code < 500:
-                    mend = MENDS.get(error.code, "check `url`")
-                    raise EndpointError(f"{self.url}: HTTP {error.code} {error.reason}: {said!r}; {mend}") from error
-                reason, wait = f"HTTP {error.code} {error.reason}: {said!r}", max(wait, retry_after(error))
+                    fix = FIXES.get(error.code, "check `url`")
+                    raise EndpointError(
+                        f"{self.url}: HTTP {error.code} {error.reason}: {body_text!r}; {fix}"
+                    ) from error
+                reason, wait = f"HTTP {error.code} {error.reason}: {body_text!r}", max(wait, retry_after(error))
             except (OSError, http.client.HTTPException) as error:  # URLError and timeouts are OSErrors
                 reason = f"{type(error).__name__}: {getattr(error, 'reason', None) or error}"
             if attempt < self.retries:
@@ -171,7 +173,7 @@ class EndpointMerger(Adapter):
             return reply.read(LONGEST_ANSWER)
 
     def _hide(self, text: str) -> str:
-        """Without the key, which some servers repeat when they refuse it."""
+        """The text without the key, which some servers repeat when they refuse it."""
         key = os.environ.get(self.api_key_env or "", "")
         return text.replace(key, "***") if key else text
 
@@ -183,11 +185,11 @@ class EndpointMerger(Adapter):
                 f"{self.url}: not a chat completion ({type(error).__name__}: {error}): {reply[:200]!r}; "
                 "the server must speak the OpenAI chat API: check `url`"
             ) from error
-        return text if isinstance(text, str) else ""  # null where the model said nothing
+        return text if isinstance(text, str) else ""  # null for an empty answer
 
 
 def retry_after(error: urllib.error.HTTPError) -> float:
-    """Seconds that the server asks to wait; 0 where it does not say, or says a date."""
+    """Seconds of the Retry-After header; 0 without one, or for a date."""
     try:
         return max(0.0, float(error.headers.get("Retry-After", 0)))
     except ValueError:

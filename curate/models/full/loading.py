@@ -1,4 +1,4 @@
-"""What the adapters of this pack share: device and precision, batches, and a strict load through transformers."""
+"""Shared by the adapters of this pack: device and precision, batches, and a strict load through transformers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def placement(device: str, dtype: str) -> tuple[torch.device, torch.dtype]:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"device {device} asked for, but torch sees no CUDA device; use device: auto or cpu")
+        raise ValueError(f"device {device} requested, but torch sees no CUDA device; use device: auto or cpu")
     return torch.device(device), getattr(torch, dtype)
 
 
@@ -37,8 +37,8 @@ def batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
 def pretrained(kind: Any, folder: Path, *, device: torch.device, dtype: torch.dtype) -> torch.nn.Module:
     """`kind.from_pretrained(folder)` without the network, in eval mode; weights that the files lack are an error.
 
-    transformers fills missing weights with random numbers and a log line. A model half made of noise still writes
-    sentences, so that is refused here. ValueError names the first missing weights.
+    transformers initialises missing weights randomly and logs a line; such a model still writes sentences. ValueError names
+    the first missing weights.
     """
     model, info = kind.from_pretrained(folder, dtype=dtype, local_files_only=True, output_loading_info=True)
     missing = sorted(info["missing_keys"])

@@ -1,8 +1,8 @@
-"""The merged caption: an instruct language model puts the frame caption and the video caption into one sentence.
+"""The merged caption: an instruct language model merges the frame caption and the video caption into one sentence.
 
 Blattmann et al. 2023 (section 3) have an LLM summarise the two captions of each clip; their prompt is not published,
-so this one is ours. The model may run here through transformers, or behind an endpoint (see `endpoint`); both are asked
-the same thing and their answers are read the same way.
+so this one is ours. The model runs locally through transformers, or behind an endpoint (see `endpoint`), with the same
+prompt and the same parsing of answers.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ Pair = tuple[str | None, str | None]
 
 
 def request(frame: str, video: str) -> str:
-    """What the model is asked about one pair."""
+    """The prompt for one pair."""
     return f"{INSTRUCTION}\n\nFrame caption: {frame}\nVideo caption: {video}\nMerged caption:"
 
 
 def read_answer(answer: str, frame: str, video: str) -> str:
     """The sentence in a model's answer: its first line that has words, without quotes or an echoed label.
 
-    A model that says nothing has merged nothing: the longer caption is kept.
+    For an empty answer the longer caption is returned.
     """
     for line in answer.splitlines():
         text = line.strip()
@@ -51,7 +51,7 @@ def read_answer(answer: str, frame: str, video: str) -> str:
 
 
 def merge_pairs(pairs: Sequence[Pair], ask: Callable[[list[tuple[str, str]]], list[str]]) -> list[str | None]:
-    """One caption a pair. Only complete pairs are asked about; where one is missing, the other is the answer."""
+    """One caption a pair. Only complete pairs go to the model; otherwise the caption that exists is returned."""
     full = [i for i, (frame, video) in enumerate(pairs) if frame and video]
     answers = ask([pairs[i] for i in full]) if full else []  # type: ignore[misc]
     merged: list[str | None] = [frame or video or None for frame, video in pairs]
@@ -129,7 +129,7 @@ class TransformersMerger(Adapter):
 
         answers = []
         for part in batches(pairs, self.batch):
-            # A chat template writes the special tokens itself; the tokenizer must not add them again.
+            # A chat template includes the special tokens; the tokenizer must not add them again.
             inputs = self.tokenizer(
                 [self.prompt(*pair) for pair in part],
                 return_tensors="pt",

@@ -93,7 +93,7 @@ class VideoBlipCaptioner(Adapter):
         return [hub.weights_of_folder(role="caption_video", model=model, folder=folder, allow_download=allow_download)]
 
     def captions(self, clips: Sequence[ClipView]) -> list[str | None]:
-        """One sentence a clip; None for a clip without frames or where the model says nothing."""
+        """One sentence a clip; None for a clip without frames or an empty answer."""
         out: list[str | None] = [None] * len(clips)
         by_count: dict[int, list[int]] = {}  # short clips have fewer frames; a batch is of one number of frames
         for i, clip in enumerate(clips):

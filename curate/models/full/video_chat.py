@@ -1,7 +1,7 @@
-"""Any chat model of transformers that sees pictures (LLaVA-OneVision, Qwen2.5-VL, SmolVLM ...), shown a clip's frames.
+"""Any chat model of transformers with image input (LLaVA-OneVision, Qwen2.5-VL, SmolVLM ...), given a clip's frames.
 
-The frames go in as a row of pictures, or as one video where the model has a video input, followed by one question. The
-model's own chat template and processor do the rest.
+The frames are passed as images, or as one video if the model has a video input, followed by one question, through the
+model's own chat template and processor.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class VideoChatCaptioner(Adapter):
         return [hub.weights_of_folder(role="caption_video", model=model, folder=folder, allow_download=allow_download)]
 
     def captions(self, clips: Sequence[ClipView]) -> list[str | None]:
-        """One sentence a clip; None for a clip without frames or where the model says nothing."""
+        """One sentence a clip; None for a clip without frames or an empty answer."""
         out: list[str | None] = [None] * len(clips)
         shown = [i for i, clip in enumerate(clips) if len(clip.frames)]
         for part in batches(shown, self.batch):

@@ -94,11 +94,11 @@ _embedders: dict[str, Any] = {}
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
     """What the child process does."""
-    from pipelines.annotation.models import Shelf
-    from pipelines.config import recorded
+    from pipelines.annotation.models import ModelCache
+    from pipelines.config import load_recorded
 
-    config = recorded(request["config"], "dataset.json")
+    config = load_recorded(request["config"], "dataset.json")
     key = config.embedder.model_dump_json()
     if key not in _embedders:
-        _embedders[key] = Shelf(config).get(config.embedder)
+        _embedders[key] = ModelCache(config).get(config.embedder)
     return {"vector": _embedders[key].texts([request["sentence"]])[0].astype(float).tolist()}

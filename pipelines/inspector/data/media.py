@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from cachetools import LRUCache
 
-from curate.base.files import write_whole
+from curate.base.files import write_atomic
 from curate.clip import text_to_path
 from curate.export.extract import Span
 from pipelines.curated.cutting import CutJob, CutterError, Cutters
@@ -162,7 +162,7 @@ class ClipCache:
                 os.utime(path)
                 return path
             data = make()
-            write_whole(path, data, durable=False)
+            write_atomic(path, data, durable=False)
         with self._lock:
             self._locks.pop(name, None)
         self._trim(path)

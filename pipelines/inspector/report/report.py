@@ -19,7 +19,7 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 from PIL import Image
 
-from curate.base.files import whole
+from curate.base.files import atomic_file
 from pipelines.dataset.statistics import clock, short
 from pipelines.inspector.data.choice import Choice, Verdict
 from pipelines.inspector.data.loaded import SLOTS, Loaded, strip
@@ -45,7 +45,7 @@ def write_report(dataset: str | Path, out: str | Path) -> Path:
         if session.loaded is None:
             raise ReportError(session.wrong)
         text = html(session.loaded)
-    with whole(out) as stream:
+    with atomic_file(out) as stream:
         stream.write(text.encode())
     return out
 

@@ -45,10 +45,10 @@ def test_bytes_go_there_and_back_and_the_process_stays(child):
 
 
 def test_views_come_as_bytes_that_can_be_written_to(child):
-    found = child.ask({"do": "raw", "data": b"x" * 100_000}, most=100_000)
+    found = child.ask({"do": "raw", "data": b"x" * 100_000}, max_bytes=100_000)
     assert found == {"left": b"ab", "right": b"x" * 100_000, "beside": 1} and isinstance(found["left"], bytearray)
     with pytest.raises(Lost, match="the adder answered with more than 99999 bytes"):
-        child.ask({"do": "raw", "data": b"x" * 100_000}, most=99_999)
+        child.ask({"do": "raw", "data": b"x" * 100_000}, max_bytes=99_999)
     assert child.ask({"do": "double", "data": b"a"})["doubled"] == b"aa"
 
 
@@ -80,9 +80,9 @@ def test_late_or_killed(child):
 
 
 def test_an_answer_larger_than_allowed_ends_the_child(child):
-    assert child.ask({"do": "double", "data": b"x" * 1000}, most=4000)["doubled"] == b"x" * 2000
+    assert child.ask({"do": "double", "data": b"x" * 1000}, max_bytes=4000)["doubled"] == b"x" * 2000
     with pytest.raises(Lost, match="the adder answered with more than 1500 bytes"):
-        child.ask({"do": "double", "data": b"x" * 1000}, most=1500)
+        child.ask({"do": "double", "data": b"x" * 1000}, max_bytes=1500)
     assert child.pid is None
 
 
@@ -93,7 +93,7 @@ def test_closed_means_ended(child):
 
 
 def test_a_module_that_is_not_there_is_no_requests_fault(monkeypatch):
-    monkeypatch.setattr("curate.base.child.START_PAUSES", ())
+    monkeypatch.setattr("curate.base.child.START_RETRY_SECONDS", ())
     with pytest.raises(NotStarted, match=r"the decoder's process cannot start .*ModuleNotFoundError.*: free memory"):
         Child("no.such.module").ask({})
 

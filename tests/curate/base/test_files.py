@@ -11,7 +11,7 @@ import textwrap
 import pytest
 
 from curate.base import files
-from curate.base.files import DiskError, commit, whole, whole_folder, write_json, write_whole, writing
+from curate.base.files import DiskError, atomic_file, atomic_folder, commit, write_atomic, write_json, writing
 
 
 @pytest.fixture
@@ -31,20 +31,20 @@ def synced(monkeypatch):
 def test_a_file_appears_whole_or_not_at_all(tmp_path, durable):
     path = tmp_path / "a"
     path.write_bytes(b"old")
-    with pytest.raises(KeyError), whole(path, durable=durable) as stream:
+    with pytest.raises(KeyError), atomic_file(path, durable=durable) as stream:
         stream.write(b"half")
         raise KeyError
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
-    with whole(path, durable=durable) as stream:
+    with atomic_file(path, durable=durable) as stream:
         stream.write(b"new")
         assert path.read_bytes() == b"old"
     assert path.read_bytes() == b"new" and list(tmp_path.iterdir()) == [path]
 
 
 def test_the_file_is_flushed_before_its_name_and_the_name_too(tmp_path, synced):
-    write_whole(tmp_path / "a", b"1")
+    write_atomic(tmp_path / "a", b"1")
     assert synced == [f".a.{os.getpid()}.tmp", tmp_path.name]
-    write_whole(tmp_path / "a", b"1", durable=False)
+    write_atomic(tmp_path / "a", b"1", durable=False)
     assert len(synced) == 2
     (tmp_path / "b").write_bytes(b"2")
     commit(tmp_path / "b", tmp_path / "c")
@@ -63,15 +63,15 @@ def test_killed_while_writing_the_old_file_stays(tmp_path):
     code = f"""
         import os, signal
         from pathlib import Path
-        from curate.base.files import whole
-        with whole(Path({str(path)!r})) as stream:
+        from curate.base.files import atomic_file
+        with atomic_file(Path({str(path)!r})) as stream:
             stream.write(b"half")
             stream.flush()
             os.kill(os.getpid(), signal.SIGKILL)
     """
     ended = subprocess.run([sys.executable, "-c", textwrap.dedent(code)])
     assert ended.returncode == -signal.SIGKILL and path.read_bytes() == b"old"
-    write_whole(path, b"new")
+    write_atomic(path, b"new")
     assert path.read_bytes() == b"new"
 
 
@@ -81,7 +81,7 @@ def test_a_full_disk_names_the_folder_and_other_errors_stay(tmp_path, monkeypatc
 
     monkeypatch.setattr(files.os, "replace", full)
     with pytest.raises(DiskError, match=rf"^{tmp_path}: cannot be written to \(No space left on device\)") as caught:
-        write_whole(tmp_path / "a", b"1")
+        write_atomic(tmp_path / "a", b"1")
     assert caught.value.errno == errno.ENOSPC and not list(tmp_path.iterdir())
     with pytest.raises(PermissionError), writing(tmp_path):
         raise PermissionError(errno.EACCES, "no")
@@ -89,14 +89,14 @@ def test_a_full_disk_names_the_folder_and_other_errors_stay(tmp_path, monkeypatc
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path, synced):
     path = tmp_path / "step-1"
-    with pytest.raises(KeyError), whole_folder(path) as aside:
+    with pytest.raises(KeyError), atomic_folder(path) as aside:
         (aside / "half").write_bytes(b"half")
         raise KeyError
     assert not list(tmp_path.iterdir()) and not synced
     (tmp_path / ".step-1").mkdir()  # left by a process that was killed
     (tmp_path / ".step-1" / "half").write_bytes(b"half")
     for content in (b"old", b"new"):
-        with whole_folder(path) as aside:
+        with atomic_folder(path) as aside:
             (aside / "in").mkdir()
             (aside / "in" / "a").write_bytes(content)
         assert list(tmp_path.iterdir()) == [path] and (path / "in" / "a").read_bytes() == content

@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from curate.selection.filters import Filter
-from pipelines.config import recorded
+from pipelines.config import load_recorded
 from pipelines.curated.curated import CuratedRequest, Work, make_curated
 from pipelines.dataset.dataset import Dataset
 
@@ -20,7 +20,7 @@ def _main() -> None:
 
     try:
         dataset = Dataset(request["dataset"])
-        config = recorded(dataset.config, f"{request['dataset']}/dataset.json")
+        config = load_recorded(dataset.config, f"{request['dataset']}/dataset.json")
         made = make_curated(
             dataset,
             CuratedRequest.of(config, [Filter(**f) for f in request["filters"]]),

@@ -1,8 +1,8 @@
-"""Shards written again without recomputing anything: in the columns of this Winnow, or without rows that no longer count.
+"""Rewriting shards without recomputing: with the columns of this version, or without replaced rows.
 
-What is a list of pairs today was a map, which Hugging Face `datasets` cannot read; a list gave one caption; columns that
-came later are null; facts of a video that its clips did not have are those of its row in videos/. So every shard of a
-dataset has the same columns, for tools that open the files themselves too.
+Lists of pairs were maps, which Hugging Face `datasets` cannot read; there was one caption; newer columns are null; facts
+of the video that clips lack come from its row in videos/. So all shards of a dataset have the same columns, also for tools
+that open the files directly.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from pipelines.dataset.files import FOOTER, write_table
 from pipelines.dataset.tables import OF_VIDEO
 
 
-def renew(path: Path, schema: pa.Schema, twin: Path | None = None) -> bool:
-    """Write a shard anew if it lacks columns of `schema`, or has them in another form. The file appears whole or not at
-    all; names, rows, footer and other columns stay. twin: of a shard of clips, the file with its videos. True if it did."""
+def upgrade_shard(path: Path, schema: pa.Schema, twin: Path | None = None) -> bool:
+    """Rewrite a shard that lacks columns of `schema`, or has other types, atomically; True if it did.
+
+    Name, rows, footer and other columns stay. twin: of a shard of clips, the file with its videos."""
     found = pq.read_schema(path)
     if all(field.name in found.names and found.field(field.name).type == field.type for field in schema):
         return False
@@ -39,8 +40,8 @@ def renew(path: Path, schema: pa.Schema, twin: Path | None = None) -> bool:
     return True
 
 
-def without(source: Path, target: Path, units: list[str]) -> None:
-    """Write a shard's file again with the rows of these units only; they are all that its footer then names."""
+def keep_units(source: Path, target: Path, units: list[str]) -> None:
+    """Rewrite a shard's file, rows and footer, with these units only."""
     table = pq.read_table(source)
     ids = [
         f"{video}-{unit:04d}"
@@ -53,7 +54,7 @@ def without(source: Path, target: Path, units: list[str]) -> None:
 
 
 def _facts(clips: pa.Table, twin: Path | None, names: list[str]) -> dict[str, list[Any]]:
-    """Facts of each clip's video, of those of these names that the file with the videos has."""
+    """The facts among `names` that the file with the videos has, for each clip."""
     there = [name for name in names if name in pq.read_schema(twin).names] if twin else []
     if not there:
         return {}
@@ -77,7 +78,7 @@ def _column(table: pa.Table, field: pa.Field) -> pa.ChunkedArray | pa.Array:
 
 
 def _missing(table: pa.Table, name: str) -> list[Any]:
-    """What a column that came later says of rows that were there before."""
+    """Values of a newer column for older rows."""
     if name == "bounds":
         return ["shots"] * len(table)
     if name == "source_captions" and "source_caption" in table.column_names:

@@ -1,4 +1,4 @@
-"""Rows that a model computed for pictures lately, so that two stages that ask about the same still pay once."""
+"""Cache of recent image embeddings, so that two stages that use the same still compute it once."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from cachetools import LRUCache
 from curate.models import Embedder, Image
 
 
-class Memory:
-    """A least-recently-used store of rows by the pixels of a picture, in front of `compute` ([N] pictures to [N, D]).
+class EmbeddingCache:
+    """LRU cache of `compute` ([N] pictures to rows [N, D]) by the pixels of a picture.
 
-    size: rows kept; 2048 hold the stills of more clips than a unit has, in 16 MB at most.
+    size: rows; 2048 hold the stills of more clips than a unit has, in 16 MB at most.
     """
 
     def __init__(self, compute: Callable[[Sequence[Image]], np.ndarray], size: int = 2048) -> None:
@@ -23,7 +23,7 @@ class Memory:
         self._rows: LRUCache[bytes, np.ndarray] = LRUCache(size)
 
     def rows(self, images: Sequence[Image]) -> np.ndarray:
-        """[N, D], in the order of the pictures; only the pictures not seen lately are computed, in one call."""
+        """[N, D], in the order of the pictures; missing ones are computed in one call."""
         keys = [_digest(image) for image in images]
         known = {key: self._rows[key] for key in keys if key in self._rows}
         new = {key: image for key, image in zip(keys, images, strict=True) if key not in known}
@@ -39,13 +39,13 @@ def _digest(image: Image) -> bytes:
     return hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16, person=shape).digest()
 
 
-_of_embedders: weakref.WeakKeyDictionary[Embedder, Memory] = weakref.WeakKeyDictionary()
+_of_embedders: weakref.WeakKeyDictionary[Embedder, EmbeddingCache] = weakref.WeakKeyDictionary()
 
 
 def embed_stills(embedder: Embedder, pictures: Sequence[Image]) -> np.ndarray:
-    """[N, dim] image embeddings; a picture that this embedder saw lately in this process is not computed again."""
-    memory = _of_embedders.get(embedder)
-    if memory is None:
-        living = weakref.ref(embedder)  # a strong reference in the value would keep the key alive
-        memory = _of_embedders[embedder] = Memory(lambda images: living().images(images))
-    return memory.rows(pictures)
+    """[N, dim] image embeddings; recent ones of this embedder and process are cached."""
+    cache = _of_embedders.get(embedder)
+    if cache is None:
+        living = weakref.ref(embedder)  # a strong reference would keep the weak key alive
+        cache = _of_embedders[embedder] = EmbeddingCache(lambda images: living().images(images))
+    return cache.rows(pictures)

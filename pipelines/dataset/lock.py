@@ -1,4 +1,4 @@
-"""One process writes a folder at a time; a second one is told who is at work."""
+"""A lock that lets one process at a time write a folder."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ LOCK = ".lock"
 
 
 @contextmanager
-def claimed(root: Path, what: str, error: type[Exception]) -> Iterator[None]:
-    """Hold the folder's lock, which goes with the process, however it ends; the folder is made where it is not there.
+def locked(root: Path, what: str, error: type[Exception]) -> Iterator[None]:
+    """Hold the folder's lock, which the operating system releases when the process ends; creates the folder if needed.
 
-    what: what is written, for the message. error: raised where another process holds the lock, or the folder cannot be
-    written to, or locked. DiskError where its disk is full.
+    what: what is written, for the message. error: raised if another process holds the lock, or the folder cannot be written
+    to or locked. Raises DiskError if its disk is full.
     """
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -49,11 +49,11 @@ def claimed(root: Path, what: str, error: type[Exception]) -> Iterator[None]:
 
 
 def _holder(stream: TextIO) -> str:
-    """Who holds a lock, in brackets; nothing where the file does not say."""
+    """The process that holds a lock, in brackets; "" if the file does not name it."""
     try:
         stream.seek(0)
-        said = json.load(stream)
-        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(said["since"]))
-        return f" (process {said['pid']} on {said['host']}, since {since})"
+        holder = json.load(stream)
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder["since"]))
+        return f" (process {holder['pid']} on {holder['host']}, since {since})"
     except (ValueError, KeyError, TypeError, OSError):
         return ""

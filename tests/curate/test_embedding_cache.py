@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from curate.models.memory import Memory
+from curate.models.embedding_cache import EmbeddingCache
 
 
 def test_the_picture_asked_for_longest_ago_goes_first():
@@ -15,7 +15,7 @@ def test_the_picture_asked_for_longest_ago_goes_first():
     def rows(*levels):
         return memory.rows([np.full((2, 2, 3), level, np.uint8) for level in levels])[:, 0].tolist()
 
-    memory = Memory(compute, size=2)
+    memory = EmbeddingCache(compute, size=2)
     assert rows(1, 2, 1) == [1, 2, 1] and rows(1) == [1] and rows(3) == [3]  # 2 goes
     assert rows(1, 3) == [1, 3] and calls == [[1, 2], [3]]
     assert rows(4, 5, 6, 1) == [4, 5, 6, 1]  # more at once than are kept
