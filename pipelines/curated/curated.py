@@ -25,11 +25,10 @@ from pipelines.curated.card import write_card
 from pipelines.curated.cutting import CutterError
 from pipelines.curated.exported import schema_of
 from pipelines.curated.passes import CutAhead, CutProgress
-from pipelines.curated.planning import bounds_of
 from pipelines.curated.rechecking import Recheck
 from pipelines.curated.request import PARTIAL, CuratedError, CuratedRequest, State, Work, state_of
 from pipelines.curated.rows import IN_THE_VIDEO, PlannedClips, SourceRoots, write_rows
-from pipelines.curated.shards import Cutting, ShardCounts, ShardSet, write_shards
+from pipelines.curated.shards import Cutting, ShardCounts, ShardSet, bounds_of, write_shards
 from pipelines.dataset.dataset import Dataset
 from pipelines.dataset.empty import why_empty
 from pipelines.dataset.lock import locked

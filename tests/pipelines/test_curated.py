@@ -213,7 +213,7 @@ def test_interrupted_and_started_again(dataset, curated, tmp_path, after, no_pic
             yield from map_here([job])
 
     stopping.done = 0
-    monkeypatch.setattr("pipelines.curated.planning.SAMPLE_CLIPS", 4)
+    monkeypatch.setattr("pipelines.curated.shards.SAMPLE_CLIPS", 4)
     out = tmp_path / "out"
     with pytest.raises(Stop):
         curate(dataset, FILTERS, out, shard_bytes=20_000, map_fn=stopping)

@@ -215,7 +215,7 @@ def test_passes_are_made_as_shards_need_them_and_count_as_progress(tmp_path, pas
 
     how = {"workers": 1, "options": {"size": 32}, "shard_bytes": 1500, "progress": progress}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipelines.curated.planning.SAMPLE_CLIPS", 1)
+        patch.setattr("pipelines.curated.shards.SAMPLE_CLIPS", 1)
         made = curate(dataset, [], out, **how)
     counts = [done for done, _, _ in reported]
     assert counts == sorted(counts) and counts[-1] == 10 and made.clips == 10 and made.shards > 2

@@ -96,7 +96,7 @@ def files(out):
 
 @pytest.mark.parametrize("kind", [*FORMATS, Pairs, Lines], ids=lambda kind: kind.name)
 def test_interrupted_it_is_resumed_after_the_last_whole_shard(dataset, tmp_path, kind, monkeypatch):
-    monkeypatch.setattr("pipelines.curated.planning.SAMPLE_CLIPS", 2)
+    monkeypatch.setattr("pipelines.curated.shards.SAMPLE_CLIPS", 2)
     whole = curate(dataset, FILTERS, tmp_path / "whole", shard_bytes=10_000, map_fn=map_here, format=kind())
     assert whole.shards > 2 and files(tmp_path / "whole")
 
