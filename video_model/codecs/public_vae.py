@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from curate.base.extras import install_command
 from video_model.codecs.protocol import Codec, CodecError, CodecSection
 from video_model.encoders.fingerprint import digest
 from video_model.errors import first_line
@@ -120,7 +121,7 @@ def loaded(folder: Path) -> Any:
         import diffusers
     except ImportError as error:
         raise CodecError(
-            f"{folder}: public VAEs need diffusers ({first_line(error)}); pip install diffusers"
+            f"{folder}: public VAEs need diffusers ({first_line(error)}); {install_command('diffusers')}"
         ) from error
     try:
         return getattr(diffusers, name).from_pretrained(

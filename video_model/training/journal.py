@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from curate.base.extras import install_command
 from curate.base.files import write_atomic
 
 
@@ -62,5 +63,7 @@ def _wandb(options: dict[str, Any], stage: str) -> Any:
     try:
         import wandb
     except ImportError:
-        raise ImportError("loop.wandb: wandb is not installed: pip install wandb, or leave the key out") from None
+        raise ImportError(
+            f"loop.wandb: wandb is not installed: {install_command('wandb')}, or leave the key out"
+        ) from None
     return wandb.init(project=options["project"], name=f"{options['name']}/{stage}", config={"stage": stage})
