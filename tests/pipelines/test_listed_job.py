@@ -96,7 +96,7 @@ def test_what_a_list_says_later_reaches_the_rows(films, tmp_path, watcher):
     listed = {
         (name, tuple(texts), columns) for name, texts, columns in by_video(out, "source_captions, source_columns")
     }
-    assert said == {("v.mp4", ("a", "b"), None), ("w.mp4", ("c",), '{"id": 4}')}
+    assert listed == {("v.mp4", ("a", "b"), None), ("w.mp4", ("c",), '{"id": 4}')}
     again = job(out, watcher, films / "captions.jsonl")
     assert (again.videos, again.already) == (0, 2)
     job(out, watcher, films / "spans.csv")  # other clips: found anew, and the old ones are gone
