@@ -285,7 +285,7 @@ def test_a_memory_limit_that_no_decoder_starts_under_ends_the_job(films, naughty
 
 def test_a_worker_on_ray_without_memory_for_a_decoder_stops_the_job(monkeypatch):
     """What a worker says in the column `refused` ends the job, without another try."""
-    worker = executor.Worker.__new__(executor.Worker)
+    worker = executor.StageWorker.__new__(executor.StageWorker)
     worker.refused, worker.steps = None, [lambda units: (_ for _ in ()).throw(children.NotStarted("no room"))]
     table = worker(executor._table([Unit(Video("a"))]))
     assert table["refused"].to_pylist() == ["no room"]
