@@ -28,11 +28,11 @@ FULL_HD = 1920 * 1080
 
 
 class DecodeOptions(Section):
-    unit_seconds: float = Field(300.0, gt=0, description="long videos are worked on in stretches of about this length")
+    unit_seconds: float = Field(300.0, gt=0, description="long videos are split into units of about this length")
     open_seconds: float = Field(
         30.0,
         gt=0,
-        description="a file that is not opened in this time, and a second for each 10 MB, is left for a second try",
+        description="a file that is not opened in this time, and a second for each 10 MB, is retried later",
     )
     timeout_seconds: float = Field(60.0, gt=0, description="time limit of a decode, beside that for its footage ...")
     timeout_per_second: float = Field(

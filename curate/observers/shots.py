@@ -28,7 +28,7 @@ class ShotOptions(Section):
     detector: Literal[tuple(DETECTORS)] = Field(  # type: ignore[valid-type]
         "cascade", description="whole: a file is one shot, for footage that is cut already"
     )
-    min_seconds: float = Field(0.2, gt=0, description="shorter shots are no clips; what is too short, a selection says")
+    min_seconds: float = Field(0.2, gt=0, description="shorter shots become no clips; a selection can require more")
     max_seconds: float = Field(10.0, gt=0, description="longer shots are divided evenly")
     jumps: bool = Field(
         True, description="cuts within a scene end a shot too: a clip that holds one shows a leap in time"

@@ -41,8 +41,8 @@ def decode_time_limit(config: Config, unit: Unit) -> float:
     facts = unit.facts
     by_size = (facts.get("bytes") or 0) / unit.count / BYTES_A_SECOND
     pixels = (facts.get("width") or 0) * (facts.get("height") or 0)
-    whole = (facts.get("bytes") or 0) // READING if unit.index == 0 else 0  # for the checksum of the file
-    return config.decode.time_limit(max(unit.footage, by_size), pixels) + whole
+    checksum_seconds = (facts.get("bytes") or 0) // READING if unit.index == 0 else 0
+    return config.decode.time_limit(max(unit.footage, by_size), pixels) + checksum_seconds
 
 
 class Pass:

@@ -48,7 +48,7 @@ def stages_of(text: str, config) -> list[str]:
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
         known = ", ".join(config.parts.stages)
-        raise StageError(f"--stages: is empty: choose from {known}, or leave the option out for all")
+        raise StageError(f"--stages is empty: choose from {known}, or leave the option out for all")
     return names
 
 

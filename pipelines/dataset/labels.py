@@ -52,7 +52,7 @@ def append(root: Path, clip_id: str, label: str | None, note: str | None) -> Lab
         torn = size > 0 and os.pread(file, 1, size - 1) != b"\n"
         data = b"\n" * torn + line.encode() + b"\n"
         if os.write(file, data) != len(data):
-            raise LabelError(f"{root / NAME}: the line could not be written whole: check the disk")
+            raise LabelError(f"{root / NAME}: the line could not be written completely: check the disk")
         os.fsync(file)
     except OSError as error:
         raise LabelError(f"{root / NAME}: {error.strerror}: check the disk and the folder's rights") from None

@@ -129,8 +129,8 @@ def test_what_the_tags_say_in_ffmpegs_names():
         "transfer": "smpte2084", "primaries": "bt2020", "matrix": "bt2020nc", "range": "tv", "bit_depth": 10,
         "hdr": True,
     }  # fmt: skip
-    said = colours.describe(framed(as_yuv(bars(), 6, False), "yuv444p"))
-    assert said == {
+    tags = colours.describe(framed(as_yuv(bars(), 6, False), "yuv444p"))
+    assert tags == {
         "transfer": None, "primaries": None, "matrix": None, "range": None, "bit_depth": 8, "hdr": False,
     }  # fmt: skip
 
@@ -222,8 +222,8 @@ def test_a_transcode_of_hdr_is_sdr_says_so_and_looks_like_the_still(tmp_path):
         made = cut(tmp_path, data, 6, **how)
         frames = decoded(made.bytes)
         assert len(frames) == 6
-        said = colours.describe(frames[0])
-        assert (said["matrix"], said["primaries"], said["transfer"], said["range"]) == ("bt709", "bt709", "bt709", "tv")
+        tags = colours.describe(frames[0])
+        assert (tags["matrix"], tags["primaries"], tags["transfer"], tags["range"]) == ("bt709", "bt709", "bt709", "tv")
         assert np.abs(pixels.rgb(frames[3], 32, 32) - bt2390(203)).max() < 4
     (trained,) = decode(Job("video", (2,), (32, 32), data))  # HDR that was copied: toned when it is read
     assert np.abs(trained - bt2390(203)).max() < 2.5
@@ -255,8 +255,8 @@ def test_a_transcode_says_what_it_is_so_that_all_readers_agree(tmp_path, form, t
     for how in ({}, {"size": 64}):
         made = cut(tmp_path, data, 3, **how)
         first = decoded(made.bytes)[0]
-        said = colours.describe(first)
-        assert (said["matrix"], said["range"]) == (matrix, "tv") and said["primaries"] and said["transfer"]
+        tags = colours.describe(first)
+        assert (tags["matrix"], tags["range"]) == (matrix, "tv") and tags["primaries"] and tags["transfer"]
         ours = means(pixels.rgb(first, first.width, first.height))
         assert np.abs(ours - PATCHES).max() <= 5
         theirs = means(first.to_ndarray(format="rgb24"))  # a reader that knows the tags and no rule

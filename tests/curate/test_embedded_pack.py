@@ -58,12 +58,12 @@ def test_the_right_caption_ranks_first(pack):
         "A cook stirs soup in a pot in the kitchen.",
         "A turtle swims over a coral reef.",
     ]
-    said = pack.embedder.texts(captions)
+    embedded = pack.embedder.texts(captions)
     seen = pack.embedder.images(
         [sample("bikes.mp4", 60), sample("bikes.mp4", 120), sample("carphone_pristine.mp4", 60)]
     )
-    assert (seen @ said.T).argmax(1).tolist() == [0, 1, 2]
-    assert np.allclose(np.linalg.norm(said, axis=1), 1, atol=1e-6) and np.allclose(
+    assert (seen @ embedded.T).argmax(1).tolist() == [0, 1, 2]
+    assert np.allclose(np.linalg.norm(embedded, axis=1), 1, atol=1e-6) and np.allclose(
         np.linalg.norm(seen, axis=1), 1, atol=1e-6
     )
 
@@ -96,12 +96,12 @@ def test_a_real_merge_says_both_and_nothing_else(pack):
         "A scene, mostly green and grey; the camera pans left, with a lot of motion.",
     )
     pairs = [(frame, video), (frame, None), ("A photo of a jeep.", "A scene, mostly brown; the camera is static.")]
-    told = pack.merger.explained(pairs)
-    assert told[1] == (frame, "frame")
-    merged, how = told[0]
+    explained = pack.merger.explained(pairs)
+    assert explained[1] == (frame, "frame")
+    merged, how = explained[0]
     assert how == "merged" and why_not(merged, frame, video) is None
     assert "mountain bike" in merged and "pans left" in merged
-    assert pack.merger.explained(pairs[::-1]) == told[::-1]  # what was asked before does not matter
+    assert pack.merger.explained(pairs[::-1]) == explained[::-1]  # what was asked before does not matter
 
 
 def test_missing_weights_say_what_to_do():

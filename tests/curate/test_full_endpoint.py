@@ -1,4 +1,4 @@
-"""Merging through an OpenAI-compatible endpoint, against a server on this machine that answers as it is told."""
+"""Merging through an OpenAI-compatible endpoint, against a server on this machine that gives prepared answers."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ def test_what_was_answered_is_not_paid_for_twice(server):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "reason"),
     [
         ({"url": "file:///etc/passwd"}, "url must be http"),
         ({"url": "http://user:pass@host/v1"}, "without a user or key"),
@@ -199,6 +199,6 @@ def test_what_was_answered_is_not_paid_for_twice(server):
         ({"api_key_env": "NO_SUCH_VARIABLE_HERE"}, "environment variable NO_SUCH_VARIABLE_HERE is not set"),
     ],
 )
-def test_settings_are_checked_at_the_start(changes, said):
-    with pytest.raises(ValueError, match=said):
+def test_settings_are_checked_at_the_start(changes, reason):
+    with pytest.raises(ValueError, match=reason):
         EndpointMerger(**{"url": "http://host/v1", "model": "tiny", **changes})

@@ -179,9 +179,9 @@ def test_coca_equals_open_clips_generate(coca_folder, reference_generate):
     assert (expected == PAD).any() and min(lengths) >= 5 and max(lengths) == 15
 
     clips = [ClipView(stills=[images[0] * 0, image, images[0] * 0], frames=[], facts={}) for image in images]
-    said = [clean(open_clip.decode(row)) for row in expected]
-    assert adapter.captions([*clips, ClipView(stills=[], frames=[], facts={})]) == [*said, None]
-    assert len(set(said)) > 2 and not any("<" in text for text in said)
+    expected_captions = [clean(open_clip.decode(row)) for row in expected]
+    assert adapter.captions([*clips, ClipView(stills=[], frames=[], facts={})]) == [*expected_captions, None]
+    assert len(set(expected_captions)) > 2 and not any("<" in text for text in expected_captions)
 
 
 def test_coca_text_is_cleaned():

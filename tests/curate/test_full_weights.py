@@ -1,4 +1,4 @@
-"""Weights of the paper's pack that are found, missing, cut short, half there or downloaded: what is said and done."""
+"""Weights of the paper's pack that are found, missing, cut short, half there or downloaded: messages and results."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ def test_missing_weights_name_role_model_place_and_mend(adapter, role, place, tm
     with pytest.raises(MissingWeights) as error:
         adapter(device="cpu")
     repo = place.removeprefix("hub ")
-    mend = "curl -L" if adapter is LaionAesthetic else f"hf download {repo}"
-    assert all(word in str(error.value) for word in (role, found.model, found.source, mend))
+    fix = "curl -L" if adapter is LaionAesthetic else f"hf download {repo}"
+    assert all(word in str(error.value) for word in (role, found.model, found.source, fix))
 
     option = "file" if adapter is LaionAesthetic else "folder"
     with pytest.raises(MissingWeights, match="empty"):

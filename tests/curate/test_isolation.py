@@ -38,7 +38,7 @@ def film(tmp_path_factory) -> str:
 
 @pytest.fixture
 def child(monkeypatch):
-    """An Isolated whose child misbehaves when it is told to."""
+    """An Isolated whose child misbehaves on request."""
     monkeypatch.setattr(
         children,
         "BOOT",

@@ -1,4 +1,4 @@
-"""Spans of a source list become the clips: which frames, which captions, and what is said of those that cannot."""
+"""Spans of a source list become clips: their frames, their captions, and warnings for those that cannot."""
 
 from curate.clip import Listed, Unit, Video
 from curate.observers.listed import ListedSpans, clips_of_spans
@@ -20,8 +20,8 @@ OPTIONS = {
 
 def clips(*spans, times=TIMES):
     ends = [*times[1:], times[-1] + 0.04]
-    found, said = clips_of_spans([Listed(*span) for span in spans], times, ends, {})
-    return [(clip.start_frame, clip.end_frame) for clip in found], said
+    found, warnings = clips_of_spans([Listed(*span) for span in spans], times, ends, {})
+    return [(clip.start_frame, clip.end_frame) for clip in found], warnings
 
 
 def test_frames_shown_within_a_span_are_its_clip_counted_from_the_first_picture():
@@ -35,9 +35,9 @@ def test_frames_shown_within_a_span_are_its_clip_counted_from_the_first_picture(
 
 def test_what_is_no_clip_is_said():
     spans = [(2, 1), (1, 1), (9, 10), (3, 8), (3.9, 4.05), (0.001, 0.03), (-1, 1), (None, None, 90, 200)]
-    found, said = clips(*spans)
+    found, warnings = clips(*spans)
     assert found == [(75, 100), (90, 100), (98, 100)]
-    assert [text.split(": ", 1)[1] for text in said] == [
+    assert [text.split(": ", 1)[1] for text in warnings] == [
         "the span 2 to 1 s is empty: its end must be after its start: no clip",
         "the span 1 to 1 s is empty: its end must be after its start: no clip",
         "the span 9 to 10 s holds no picture (the file ends at 4.00 s, after 100 frames): no clip",
@@ -46,8 +46,8 @@ def test_what_is_no_clip_is_said():
         "the span -1 to 1 s begins before the file does: no clip",
         "the span frames 90 to 200 ends with the file, at 4.00 s, after 100 frames",
     ]
-    _, said = clips(*[(9, 10)] * 5, *[(8 + i, 20) for i in range(40)])
-    assert len(said) == 21 and said[-1].startswith("and 25 other spans")
+    _, warnings = clips(*[(9, 10)] * 5, *[(8 + i, 20) for i in range(40)])
+    assert len(warnings) == 21 and warnings[-1].startswith("and 25 other spans")
     assert clips_of_spans([Listed(where="l.csv: entry 3", problem="'x' is no time")], TIMES, TIMES, {}) == (
         [], ["l.csv: entry 3: 'x' is no time: no clip"],
     )  # fmt: skip
@@ -57,12 +57,12 @@ def test_a_span_is_parted_only_where_the_recording_was_interrupted_and_that_is_s
     paused = [*TIMES[:50], *(time + 60 for time in TIMES[50:])]
     ends = [*(time + 0.04 for time in paused)]
     spans = [Listed(1, 63, captions=["a"], where="l"), Listed(0, 1.5)]
-    found, said = clips_of_spans(spans, paused, ends, {50: "gap"})
+    found, warnings = clips_of_spans(spans, paused, ends, {50: "gap"})
     assert [(clip.start_frame, clip.end_frame, clip.captions) for clip in found] == [
         (0, 38, []), (25, 50, ["a"]), (50, 75, ["a"]),
     ]  # fmt: skip
     assert abs(found[1].end_time - found[1].start_time - 1) < 1e-9  # of its pictures
-    assert said == [
+    assert warnings == [
         "l: within the span 1 to 63 s pictures are missing, at 62.00 s: it becomes 2 clips with its captions"
     ]
 

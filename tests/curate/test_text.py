@@ -11,10 +11,10 @@ def quad(left, top, right, bottom):
     return np.array([[left, top], [right, top], [right, bottom], [left, bottom]], np.float32)
 
 
-class Told:
-    """A detector that finds what it is told to, by the picture's first pixel; raises for pixel value 255."""
+class FixedDetector:
+    """A detector with fixed results, by the picture's first pixel; raises for pixel value 255."""
 
-    name = "told"
+    name = "fixed"
 
     def __init__(self, **by_pixel):
         self.by_pixel = {int(key[1:]): value for key, value in by_pixel.items()}
@@ -42,10 +42,10 @@ def test_turned_quads_and_any_order_of_corners():
 
 
 def test_the_fullest_still_counts():
-    told = Told(p1=[], p2=[quad(0, 0, WIDTH, HEIGHT / 2)], p3=[quad(0, 0, 64, 36), quad(100, 0, 164, 36)])
+    detector = FixedDetector(p1=[], p2=[quad(0, 0, WIDTH, HEIGHT / 2)], p3=[quad(0, 0, 64, 36), quad(100, 0, 164, 36)])
     stills = [plain((value, 0, 0)) for value in (1, 2, 3)]
     first, second = clip(*stills), clip(stills[0], start=20)
-    Text(told)([unit(first, second)])
+    Text(detector)([unit(first, second)])
     assert first.values["text_area"] == 0.5 and first.values["text_boxes"] == 2
     assert second.values["text_area"] == 0.0 and second.values["text_boxes"] == 0
 
@@ -57,7 +57,7 @@ def test_a_clip_that_fails_costs_only_itself():
         clip(start=40, still_first=b"no picture"),
         clip(start=60),
     )
-    Text(lambda: Told(p1=[quad(0, 0, WIDTH, HEIGHT)]))([unit(good, bad, unreadable, without)])
+    Text(lambda: FixedDetector(p1=[quad(0, 0, WIDTH, HEIGHT)]))([unit(good, bad, unreadable, without)])
     assert good.values["text_area"] == 1.0 and not good.errors
     for clip_, reason in ((bad, "too bright to read"), (unreadable, "not a picture"), (without, "no stills")):
         assert clip_.values["text_area"] is None and clip_.values["text_boxes"] is None

@@ -126,18 +126,18 @@ def test_every_bad_input_becomes_what_it_must(bad):
         for unit in plan(Video(os.path.join(folder, name))):
             if unit.status == "ok":
                 watch(unit, **PASS)
-            said = unit.error or "; ".join(unit.warnings)
+            reported = unit.error or "; ".join(unit.warnings)
             decoded_frames = unit.facts.get("frames_decoded") or 0
             good = unit.status == expect.status
-            good &= expect.says in said if expect.says or expect.status == "failed" else not said
+            good &= expect.says in reported if expect.says or expect.status == "failed" else not reported
             good &= decoded_frames == expect.frames if expect.frames is not None else decoded_frames > 0
             good &= all(unit.facts.get(key) == value for key, value in expect.facts)
             if unit.status == "ok":
-                good &= bool(unit.clips) and (bool(said) or decoded_frames == unit.facts["frames_in_file"])
+                good &= bool(unit.clips) and (bool(reported) or decoded_frames == unit.facts["frames_in_file"])
             else:
-                good &= bool(said) and "Traceback" not in said and folder not in said
+                good &= bool(reported) and "Traceback" not in reported and folder not in reported
             if not good:
-                wrong.append((name, expect, unit.status, said, decoded_frames, unit.facts, len(unit.clips)))
+                wrong.append((name, expect, unit.status, reported, decoded_frames, unit.facts, len(unit.clips)))
     assert not wrong
 
 

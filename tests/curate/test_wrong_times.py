@@ -47,8 +47,8 @@ def test_presentation_times_in_decode_order_are_no_clock_that_steps_back(tmp_pat
 
 def test_a_repeated_time_is_guessed_and_bounds_nothing():
     clock = Clock(0.04)
-    told = [clock(time) for time in (0.0, 0.04, 0.04, 0.12, 0.16, 0.16)]
-    assert told == pytest.approx([0.0, 0.04, 0.08, 0.12, 0.16, 0.2])
+    mapped = [clock(time) for time in (0.0, 0.04, 0.04, 0.12, 0.16, 0.16)]
+    assert mapped == pytest.approx([0.0, 0.04, 0.08, 0.12, 0.16, 0.2])
     assert clock.repaired == 2 and not clock.turns and not clock.breaks and not clock.sound
 
 
@@ -60,8 +60,8 @@ def test_all_times_equal_is_the_usual_rate():
 
 def test_what_was_guessed_ahead_of_the_clock_is_no_step_back():
     clock = Clock(0.04)
-    told = [clock(time) for time in (0.0, 0.04, None, None, 0.09, 0.13, 0.17, 0.21)]
-    assert all(a < b for a, b in pairwise(told)) and not clock.breaks and told[-1] < 0.32
+    mapped = [clock(time) for time in (0.0, 0.04, None, None, 0.09, 0.13, 0.17, 0.21)]
+    assert all(a < b for a, b in pairwise(mapped)) and not clock.breaks and mapped[-1] < 0.32
 
 
 def test_decoding_times_step_back_too_where_two_recordings_are_joined():

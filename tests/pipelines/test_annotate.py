@@ -1,4 +1,4 @@
-"""The job end to end on small films: what becomes of each input, going on, filling in, and being killed."""
+"""The job end to end on small films: results of each input, resuming, adding stages, and being killed."""
 
 import os
 import re
@@ -127,8 +127,8 @@ def test_failed_videos_are_tried_again_when_asked_or_when_the_file_is_another(sm
 def test_two_writers_are_refused(small_footage, tmp_path, watcher):
     from pipelines.dataset.lock import locked
 
-    told = rf"writing this dataset \(process {os.getpid()} on {re.escape(socket.gethostname())}, since 20"
-    with locked(tmp_path / "d", "dataset", DatasetError), pytest.raises(DatasetError, match=told):
+    message = rf"writing this dataset \(process {os.getpid()} on {re.escape(socket.gethostname())}, since 20"
+    with locked(tmp_path / "d", "dataset", DatasetError), pytest.raises(DatasetError, match=message):
         job(small_footage, tmp_path / "d", watcher)
 
 

@@ -201,7 +201,7 @@ def test_a_place_outside_of_this_jobs_sources_is_looked_at_before_rows_move(fold
 
 
 def during(monkeypatch, action, times=1):
-    """Do something to a file while its decode goes on."""
+    """Do something to a file during its decode."""
     watch, left = decoding.watch, [times]
 
     def meanwhile(unit, **how):

@@ -123,7 +123,7 @@ def test_run(small_footage, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "expected"),
     [
         (["selection={min: {motion_scor: 1}}"], "did you mean motion_score"),
         (["selection={min: {video_path: 1}}"], "not a number"),
@@ -138,9 +138,9 @@ def test_run(small_footage, tmp_path):
         (["selection=swd"], "no preset named"),
     ],
 )
-def test_run_checks_its_selection_before_any_work(changes, said, small_footage, tmp_path, never):
+def test_run_checks_its_selection_before_any_work(changes, expected, small_footage, tmp_path, never):
     changes = [item for change in changes for item in ("--set", change)]
-    assert said in refused("run", small_footage, "--out", tmp_path / "out", *changes)
+    assert expected in refused("run", small_footage, "--out", tmp_path / "out", *changes)
     assert not (tmp_path / "out").exists()
 
 
@@ -171,7 +171,7 @@ def test_run_checks_its_output_before_any_work(small_footage, tmp_path, never):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "expected"),
     [
         (["--set", "shots.min_seconds=[1"], "not readable as YAML"),
         (["--set", "shots.min_seconds=2024-99-99"], "not readable as YAML"),
@@ -186,9 +186,9 @@ def test_run_checks_its_output_before_any_work(small_footage, tmp_path, never):
         (["--config", "quikstart"], "not one of the shipped configs"),
     ],
 )
-def test_wrong_options(options, said, small_footage, tmp_path):
+def test_wrong_options(options, expected, small_footage, tmp_path):
     message = refused("annotate", small_footage, "--out", tmp_path / "d", *INLINE, *options)
-    assert said in message and not (tmp_path / "d").exists()
+    assert expected in message and not (tmp_path / "d").exists()
 
 
 def test_a_key_is_only_needed_where_captions_are_made(dataset, small_footage):
@@ -198,7 +198,7 @@ def test_a_key_is_only_needed_where_captions_are_made(dataset, small_footage):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "expected"),
     [
         (["--shard-size", "abc"], "--shard-size: size 'abc': write a number and a unit, e.g. 256MB"),
         (["--shard-size", "0MB"], "--shard-size: size '0MB': must be greater than 0"),
@@ -208,8 +208,8 @@ def test_a_key_is_only_needed_where_captions_are_made(dataset, small_footage):
         (["--set", "export.crf=[1"], "not readable as YAML"),
     ],
 )
-def test_wrong_options_of_select(dataset, tmp_path, options, said):
-    assert said in refused("select", dataset, "--out", tmp_path / "c", *options)
+def test_wrong_options_of_select(dataset, tmp_path, options, expected):
+    assert expected in refused("select", dataset, "--out", tmp_path / "c", *options)
     assert not (tmp_path / "c").exists()
 
 
@@ -283,5 +283,5 @@ def test_the_summary_counts_videos_not_their_units(capsys):
     for path, index in (("a.mp4", 0), ("a.mp4", 1), ("b.mp4", 0)):
         summary.count(Unit(Video(path), index).fail("lost"))
     print_summary(Console(), summary, "out")
-    said = " ".join(capsys.readouterr().out.split())
-    assert "videos 2" in said and "failed 2 videos (+ 1 in earlier runs" in said
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "videos 2" in printed and "failed 2 videos (+ 1 in earlier runs" in printed

@@ -358,10 +358,10 @@ def test_spans_of_a_list_come_back_as_they_were(root):
     back = read_unit(root, Dataset(root).newest[listed.id].name, listed, TABLES)
     assert back.video == listed.video
     assert back.clips[0] == Clip(**{**vars(listed.clips[0]), "values": dict.fromkeys(("motion_score", "text_area"))})
-    said = duckdb.sql(
+    result = duckdb.sql(
         f"SELECT bounds, source_caption, source_captions, source_columns FROM {Dataset(root).clips_sql} ORDER BY clip_id"
     )
-    assert said.fetchall() == [
+    assert result.fetchall() == [
         ("list", "x", ["x", "y"], '{"licence": "cc", "n": 1}'), ("shots", "a cat", ["a cat"], '{"licence": "cc"}'),
     ]  # fmt: skip
 

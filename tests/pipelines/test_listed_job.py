@@ -93,8 +93,10 @@ def test_what_a_list_says_later_reaches_the_rows(films, tmp_path, watcher):
     job(out, watcher, films / "captions.jsonl")
     assert rows(out, "clip_id, motion_score, still_middle") == scores  # nothing was computed again
     assert rows(out, "seconds['decode']", "videos") == decoded
-    said = {(name, tuple(texts), columns) for name, texts, columns in by_video(out, "source_captions, source_columns")}
-    assert said == {("v.mp4", ("a", "b"), None), ("w.mp4", ("c",), '{"id": 4}')}
+    listed = {
+        (name, tuple(texts), columns) for name, texts, columns in by_video(out, "source_captions, source_columns")
+    }
+    assert listed == {("v.mp4", ("a", "b"), None), ("w.mp4", ("c",), '{"id": 4}')}
     again = job(out, watcher, films / "captions.jsonl")
     assert (again.videos, again.already) == (0, 2)
     job(out, watcher, films / "spans.csv")  # other clips: found anew, and the old ones are gone

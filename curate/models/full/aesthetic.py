@@ -44,7 +44,7 @@ class LaionAesthetic(Adapter):
 
     head: which published one to look for where `file` is not given: "linear" in the folder `$XDG_CACHE_HOME/winnow`
     (`~/.cache/winnow`), as it is not on the hub; "mlp" in the hub's cache. file: your own copy, .safetensors or .pth;
-    its shapes then say which head it is. MissingWeights if there is no file; ValueError for a file of other shapes.
+    its shapes determine the head. MissingWeights if there is no file; ValueError for a file of other shapes.
     """
 
     roles = (AESTHETIC,)

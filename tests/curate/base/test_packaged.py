@@ -1,4 +1,4 @@
-"""Weights inside packages: found without an import, and what is said where they are missing."""
+"""Weights inside packages: found without an import, and the error if they are missing."""
 
 import sys
 
