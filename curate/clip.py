@@ -36,6 +36,18 @@ class Column:
     source: str = ""
     models: tuple[str, ...] = ()
 
+    def problem(self, value: Any) -> str | None:
+        """Why a value cannot be stored in this column; None if it can. A NaN or an infinity is no score."""
+        if value is None:
+            return None
+        try:
+            pa.array([value], self.type)
+        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError, TypeError) as error:
+            return f"{self.name}: {value!r:.60} is no {self.type} ({' '.join(str(error).split())[:120]})"
+        if isinstance(value, (float, np.floating)) and not np.isfinite(value):
+            return f"{self.name} came out as {float(value)}"
+        return None
+
     @classmethod
     def of(cls, field: pa.Field) -> Column:
         """The inverse of `field`."""

@@ -71,6 +71,7 @@ ADAPTERS: list[type[Adapter]] = [
 ]
 
 ENTRY_POINTS = "winnow.parts"  # group of entry points: a list of parts, or a module with a list PARTS
+RESERVED = {"pack", "plugins", "decode", "prefilter", "selection", "export", "execution", "version", "recall", "frames"}
 Kind = TypeVar("Kind", bound=type[Part])
 
 
@@ -211,6 +212,8 @@ def _file(name: str) -> Plugin:
         if spec is None or spec.loader is None:
             raise PluginError(f"plugin {name}: is no Python file: its name must end in .py")
         loaded = importlib.util.module_from_spec(spec)
+        if str(path.parent) not in sys.path:  # as when a script is run: it may import what lies beside it
+            sys.path.append(str(path.parent))
         sys.modules[module] = loaded
         try:
             spec.loader.exec_module(loaded)
@@ -247,6 +250,11 @@ def _check(parts: Parts) -> None:
             where = f"plugin {plugin.source}: {part.__name__}"
             if not getattr(part, "name", ""):
                 raise PluginError(f"{where}: has no name: set name = '...', as --stages shall call it")
+            if not part.name.isidentifier() or part.name in RESERVED | {role.section for role in parts.roles.values()}:
+                taken = (
+                    "is a section of the config" if part.name.isidentifier() else "has other signs than letters and _"
+                )
+                raise PluginError(f"{where}: the name {part.name!r} {taken}: choose another")
             if part.name in names:
                 raise PluginError(f"{where}: there is a stage named {part.name} already: choose another name")
             if not issubclass(part, (Stage, Observer)):
@@ -258,6 +266,11 @@ def _check(parts: Parts) -> None:
                     raise PluginError(f"{where}: the column {column.name} is that of {columns[column.name]}: rename it")
                 columns[column.name] = part.name
             names.append(part.name)
+    for role in parts.roles.values():
+        kinds = [adapter.kind() for adapter in parts.adapters_for(role)]
+        for kind in kinds:
+            if kinds.count(kind) > 1:
+                raise PluginError(f"{role.key}: two models have the kind {kind!r}: give the plugin's another one")
 
 
 __all__ = ["ADAPTERS", "ENTRY_POINTS", "STAGES", "Parts", "Plugin", "PluginError"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from curate.base.section import Section
-from curate.clip import Column
+from curate.clip import Clip, Column
 from curate.part import Part
 from curate.weights import Weights
 
@@ -105,3 +105,18 @@ class PipelinePart(Part):
 def has_section(part: type[PipelinePart]) -> bool:
     """Whether the config has a section under the part's own name."""
     return bool(part.Options.model_fields) or any(role.section == part.name for role in part.models)
+
+
+def check_values(part: type[PipelinePart] | PipelinePart, clips: Sequence[Clip]) -> None:
+    """Make null, with the reason, what a part wrote and a table cannot hold, and what it did not write although nothing
+    failed."""
+    keys = {part.name, *part.error_keys, *(column.name for column in part.columns)}
+    for clip in clips:
+        failed = bool(keys & clip.errors.keys())
+        for column in part.columns:
+            reason = column.problem(clip.values.get(column.name))
+            if column.name not in clip.values and not failed:
+                reason = f"{column.name}: no value was written"
+            if reason:
+                clip.values[column.name] = None
+                clip.errors.setdefault(part.name, reason)

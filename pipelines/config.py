@@ -16,9 +16,11 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, create_model, field_validator, model_validator
 
 from curate.base.section import Section
-from curate.parts import Parts
-from curate.pipeline_part import Role
+from curate.parts import Parts, PluginError
+from curate.pipeline_part import PipelinePart, Role
 from curate.selection.filters import Filter, SelectionError, parse_filters
+from curate.watching.facts import FILE_COLUMNS
+from pipelines.dataset.tables import CLIP_IDENTITY, CLIP_TAIL, VIDEO_IDENTITY
 from pipelines.formats.format import Format
 from pipelines.formats.formats import FORMATS
 from pipelines.formats.options import Export, export_section
@@ -118,6 +120,9 @@ class Config(Section):
 @lru_cache(maxsize=16)
 def schema(parts: Parts) -> type[Config]:
     """The config class of a job with these parts: with a section for each part that has options or models."""
+    taken = {column.name for column in (*CLIP_IDENTITY, *CLIP_TAIL, *VIDEO_IDENTITY, *FILE_COLUMNS)}
+    if clash := [c.name for part in parts.of(PipelinePart) for c in (*part.columns, *part.facts) if c.name in taken]:
+        raise PluginError(f"plugin: the column {clash[0]} is in every table already: rename it")
     fields: dict[str, Any] = {}
     for part in parts.stages.values():
         for role in part.models:

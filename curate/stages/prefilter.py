@@ -18,7 +18,7 @@ class Prefilter(Stage):
 
     def __init__(self, stage: Stage, *, minimum: Mapping[str, float], maximum: Mapping[str, float]) -> None:
         self.stage, self.minimum, self.maximum = stage, dict(minimum), dict(maximum)
-        self.name, self.columns = stage.name, stage.columns  # type: ignore[misc]
+        self.name, self.columns, self.error_keys = stage.name, stage.columns, stage.error_keys  # type: ignore[misc]
 
     def process(self, clips: Sequence[Clip]) -> None:
         kept = []

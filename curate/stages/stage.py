@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from curate.clip import Clip, Column, Unit
-from curate.pipeline_part import PipelinePart
+from curate.pipeline_part import PipelinePart, check_values
 
 
 class Stage(PipelinePart):
@@ -37,6 +37,7 @@ class Stage(PipelinePart):
             if unit.clips:
                 before = [dict(clip.errors) for clip in unit.clips]
                 attempt(self.process, unit.clips, self.name, self.columns)
+                check_values(self, unit.clips)
                 if not unit.lost:  # in the second attempt the reason is recorded instead
                     self._raise_if_out_of_memory(unit, before)
             unit.seconds[self.name] = time.perf_counter() - began

@@ -17,6 +17,7 @@ import numpy as np
 from curate.clip import Unit
 from curate.observers.observer import Observer
 from curate.parts import Parts
+from curate.pipeline_part import check_values
 from curate.video.clock import longest_step
 from curate.video.decode import Decode, VideoError, frames
 from curate.video.identity import checksum, identify
@@ -77,13 +78,16 @@ def _watch(unit: Unit, reader: Decode, observers: Sequence[Observer]) -> None:
     times: list[float] = []
     shown: list[float] = []
     sizes: list[tuple[int, int]] = []
-    first = 0
+    first, working, failed = 0, list(observers), {}
     for frame in reader:
         if not times:
             first = frame.index
         frame.jumped = _interrupted(frame, reader, times, sizes)
-        for observer in observers:
-            observer.see(frame)
+        for observer in list(working):
+            try:
+                observer.see(frame)
+            except Exception as error:
+                working.remove(_may_fail(observer, observers, error, failed))
         times.append(frame.time)
         shown.append(frame.shown)
         sizes.append((frame.width, frame.height))
@@ -99,7 +103,7 @@ def _watch(unit: Unit, reader: Decode, observers: Sequence[Observer]) -> None:
         first=first,
     )
     record_rates(unit, timeline, reader.clock.decoding_from)
-    (unit.clips,) = [clips for observer in observers if (clips := observer.clips(timeline)) is not None]
+    (unit.clips,) = [clips for observer in working if (clips := observer.clips(timeline)) is not None]
     missing = [*reader.warnings(), *rate_warnings(unit, timeline), *timeline.warnings()]
     unit.warnings = list(dict.fromkeys([*unit.warnings, *missing]))
     for clip in unit.clips:
@@ -108,8 +112,26 @@ def _watch(unit: Unit, reader: Decode, observers: Sequence[Observer]) -> None:
         clip.clock = unit.facts["clock"]
         clip.start_frame += first
         clip.end_frame += first
+    for observer in list(working):
+        try:
+            observer.finish(unit, timeline)
+        except Exception as error:
+            _may_fail(observer, observers, error, failed)
     for observer in observers:
-        observer.finish(unit, timeline)
+        for clip in unit.clips:
+            if observer.name in failed:
+                clip.values |= dict.fromkeys(column.name for column in observer.columns)
+                clip.errors[observer.name] = failed[observer.name]
+        check_values(observer, unit.clips)
+
+
+def _may_fail(observer: Observer, observers: Sequence[Observer], error: Exception, failed: dict[str, str]) -> Observer:
+    """Record why an observer failed: that costs its own columns. Without the first, which finds the clips, nothing is
+    left, and a machine without memory is tried again: then the error is raised."""
+    if observer is observers[0] or isinstance(error, (MemoryError, VideoError)):
+        raise error
+    failed[observer.name] = f"{type(error).__name__}: {error}"
+    return observer
 
 
 def _interrupted(frame: Any, reader: Decode, times: Sequence[float], sizes: Sequence[tuple[int, int]]) -> bool:

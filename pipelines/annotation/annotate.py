@@ -20,7 +20,7 @@ from pipelines.annotation.planner import Planner
 from pipelines.annotation.planning import plan_videos
 from pipelines.annotation.pools import Place
 from pipelines.annotation.recorded import RecordedUnits
-from pipelines.annotation.stages import tables_of, with_needs
+from pipelines.annotation.stages import check_views, tables_of, with_needs
 from pipelines.config import Config
 from pipelines.dataset.dataset import (
     Dataset,
@@ -108,6 +108,7 @@ def annotate(
     began = time.perf_counter()
     root = Path(out)
     chosen = with_needs(list(config.parts.stages) if stages is None else stages, config)
+    check_views(config, chosen)
     models = check_weights(config, chosen)
     refuse_foreign(root)
     if sources:

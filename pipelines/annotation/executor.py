@@ -22,6 +22,7 @@ import pyarrow as pa
 from curate.base.child import CHANGED, KILLED, LATE, MEMORY, RESOURCE_ERRNOS, TIME, WORKER, Lost, NotStarted
 from curate.base.extras import missing_package
 from curate.clip import Unit
+from curate.parts import PluginError
 from curate.watching.isolation import record_loss
 from curate.weights import MissingWeights
 from pipelines.annotation.models import ModelCache, uses
@@ -237,13 +238,13 @@ class StageWorker:
     """
 
     def __init__(self, config: str, stages: Sequence[str]) -> None:
-        resolved = resolve(json.loads(config), "the job's config")
         self.refused: str | None = None
         try:
+            resolved = resolve(json.loads(config), "the job's config")
             self.steps = load_steps(resolved, stages)
-        except ExecutorError as error:
+            limit_threads(resolved.execution.threads)
+        except (ExecutorError, PluginError) as error:  # a plugin: its file is not on this machine
             self.refused = str(error)
-        limit_threads(resolved.execution.threads)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         refused = [reason for reason in batch.column("refused").to_pylist() if reason]

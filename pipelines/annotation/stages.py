@@ -19,6 +19,7 @@ from curate.pipeline_part import PipelinePart
 from curate.stages.prefilter import Prefilter
 from curate.stages.stage import Stage
 from curate.watching.facts import FILE_COLUMNS
+from curate.watching.watch import views_of
 from pipelines.annotation.decoding import Frames, Pass, frames_needed
 from pipelines.annotation.models import ModelCache
 from pipelines.config import Config
@@ -62,6 +63,15 @@ def with_needs(names: Sequence[str], config: Config | None = None) -> tuple[str,
             raise StageError(f"--stages {name}: no such stage: choose from {', '.join(parts.stages)}")
     wanted = parts.with_needs(names)
     return parts.with_needs([*wanted, *filtered]) if any(parts.stages[name].prefiltered for name in wanted) else wanted
+
+
+def check_views(config: Config, names: Sequence[str]) -> None:
+    """Raise StageError where two observers want one view of the frames in different sizes."""
+    parts = config.parts.observers
+    try:
+        views_of([(part, getattr(config, name, None)) for name, part in parts.items() if name in names])
+    except ValueError as error:
+        raise StageError(str(error)) from None
 
 
 def _prefilter_needs(config: Config) -> list[str]:

@@ -10,6 +10,7 @@ import pytest
 
 from curate.clip import Unit, Video
 from curate.observers.motion import FlowMotion
+from curate.observers.shots import Shots
 from curate.observers.stills import Stills
 from curate.parts import Parts
 from curate.stages.pictures import decode
@@ -107,8 +108,17 @@ def test_frames_read_later_are_those_the_pass_saw(film):
         assert again.shape == still.shape and np.abs(again.astype(int) - still.astype(int)).mean() < 4
 
 
-def test_an_unforeseen_error_in_an_observer_fails_the_unit_with_its_name(film, monkeypatch):
+def test_an_unforeseen_error_in_an_observer_costs_its_own_columns(film, monkeypatch):
     monkeypatch.setattr(FlowMotion, "see", lambda self, frame: frame.index / 0)
+    unit = passed(film)
+    assert unit.status == "ok" and [(c.start_frame, c.end_frame) for c in unit.clips] == [(0, CUT), (CUT, 100)]
+    for clip in unit.clips:
+        assert clip.errors == {"motion": "ZeroDivisionError: division by zero"} and clip.values["still_first"]
+        assert all(clip.values[column.name] is None for column in FlowMotion.columns)
+
+
+def test_an_unforeseen_error_where_clips_are_found_fails_the_unit_with_its_name(film, monkeypatch):
+    monkeypatch.setattr(Shots, "see", lambda self, frame: frame.index / 0)
     unit = passed(film)
     assert unit.status == "failed" and "ZeroDivisionError" in unit.error
 

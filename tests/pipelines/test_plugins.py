@@ -12,7 +12,7 @@ import pytest
 from curate.parts import Parts, PluginError
 from pipelines.annotation.annotate import annotate
 from pipelines.annotation.pools import Place, pools_of
-from pipelines.annotation.stages import prefilter_columns, stage_identity, tables_of, with_needs
+from pipelines.annotation.stages import StageError, prefilter_columns, stage_identity, tables_of, with_needs
 from pipelines.config import ConfigError, load
 from pipelines.dataset.dataset import Dataset
 
@@ -187,3 +187,77 @@ def test_a_panel_of_ones_own_is_on_the_page(small_footage, tmp_path, watcher):
     clips = [clip for (clip,) in rows(tmp_path / "d", "clip_id")]
     assert sorted(client.get("/api/longest").json()) == clips
     assert "Longest clips" in client.get("/").text
+
+
+MISTAKES = """
+from curate.plugin import Column, Observer, Stage, types
+class Wrong(Stage):
+    name, needs = "wrong", ("shots",)
+    columns = tuple(Column(n, types.float32(), "") for n in ("text_in_number", "nan", "forgotten", "right"))
+    def process(self, clips):
+        for clip in clips:
+            clip.values |= {"text_in_number": "a", "nan": float("nan"), "right": 1.0}
+class Chokes(Observer):
+    name, needs, columns = "chokes", ("shots",), (Column("choked", types.int32(), ""),)
+    def see(self, frame):
+        if frame.index == 5: raise RuntimeError("no luck")
+class Late(Observer):
+    name, needs, columns = "late", ("shots",), (Column("late_score", types.int32(), ""),)
+    def see(self, frame): pass
+    def finish(self, unit, timeline): raise KeyError("end")
+PARTS = [Wrong, Chokes, Late]
+"""
+
+
+def test_the_mistakes_of_a_part_cost_its_own_columns_and_are_recorded(small_footage, tmp_path, watcher):
+    (tmp_path / "mistakes.py").write_text(MISTAKES)
+    stages = ["wrong", "chokes", "late", "motion"]
+    work(small_footage, tmp_path / "d", watcher, stages, str(tmp_path / "mistakes.py"))
+    found = rows(tmp_path / "d", 'text_in_number, nan, forgotten, "right", choked, late_score, motion_score > 0')
+    assert found and set(found) == {(None, None, None, 1.0, None, None, True)}
+    reasons = rows(tmp_path / "d", "errors['wrong'], errors['chokes'], errors['late'], errors['motion']")
+    assert {row[1:] for row in reasons} == {("RuntimeError: no luck", "KeyError: 'end'", None)}
+    assert all(row[0].startswith("text_in_number: 'a' is no float") for row in reasons)
+
+
+@pytest.mark.parametrize(
+    ("declared", "problem"),
+    [
+        ("name = 'decode'", "the name 'decode' is a section of the config"),
+        ("name = 'embedder'", "the name 'embedder' is a section of the config"),
+        ("name = 'my score'", "the name 'my score' has other signs"),
+        ("name, columns = 'a', (Column('fps', types.float32(), ''),)", "the column fps is in every table already"),
+        ("name, columns = 'a', (Column('hdr', types.float32(), ''),)", "the column hdr is in every table already"),
+    ],
+)
+def test_names_that_are_taken(tmp_path, declared, problem):
+    text = f"from curate.plugin import Column, Stage, types\nclass A(Stage):\n    {declared}\nPARTS = [A]\n"
+    (tmp_path / "mine.py").write_text(text)
+    with pytest.raises(PluginError, match=problem):
+        load("quickstart", plugins=[str(tmp_path / "mine.py")])
+
+
+def test_two_sizes_of_one_view_are_refused_before_any_work(small_footage, tmp_path, watcher):
+    (tmp_path / "mine.py").write_text(
+        "from curate.plugin import Observer\nclass Mine(Observer):\n    name, needs = 'mine', ('shots',)\n"
+        "    @classmethod\n    def views(cls, options): return {'grey': 128}\nPARTS = [Mine]\n"
+    )
+    with pytest.raises(StageError, match="motion looks at grey of 96 px and mine of 128 px: give both one size"):
+        work(small_footage, tmp_path / "d", watcher, ["mine", "motion"], str(tmp_path / "mine.py"))
+    assert not (tmp_path / "d").exists()
+
+
+def test_a_plugin_may_import_what_lies_beside_it(tmp_path):
+    (tmp_path / "beside_it.py").write_text("FORMULA = 'none'\n")
+    (tmp_path / "mine.py").write_text(
+        "from beside_it import FORMULA\nfrom curate.plugin import Column, Stage, types\n"
+        "class Mine(Stage):\n    name, columns = 'mine', (Column('mine', types.float32(), FORMULA),)\nPARTS = [Mine]\n"
+    )
+    assert Parts.load([str(tmp_path / "mine.py")]).stages["mine"].columns[0].formula == "none"
+
+
+def test_a_kind_that_is_taken(tmp_path):
+    text = Path(HUE).read_text().replace('Literal["hue"] = "hue"', 'Literal["facts"] = "facts"')
+    (tmp_path / "mine.py").write_text(text)
+    with pytest.raises(PluginError, match="two models have the kind 'facts'"):
+        Parts.load([str(tmp_path / "mine.py")])
