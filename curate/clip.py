@@ -173,6 +173,7 @@ class Unit:
     kind: str = "file"
     duplicate_of: str | None = None
     stored: tuple[str, str] | None = None
+    recalled: bool = False
 
     def wants(self, stage: str) -> bool:
         return self.status == "ok" and (self.todo is None or stage in self.todo)

@@ -71,7 +71,10 @@ ADAPTERS: list[type[Adapter]] = [
 ]
 
 ENTRY_POINTS = "winnow.parts"  # group of entry points: a list of parts, or a module with a list PARTS
-RESERVED = {"pack", "plugins", "decode", "prefilter", "selection", "export", "execution", "version", "recall", "frames"}
+RESERVED = {  # what a config, a unit or an error has already under a name
+    "decode", "execution", "export", "filters", "frames", "pack", "parts", "plugins", "prefilter", "recall", "selection",
+    "version",
+}  # fmt: skip
 Kind = TypeVar("Kind", bound=type[Part])
 
 
@@ -101,7 +104,7 @@ class Parts:
         A plugin is a Python file with a list PARTS: classes of stages, observers, adapters and other subclasses of Part;
         and parts of training. Its code is executed: load only what you trust. Raises PluginError.
         """
-        return _load(tuple(files))
+        return _load(tuple((name, _digest(name)) for name in files))
 
     def of(self, kind: Kind) -> list[Kind]:
         """The parts of plugins of one kind, e.g. `of(Adapter)`."""
@@ -126,6 +129,8 @@ class Parts:
         for part in self.of(PipelinePart):
             needed = [at for at, other in enumerate(order) if other.name in part.needs]
             at = max(needed, default=len(order) - 1) + 1
+            if part.prefiltered:  # what a prefilter looks at comes before all that is prefiltered
+                at = max(at, next(place for place, other in enumerate(order) if other.prefiltered))
             if issubclass(part, Observer):  # observers run before the first stage
                 at = sum(issubclass(other, Observer) for other in order)
             order.insert(at, part)
@@ -167,6 +172,8 @@ class Parts:
             if name not in wanted:
                 wanted.add(name)
                 queue += self.stages[name].needs
+                if issubclass(self.stages[name], Observer):
+                    queue.append(STAGES[0].name)  # which finds the clips
         return tuple(name for name in self.stages if name in wanted)
 
     def stage_of(self, key: str) -> str:
@@ -181,9 +188,9 @@ class Parts:
 
 
 @lru_cache(maxsize=16)
-def _load(files: tuple[str, ...]) -> Parts:
+def _load(files: tuple[tuple[str, str], ...]) -> Parts:
     plugins = [_installed(point) for point in entry_points(group=ENTRY_POINTS)]
-    plugins += [_file(path) for path in files]
+    plugins += [_file(name, digest) for name, digest in files]
     parts = Parts(tuple(plugins))
     _check(parts)
     return parts
@@ -200,12 +207,19 @@ def _installed(point: Any) -> Plugin:
     return Plugin(package, _parts_of(getattr(found, "PARTS", found), package))
 
 
-def _file(name: str) -> Plugin:
+def _digest(name: str) -> str:
+    """SHA-256 of a plugin file, so that one that has changed is loaded again."""
+    try:
+        return hashlib.sha256(Path(name).expanduser().read_bytes()).hexdigest()
+    except OSError as error:
+        reason = "no such file" if isinstance(error, FileNotFoundError) else str(error.strerror)
+        raise PluginError(
+            f"plugin {name}: {reason}: give the path of a Python file, on every machine of the job"
+        ) from None
+
+
+def _file(name: str, digest: str) -> Plugin:
     path = Path(name).expanduser().absolute()
-    if not path.is_file():
-        raise PluginError(f"plugin {name}: no such file: give the path of a Python file, on every machine of the job")
-    data = path.read_bytes()
-    digest = hashlib.sha256(data).hexdigest()
     module = f"winnow_plugin_{path.stem}_{digest[:8]}"
     if module not in sys.modules:
         spec = importlib.util.spec_from_file_location(module, path)
@@ -261,6 +275,8 @@ def _check(parts: Parts) -> None:
                 raise PluginError(f"{where}: must be a Stage, with process(clips), or an Observer, with see and finish")
             if missing := [need for need in part.needs if need not in names]:
                 raise PluginError(f"{where}: needs {missing[0]}, which is no stage: choose from {', '.join(names)}")
+            if issubclass(part, Observer) and (late := [need for need in part.needs if need not in parts.observers]):
+                raise PluginError(f"{where}: needs {late[0]}, which runs after the decode: make it a Stage")
             for column in (*part.columns, *part.facts):
                 if column.name in columns:
                     raise PluginError(f"{where}: the column {column.name} is that of {columns[column.name]}: rename it")
@@ -268,6 +284,10 @@ def _check(parts: Parts) -> None:
             names.append(part.name)
     for role in parts.roles.values():
         kinds = [adapter.kind() for adapter in parts.adapters_for(role)]
+        if not kinds or (role.default is not None and role.default not in kinds):
+            raise PluginError(
+                f"{role.key}: no model {role.default or ''} can fill it: add an Adapter with this role to PARTS"
+            )
         for kind in kinds:
             if kinds.count(kind) > 1:
                 raise PluginError(f"{role.key}: two models have the kind {kind!r}: give the plugin's another one")

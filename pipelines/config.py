@@ -70,7 +70,9 @@ class ExecutionOptions(Section):
     workers: int | None = Field(None, ge=1, description="processes; unset: one a core, as memory allows")
     threads: int = Field(1, ge=1, description="threads of the models in one worker")
     gpus: float = Field(
-        0.0, ge=0, description="GPUs of one model worker; above 0 each model stage has a pool of its own"
+        0.0,
+        ge=0,
+        description="GPUs of one worker of the stages whose models can use one; a share of one GPU is rounded to 1/n",
     )
     address: str | None = Field(None, description="Ray cluster, e.g. auto or ray://head:10001")
     shard_clips: int = Field(1000, ge=1, description="a shard is committed at this many clips")
@@ -121,6 +123,7 @@ class Config(Section):
 def schema(parts: Parts) -> type[Config]:
     """The config class of a job with these parts: with a section for each part that has options or models."""
     taken = {column.name for column in (*CLIP_IDENTITY, *CLIP_TAIL, *VIDEO_IDENTITY, *FILE_COLUMNS)}
+    taken |= {"label", "label_note", "video", "video_codec", "cut"}  # of labels, and of curated clips
     if clash := [c.name for part in parts.of(PipelinePart) for c in (*part.columns, *part.facts) if c.name in taken]:
         raise PluginError(f"plugin: the column {clash[0]} is in every table already: rename it")
     fields: dict[str, Any] = {}
@@ -180,11 +183,25 @@ def load_recorded(tree: dict, origin: str, parts: Parts | None = None) -> Config
     Plugins that a dataset names are never executed; those of `parts` are loaded already.
     """
     kind = schema(parts or Parts.load())
-    tree = drop_unknown_keys(kind, tree | {"plugins": []})
+    tree = _without_plugins(drop_unknown_keys(kind, tree | {"plugins": []}), kind.parts)
     export = tree.get("export") or {}
     if export.get("format") not in [format.name for format in (*FORMATS, *kind.parts.of(Format))]:  # a plugin's
         export.pop("format", None)
     return validate(kind, tree, origin)
+
+
+def _without_plugins(tree: dict, parts: Parts) -> dict:
+    """Less the models and the selection that are chosen by the name of a part that is not loaded: the defaults stand."""
+    for role in parts.roles.values():
+        section, kinds = tree.get(role.section), [adapter.kind() for adapter in parts.adapters_for(role)]
+        place, key = (section, role.field) if role.field else (tree, role.section)
+        chosen = place.get(key) if isinstance(place, dict) else None
+        if isinstance(chosen, dict) and chosen.get("kind") not in (None, *kinds):
+            del place[key]
+    named = tree.get("selection")
+    if isinstance(named, str) and named not in [preset.name for preset in parts.presets]:
+        del tree["selection"]
+    return tree
 
 
 __all__ = ["Config", "ConfigError", "load", "load_recorded", "override", "resolve", "schema"]

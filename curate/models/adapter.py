@@ -37,7 +37,7 @@ class Adapter(Part):
     shares: ClassVar[tuple[tuple[str, type], ...]] = ()
     threaded: ClassVar[bool] = False
     gpu: ClassVar[bool] = False
-    memory: ClassVar[float] = 0.2e9
+    memory: ClassVar[float] = 0.05e9
 
     @classmethod
     def kind(cls) -> str:

@@ -14,7 +14,7 @@ class Brightness(Observer):
     needs = ("shots",)
     columns = (
         Column(
-            "brightness", types.float32(), formula="mean luma of the frames looked at", unit="levels", range="0..255"
+            "brightness", types.float32(), formula="mean level of the frames looked at", unit="levels", range="0..255"
         ),
     )
     Options = BrightnessOptions
@@ -24,7 +24,7 @@ class Brightness(Observer):
 
     def see(self, frame):
         if frame.index % self.every == 0:
-            self.seen[frame.index] = float(frame.grey.mean())
+            self.seen[frame.index] = float(frame.thumb.mean())
 
     def finish(self, unit, timeline):
         for clip in unit.clips:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from curate.base.files import write_json
 from curate.parts import Parts
-from pipelines.annotation.stages import VERSION, stage_identity
+from curate.pipeline_part import PipelinePart
+from pipelines.annotation.stages import VERSION, short_key, stage_identity
 from pipelines.config import Config, ConfigError, load_recorded
 from pipelines.dataset.dataset import FORMAT, DatasetError, read_about
 from pipelines.dataset.lock import LOCK
 from pipelines.sources.sources import HELD
 
-__all__ = ["open_dataset", "refuse_foreign"]
+__all__ = ["check_types", "open_dataset", "refuse_foreign"]
+
+LOG = logging.getLogger("winnow")
 
 
 def open_dataset(root: Path, config: Config, stages: Sequence[str], models: dict[str, Any]) -> None:
@@ -25,7 +31,13 @@ def open_dataset(root: Path, config: Config, stages: Sequence[str], models: dict
         made = read_about(root)
     for stage in stages:
         if stage in made["stages"]:
-            _require_equal(root, _in_current_keys(made, stage, config), stage_identity(config, stage), "")
+            before, now = _in_current_keys(made, stage, config), stage_identity(config, stage)
+            if before.get(VERSION) != now.get(VERSION):
+                raise DatasetError(
+                    f"{root}: its {stage} is of version {before.get(VERSION, 1)}, the plugin's of {now.get(VERSION, 1)}: "
+                    "rows of two versions are never mixed: choose another --out"
+                )
+            _require_equal(root, before, now, "")
     for column, model in models.items():
         if column in made["models"]:
             _require_equal(root, made["models"][column], model, f"the model of {column}: ")
@@ -38,19 +50,38 @@ def open_dataset(root: Path, config: Config, stages: Sequence[str], models: dict
         "config": resolved,
         "stages": made["stages"] | {stage: stage_identity(config, stage) for stage in stages},
         "models": made["models"] | models,
-        "plugins": [
-            *_earlier_plugins(made, config),
-            *({"source": p.source, "sha256": p.sha256} for p in config.parts.plugins),
-        ],
+        "plugins": _all_plugins(root, made.get("plugins", []), config),
     }
     if about != made:
         write_json(root / "dataset.json", about)
 
 
-def _earlier_plugins(made: dict[str, Any], config: Config) -> list[dict[str, str]]:
-    """Plugins of earlier jobs that this one does not load."""
-    now = {plugin.source for plugin in config.parts.plugins}
-    return [plugin for plugin in made.get("plugins", ()) if plugin["source"] not in now]
+def _all_plugins(root: Path, earlier: list[dict[str, str]], config: Config) -> list[dict[str, str]]:
+    """Every plugin file that rows of the dataset may be of. Warns of one that has changed since."""
+    now = [{"source": plugin.source, "sha256": plugin.sha256} for plugin in config.parts.plugins]
+    known = {plugin["source"]: plugin["sha256"] for plugin in earlier}
+    for plugin in now:
+        if known.get(plugin["source"], plugin["sha256"]) != plugin["sha256"]:
+            LOG.warning(
+                "%s has changed since rows of %s were made with it: if its numbers are others now, raise the stage's "
+                "version and choose another --out",
+                plugin["source"],
+                root,
+            )
+    return [*earlier, *(plugin for plugin in now if plugin not in earlier)]
+
+
+def check_types(root: Path, config: Config, shards: Iterable[str]) -> None:
+    """DatasetError where a plugin's column has another type than its rows in the dataset."""
+    declared = {c.name: c.type for part in config.parts.of(PipelinePart) for c in (*part.columns, *part.facts)}
+    for shard in shards if declared else ():
+        for table in ("clips", "videos"):
+            for field in pq.read_schema(root / table / f"part-{shard}.parquet"):
+                if declared.get(field.name, field.type) != field.type:
+                    raise DatasetError(
+                        f"{root}: its column {field.name} is {field.type}, the plugin's is {declared[field.name]}: give the "
+                        "column another name, or choose another --out"
+                    )
 
 
 def _in_current_keys(made: dict[str, Any], stage: str, config: Config) -> dict[str, Any]:
@@ -68,14 +99,15 @@ def _in_current_keys(made: dict[str, Any], stage: str, config: Config) -> dict[s
 
 def _write_sections(tree: dict[str, Any], sections: dict[str, Any], parts: Parts) -> None:
     """The inverse of `stage_identity`: write the sections back into a tree of config keys."""
-    inside = {key.rpartition(".")[2]: key.split(".")[:-1] for part in parts.stages.values() for key in part.also}
+    inside = {short_key(key, part.also): key for part in parts.stages.values() for key in part.also}
     for name, value in sections.items():
         if name == VERSION:
             continue
+        *parents, last = inside.get(name, name).split(".")
         place = tree
-        for key in inside.get(name, ()):
+        for key in parents:
             place = place[key]
-        place[name] = value
+        place[last] = value
 
 
 def refuse_foreign(root: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from curate.base.child import CHANGED
 from curate.clip import Unit, Video, path_to_text
-from pipelines.annotation.agreement import open_dataset, refuse_foreign
+from pipelines.annotation.agreement import check_types, open_dataset, refuse_foreign
 from pipelines.annotation.changes import Changes, find_changes
 from pipelines.annotation.executor import run
 from pipelines.annotation.models import check_weights
@@ -117,10 +117,12 @@ def annotate(
         found = FoundVideos(RecordedUnits(Dataset(root), chosen, retry_failed, config.parts).videos())
     summary = Summary(skipped=found.skipped)
     with locked(root, "dataset", DatasetError):
+        shards = [shard.name for shard in read_shards(root)]
+        check_types(root, config, shards)
         open_dataset(root, config, chosen, models)
         writer = Writer(
             root,
-            tables_of(config.parts).with_stored(root, [shard.name for shard in read_shards(root)]),
+            tables_of(config.parts).with_stored(root, shards),
             models=models,
             shard_clips=config.execution.shard_clips,
             shard_seconds=config.execution.shard_seconds,

@@ -26,7 +26,7 @@ from curate.parts import PluginError
 from curate.watching.isolation import record_loss
 from curate.weights import MissingWeights
 from pipelines.annotation.models import ModelCache, uses
-from pipelines.annotation.pools import PROCESS_BYTES, Place, allocate, pools_of
+from pipelines.annotation.pools import Place, allocate, pools_of
 from pipelines.annotation.stages import Step, build
 from pipelines.cluster import ExecutorError, RaySession, worker_environment
 from pipelines.config import Config, resolve
@@ -69,6 +69,7 @@ class _Rounds:
         self.lost: dict[str, Unit] = {}
         self.patience = IN_A_ROW if before else AT_ONCE
         self.hopeless = False
+        self.memory = max((pool.memory for pool in pools_of(config, stages)), default=0.0)  # of one worker
 
     def run(self) -> Iterator[Unit]:
         alike: list[str] = []
@@ -134,7 +135,7 @@ class _Rounds:
 
     def _lost_with_worker(self, unit: Unit, sure: bool) -> Unit:
         """sure: the worker that died was working on it, it was not waiting."""
-        short = not self.place.address and psutil.virtual_memory().available < PROCESS_BYTES
+        short = not self.place.address and psutil.virtual_memory().available < self.memory
         times = sum(kind == WORKER for kind in unit.lost) + 1
         reason = (
             "the worker process died while working on it"

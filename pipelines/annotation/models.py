@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,12 +26,17 @@ class Use:
     gpu: bool = False
     memory: float = 0.0
 
-    @property
-    def bytes(self) -> float:
-        """Memory of one process that has loaded it, estimated from the size of the files."""
-        found = [item.path for item in self.weights if item.path is not None]
-        files = [file for path in found for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file()]
-        return self.memory + sum(file.stat().st_size for file in files)
+
+def memory_of(used: Iterable[Use]) -> float:
+    """Bytes of one process that has loaded these, by the size of the files; each file and each model counts once."""
+    models, files = {}, {}
+    for use in used:
+        models[use.section.model_dump_json() if use.section is not None else use.column] = use.memory
+        for path in filter(None, (item.path for item in use.weights)):
+            files |= {
+                file: file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file()
+            }
+    return sum(models.values()) + sum(files.values())
 
 
 def adapter(section: Any, config: Config) -> tuple[type[Adapter], dict[str, Any]]:

@@ -8,13 +8,15 @@ from itertools import groupby
 
 import psutil
 
-from pipelines.annotation.models import uses
+from pipelines.annotation.models import memory_of, uses
 from pipelines.cluster import ExecutorError
 from pipelines.config import Config
 
 __all__ = ["PROCESS_BYTES", "Place", "Pool", "Share", "allocate", "pools_of"]
 
-PROCESS_BYTES = 1.8e9  # of one worker without models: Python with its libraries, and the decoding process
+# Of one worker without models: Python with its libraries, and the decoding process. With the offline pack's models, which
+# the sum below puts at 2.4e9, films of the demo took 1.55e9 once loaded and 2.27e9 at most.
+PROCESS_BYTES = 1.8e9
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,8 @@ def pools_of(config: Config, stages: Sequence[str]) -> list[Pool]:
     pools = []
     for gpu, names in groupby(stages, key=on_gpu):
         together = tuple(names)
-        models = {use.section or use.column: use.bytes for use in uses(config, together)}  # each is loaded once
         own = sum(config.parts.stages[name].memory for name in together)
-        pools.append(Pool(together, gpu, PROCESS_BYTES + own + sum(models.values())))
+        pools.append(Pool(together, gpu, PROCESS_BYTES + own + memory_of(uses(config, together))))
     return pools
 
 
@@ -75,8 +76,7 @@ def allocate(pools: Sequence[Pool], config: Config, place: Place, units: int, cp
             f"execution.gpus is {config.execution.gpus:g}, and Ray sees no GPU: set execution.gpus to 0, or start Ray on a "
             "machine that has one"
         )
-    each = min(config.execution.gpus, gpus / on_gpu) if on_gpu else 0.0
-    by_gpus = max(1, int(gpus / on_gpu / each + 1e-6)) if on_gpu else 0
+    each, by_gpus = _gpu_share(config.execution.gpus, gpus, on_gpu) if on_gpu else (0.0, 0)
     shares = []
     for pool in pools:
         if pool.gpu:
@@ -87,6 +87,18 @@ def allocate(pools: Sequence[Pool], config: Config, place: Place, units: int, cp
             left = (0.6 if on_gpu else 0.9) * cpus / (len(pools) - on_gpu)
             shares.append(Share(workers, min(1.0, left / workers)))
     return shares
+
+
+def _gpu_share(wanted: float, gpus: float, pools: int) -> tuple[float, int]:
+    """(GPUs of one worker, workers of one pool), such that every pool has a worker and Ray can place all of them.
+
+    Ray places whole GPUs, or shares of one GPU that do not cross to the next: a share is whole, or 1/n.
+    """
+    if wanted >= 1 and pools * int(wanted) <= gpus:
+        each = int(wanted)
+        return float(each), int(gpus // (pools * each))
+    per_gpu = max(int(1 / min(wanted, 1.0) + 1e-6), -(-pools // int(max(gpus, 1))))  # workers that share one
+    return 1 / per_gpu, max(1, int(gpus) * per_gpu // pools)
 
 
 def _cpu_workers(cpus: float, place: Place, pool: Pool) -> int:

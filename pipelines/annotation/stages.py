@@ -119,8 +119,9 @@ class Recall:
 
     def __call__(self, units: Sequence[Unit]) -> list[Unit]:
         for unit in units:
-            if unit.stored is not None:
+            if unit.stored is not None and not unit.recalled:  # once, in the first pool that works on it
                 self._read(unit, Path(unit.stored[0]), unit.stored[1])
+                unit.recalled = True
         return list(units)
 
     def _read(self, unit: Unit, root: Path, shard: str) -> None:
@@ -140,8 +141,14 @@ def stage_identity(config: Config, stage: str) -> dict[str, Any]:
     """The sections of a config that a stage's columns depend on; rows of different ones must not be mixed."""
     part = config.parts.stages[stage]
     keys = [*part.sections(), *part.also, *(["prefilter"] if part.prefiltered else [])]
-    found = {key.rpartition(".")[2]: _at(config, key) for key in keys}
+    found = {short_key(key, keys): _at(config, key) for key in keys}
     return found | ({VERSION: part.version} if part.version != PipelinePart.version else {})
+
+
+def short_key(key: str, keys: Sequence[str]) -> str:
+    """The last word of a dotted key; all of it where another key ends alike."""
+    last = key.rpartition(".")[2]
+    return key if [other.rpartition(".")[2] for other in keys].count(last) > 1 else last
 
 
 def _at(config: Config, key: str) -> Any:

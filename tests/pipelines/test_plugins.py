@@ -9,12 +9,15 @@ import duckdb
 import numpy as np
 import pytest
 
+from curate.clip import Unit
 from curate.parts import Parts, PluginError
 from pipelines.annotation.annotate import annotate
+from pipelines.annotation.executor import work as run_steps
 from pipelines.annotation.pools import Place, pools_of
-from pipelines.annotation.stages import StageError, prefilter_columns, stage_identity, tables_of, with_needs
+from pipelines.annotation.recorded import RecordedUnits
+from pipelines.annotation.stages import StageError, build, prefilter_columns, stage_identity, tables_of, with_needs
 from pipelines.config import ConfigError, load
-from pipelines.dataset.dataset import Dataset
+from pipelines.dataset.dataset import Dataset, DatasetError
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 SHARPNESS, BRIGHTNESS, HUE = (str(EXAMPLES / f"{name}.py") for name in ("sharpness", "brightness", "hue_captions"))
@@ -261,3 +264,58 @@ def test_a_kind_that_is_taken(tmp_path):
     (tmp_path / "mine.py").write_text(text)
     with pytest.raises(PluginError, match="two models have the kind 'facts'"):
         Parts.load([str(tmp_path / "mine.py")])
+
+
+def test_a_dataset_that_names_a_model_and_a_preset_of_a_plugin_is_read_without_it(small_footage, tmp_path, watcher):
+    overrides = ["captions={frame: null, video: {kind: hue}, merge: null}", "selection=calm"]
+    config = load("quickstart", overrides, [HUE, str(EXAMPLES / "calm_preset.py")])
+    annotate([str(small_footage)], tmp_path / "d", config, place=Place(), watcher=watcher, stages=["captions"])
+    for command in (["stats"], ["select", "--preset", "none", "--out", str(tmp_path / "c")]):
+        line = [sys.executable, "-m", "pipelines.cli", command[0], str(tmp_path / "d"), *command[1:]]
+        done = subprocess.run(line, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+
+def test_what_changes_under_a_plugin(small_footage, tmp_path, watcher, caplog):
+    plugin = tmp_path / "mine.py"
+    plugin.write_text(Path(SHARPNESS).read_text())
+    work(small_footage, tmp_path / "d", watcher, ["sharpness"], str(plugin))
+    plugin.write_text(Path(SHARPNESS).read_text() + "# another formula\n")
+    work(small_footage, tmp_path / "d", watcher, ["sharpness"], str(plugin))
+    assert "mine.py has changed since rows" in caplog.text
+    hashes = [found["sha256"] for found in json.loads((tmp_path / "d" / "dataset.json").read_text())["plugins"]]
+    assert len(set(hashes)) == 2
+    plugin.write_text(Path(SHARPNESS).read_text().replace('name = "sharpness"', 'name, version = "sharpness", 2'))
+    with pytest.raises(DatasetError, match="its sharpness is of version 1, the plugin's of 2"):
+        work(small_footage, tmp_path / "d", watcher, ["sharpness"], str(plugin))
+    plugin.write_text(Path(SHARPNESS).read_text().replace("types.float32()", "types.string()"))
+    with pytest.raises(DatasetError, match="its column sharpness is float, the plugin's is string"):
+        work(small_footage, tmp_path / "d", watcher, ["sharpness"], str(plugin))
+
+
+def test_a_resumed_unit_keeps_what_an_earlier_pool_computed(small_footage, tmp_path, watcher):
+    """Two pools, one after the other, as on a machine with GPUs: the stored rows are read in the first only."""
+    work(small_footage, tmp_path / "d", watcher, ["stills"])
+    config = load("quickstart", [], [SHARPNESS, BRIGHTNESS])
+    known = RecordedUnits(Dataset(tmp_path / "d"), ["sharpness", "brightness"], False, config.parts)
+    (unit, *_) = known.incomplete({})
+    for stages in (["sharpness"], ["brightness"]):
+        (unit,) = run_steps([Unit.unpack(unit.pack())], build(config, stages))
+    assert all(clip.values["sharpness"] > 0 and clip.values["brightness"] > 0 for clip in unit.clips) and unit.clips
+
+
+def test_a_prefiltered_stage_of_a_plugin_leaves_the_prefilters_scores_alone(tmp_path):
+    text = Path(SHARPNESS).read_text().replace('name = "sharpness"', 'name, prefiltered = "sharpness", True')
+    (tmp_path / "mine.py").write_text(text)
+    config = load("quickstart", ["prefilter.max.text_area=0.1"], [str(tmp_path / "mine.py")])
+    assert with_needs(["sharpness"], config) == ("shots", "stills", "text", "sharpness")
+
+
+def test_an_observer_alone_still_has_clips(small_footage, tmp_path, watcher):
+    text = Path(BRIGHTNESS).read_text().replace('    needs = ("shots",)\n', "")
+    (tmp_path / "mine.py").write_text(text)
+    work(small_footage, tmp_path / "d", watcher, ["brightness"], str(tmp_path / "mine.py"))
+    assert rows(tmp_path / "d", "brightness > 0") == [(True,)] * 6
+    (tmp_path / "late.py").write_text(text.replace("    Options =", '    needs = ("text",)\n    Options ='))
+    with pytest.raises(PluginError, match="needs text, which runs after the decode: make it a Stage"):
+        Parts.load([str(tmp_path / "late.py")])

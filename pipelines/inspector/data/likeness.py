@@ -98,6 +98,8 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     from pipelines.config import load_recorded
 
     config = load_recorded(request["config"], "dataset.json")
+    if config.embedder is None or config.embedder.kind != request["config"]["embedder"]["kind"]:
+        raise ValueError("the dataset's embedder is a plugin's, which the inspector does not run")
     key = config.embedder.model_dump_json()
     if key not in _embedders:
         _embedders[key] = ModelCache(config).get(config.embedder)
