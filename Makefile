@@ -21,7 +21,7 @@ demo: setup
 
 test: setup browser
 	@set -e; began=$$(date +%s); $(MAKE) --no-print-directory check; checked=$$(date +%s); \
-	.venv/bin/python -m pytest -q; ended=$$(date +%s); \
+	.venv/bin/python -m pytest -q -n 2 --dist loadfile; ended=$$(date +%s); \
 	echo "make test: checks $$((checked - began)) s, tests $$((ended - checked)) s"
 
 check: setup

@@ -273,6 +273,8 @@ def _check(parts: Parts) -> None:
                 raise PluginError(f"{where}: there is a stage named {part.name} already: choose another name")
             if not issubclass(part, (Stage, Observer)):
                 raise PluginError(f"{where}: must be a Stage, with process(clips), or an Observer, with see and finish")
+            if isinstance(part.needs, str) or not all(isinstance(column, Column) for column in part.columns):
+                raise PluginError(f"{where}: needs is a tuple of names, columns a tuple of Column(...): mind the comma")
             if missing := [need for need in part.needs if need not in names]:
                 raise PluginError(f"{where}: needs {missing[0]}, which is no stage: choose from {', '.join(names)}")
             if issubclass(part, Observer) and (late := [need for need in part.needs if need not in parts.observers]):
@@ -282,6 +284,9 @@ def _check(parts: Parts) -> None:
                     raise PluginError(f"{where}: the column {column.name} is that of {columns[column.name]}: rename it")
                 columns[column.name] = part.name
             names.append(part.name)
+    presets = [preset.name for preset in parts.presets]
+    if twice := [name for name in presets if presets.count(name) > 1]:
+        raise PluginError(f"plugin: there are two presets named {twice[0]}: choose another name")
     for role in parts.roles.values():
         kinds = [adapter.kind() for adapter in parts.adapters_for(role)]
         if not kinds or (role.default is not None and role.default not in kinds):

@@ -70,7 +70,9 @@ class Captions(Stage):
     @classmethod
     def frames(cls, config: Any) -> int:
         """How many evenly spaced frames of each clip the video captioner needs; 0: it uses the stills."""
-        return getattr(config.captions.video, "frames", 0)
+        section = config.captions.video
+        adapter = next((each for each in config.parts.adapters if each.Options is type(section)), None)
+        return getattr(section, "frames", None) or getattr(adapter, "frames", 0)
 
     def process(self, clips: Sequence[Clip]) -> None:
         for batch in batches(clips):

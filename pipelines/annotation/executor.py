@@ -185,6 +185,11 @@ def load_steps(config: Config, stages: Sequence[str]) -> list[Step]:
         raise ExecutorError(str(error)) from error
     except ModuleNotFoundError as error:
         raise ExecutorError(missing_package(error) or str(error)) from error
+    except TypeError as error:
+        raise ExecutorError(
+            f"{_failing_model(config, stages)} cannot be made: {_reason(error)}: its constructor must take its Options, and "
+            "its models, as keyword arguments"
+        ) from error
     except Exception as error:
         raise ExecutorError(
             f"{_failing_model(config, stages)} cannot be loaded: {_reason(error)}: its weights may be damaged: "

@@ -104,7 +104,7 @@ def annotate(
     workers: Workers = None,
     address: Address = None,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="retry videos that are recorded as failed")
+        bool, typer.Option("--retry-failed", help="retry videos, and stages on clips, that are recorded as failed")
     ] = False,
 ) -> None:
     """Find the clips of videos and score them: every clip is kept, with all its scores.

@@ -319,3 +319,11 @@ def test_an_observer_alone_still_has_clips(small_footage, tmp_path, watcher):
     (tmp_path / "late.py").write_text(text.replace("    Options =", '    needs = ("text",)\n    Options ='))
     with pytest.raises(PluginError, match="needs text, which runs after the decode: make it a Stage"):
         Parts.load([str(tmp_path / "late.py")])
+
+
+def test_a_captioner_gets_the_frames_that_it_declares(small_footage, tmp_path, watcher):
+    text = Path(HUE).read_text().replace("frames = 0", "frames = 3")
+    (tmp_path / "mine.py").write_text(text.replace('return [f"A clip', 'return [f"{len(clips[0].frames)} frames, clip'))
+    overrides = ["captions={frame: null, video: {kind: hue}, merge: null}"]
+    work(small_footage, tmp_path / "d", watcher, ["captions"], str(tmp_path / "mine.py"), overrides=overrides)
+    assert {caption[:8] for (caption,) in rows(tmp_path / "d", "caption_video")} == {"3 frames"}

@@ -8,7 +8,7 @@ from video_model.diffusion.slots.number import NumberSlot
 
 
 class MotionSlot(NumberSlot):
-    """Motion score, px per frame as curation measured it; null: not conditioned on it."""
+    """Motion score, percent of the shorter side per second, as curation measured it; null: not conditioned on it."""
 
     name: ClassVar[str] = "motion"
     default: ClassVar[bool] = True
