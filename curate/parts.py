@@ -108,19 +108,21 @@ class Parts:
 
     def of(self, kind: Kind) -> list[Kind]:
         """The parts of plugins of one kind, e.g. `of(Adapter)`."""
-        found = (part for plugin in self.plugins for part in plugin.parts)
-        return [part for part in found if _is_a(part, kind)]
+        return [part for part in self._added if _is_a(part, kind)]
+
+    @property
+    def _added(self) -> list[Any]:
+        return [part for plugin in self.plugins for part in plugin.parts]
 
     @property
     def training(self) -> list[Any]:
         """What plugins add to training: sections of a training config, and samplers, which are functions."""
-        found = (part for plugin in self.plugins for part in plugin.parts)
-        return [part for part in found if not (isinstance(part, Part) or _is_a(part, Part))]
+        return [part for part in self._added if not (isinstance(part, Part) or _is_a(part, Part))]
 
     @property
     def presets(self) -> list[Preset]:
         """Selections with a name."""
-        return [*PRESETS, *(p for plugin in self.plugins for p in plugin.parts if isinstance(p, Preset))]
+        return [*PRESETS, *(part for part in self._added if isinstance(part, Preset))]
 
     @property
     def stages(self) -> dict[str, type[PipelinePart]]:
@@ -143,6 +145,10 @@ class Parts:
     @property
     def adapters(self) -> list[type[Adapter]]:
         return [*ADAPTERS, *self.of(Adapter)]
+
+    def adapter_of(self, section: Any) -> type[Adapter]:
+        """The adapter whose options a section of the config are."""
+        return next(adapter for adapter in self.adapters if adapter.Options is type(section))
 
     def adapters_for(self, role: Role) -> list[type[Adapter]]:
         """The adapters that can fill a role."""

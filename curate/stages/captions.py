@@ -71,8 +71,9 @@ class Captions(Stage):
     def frames(cls, config: Any) -> int:
         """How many evenly spaced frames of each clip the video captioner needs; 0: it uses the stills."""
         section = config.captions.video
-        adapter = next((each for each in config.parts.adapters if each.Options is type(section)), None)
-        return getattr(section, "frames", None) or getattr(adapter, "frames", 0)
+        if section is None:
+            return 0
+        return getattr(section, "frames", None) or getattr(config.parts.adapter_of(section), "frames", 0)
 
     def process(self, clips: Sequence[Clip]) -> None:
         for batch in batches(clips):

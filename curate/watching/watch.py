@@ -53,7 +53,7 @@ def watch(
         unit.fail(error.reason)
     except MemoryError:
         raise  # the caller knows the limit
-    except Exception as error:  # an observer that raises costs this unit, not the job
+    except Exception as error:  # the observer that finds the clips, or the decode: this unit, not the job
         unit.fail(f"{type(error).__name__}: {error}")
     unit.facts.setdefault("checksum", None)
     if unit.status == "ok" and unit.index == 0 and not unit.facts["checksum"]:

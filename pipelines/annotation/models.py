@@ -41,7 +41,7 @@ def memory_of(used: Iterable[Use]) -> float:
 
 def adapter(section: Any, config: Config) -> tuple[type[Adapter], dict[str, Any]]:
     """(class, keyword arguments) of the model that a section names. Nothing is loaded."""
-    chosen = next(each for each in config.parts.adapters if each.Options is type(section))
+    chosen = config.parts.adapter_of(section)
     return chosen, chosen.arguments(section, config.execution.threads)
 
 

@@ -14,6 +14,15 @@ from rich.text import Text
 out_console = Console()
 err_console = Console(stderr=True)
 
+
+def progress_bar(console: Console):
+    """The line that every command shows while it works; it is gone at the end."""
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+
+    columns = SpinnerColumn(), BarColumn(24), TextColumn("{task.description}")
+    return Progress(*columns, console=console, transient=True, refresh_per_second=4)
+
+
 DONE, WITH_FAILURES, COULD_NOT_START, DEFECT, INTERRUPTED = 0, 1, 2, 3, 130
 
 

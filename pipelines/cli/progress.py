@@ -8,12 +8,13 @@ from collections import Counter
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, SpinnerColumn, Task, TextColumn
+from rich.progress import Task
 from rich.table import Table
 from rich.text import Text
 
 from curate.clip import Unit
 from pipelines.annotation.annotate import Summary
+from pipelines.cli.errors import progress_bar
 from pipelines.curated.curated import Curated
 from pipelines.dataset.statistics import clock, funnel_table
 from pipelines.sources.sources import skipped_text
@@ -29,14 +30,7 @@ class LiveProgress:
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self.progress = Progress(
-            SpinnerColumn(),
-            BarColumn(24),
-            TextColumn("{task.description}"),
-            console=console,
-            transient=True,
-            refresh_per_second=4,
-        )
+        self.progress = progress_bar(console)
         self.task: Task | None = None
         self.units = self.done = self.videos = self.clips = self.failed = 0
         self.total = self.footage = 0.0
@@ -139,14 +133,7 @@ class CutLine:
     """Progress of `select`: clips cut so far."""
 
     def __init__(self, console: Console) -> None:
-        self.progress = Progress(
-            SpinnerColumn(),
-            BarColumn(24),
-            TextColumn("{task.description}"),
-            console=console,
-            transient=True,
-            refresh_per_second=4,
-        )
+        self.progress = progress_bar(console)
 
     def __enter__(self) -> CutLine:
         self.progress.start()

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from pipelines.cli.errors import progress_bar
 from pipelines.dataset.statistics import clock
 
 
@@ -21,10 +21,7 @@ class Following:
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self.progress = Progress(
-            SpinnerColumn(), BarColumn(24), TextColumn("{task.description}"),
-            console=console, transient=True, refresh_per_second=4,
-        )  # fmt: skip
+        self.progress = progress_bar(console)
         self.printed = time.monotonic()
         self.steps = 1
         self.pace: float | None = None  # seconds a step
