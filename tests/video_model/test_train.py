@@ -16,7 +16,7 @@ from video_model.training.checkpoints import CheckpointError
 from video_model.training.journal import read_log
 from video_model.training.loop import Interrupted, NotFinite, train_stage
 from video_model.training.steps.optimisation import Average, NothingToTrain, choose_trained, learning_rate
-from video_model.training.steps.workers import TrainingWorker
+from video_model.workers import TrainingWorker
 
 
 def at(folder, step):
@@ -282,7 +282,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoints, "save_file", full)
+    monkeypatch.setattr(checkpoints, "write_tensors", full)
     with pytest.raises(
         CheckpointError, match=r"step 2 cannot be written: the disk is full; free some space, then use --resume"
     ):

@@ -21,7 +21,7 @@ from video_model.errors import RunError, first_line
 from video_model.training import checkpoints
 from video_model.training.build import build_network
 from video_model.training.checkpoints import Checkpoint
-from video_model.training.steps.workers import load_whole
+from video_model.training.steps.workers import load_network
 
 # What may differ when a run is resumed: nothing of it changes what a step computes.
 FREE = (
@@ -121,7 +121,7 @@ class Run:
         temporal = self.config.stages[stage].temporal
         network = build_network(self.config, codec.channels, encoder.dim, temporal)
         try:
-            load_whole(network, checkpoint.tensors("ema"))
+            load_network(network, checkpoint.part("ema"))
         except (KeyError, RuntimeError) as error:
             raise RunError(f"{checkpoint.path}: is not of this config's network ({first_line(error)})") from None
         return network.eval()

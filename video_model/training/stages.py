@@ -35,9 +35,9 @@ from video_model.training.journal import Journal
 from video_model.training.loop import StageTask, train_stage
 from video_model.training.run import Run
 from video_model.training.sampler import default_request
-from video_model.training.steps.workers import TrainingWorker, first_goes_ahead
 from video_model.training.stores import Stores, Unread
 from video_model.training.watching import Silent, TrainingWatcher
+from video_model.workers import TrainingWorker, first_goes_ahead
 
 
 def train(
