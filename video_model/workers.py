@@ -115,6 +115,15 @@ class TrainingWorker:
                 for tensor in tensors:
                     dist.broadcast(tensor.data, 0)
 
+    def from_first(self, tensor: Tensor) -> Tensor:
+        """The first worker's tensor, whatever this one has; on the CPU."""
+        if self.world == 1:
+            return tensor
+        shape = [int(size) for size in self.told(" ".join(map(str, tensor.shape)))[0].split()]
+        sent = (tensor if self.first else torch.empty(shape, dtype=tensor.dtype)).to(self.device)
+        self.as_first([sent])
+        return sent.cpu()
+
     def share(self, rows: int) -> tuple[slice, float]:
         """This worker's rows of so many, and what the mean of a loss over them is to be multiplied with, so that the mean
         over the workers is that over all rows. Never empty: where there are fewer rows than workers, some weigh nothing."""
