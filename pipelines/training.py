@@ -127,7 +127,7 @@ def _work(options: dict[str, Any]) -> None:
     import torch
 
     from video_model.training.stages import train
-    from video_model.training.steps.workers import TrainingWorker
+    from video_model.workers import TrainingWorker
 
     failure = Path(options["out"]) / FAILURE
     if failure.exists():  # started again, for what would come again: end, and let the driver report it
