@@ -1,8 +1,8 @@
 """The config of a training run: typed, with defaults that work, and unknown keys as errors.
 
 A run is a list of stages; each starts from the one before (its EMA). What is recorded in RUN/config.json is the resolved
-config, which is complete without the file. The sections that choose a part (codec, text, network, denoiser, conditioning)
-are the parts themselves, from the lists that `TrainingParts` names.
+config, which is complete without the file. The sections that choose a part (codec, text, network, denoiser, conditioning;
+weighting and optimizer of a stage) are the parts themselves, from the lists that `TrainingParts` names.
 """
 
 from __future__ import annotations
@@ -18,8 +18,11 @@ from video_model.codecs import CODECS, CodecSection
 from video_model.diffusion.parametrisations import PARAMETRISATIONS, Parametrisation
 from video_model.diffusion.samplers import SAMPLERS, names_of
 from video_model.diffusion.slots import SLOTS, Slot
+from video_model.diffusion.weightings import WEIGHTINGS, Weighting
 from video_model.encoders import ENCODERS, EncoderSection
 from video_model.networks import NETWORKS, NetworkSection
+from video_model.networks.lora import LoraSection
+from video_model.optimizers import OPTIMIZERS, OptimizerSection
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,8 @@ class TrainingParts:
     parametrisations: Sequence[type[Parametrisation]] = tuple(PARAMETRISATIONS)
     slots: Sequence[type[Slot]] = tuple(SLOTS)
     samplers: Sequence[Callable[..., Any]] = tuple(SAMPLERS)
+    weightings: Sequence[type[Weighting]] = tuple(WEIGHTINGS)
+    optimizers: Sequence[type[OptimizerSection]] = tuple(OPTIMIZERS)
 
     def plus(self, parts: Iterable[Any]) -> TrainingParts:
         """With more of them: classes of sections, each beside its like; any other function is a sampler. Raises TypeError."""
@@ -54,6 +59,8 @@ BASES: dict[str, type[Section]] = {
     "networks": NetworkSection,
     "parametrisations": Parametrisation,
     "slots": Slot,
+    "weightings": Weighting,
+    "optimizers": OptimizerSection,
 }
 PARTS = TrainingParts()
 
@@ -137,17 +144,27 @@ class TrainingStage(Section):
     images: float = Field(0.0, ge=0, lt=1, description="share of the batches that are images, in a video stage")
     image_batch: int | None = Field(None, ge=1, description="samples of these; unset: as `batch`")
     noise: Noise = Noise()
+    weighting: one_of(PARTS.weightings) = PARTS.weightings[0]()  # type: ignore[valid-type]
     train: Literal["all", "temporal", "time_embedding"] | list[str] = "all"
     steps: int = Field(ge=1)
     batch: int = Field(16, ge=1, description="samples a step, over all workers")
     accumulate: int = Field(1, ge=1, description="parts that a step's batch is worked on in")
     lr: float = Field(1e-4, gt=0)
     warmup: int = Field(100, ge=0, description="steps of linear warm-up")
-    decay: Literal["none", "cosine"] = Field("none", description="of the learning rate, to 1% at the end")
+    decay: Literal["none", "cosine", "linear", "wsd"] = Field(
+        "none", description="of the learning rate after the warm-up; wsd: even, then linear in the last `decay_share`"
+    )
+    decay_share: float = Field(0.2, gt=0, le=1, description="of the steps: the last ones, in which wsd decays")
+    decay_to: float = Field(0.01, ge=0, le=1, description="share of `lr` that is left at the end of a decay")
+    optimizer: one_of(PARTS.optimizers) = PARTS.optimizers[0]()  # type: ignore[valid-type]
     weight_decay: float = Field(0.01, ge=0)
     betas: tuple[float, float] = (0.9, 0.999)
     clip: float = Field(1.0, gt=0, description="norm that gradients are clipped to, once a step")
-    ema: float = Field(0.999, ge=0, lt=1, description="decay of the average of the weights; 0: none")
+    ema: float = Field(0.999, ge=0, lt=1, description="decay of the average of the weights, for one step; 0: none")
+    ema_every: int = Field(1, ge=1, description="steps between updates of the average, each with the decay of them all")
+    ema_device: Literal["same", "cpu"] = Field(
+        "same", description="where the average is kept; cpu: none of a GPU's memory, and a copy of the weights an update"
+    )
 
     @field_validator("frames")
     @classmethod
@@ -199,7 +216,9 @@ class Samples(Section):
 class Loop(Section):
     precision: Literal["float32", "bfloat16"] = "float32"
     checkpointing: bool = Field(False, description="compute activations twice, for memory")
-    compile: bool = Field(False, description="torch.compile the network")
+    compile: bool | Literal["blocks"] = Field(
+        False, description="torch.compile the network; blocks: each of its layers, alike ones once: a faster start"
+    )
     strategy: Literal["ddp", "fsdp"] = Field("ddp", description="fsdp: weights and optimizer spread over the workers")
     threads: int | None = Field(None, ge=1, description="CPU threads of one worker; unset: the cores over the workers")
     save_every: int = Field(500, ge=1, description="steps between checkpoints")
@@ -218,7 +237,10 @@ class TrainConfig(Section):
     codec: one_of(PARTS.codecs) = PARTS.codecs[0]()  # type: ignore[valid-type]
     text: one_of(PARTS.encoders) = PARTS.encoders[0]()  # type: ignore[valid-type]
     network: one_of(PARTS.networks) = PARTS.networks[0]()  # type: ignore[valid-type]
-    start: str | None = Field(None, description="UNet in diffusers' layout that the first stage starts from")
+    start: str | None = Field(
+        None, description="UNet in diffusers' layout, or a finished run, that the first stage starts from"
+    )
+    lora: LoraSection | None = None
     denoiser: one_of(PARTS.parametrisations) = PARTS.parametrisations[0]()  # type: ignore[valid-type]
     conditioning: keys_of(PARTS.slots) = keys_of(PARTS.slots)()  # type: ignore[valid-type]
     data: Data = Data()
@@ -239,12 +261,30 @@ class TrainConfig(Section):
                     raise ValueError(f"stages.{name}.sizes: {height} x {width} must be multiples of {step}")
         return self
 
+    @model_validator(mode="after")
+    def _small(self) -> TrainConfig:
+        if self.lora and not self.start:
+            raise ValueError("lora: needs weights to add to: name them in start")
+        if self.lora and len({stage.temporal for stage in self.stages.values()}) > 1:
+            raise ValueError("lora: its stages must be all of images or all of videos, as the network of start is one")
+        for name, stage in self.stages.items():
+            if self.loop.strategy == "fsdp" and stage.ema_device == "cpu":
+                raise ValueError(
+                    f"stages.{name}.ema_device: cpu goes with loop.strategy ddp; with fsdp the average is spread already"
+                )
+            if self.loop.strategy == "fsdp" and not stage.optimizer.spreads:
+                raise ValueError(
+                    f"stages.{name}.optimizer: {stage.optimizer.kind} does not work on weights that are spread: choose "
+                    "adamw, or loop.strategy ddp"
+                )
+        return self
+
 
 def train_config(extra_parts: Iterable[Any] = ()) -> type[TrainConfig]:
     """The class of configs that can also choose parts of one's own: what a plugin of `winnow train` adds.
 
-    extra_parts: subclasses of CodecSection, EncoderSection, NetworkSection, Parametrisation or Slot, and functions, which
-    are samplers. Whoever reads a config or opens a run that names them needs this class: `typed_yaml.read(schema, path)`,
+    extra_parts: subclasses of CodecSection, EncoderSection, NetworkSection, Parametrisation, Slot, Weighting or
+    OptimizerSection, and functions, which are samplers. Whoever reads a config or opens a run that names them needs this class: `typed_yaml.read(schema, path)`,
     `Run.open(root, schema)`, `Sampler(root, schema=schema)`. A slot is off where a config does not name it.
     """
     extra = list(extra_parts)
@@ -253,6 +293,13 @@ def train_config(extra_parts: Iterable[Any] = ()) -> type[TrainConfig]:
     parts = PARTS.plus(extra)
     samples = create_model("Samples", __base__=Samples, sampler=(Literal[tuple(names_of(parts.samplers))], "heun"))
     slots = keys_of(parts.slots)
+    stage = create_model(
+        "TrainingStage",
+        __base__=TrainingStage,
+        __doc__=TrainingStage.__doc__,
+        weighting=(one_of(parts.weightings), PARTS.weightings[0]()),
+        optimizer=(one_of(parts.optimizers), PARTS.optimizers[0]()),
+    )
     grown = create_model(
         "TrainConfig",
         __base__=TrainConfig,
@@ -262,6 +309,7 @@ def train_config(extra_parts: Iterable[Any] = ()) -> type[TrainConfig]:
         denoiser=(one_of(parts.parametrisations), PARTS.parametrisations[0]()),
         conditioning=(slots, slots()),
         samples=(samples, samples()),
+        stages=(dict[str, stage], TrainConfig.model_fields["stages"]),
     )
     grown.parts = parts
     return grown
