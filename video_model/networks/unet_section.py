@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from video_model.networks.conditions import reconditioned
 from video_model.networks.mixers import ATTENTION_MIXERS, CONV_MIXERS, AttentionMixing, ConvMixing, mixer_named
 from video_model.networks.section import NetworkSection
 from video_model.networks.unet import SpaceTimeUNet, inflate
@@ -59,7 +60,7 @@ class UNet(NetworkSection):
     def multiple(self) -> int:
         return 2 ** (len(self.channels) - 1)
 
-    def image(self, latent_channels: int, text_dim: int) -> SpaceTimeUNet:
+    def image(self, latent_channels: int, text_dim: int | None) -> SpaceTimeUNet:
         shape = UNetConfig(
             in_channels=latent_channels,
             out_channels=latent_channels,
@@ -76,9 +77,11 @@ class UNet(NetworkSection):
         )
         return SpaceTimeUNet(shape)
 
-    def video(self, image: SpaceTimeUNet, vectors: Sequence[str], concat_channels: int) -> SpaceTimeUNet:
+    def video(self, network: SpaceTimeUNet, vectors: Sequence[str], concat_channels: int) -> SpaceTimeUNet:
+        if network.temporal:
+            return reconditioned(network, vectors, concat_channels)
         return inflate(
-            image,
+            network,
             conv_mixing=self.conv_mixing,
             attention_mixing=self.attention_mixing,
             frame_index=self.frame_index,
