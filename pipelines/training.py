@@ -80,7 +80,7 @@ def train_on_ray(job: TrainingJob, workers: int, address: str | None, watcher: A
     if job.stage is not None and job.stage not in job.config.stages:
         raise TrainingError(f"--stage {job.stage}: the config's stages are {', '.join(job.config.stages)}")
     stores = Stores(job.config, job.sources)
-    stores.compare(Run.begin(job.out, job.config, job.resume))
+    stores.compare(Run.begin(job.out, stores.config, job.resume))
     failure = job.out / FAILURE
     failure.unlink(missing_ok=True)
     with RaySession(address, "leave --workers and --address out"):

@@ -77,6 +77,7 @@ def sample(
         "video.mp4"
     ),
     image: Annotated[Path | None, typer.Option(help="the first frame: a picture, cropped to the run's size")] = None,
+    last_image: Annotated[Path | None, typer.Option(help="the last frame, of a stage that interpolates")] = None,
     frames: Annotated[int | None, typer.Option(min=1, help="default: the stage's")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="of the sampler; default: the config's")] = None,
     guidance: Annotated[
@@ -107,7 +108,7 @@ def sample(
         from pipelines.training import schema_of
 
         wish = Wish(
-            list(prompt), out, image, stage, scale,
+            list(prompt), out, image, last_image, stage, scale,
             {"frames": frames, "steps": steps, "seed": seed, "sampler": sampler, "fps": fps, "motion": motion},
             guidance, size, list(condition),
         )  # fmt: skip

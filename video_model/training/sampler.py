@@ -40,9 +40,10 @@ class Sampler:
         self.config: TrainConfig = self.run.config
         self.stage = self.config.stages[self.name]
         self.codec, self.encoder = self.run.codec(), self.config.text.make()
-        network = self.run.network(self.name, self.checkpoint, self.codec, self.encoder).to(device)
+        self.models = Models(self.codec, self.encoder)
+        network = self.run.network(self.name, self.checkpoint, self.models).to(device)
         self.denoiser = Denoiser(network, self.config.denoiser)
-        self.conditioner = build_conditioner(self.config, self.stage.temporal)
+        self.conditioner = build_conditioner(self.config, self.name, self.models)
 
     def request(self, prompts: Sequence[str], **options: Any) -> Request:
         """A request with the run's defaults for all that is not named (or None); options: fields of Request, or slots.
@@ -61,8 +62,7 @@ class Sampler:
         return request
 
     def __call__(self, request: Request, watch: Watch | None = None) -> Tensor:
-        models = Models(self.codec, self.encoder)
-        return generate(self.denoiser, self.conditioner, models, request, self.config.parts.samplers, watch)
+        return generate(self.denoiser, self.conditioner, request, self.config.parts.samplers, watch)
 
 
 def default_request(config: TrainConfig, name: str, prompts: Sequence[str], **options: Any) -> Request:
