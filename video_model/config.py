@@ -176,7 +176,8 @@ class TrainingStage(Section):
     ema: float = Field(0.999, ge=0, lt=1, description="decay of the average of the weights, for one step; 0: none")
     ema_every: int = Field(1, ge=1, description="steps between updates of the average, each with the decay of them all")
     ema_device: Literal["same", "cpu"] = Field(
-        "same", description="where the average is kept; cpu: none of a GPU's memory, and a copy of the weights an update"
+        "same",
+        description="where the average is kept; cpu: none of a GPU's memory, and a copy of the weights an update",
     )
 
     @field_validator("frames")
@@ -282,6 +283,7 @@ class TrainConfig(Section):
                 if height % step or width % step:
                     raise ValueError(f"stages.{name}.sizes: {height} x {width} must be multiples of {step}")
         return self
+
     @model_validator(mode="after")
     def _small(self) -> TrainConfig:
         if self.lora and not self.start:

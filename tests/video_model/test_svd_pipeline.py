@@ -28,7 +28,11 @@ def config(folder, **changes):
             "codec": {"kind": "diffusers", "folder": str(folder)},
             "text": {"kind": "none"},
             "network": {
-                "kind": "unet", "channels": [32, 64], "layers": 1, "attention": [True, False], "head_dim": 16,
+                "kind": "unet",
+                "channels": [32, 64],
+                "layers": 1,
+                "attention": [True, False],
+                "head_dim": 16,
                 "vector_width": 8,
             },
             "conditioning": conditioning,

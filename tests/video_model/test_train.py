@@ -17,7 +17,8 @@ from video_model.training import checkpoints
 from video_model.training.checkpoints import CheckpointError
 from video_model.training.journal import read_log
 from video_model.training.loop import Interrupted, NotFinite, train_stage
-from video_model.training.steps.optimisation import Average, NothingToTrain, choose_trained, learning_rate
+from video_model.training.steps.average import Average
+from video_model.training.steps.optimisation import NothingToTrain, choose_trained, learning_rate
 from video_model.training.steps.state import TrainingState
 from video_model.workers import TrainingWorker
 

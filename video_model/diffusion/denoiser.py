@@ -16,13 +16,19 @@ import torch
 from torch import Tensor, nn
 
 from video_model.diffusion.parametrisations import PARAMETRISATIONS, Parametrisation
+from video_model.diffusion.weightings import Weighting
 
 Cond = Mapping[str, Tensor]
 DEFAULT = PARAMETRISATIONS[0]()
 
 
 class Denoiser(nn.Module):
-    """`denoiser(x, sigma, cond) -> x0`: the clean data that a network expects behind noisy data."""
+    """`denoiser(x, sigma, cond) -> x0`: the clean data that a network expects behind noisy data.
+
+    weighting: of its loss; None: the network's own.
+    """
+
+    weighting: Weighting | None = None
 
     def __init__(self, network: nn.Module, parametrisation: Parametrisation = DEFAULT) -> None:
         super().__init__()
@@ -40,13 +46,15 @@ class Denoiser(nn.Module):
         """Mean squared error of the network's own output, which is |D - x0|^2 / c_out^2: [B], one a sample.
 
         clean, noise [B, T, C, h, w]; sigma [B]. For EDM the weight 1 / c_out^2 is (1 + s^2) / s^2 at sigma_data 1, as in
-        the paper.
+        the paper; a weighting has another in its place.
         """
         skip, out, given, level = self.parametrisation.scales(sigma)
         x = clean + _rows(sigma) * noise
         target = (clean - _rows(skip) * x) / _rows(out)
         predicted = self.network(_rows(given) * x, level, dict(cond or {})).float()
-        return (predicted - target).square().flatten(1).mean(1)
+        loss = (predicted - target).square().flatten(1).mean(1)
+        weight = self.weighting.weight(sigma**-2) if self.weighting else None
+        return loss if weight is None else loss * weight * out**2
 
 
 def lognormal(mean: float, std: float, count: int, generator: torch.Generator) -> Tensor:

@@ -7,4 +7,4 @@ from video_model.optimizers.base import OptimizerSection
 
 OPTIMIZERS = [AdamW, AdamW8bit, Adafactor]
 
-__all__ = ["OPTIMIZERS", "AdamW", "AdamW8bit", "Adafactor", "OptimizerSection"]
+__all__ = ["OPTIMIZERS", "Adafactor", "AdamW", "AdamW8bit", "OptimizerSection"]

@@ -28,6 +28,7 @@ from video_model.errors import RunError
 from video_model.latents.batches import Batches
 from video_model.pictures import strip, write_picture, write_video
 from video_model.training import checkpoints
+from video_model.training.adapters import add_chosen_lora
 from video_model.training.build import build_conditioner, check_network, first_network, inflated
 from video_model.training.codec_of_run import codec_of
 from video_model.training.held_out import held_out_loss
@@ -195,11 +196,13 @@ def starting_network(run: Run, name: str, models: Models) -> Any:
     torch.manual_seed(run.config.seed)
     before = run.config.before(name)
     if before is None:
-        return first_network(run.config, name, models)
+        network = first_network(run.config, name, models)
+        section = run.config.lora
+        return add_chosen_lora(network, section, run.config.network, run.config.start) if section else network
     found = run.done(before)
     if found is None:
         raise RunError(f"{run.root}: stage {name} starts from stage {before}, which is not done: train that one first")
     network = run.network(before, found, models)
-    if run.config.stages[name].temporal:
+    if run.config.stages[name].temporal and not run.config.lora:
         network = inflated(network, run.config, name, models.codec.channels)
     return network.train()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -16,13 +15,15 @@ from video_model.diffusion.denoiser import Denoiser
 from video_model.diffusion.parametrisations import Parametrisation
 from video_model.errors import first_line
 from video_model.training import checkpoints
+from video_model.training.adapters import another_base, lora_facts
 from video_model.training.checkpoints import Checkpoint, CheckpointError
+from video_model.training.steps.average import Average, to_average
+from video_model.training.steps.compiling import compiled
 from video_model.training.steps.optimisation import (
-    Average,
-    adamw,
     choose_trained,
     learning_rate,
     load_optimizer,
+    make_optimizer,
     optimizer_tensors,
 )
 from video_model.training.steps.rows import Batch, draws, in_parts, moved
@@ -39,19 +40,29 @@ class TrainingState:
         self.stage, self.loop, self.worker = stage, loop, worker
         self.network = network.to(worker.device)
         self.network.checkpointing = loop.checkpointing
-        averaged = copy.deepcopy(network)
         self.trained = choose_trained(network, stage.train)
-        self.called = spread(torch.compile(network) if loop.compile else network, worker, loop.strategy, loop.precision)
+        averaged = to_average(network, stage.ema, share=loop.strategy != "fsdp")
+        self.called = spread(compiled(network, loop.compile), worker, loop.strategy, loop.precision)
         if loop.strategy == "fsdp":
             spread(averaged, worker, loop.strategy)
-        self.average = Average(network, averaged, stage.ema)
-        self.optimizer = adamw(network, stage)
+        kept = torch.device("cpu") if stage.ema_device == "cpu" else None
+        self.average = Average(network, averaged, stage.ema, stage.ema_every, kept)
+        self.optimizer = make_optimizer(network, stage)
         self.parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
         self.denoiser = Denoiser(self.called, parametrisation)
-        self.averaged = Denoiser(averaged, parametrisation)
+        self.denoiser.weighting = stage.weighting
+        self._averaged = Denoiser(averaged, parametrisation)  # of no weighting: its losses compare between runs
+
+    @property
+    def averaged(self) -> Denoiser:
+        """Of the average, on the worker's device until the next update."""
+        self.average.here()
+        return self._averaged
 
     def load(self, start: Checkpoint) -> None:
         """Raises CheckpointError where it is not of this network."""
+        if problem := another_base(self.network, start.facts):
+            raise CheckpointError(f"{start.path}: {problem}")
         try:
             load_network(self.network, start.part("network"))
             load_network(self.average.network, start.part("ema"))
@@ -90,7 +101,7 @@ class TrainingState:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.stage, step)
         self.optimizer.step()
-        self.average.update(step)
+        self.average.update(step, last=step + 1 == self.stage.steps)
 
     def save(self, folder: Path, step: int, facts: dict[str, Any]) -> Checkpoint:
         """A checkpoint. The first worker writes it; or each what it holds, where the weights are spread."""
@@ -99,9 +110,8 @@ class TrainingState:
             "ema": named_tensors(self.average.network),
             "optimizer": optimizer_tensors(self.optimizer, self.network),
         }
-        return checkpoints.save(
-            folder, step, parts, facts | {"trained": len(self.trained)}, self.loop.keep, self.worker
-        )
+        facts = facts | {"trained": len(self.trained)} | lora_facts(self.network)
+        return checkpoints.save(folder, step, parts, facts, self.loop.keep, self.worker)
 
     def _autocast(self) -> Any:
         mixed = self.loop.precision == "bfloat16"
