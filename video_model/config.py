@@ -18,7 +18,7 @@ from video_model.codecs import CODECS, CodecSection
 from video_model.diffusion.parametrisations import PARAMETRISATIONS, Parametrisation
 from video_model.diffusion.samplers import SAMPLERS, names_of
 from video_model.diffusion.slots import SLOTS, Slot
-from video_model.encoders import ENCODERS, EncoderSection, NoText
+from video_model.encoders import ENCODERS, EncoderSection
 from video_model.networks import NETWORKS, NetworkSection
 
 if TYPE_CHECKING:
@@ -248,8 +248,8 @@ class TrainConfig(Section):
     def _order(self) -> TrainConfig:
         names = list(self.stages)
         for name, stage in self.stages.items():
-            if isinstance(self.text, NoText) and any(slot.name == "text" for slot in self.slots_of(name)):
-                raise ValueError(f"stages.{name}: text.kind none needs conditioning.text: null")
+            if not self.text.reads and any(slot.name == "text" for slot in self.slots_of(name)):
+                raise ValueError(f"stages.{name}: text.kind {self.text.kind} needs conditioning.text: null")
             if stage.after is not None and stage.after not in names[: names.index(name)]:
                 raise ValueError(f"stages.{name}.after: {stage.after} is no stage before it")
             before = self.before(name)

@@ -19,7 +19,9 @@ class UNet(NetworkSection):
 
     kind: Literal["unet"] = "unet"
     channels: tuple[int, ...] = (64, 128)
-    layers: Annotated[int, Field(ge=1)] | tuple[int, ...] = Field(2, description="residual blocks a level, or of each level")
+    layers: Annotated[int, Field(ge=1)] | tuple[int, ...] = Field(
+        2, description="residual blocks a level, or of each level"
+    )
     attention: tuple[bool, ...] | None = Field(None, description="levels with transformers; unset: all")
     head_dim: int = Field(32, ge=1, description="channels of an attention head")
     heads: tuple[int, ...] | None = Field(None, description="heads of each level, in place of head_dim")

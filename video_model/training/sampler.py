@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -16,7 +17,7 @@ from video_model.diffusion.generate import Request, generate
 from video_model.diffusion.schedules import Watch
 from video_model.diffusion.slots import Models
 from video_model.errors import RunError
-from video_model.training.build import build_conditioner
+from video_model.training.build import build_conditioner, frames_unscaled
 from video_model.training.run import Run
 
 FIELDS = {field.name for field in fields(Request)}
@@ -61,6 +62,12 @@ class Sampler:
             raise RunError(f"{self.run.root}: stage {self.name} is an image stage: --frames must be 1")
         return request
 
+    def public_network(self) -> Any:
+        """A copy of the network as public pipelines drive it: it takes the first frame's latent unscaled."""
+        network = copy.deepcopy(self.denoiser.network)
+        frames_unscaled(network, self.config, self.name, self.codec, back=True)
+        return network
+
     def __call__(self, request: Request, watch: Watch | None = None) -> Tensor:
         return generate(self.denoiser, self.conditioner, request, self.config.parts.samplers, watch)
 
@@ -82,7 +89,7 @@ def default_request(config: TrainConfig, name: str, prompts: Sequence[str], **op
         "seed": config.seed,
     }
     given = {key: value for key, value in options.items() if value is not None}
-    known = [slot.name for slot in config.parts.slots]
+    known = [name for slot in config.parts.slots for name in dict.fromkeys((slot.name, *slot.numbers))]
     for key in given:
         if key not in FIELDS and key not in known:
             raise RunError(f"{key}: no conditioning slot has this name: choose from {', '.join(known)}")
