@@ -57,7 +57,8 @@ def train(
     """
     with errors():
         from pipelines.cli.training_progress import Following, print_run
-        from pipelines.training import TrainingJob, load_config, train_here, train_on_ray
+        from pipelines.ray_training import train_on_ray
+        from pipelines.training import TrainingJob, load_config, train_here
 
         loaded = load_config(config, set_, plugin)
         job = TrainingJob(loaded, tuple(data), out, stage, resume, cache, tuple(plugin))

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Protocol
 from torch import Tensor
 
 from curate.base.section import Section
+from video_model.workers import TrainingWorker
 
 
 class CodecError(ValueError):
@@ -36,7 +37,13 @@ class Codec(Protocol):
 
 
 class CodecFrames(Protocol):
-    """Pixels of a run's clips, for a codec that is trained in the run."""
+    """Pixels of a run's clips, for a codec that is trained in the run.
+
+    worker: this one of those that train it, who all ask for the same and get the same. A codec may give each a share of
+    every batch, and average the gradients; what the first one made is kept.
+    """
+
+    worker: TrainingWorker
 
     def frames(self, count: int) -> Tensor:
         """uint8 [count, 3, H, W]: random frames."""

@@ -22,13 +22,12 @@ from video_model.config import Loop, TrainingStage
 from video_model.diffusion.conditioning import Conditioner
 from video_model.diffusion.denoiser import Denoiser
 from video_model.diffusion.parametrisations import Parametrisation
-from video_model.training import checkpoints
 from video_model.training.checkpoints import Checkpoint
 from video_model.training.journal import Journal
 from video_model.training.steps.optimisation import learning_rate
 from video_model.training.steps.rows import Batch
 from video_model.training.steps.state import TrainingState
-from video_model.training.steps.workers import TrainingWorker
+from video_model.workers import TrainingWorker
 
 
 class NotFinite(Exception):
@@ -108,7 +107,7 @@ def train_stage(task: StageTask, start: Checkpoint | None = None) -> Checkpoint:
             stopping = worker.any(task.stop())
             if done % loop.save_every == 0 or done == stage.steps or stopping:
                 facts = {"stage": task.name, "done": done == stage.steps, "seed": task.seed}
-                saved = state.save(task.folder / "checkpoints", done, facts) or saved
+                saved = state.save(task.folder / "checkpoints", done, facts)
             # After saving: whatever fails here, for want of memory or disk, costs no step
             if everyone and task.evaluate and _due(done, loop.evaluate_every, stage.steps):
                 numbers = task.evaluate(state.averaged)
@@ -122,7 +121,7 @@ def train_stage(task: StageTask, start: Checkpoint | None = None) -> Checkpoint:
     finally:
         if journal:
             journal.close()
-    return saved if worker.first else checkpoints.latest(task.folder / "checkpoints")
+    return saved
 
 
 def _due(done: int, every: int, steps: int) -> bool:

@@ -35,9 +35,9 @@ from video_model.training.journal import Journal
 from video_model.training.loop import StageTask, train_stage
 from video_model.training.run import Run
 from video_model.training.sampler import default_request
-from video_model.training.steps.workers import TrainingWorker, first_goes_ahead
 from video_model.training.stores import Stores, Unread
 from video_model.training.watching import Silent, TrainingWatcher
+from video_model.workers import TrainingWorker, first_goes_ahead
 
 
 def train(
@@ -70,17 +70,16 @@ def train(
     encoder = config.text.make()
     check_network(config, encoder)
     with first_goes_ahead(worker):
-        run = Run.begin(out, config, resume) if worker.first else Run(out, config)
+        run = Run.begin(out, config, resume, watcher) if worker.first else Run(out, config)
         if worker.first:
             stores.compare(run)
-        cache = Path(cache) if cache else out.parent / "latents"
-        codec = codec_of(run, stores.training, cache, watcher)
-        if isinstance(codec, nn.Module):
-            codec.to(worker.device)
+    cache = Path(cache) if cache else out.parent / "latents"
+    codec = codec_of(run, stores.training, cache, watcher, worker)
+    if isinstance(codec, nn.Module):
+        codec.to(worker.device)
     with ExitStack() as stack:
-        with first_goes_ahead(worker):
-            store = stores.open(codec, encoder, cache, watcher)
-            stack.callback(store.close)
+        store = stores.open(codec, encoder, cache, watcher, worker)
+        stack.callback(store.close)
         if worker.first:
             write_json(out / "data.json", stores.facts())
         trainer = StageTrainer(run, Models(codec, encoder), stores, store, worker, watcher, stop)
@@ -106,6 +105,11 @@ class StageTrainer:
         run, config, folder = self.run, self.run.config, self.run.stage(name)
         network = starting_network(run, name, self.models)
         stage, start = config.stages[name], checkpoints.latest(folder / "checkpoints")
+        seen = self.worker.told(str(start.step if start else 0))
+        if len(set(seen)) > 1:
+            raise RunError(
+                f"{folder}: workers see other checkpoints there ({', '.join(seen)}): use --resume in a minute"
+            )
         if run.done(name) and start.step >= stage.steps:
             return
         conditioner = build_conditioner(config, name, self.models)

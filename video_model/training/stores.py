@@ -26,6 +26,7 @@ from video_model.latents.live import LiveLatents
 from video_model.training.held_out import held_out_batches
 from video_model.training.run import Run
 from video_model.training.watching import TrainingWatcher
+from video_model.workers import TrainingWorker
 
 HELD_OUT_ROWS, WINDOWS = 256, 8  # of the loss that is followed, at most: in all, and of one clip
 
@@ -88,8 +89,16 @@ class Stores:
         """All clips that some stage trains on."""
         return join(*(train for train, _ in self.parts.values()))
 
-    def open(self, codec: Codec, encoder: TextEncoder, cache: Path, watcher: TrainingWatcher) -> Any:
-        """Latents and text states of all that the stages need: cached, or made as they are asked for."""
+    def open(
+        self,
+        codec: Codec,
+        encoder: TextEncoder,
+        cache: Path,
+        watcher: TrainingWatcher,
+        worker: TrainingWorker | None = None,
+    ) -> Any:
+        """Latents and text states of all that the stages need: cached (each worker encodes a part), or made as they are
+        asked for."""
         data = self.config.data
         rate, most = self.thinning
         if not data.cache:
@@ -102,7 +111,7 @@ class Stores:
 
         needs = [(part, self.sizes(name)) for name, parts in self.parts.items() for part in parts if len(part)]
         options = LatentOptions(rate, most, data.cache_dtype, data.workers, data.decode_seconds)
-        return cache_for(needs, codec, encoder, cache, options, report)
+        return cache_for(needs, codec, encoder, cache, options, report, worker)
 
     @property
     def thinning(self) -> tuple[float | None, int]:
