@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -37,8 +36,10 @@ class DiffusersCodec(nn.Module):
     frames_at_once: frames per forward pass, which bounds memory. It changes nothing for an image decoder. A temporal
     decoder (Blattmann et al. 2023, arXiv 2311.15127) normalises over all frames that it is given, so each chunk of
     that many frames is decoded as a video of its own, as the public pipeline does: equal to the whole at
-    frames_at_once >= T. Runs in float32 unless moved with .to(dtype). Raises CodecError: diffusers missing, wrong folder.
+    frames_at_once >= T. Runs in float32 unless moved with .to(dtype), and then has other fingerprints. Raises CodecError: diffusers missing, wrong folder.
     """
+
+    lowers = True
 
     def __init__(self, folder: Path | str, frames_at_once: int = 8) -> None:
         super().__init__()
@@ -89,11 +90,11 @@ class DiffusersCodec(nn.Module):
     def device(self) -> torch.device:
         return self.vae.device
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
         return digest(self.vae.state_dict(), type(self.vae).__name__, str(self.scale), str(self.shift))
 
-    @cached_property
+    @property
     def encoder_fingerprint(self) -> str:
         encoding = ("encoder.", "quant_conv.")
         state = {key: value for key, value in self.vae.state_dict().items() if key.startswith(encoding)}

@@ -53,8 +53,8 @@ class TrainingState:
         self.average = Average(network, averaged, stage.ema)
         self.optimizer = adamw(network, stage)
         self.parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-        self.denoiser = Denoiser(self.called, parametrisation)
-        self.averaged = Denoiser(averaged, parametrisation)
+        self.denoiser = Denoiser(self.called, parametrisation, loop.precision)
+        self.averaged = Denoiser(averaged, parametrisation, loop.precision)
 
     def load(self, start: Checkpoint) -> None:
         """Raises CheckpointError where it is not of this network."""
@@ -78,7 +78,7 @@ class TrainingState:
             here = nullcontext if i == len(parts) - 1 else lambda: gradients_stay_here(self.called)
             first_row = self.worker.rank * len(batch["latents"]) + offset
             given = moved(draws(name, self.stage.noise, conditioner, step, first_row, part), self.worker.device)
-            with here(), self._autocast():
+            with here():
                 loss = self.denoiser.loss(*given)
             with here():
                 (loss.sum() / len(batch["latents"])).backward()  # parts may differ by a row
@@ -108,7 +108,3 @@ class TrainingState:
         made = checkpoints.save(folder, step, parts, facts, self.loop.keep) if self.worker.first else None
         self.worker.wait()
         return made
-
-    def _autocast(self) -> Any:
-        mixed = self.loop.precision == "bfloat16"
-        return torch.autocast(self.worker.device.type, torch.bfloat16) if mixed else nullcontext()
