@@ -34,11 +34,17 @@ from video_model.latents.cache import (
     write_skipped,
 )
 from video_model.latents.packed import full_disk, map_shard, read_about, write_shard
+from video_model.memory import memory_for
 
 Progress = Callable[[str, int, int, int], None]  # "texts" or "clips", done, in all, skipped
 
 TEXT_BATCH, TEXT_SHARD = 32, 4096  # captions
 ENCODE_FRAMES, ENCODE_PIXELS = 32, 32 * 256 * 256  # at most, at once
+ENCODING_HELP = (
+    "--resume with nothing else on the device",
+    "loop.frozen_precision=bfloat16",
+    "data.cache=true, which makes all latents before the network is there",
+)
 
 
 @dataclass(frozen=True)
@@ -145,7 +151,9 @@ def encode(codec: Codec, frames: np.ndarray) -> torch.Tensor:
     """Latents [B, T, C, h, w] float32 on the CPU, of [B, T, H, W, 3] uint8; a few frames at a time."""
     device, parts = getattr(codec, "device", "cpu"), []
     at_once = max(1, at_most(frames.shape[2:4]) // len(frames))
-    with torch.no_grad():
+    clips, _, height, width, _ = frames.shape
+    what = f"encoding latents, {clips} x {at_once} frames of {height}x{width} px, on {device}"
+    with torch.no_grad(), memory_for(what, *ENCODING_HELP):
         for first in range(0, frames.shape[1], at_once):
             part = torch.from_numpy(frames[:, first : first + at_once]).to(device)
             parts.append(codec.encode(part.movedim(-1, -3).float() / 127.5 - 1).float().cpu())
@@ -285,7 +293,8 @@ def _build_texts(index: Index, encoder: TextEncoder, home: Path, dtype: str, pro
 
 def encode_texts(encoder: TextEncoder, texts: list[str]) -> list[torch.Tensor]:
     """[L, D] float32 states of the tokens that count, of each text."""
-    with torch.no_grad():
+    what = f"the text encoder, {len(texts)} captions"
+    with torch.no_grad(), memory_for(what, *ENCODING_HELP):
         states, mask = encoder.encode(texts)
     states, mask = states.float().cpu(), mask.bool().cpu()
     return [line[counts] for line, counts in zip(states, mask, strict=True)]

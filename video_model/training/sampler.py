@@ -17,6 +17,7 @@ from video_model.diffusion.generate import Request, generate
 from video_model.diffusion.schedules import Watch
 from video_model.diffusion.slots import Models
 from video_model.errors import RunError
+from video_model.memory import memory_for
 from video_model.precision import frozen_dtype
 from video_model.training.build import build_conditioner
 from video_model.training.run import Run
@@ -69,7 +70,10 @@ class Sampler:
 
     def __call__(self, request: Request, watch: Watch | None = None) -> Tensor:
         models = Models(self.codec, self.encoder)
-        return generate(self.denoiser, self.conditioner, models, request, self.config.parts.samplers, watch)
+        height, width = request.size
+        what = f"drawing {len(request.prompts)} videos of {request.frames} frames of {height}x{width} px"
+        with memory_for(what, "fewer at once (--prompt), fewer --frames, or a smaller --size"):
+            return generate(self.denoiser, self.conditioner, models, request, self.config.parts.samplers, watch)
 
 
 def default_request(config: TrainConfig, name: str, prompts: Sequence[str], **options: Any) -> Request:

@@ -128,7 +128,7 @@ class StageTrainer:
             parametrisation=config.denoiser,
             batches=batches,
             worker=self.worker,
-            evaluate=(lambda denoiser: held_out_loss(denoiser, conditioner, stage.noise, held_out))
+            evaluate=(lambda denoiser, rows: held_out_loss(denoiser, conditioner, stage.noise, held_out, rows))
             if held_out
             else None,
             draw=self._drawer(folder, conditioner, request) if request.prompts else None,
