@@ -161,7 +161,12 @@ class TrainingStage(Section):
     train: Literal["all", "temporal", "time_embedding"] | list[str] = "all"
     steps: int = Field(ge=1)
     batch: int = Field(16, ge=1, description="samples a step, over all workers")
-    accumulate: int = Field(1, ge=1, description="parts that a step's batch is worked on in")
+    accumulate: int = Field(1, ge=1, description="parts that a step's batch is worked on in, at least")
+    micro_batch: int | Literal["probe"] | None = Field(
+        None,
+        description="samples of one forward pass on one worker, at most; probe: what fits into its memory, found at the "
+        "start of the stage; unset: as `accumulate` says",
+    )
     lr: float = Field(1e-4, gt=0)
     warmup: int = Field(100, ge=0, description="steps of linear warm-up")
     decay: Literal["none", "cosine", "linear", "wsd"] = Field(
@@ -189,6 +194,13 @@ class TrainingStage(Section):
             raise ValueError(
                 "stages.frames: 1 beside other lengths: use `images` for a share of images in a video stage"
             )
+        return value
+
+    @field_validator("micro_batch")
+    @classmethod
+    def _micro_batch(cls, value: Any) -> Any:
+        if isinstance(value, int) and value < 1:
+            raise ValueError("stages.micro_batch: must be 1 or more, probe, or null")
         return value
 
     @model_validator(mode="after")
@@ -233,7 +245,15 @@ class Samples(Section):
 
 
 class Loop(Section):
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="that the network is trained, evaluated and sampled in; weights stay float32"
+    )
+    frozen_precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="of the text encoder and a public codec; auto: bfloat16 on a GPU, float32 on a CPU"
+    )
+    memory_gb: float | None = Field(
+        None, gt=0, description="of one worker, that `micro_batch: probe` may fill, in 10^9 bytes; unset: what is free"
+    )
     checkpointing: bool = Field(False, description="compute activations twice, for memory")
     compile: bool | Literal["blocks"] = Field(
         False, description="torch.compile the network; blocks: each of its layers, alike ones once: a faster start"
@@ -271,8 +291,8 @@ class TrainConfig(Section):
     def _order(self) -> TrainConfig:
         names = list(self.stages)
         for name, stage in self.stages.items():
-            if isinstance(self.text, NoText) and any(slot.name == "text" for slot in self.slots_of(name)):
-                raise ValueError(f"stages.{name}: text.kind none needs conditioning.text: null")
+            if not self.text.reads and any(slot.name == "text" for slot in self.slots_of(name)):
+                raise ValueError(f"stages.{name}: text.kind {self.text.kind} needs conditioning.text: null")
             if stage.after is not None and stage.after not in names[: names.index(name)]:
                 raise ValueError(f"stages.{name}.after: {stage.after} is no stage before it")
             before = self.before(name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -13,6 +13,8 @@ from video_model.encoders.protocol import EncoderSection, TextEncoder
 
 class NoText(EncoderSection):
     """No text encoder, where conditioning.text is null in every stage; nothing is loaded, and captions are not encoded."""
+
+    reads: ClassVar[bool] = False
 
     kind: Literal["none"] = "none"
 

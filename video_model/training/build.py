@@ -130,6 +130,13 @@ def check_network(config: TrainConfig, encoder: TextEncoder) -> None:
     Takes no memory and no time, and so is asked before anything else is made. A public codec's channels are known only when
     it is loaded; then nothing is checked.
     """
+    for name in config.stages:
+        before = config.before(name)
+        if before and _context(config, name, encoder) != _context(config, before, encoder):
+            raise RunError(
+                f"stage {name}: attends to tokens of {_context(config, name, encoder)} channels, and stage {before}, which it "
+                f"starts from, to {_context(config, before, encoder)}: give both as many (conditioning.text, conditioning.image)"
+            )
     try:
         channels = config.codec.latent_channels
     except ValidationError as error:
@@ -153,14 +160,17 @@ def build_conditioner(config: TrainConfig, stage: str, models: Models) -> Condit
 
 
 def _built(config: TrainConfig, stage: str, latent_channels: int, encoder: TextEncoder) -> Any:
-    conditioning = config.conditioning_of(stage)
-    texts = any(slot.name == "text" for slot in config.slots_of(stage))
-    dim = encoder.dim if texts else conditioning.context_dim
     try:
-        network = config.network.image(latent_channels, dim)
+        network = config.network.image(latent_channels, _context(config, stage, encoder))
     except ValidationError as error:
         raise RunError(f"network: {_reason(error)}") from None
     return inflated(network, config, stage, latent_channels) if config.stages[stage].temporal else network
+
+
+def _context(config: TrainConfig, stage: str, encoder: TextEncoder) -> int | None:
+    """Channels of the tokens that a stage's network attends to; None: to nothing."""
+    conditioning = config.conditioning_of(stage)
+    return conditioning.context_dim if conditioning.text is None else encoder.dim
 
 
 def _reason(error: ValidationError) -> str:

@@ -20,7 +20,7 @@ from video_model.errors import DataError
 from video_model.latents.batches import Batches, BatchSpec
 from video_model.latents.cache import Cache, pad
 from video_model.latents.live import LiveLatents
-from video_model.training.steps.rows import draws, moved
+from video_model.training.steps.rows import draws, in_parts, moved, parts_of
 
 LEVELS = (-2.0, -0.5, 1.0)  # ln(sigma): bounds of the noise levels that have a loss of their own
 
@@ -50,15 +50,23 @@ def held_out_batches(index: Index, store: Cache | LiveLatents, rows: int, spec: 
 
 @torch.no_grad()
 def held_out_loss(
-    denoiser: Denoiser, conditioner: Conditioner, noise: Noise, batches: Sequence[Mapping[str, Any]]
+    denoiser: Denoiser,
+    conditioner: Conditioner,
+    noise: Noise,
+    batches: Sequence[Mapping[str, Any]],
+    at_once: int | None = None,
 ) -> dict[str, float]:
-    """Mean training loss (see Denoiser.loss) over fixed rows, and by noise level: `held_out_loss/sigma_<low>_<high>`."""
+    """Mean training loss (see Denoiser.loss) over fixed rows, and by noise level: `held_out_loss/sigma_<low>_<high>`.
+
+    at_once: rows of one forward pass, at most.
+    """
     device = next(denoiser.network.parameters()).device
     losses, sigmas = [], []
     for step, batch in enumerate(batches):
-        given = moved(draws("held out", noise, conditioner, step, 0, batch), device)
-        losses.append(denoiser.loss(*given[:3], conditioner.encoded(given[3])).cpu())
-        sigmas.append(given[2].cpu())
+        for first, part in in_parts(batch, parts_of(len(batch["latents"]), 1, at_once)):
+            given = moved(draws("held out", noise, conditioner, step, first, part), device)
+            losses.append(denoiser.loss(*given[:3], conditioner.encoded(given[3])).cpu())
+            sigmas.append(given[2].cpu())
     loss, level = torch.cat(losses), torch.cat(sigmas).log()
     numbers = {"held_out_loss": float(loss.mean())}
     edges = [-torch.inf, *LEVELS, torch.inf]
