@@ -19,7 +19,7 @@ from video_model.diffusion.parametrisations import PARAMETRISATIONS, Parametrisa
 from video_model.diffusion.samplers import SAMPLERS, names_of
 from video_model.diffusion.slots import SLOTS, Slot
 from video_model.diffusion.weightings import WEIGHTINGS, Weighting
-from video_model.encoders import ENCODERS, EncoderSection, NoText
+from video_model.encoders import ENCODERS, EncoderSection
 from video_model.networks import NETWORKS, NetworkSection
 from video_model.networks.lora import LoraSection
 from video_model.optimizers import OPTIMIZERS, OptimizerSection

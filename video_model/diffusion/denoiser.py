@@ -32,9 +32,6 @@ class Denoiser(nn.Module):
 
     weighting: Weighting | None = None
 
-    precision: that the network works in; all else, a sampler's sums too, is float32.
-    """
-
     def __init__(
         self, network: nn.Module, parametrisation: Parametrisation = DEFAULT, precision: str = "float32"
     ) -> None:

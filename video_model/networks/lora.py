@@ -139,8 +139,10 @@ def merged_state(network: nn.Module) -> dict[str, Tensor]:
 
 def merge(network: nn.Module) -> nn.Module:
     """The same network, in which the additions are part of the weights and LoRA is gone."""
+    if not (adapted := lora_shapes(network)):
+        return network
     state = merged_state(network)
-    for name in lora_shapes(network):
+    for name in adapted:
         layer = network.get_submodule(name)
         layer.__class__ = type(layer).__mro__[2]
         del layer.lora

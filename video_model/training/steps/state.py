@@ -52,7 +52,9 @@ class TrainingState:
         self.parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
         self.denoiser = Denoiser(self.called, parametrisation, loop.precision)
         self.denoiser.weighting = stage.weighting
-        self._averaged = Denoiser(averaged, parametrisation, loop.precision)  # unweighted: its losses compare between runs
+        self._averaged = Denoiser(
+            averaged, parametrisation, loop.precision
+        )  # unweighted: its losses compare between runs
         self.micro_batch = None if stage.micro_batch == "probe" else stage.micro_batch  # rows; a probe sets it
         self.preparing = 0.0
 
@@ -99,7 +101,8 @@ class TrainingState:
             self.preparing += time.perf_counter() - began
             with nullcontext() if i == len(parts) - 1 else gradients_stay_here(self.called):
                 loss = self.denoiser.loss(*given[:3], cond)
-                (loss.sum() / rows).backward()  # parts may differ by a row
+                if loss.requires_grad:  # of images alone it does not, where a stage trains temporal layers
+                    (loss.sum() / rows).backward()  # parts may differ by a row
             losses.append(loss.detach())
             sigmas.append(given[2])
         return torch.cat(losses), torch.cat(sigmas)
