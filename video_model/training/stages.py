@@ -29,7 +29,7 @@ from video_model.latents.batches import Batches
 from video_model.pictures import strip, write_picture, write_video
 from video_model.precision import frozen_dtype
 from video_model.training import checkpoints
-from video_model.training.adapters import add_chosen_lora
+from video_model.training.steps.adapters import add_chosen_lora
 from video_model.training.build import build_conditioner, check_network, first_network, inflated
 from video_model.training.codec_of_run import codec_of
 from video_model.training.held_out import held_out_loss

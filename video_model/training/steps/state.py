@@ -16,7 +16,7 @@ from video_model.diffusion.denoiser import Denoiser
 from video_model.diffusion.parametrisations import Parametrisation
 from video_model.errors import first_line
 from video_model.training import checkpoints
-from video_model.training.adapters import another_base, lora_facts
+from video_model.training.steps.adapters import another_base, lora_facts
 from video_model.training.checkpoints import Checkpoint, CheckpointError
 from video_model.training.steps.average import Average, to_average
 from video_model.training.steps.compiling import compiled
