@@ -24,7 +24,7 @@ class Request:
 
     conditions: by the name of a conditioning slot, e.g. {"motion": 4.0, "first_frame": pixels [3, H, W] in [-1, 1]}; one
     that is missing or None is not given. guidance: at the first and the last frame; the prompt is what is guided towards.
-    seed: sample i is drawn from seed + i, whatever else is drawn with it.
+    seed: sample i is drawn from seed + i, whatever else is drawn with it. sigma_min, sigma_max: None: the parametrisation's.
     """
 
     prompts: Sequence[str]
@@ -34,8 +34,8 @@ class Request:
     conditions: Mapping[str, Any] = field(default_factory=dict)
     sampler: str = "heun"
     steps: int = 20
-    sigma_min: float = 0.002
-    sigma_max: float = 80.0
+    sigma_min: float | None = None
+    sigma_max: float | None = None
     guidance: tuple[float, float] = (2.0, 2.0)
     seed: int = 0
 
@@ -63,7 +63,8 @@ def generate(
     cond = {key: value.to(device) for key, value in cond.items()}
     scale = rising(*request.guidance, request.frames) if request.frames > 1 else request.guidance[0]
     denoise = guided(denoiser, cond, _null(conditioner, cond, request), scale)
-    sigmas = denoiser.parametrisation.sigmas(request.steps, request.sigma_min, request.sigma_max)
+    kind = denoiser.parametrisation
+    sigmas = kind.sigmas(request.steps, *kind.sigma_range(request.sigma_min, request.sigma_max))
     shape = (request.frames, codec.channels, height // codec.factor, width // codec.factor)
     noise = [torch.randn(shape, generator=torch.Generator().manual_seed(request.seed + i)) for i in range(count)]
     sampler = next(sampler for sampler in samplers if sampler.__name__ == request.sampler)
