@@ -18,10 +18,16 @@ class UNet(NetworkSection):
 
     kind: Literal["unet"] = "unet"
     channels: tuple[int, ...] = (64, 128)
-    layers: int = Field(2, ge=1, description="residual blocks a level")
+    layers: int | tuple[int, ...] = Field(2, description="residual blocks of a level, or by level")
     attention: tuple[bool, ...] | None = Field(None, description="levels with transformers; unset: all")
-    head_dim: int = Field(32, ge=1)
-    transformer_layers: int = Field(1, ge=1)
+    head_dim: int = Field(32, ge=1, description="channels of an attention head")
+    heads: int | tuple[int, ...] | None = Field(
+        None, description="attention heads, or by level, instead of head_dim: Stable Diffusion 1.x has 8 everywhere"
+    )
+    transformer_layers: int | tuple[int, ...] = Field(1, description="depth of the transformers, or by level")
+    up_transformer_layers: tuple[int, ...] | None = Field(
+        None, description="by level, on the way up; unset: the same as on the way down"
+    )
     groups: int = Field(32, ge=1, description="of group normalisation")
     pooled_text: bool = Field(
         False,
@@ -64,10 +70,11 @@ class UNet(NetworkSection):
             in_channels=latent_channels,
             out_channels=latent_channels,
             channels=self.channels,
-            layers=(self.layers,),
+            layers=self.layers,
             attention=self.attention or (True,),
-            heads=tuple(max(1, channels // self.head_dim) for channels in self.channels),
-            transformer_layers=(self.transformer_layers,),
+            heads=self.heads or tuple(max(1, channels // self.head_dim) for channels in self.channels),
+            transformer_layers=self.transformer_layers,
+            up_transformer_layers=self.up_transformer_layers,
             norm_groups=self.groups,
             pooled_text=self.pooled_text,
             epsilon=self.epsilon,

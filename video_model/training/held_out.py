@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -46,19 +46,35 @@ def held_out_batches(index: Index, store: Cache | LiveLatents, rows: int, spec: 
     return [_joined(part[i : i + spec.batch]) for part in alike.values() for i in range(0, len(part), spec.batch)]
 
 
+class RowLosses(NamedTuple):
+    """losses, sigmas [N]; clips: the clip of each row."""
+
+    losses: Tensor
+    sigmas: Tensor
+    clips: list[str]
+
+
 @torch.no_grad()
-def held_out_loss(
+def losses_by_row(
     denoiser: Denoiser, conditioner: Conditioner, noise: Noise, batches: Sequence[Mapping[str, Any]]
-) -> dict[str, float]:
-    """Mean training loss (see Denoiser.loss) over fixed rows, and by noise level: `held_out_loss/sigma_<low>_<high>`."""
+) -> RowLosses:
+    """The training loss (see Denoiser.loss) of each of fixed rows, always with the same noise."""
     device = next(denoiser.network.parameters()).device
-    losses, sigmas = [], []
+    losses, sigmas, clips = [], [], []
     for step, batch in enumerate(batches):
         given = moved(draws("held out", noise, conditioner, step, 0, batch), device)
         losses.append(denoiser.loss(*given).cpu())
         sigmas.append(given[2].cpu())
-    loss, level = torch.cat(losses), torch.cat(sigmas).log()
-    numbers = {"held_out_loss": float(loss.mean())}
+        clips += batch.get("keys") or [f"{step}/{row}" for row in range(len(losses[-1]))]
+    return RowLosses(torch.cat(losses), torch.cat(sigmas), clips)
+
+
+def held_out_loss(
+    denoiser: Denoiser, conditioner: Conditioner, noise: Noise, batches: Sequence[Mapping[str, Any]]
+) -> dict[str, float]:
+    """Mean loss over fixed rows, and by noise level: `held_out_loss/sigma_<low>_<high>`."""
+    loss, sigma, _ = losses_by_row(denoiser, conditioner, noise, batches)
+    level, numbers = sigma.log(), {"held_out_loss": float(loss.mean())}
     edges = [-torch.inf, *LEVELS, torch.inf]
     for low, high in itertools.pairwise(edges):
         inside = (level >= low) & (level < high)
