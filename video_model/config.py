@@ -219,8 +219,12 @@ class Samples(Section):
     every: int = Field(500, ge=0, description="steps between them; 0: only at the end of a stage")
     sampler: Literal[tuple(names_of(PARTS.samplers))] = "heun"  # type: ignore[valid-type]
     steps: int = Field(20, ge=1)
-    sigma_min: float = Field(0.002, gt=0)
-    sigma_max: float = Field(80.0, gt=0, description="the paper's is 700, for the noisiest stages")
+    sigma_min: float | None = Field(None, gt=0, description="unset: the denoiser's own, e.g. 0.002 for edm")
+    sigma_max: float | None = Field(
+        None,
+        gt=0,
+        description="unset: the denoiser's own: edm 80 (the paper's noisiest stages want 700), v and epsilon 14.61, flow 999",
+    )
     guidance: tuple[float, float] = Field((2.0, 2.0), description="at the first and the last frame")
     frames: int | None = Field(None, ge=1, description="unset: the stage's longest")
     fps: float | None = Field(None, gt=0, description="unset: the stage's first rate")
