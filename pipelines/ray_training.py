@@ -42,7 +42,7 @@ def train_on_ray(job: TrainingJob, workers: int, address: str | None, watcher: A
     if job.stage is not None and job.stage not in job.config.stages:
         raise TrainingError(f"--stage {job.stage}: the config's stages are {', '.join(job.config.stages)}")
     stores = Stores(job.config, job.sources)
-    stores.compare(Run.begin(job.out, job.config, job.resume, watcher))
+    stores.compare(Run.begin(job.out, stores.config, job.resume, watcher))
     failure = job.out / FAILURE
     failure.unlink(missing_ok=True)
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(PLACE_SECONDS)

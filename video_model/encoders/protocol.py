@@ -7,7 +7,7 @@ package, or out of a local folder.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -32,7 +32,12 @@ class TextEncoder(Protocol):
 
 
 class EncoderSection(Section):
-    """A section `text` of a training config, chosen by its field `kind`, and the encoder that it makes."""
+    """A section `text` of a training config, chosen by its field `kind`, and the encoder that it makes.
+
+    reads: whether there is an encoder at all.
+    """
+
+    reads: ClassVar[bool] = True
 
     def make(self) -> TextEncoder:
         """Loads nothing yet."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -35,14 +36,15 @@ def held_out_batches(index: Index, store: Cache | LiveLatents, rows: int, spec: 
     except DataError:
         return []
     alike: dict[tuple[int, ...], list[Mapping[str, Any]]] = {}
-    for step in range(rows):
-        try:
-            row = single.batch(step)
-        except DataError:
-            if isinstance(store, Cache):  # which knows beforehand what cannot be decoded: this is something else
-                raise
-            continue
-        alike.setdefault(row["latents"].shape, []).append(row)
+    with contextlib.closing(single):
+        for step in range(rows):
+            try:
+                row = single.batch(step)
+            except DataError:
+                if isinstance(store, Cache):  # which knows beforehand what cannot be decoded: this is something else
+                    raise
+                continue
+            alike.setdefault(row["latents"].shape, []).append(row)
     return [_joined(part[i : i + spec.batch]) for part in alike.values() for i in range(0, len(part), spec.batch)]
 
 
@@ -55,7 +57,7 @@ def held_out_loss(
     losses, sigmas = [], []
     for step, batch in enumerate(batches):
         given = moved(draws("held out", noise, conditioner, step, 0, batch), device)
-        losses.append(denoiser.loss(*given).cpu())
+        losses.append(denoiser.loss(*given[:3], conditioner.encoded(given[3])).cpu())
         sigmas.append(given[2].cpu())
     loss, level = torch.cat(losses), torch.cat(sigmas).log()
     numbers = {"held_out_loss": float(loss.mean())}

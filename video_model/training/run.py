@@ -18,7 +18,7 @@ from typing import Any
 from curate.base.files import write_json
 from video_model.codecs import Codec
 from video_model.config import TrainConfig
-from video_model.encoders import TextEncoder
+from video_model.diffusion.slots import Models
 from video_model.errors import RunError, first_line
 from video_model.training import checkpoints
 from video_model.training.build import build_network
@@ -149,10 +149,9 @@ class Run:
         """The run's codec, as it was trained. Raises CodecError."""
         return self.config.codec.load(self.root / "codec")
 
-    def network(self, stage: str, checkpoint: Checkpoint, codec: Codec, encoder: TextEncoder) -> Any:
+    def network(self, stage: str, checkpoint: Checkpoint, models: Models) -> Any:
         """The average of the weights at a checkpoint of a stage. Raises RunError where they do not fit the config."""
-        temporal = self.config.stages[stage].temporal
-        network = build_network(self.config, codec.channels, encoder.dim, temporal)
+        network = build_network(self.config, stage, models)
         try:
             load_network(network, checkpoint.part("ema"))
         except (KeyError, RuntimeError) as error:

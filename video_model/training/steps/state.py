@@ -72,8 +72,9 @@ class TrainingState:
             here = nullcontext if i == len(parts) - 1 else lambda: gradients_stay_here(self.called)
             first_row = self.worker.rank * len(batch["latents"]) + offset
             given = moved(draws(name, self.stage.noise, conditioner, step, first_row, part), self.worker.device)
+            cond = conditioner.encoded(given[3])
             with here(), self._autocast():
-                loss = self.denoiser.loss(*given)
+                loss = self.denoiser.loss(*given[:3], cond)
             with here():
                 (loss.sum() / len(batch["latents"])).backward()  # parts may differ by a row
             losses.append(loss.detach())
