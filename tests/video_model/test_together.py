@@ -55,9 +55,9 @@ def small_codecs(worker):
     """A codec and its temporal decoder, trained a few steps with a batch that two do not divide."""
     torch.set_num_threads(1)
     codec = SmallCodec(CodecConfig(factor=4, channels=4, widths=(8, 8)))
-    train_codec(codec, moving_shapes(12, 4, side=16).flatten(0, 1), 6, batch=5, worker=worker)
+    train_codec(codec, moving_shapes(12, 4, side=16).flatten(0, 1), 4, batch=5, worker=worker)
     options = TemporalOptions(batch=3)
-    grown, _ = train_temporal_decoder(codec, moving_shapes(12, 4, side=16), 8, options=options, worker=worker)
+    grown, _ = train_temporal_decoder(codec, moving_shapes(12, 4, side=16), 5, options=options, worker=worker)
     return {name: value.contiguous() for name, value in grown.state_dict().items()}
 
 
@@ -93,14 +93,18 @@ def _everything(rank, folder, worker, data):
     """A cache, that of a folder where another run is at work, and codecs."""
     codec, encoder, seen = Slow(), LetterEncoder(), []
     build(data, folder / "cache", codec, encoder, worker, lambda *at: seen.append(at))
-    waited = Slow()
     (folder / "waiting").mkdir(exist_ok=True)
     before = time.time()
     worker.wait()
     (folder / "begun").touch()
-    build(data, folder / "waiting", waited, LetterEncoder(), worker)
+    build(data, folder / "waiting", PoolCodec(), LetterEncoder(), worker)
+    waited_for = time.time() - before
     save_file(small_codecs(worker), folder / f"codec-{rank}.safetensors")
-    return {"frames": codec.frames, "texts": encoder.seen, "seen": seen, "waited": time.time() - before}
+    told = {"frames": codec.frames, "texts": encoder.seen, "seen": seen, "waited": waited_for}
+    try:
+        build(data, folder / "stopped", Slow(overflows=3 if rank else None), LetterEncoder(), worker)
+    except Exception as error:
+        return told | {"stopped": f"{type(error).__name__}: {error}"}
 
 
 @pytest.fixture(scope="module")
@@ -190,15 +194,10 @@ def test_a_worker_that_dies_costs_its_part_and_the_others_say_so(data, tmp_path)
     assert len(found) == CLIPS - 1 and all(frame_numbers(one).tolist() == list(range(FRAMES)) for one in found)
 
 
-def _failing(rank, folder, worker, data):
-    build(data, folder / "cache", Slow(overflows=3 if rank else None), LetterEncoder(), worker)
-    return {}
-
-
-def test_what_stops_one_worker_is_told_by_all(data, tmp_path):
-    one, other = (told["error"] for told in two(tmp_path, _failing, str(data)))
-    assert other.startswith("DataError: latents of") and "too large for float16" in other
-    assert one == f"WorkerError: {other.removeprefix('DataError: ')} (worker 1)"
+def test_what_stops_one_worker_is_told_by_all(made):
+    _, (one, other) = made
+    assert other["stopped"].startswith("DataError: latents of") and "too large for float16" in other["stopped"]
+    assert one["stopped"] == f"WorkerError: {other['stopped'].removeprefix('DataError: ')} (worker 1)"
 
 
 def test_a_single_worker_raises_its_own_error(data, tmp_path):
