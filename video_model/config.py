@@ -153,7 +153,12 @@ class TrainingStage(Section):
     train: Literal["all", "temporal", "time_embedding"] | list[str] = "all"
     steps: int = Field(ge=1)
     batch: int = Field(16, ge=1, description="samples a step, over all workers")
-    accumulate: int = Field(1, ge=1, description="parts that a step's batch is worked on in")
+    accumulate: int = Field(1, ge=1, description="parts that a step's batch is worked on in, at least")
+    micro_batch: int | Literal["probe"] | None = Field(
+        None,
+        description="samples of one forward pass on one worker, at most; probe: what fits into its memory, found at the "
+        "start of the stage; unset: as `accumulate` says",
+    )
     lr: float = Field(1e-4, gt=0)
     warmup: int = Field(100, ge=0, description="steps of linear warm-up")
     decay: Literal["none", "cosine"] = Field("none", description="of the learning rate, to 1% at the end")
@@ -171,6 +176,13 @@ class TrainingStage(Section):
             raise ValueError(
                 "stages.frames: 1 beside other lengths: use `images` for a share of images in a video stage"
             )
+        return value
+
+    @field_validator("micro_batch")
+    @classmethod
+    def _micro_batch(cls, value: Any) -> Any:
+        if isinstance(value, int) and value < 1:
+            raise ValueError("stages.micro_batch: must be 1 or more, probe, or null")
         return value
 
     @model_validator(mode="after")
@@ -207,15 +219,27 @@ class Samples(Section):
     every: int = Field(500, ge=0, description="steps between them; 0: only at the end of a stage")
     sampler: Literal[tuple(names_of(PARTS.samplers))] = "heun"  # type: ignore[valid-type]
     steps: int = Field(20, ge=1)
-    sigma_min: float = Field(0.002, gt=0)
-    sigma_max: float = Field(80.0, gt=0, description="the paper's is 700, for the noisiest stages")
+    sigma_min: float | None = Field(None, gt=0, description="unset: the denoiser's own, e.g. 0.002 for edm")
+    sigma_max: float | None = Field(
+        None,
+        gt=0,
+        description="unset: the denoiser's own: edm 80 (the paper's noisiest stages want 700), v and epsilon 14.61, flow 999",
+    )
     guidance: tuple[float, float] = Field((2.0, 2.0), description="at the first and the last frame")
     frames: int | None = Field(None, ge=1, description="unset: the stage's longest")
     fps: float | None = Field(None, gt=0, description="unset: the stage's first rate")
 
 
 class Loop(Section):
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="that the network is trained, evaluated and sampled in; weights stay float32"
+    )
+    frozen_precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="of the text encoder and a public codec; auto: bfloat16 on a GPU, float32 on a CPU"
+    )
+    memory_gb: float | None = Field(
+        None, gt=0, description="of one worker, that `micro_batch: probe` may fill, in 10^9 bytes; unset: what is free"
+    )
     checkpointing: bool = Field(False, description="compute activations twice, for memory")
     compile: bool = Field(False, description="torch.compile the network")
     strategy: Literal["ddp", "fsdp"] = Field("ddp", description="fsdp: weights and optimizer spread over the workers")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -43,8 +42,12 @@ class DiffusersCodec(nn.Module):
     folder: with config.json and diffusion_pytorch_model.safetensors, or a pipeline's folder with those in vae/.
     frames_at_once: frames per forward pass, which bounds memory. It changes nothing for an image decoder, whose default is
     8. A temporal decoder (Blattmann et al. 2023, arXiv 2311.15127) normalises over all frames that it is given, so each
-    chunk of that many frames is decoded as a video of its own; None decodes whole videos, as the public pipeline does. Runs in float32 unless moved with .to(dtype). Raises CodecError: diffusers missing, wrong folder.
+    chunk of that many frames is decoded as a video of its own; None decodes whole videos, as the public pipeline does.
+    Runs in float32 unless moved with .to(dtype), and then has other fingerprints. Raises CodecError: diffusers missing,
+    wrong folder.
     """
+
+    lowers = True
 
     def __init__(self, folder: Path | str, frames_at_once: int | None = None) -> None:
         super().__init__()
@@ -101,11 +104,11 @@ class DiffusersCodec(nn.Module):
     def device(self) -> torch.device:
         return self.vae.device
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
         return digest(self.vae.state_dict(), type(self.vae).__name__, str(self.scale), str(self.shift))
 
-    @cached_property
+    @property
     def encoder_fingerprint(self) -> str:
         encoding = ("encoder.", "quant_conv.")
         state = {key: value for key, value in self.vae.state_dict().items() if key.startswith(encoding)}

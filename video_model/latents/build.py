@@ -36,6 +36,7 @@ from video_model.latents.cache import (
 from video_model.latents.packed import full_disk, read_about, write_shard
 from video_model.latents.texts import build_texts
 from video_model.latents.together import PARTS, Counts, Progress, locked, reporting, seen_alike, work_together
+from video_model.memory import ENCODING_HELP, memory_for
 from video_model.workers import TrainingWorker, first_goes_ahead
 
 ENCODE_FRAMES, ENCODE_PIXELS = 32, 32 * 256 * 256  # at most, at once
@@ -151,7 +152,9 @@ def encode(codec: Codec, frames: np.ndarray) -> torch.Tensor:
     """Latents [B, T, C, h, w] float32 on the CPU, of [B, T, H, W, 3] uint8; a few frames at a time."""
     device, parts = getattr(codec, "device", "cpu"), []
     at_once = max(1, at_most(frames.shape[2:4]) // len(frames))
-    with torch.no_grad():
+    clips, _, height, width, _ = frames.shape
+    what = f"encoding latents, {clips} x {at_once} frames of {height}x{width} px, on {device}"
+    with torch.no_grad(), memory_for(what, *ENCODING_HELP):
         for first in range(0, frames.shape[1], at_once):
             part = torch.from_numpy(frames[:, first : first + at_once]).to(device)
             parts.append(codec.encode(part.movedim(-1, -3).float() / 127.5 - 1).float().cpu())

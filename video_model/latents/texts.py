@@ -14,6 +14,7 @@ from video_model.encoders import TextEncoder
 from video_model.latents.cache import DTYPES, digest, shards_in
 from video_model.latents.packed import map_shard, write_shard
 from video_model.latents.together import PARTS, Counts, Progress, reporting, seen_alike, work_together
+from video_model.memory import ENCODING_HELP, memory_for
 from video_model.workers import TrainingWorker
 
 TEXT_BATCH, TEXT_SHARD = 32, 4096  # captions
@@ -59,7 +60,8 @@ def _encode_texts(parts: Sequence[list[str]], encoder: TextEncoder, home: Path, 
 
 def encode_texts(encoder: TextEncoder, texts: list[str]) -> list[torch.Tensor]:
     """[L, D] float32 states of the tokens that count, of each text."""
-    with torch.no_grad():
+    what = f"the text encoder, {len(texts)} captions"
+    with torch.no_grad(), memory_for(what, *ENCODING_HELP):
         states, mask = encoder.encode(texts)
     states, mask = states.float().cpu(), mask.bool().cpu()
     return [line[counts] for line, counts in zip(states, mask, strict=True)]

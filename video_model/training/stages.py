@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from curate.base.files import write_json
+from video_model.codecs import placed
 from video_model.config import TrainConfig
 from video_model.diffusion.conditioning import Conditioner
 from video_model.diffusion.denoiser import Denoiser
@@ -27,6 +27,7 @@ from video_model.diffusion.slots import Models
 from video_model.errors import RunError
 from video_model.latents.batches import Batches
 from video_model.pictures import strip, write_picture, write_video
+from video_model.precision import frozen_dtype
 from video_model.training import checkpoints
 from video_model.training.build import build_conditioner, check_network, first_network, inflated
 from video_model.training.codec_of_run import codec_of
@@ -67,19 +68,20 @@ def train(
     chosen = [name for name in config.stages if only is None or name == only]
     for name in chosen:  # what cannot make batches is an error now, not when its stage comes
         stores.batches(name, Unread(*stores.thinning))
-    encoder = config.text.make()
+    frozen = frozen_dtype(config.loop.frozen_precision, worker.device)
+    encoder = config.text.make(worker.device, frozen)
     check_network(config, encoder)
     with first_goes_ahead(worker):
         run = Run.begin(out, config, resume, watcher) if worker.first else Run(out, config)
         if worker.first:
             stores.compare(run)
     cache = Path(cache) if cache else out.parent / "latents"
-    codec = codec_of(run, stores.training, cache, watcher, worker)
-    if isinstance(codec, nn.Module):
-        codec.to(worker.device)
+    codec = placed(codec_of(run, stores.training, cache, watcher, worker), worker.device, frozen)
     with ExitStack() as stack:
         store = stores.open(codec, encoder, cache, watcher, worker)
         stack.callback(store.close)
+        if config.data.cache:  # the few prompts of samples are encoded on the CPU: its memory is the network's now
+            encoder.move(torch.device("cpu"))
         if worker.first:
             write_json(out / "data.json", stores.facts())
         trainer = StageTrainer(run, Models(codec, encoder), stores, store, worker, watcher, stop)
@@ -131,7 +133,7 @@ class StageTrainer:
             parametrisation=config.denoiser,
             batches=batches,
             worker=self.worker,
-            evaluate=(lambda denoiser: held_out_loss(denoiser, conditioner, stage.noise, held_out))
+            evaluate=(lambda denoiser, rows: held_out_loss(denoiser, conditioner, stage.noise, held_out, rows))
             if held_out
             else None,
             draw=self._drawer(folder, conditioner, request) if request.prompts else None,
