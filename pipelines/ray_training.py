@@ -21,7 +21,7 @@ from pipelines.training import TrainingError, TrainingJob, schema_of
 
 ATTEMPTS = 3  # how often a run is resumed after a worker was lost
 PLACES = 5  # how often its workers are waited for, for PLACE_SECONDS each: a lost machine may come back
-GROUP_SECONDS = 300.0  # until all workers are up and know each other
+GROUP_SECONDS = 600.0  # until all workers are up and know each other
 STEP_SECONDS = 2400.0  # without a sign before the first step; workers themselves lose patience with each other sooner
 OURS = ("video_model.", "curate.")  # modules of errors that would come again
 FAILURE = "failure.txt"  # in RUN: what a worker raised that would come again
