@@ -8,69 +8,18 @@ weighting and optimizer of a stage) are the parts themselves, from the lists tha
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Union
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, create_model, field_validator, model_validator
 
 from curate.base.section import Section
-from video_model.codecs import CODECS, CodecSection
-from video_model.diffusion.parametrisations import PARAMETRISATIONS, Parametrisation
-from video_model.diffusion.samplers import SAMPLERS, names_of
-from video_model.diffusion.slots import SLOTS, Slot
-from video_model.diffusion.weightings import WEIGHTINGS, Weighting
-from video_model.encoders import ENCODERS, EncoderSection
-from video_model.networks import NETWORKS, NetworkSection
+from video_model.diffusion.samplers import names_of
+from video_model.diffusion.slots import Slot
 from video_model.networks.lora import LoraSection
-from video_model.optimizers import OPTIMIZERS, OptimizerSection
+from video_model.training_parts import PARTS, TrainingParts, one_of
 
 if TYPE_CHECKING:
     import numpy as np
-
-
-@dataclass(frozen=True)
-class TrainingParts:
-    """All that a config can choose from. Ours are lists in the folders of the parts; a user's are added by `plus`."""
-
-    codecs: Sequence[type[CodecSection]] = tuple(CODECS)
-    encoders: Sequence[type[EncoderSection]] = tuple(ENCODERS)
-    networks: Sequence[type[NetworkSection]] = tuple(NETWORKS)
-    parametrisations: Sequence[type[Parametrisation]] = tuple(PARAMETRISATIONS)
-    slots: Sequence[type[Slot]] = tuple(SLOTS)
-    samplers: Sequence[Callable[..., Any]] = tuple(SAMPLERS)
-    weightings: Sequence[type[Weighting]] = tuple(WEIGHTINGS)
-    optimizers: Sequence[type[OptimizerSection]] = tuple(OPTIMIZERS)
-
-    def plus(self, parts: Iterable[Any]) -> TrainingParts:
-        """With more of them: classes of sections, each beside its like; any other function is a sampler. Raises TypeError."""
-        grown = self
-        for part in parts:
-            kinds = [name for name, base in BASES.items() if isinstance(part, type) and issubclass(part, base)]
-            if not kinds and (isinstance(part, type) or not callable(part)):
-                known = ", ".join(base.__name__ for base in BASES.values())
-                raise TypeError(
-                    f"{part!r} is no part of a training config: subclass {known}, or write a sampler's function"
-                )
-            place = kinds[0] if kinds else "samplers"
-            grown = replace(grown, **{place: (*getattr(grown, place), part)})
-        return grown
-
-
-BASES: dict[str, type[Section]] = {
-    "codecs": CodecSection,
-    "encoders": EncoderSection,
-    "networks": NetworkSection,
-    "parametrisations": Parametrisation,
-    "slots": Slot,
-    "weightings": Weighting,
-    "optimizers": OptimizerSection,
-}
-PARTS = TrainingParts()
-
-
-def one_of(parts: Sequence[type[Section]]) -> Any:
-    """The type of a section that one of the parts is: its `kind` chooses."""
-    return Annotated[Union[tuple(parts)], Field(discriminator="kind")] if len(parts) > 1 else parts[0]  # noqa: UP007
 
 
 class Conditioning(Section):
@@ -237,8 +186,12 @@ class Samples(Section):
     every: int = Field(500, ge=0, description="steps between them; 0: only at the end of a stage")
     sampler: Literal[tuple(names_of(PARTS.samplers))] = "heun"  # type: ignore[valid-type]
     steps: int = Field(20, ge=1)
-    sigma_min: float = Field(0.002, gt=0)
-    sigma_max: float = Field(80.0, gt=0, description="the paper's is 700, for the noisiest stages")
+    sigma_min: float | None = Field(None, gt=0, description="unset: the denoiser's own, e.g. 0.002 for edm")
+    sigma_max: float | None = Field(
+        None,
+        gt=0,
+        description="unset: the denoiser's own: edm 80 (the paper's noisiest stages want 700), v and epsilon 14.61, flow 999",
+    )
     guidance: tuple[float, float] = Field((2.0, 2.0), description="at the first and the last frame")
     frames: int | None = Field(None, ge=1, description="unset: the stage's longest")
     fps: float | None = Field(None, gt=0, description="unset: the stage's first rate")

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from tests.video_model.networks import inputs, tiny
 from tests.video_model.test_stages import config
 from tests.video_model.training import RandomBatches, network, task
-from video_model.config import PARTS, TrainingStage, train_config
+from video_model.config import TrainingStage, train_config
 from video_model.diffusion.denoiser import Denoiser
 from video_model.diffusion.parametrisations import Edm, Epsilon, RectifiedFlow, VPrediction
 from video_model.diffusion.weightings import (
@@ -32,6 +32,7 @@ from video_model.training.steps.average import Average, to_average
 from video_model.training.steps.compiling import compiled
 from video_model.training.steps.optimisation import choose_trained, learning_rate
 from video_model.training.steps.state import TrainingState
+from video_model.training_parts import PARTS
 
 # --- weightings
 

@@ -23,7 +23,7 @@ class Request:
 
     conditions: by the name of a conditioning slot, e.g. {"motion": 4.0, "first_frame": pixels [3, H, W] in [-1, 1]}; one
     that is missing or None is not given. guidance: at the first and the last frame; the prompt is what is guided towards.
-    seed: sample i is drawn from seed + i, whatever else is drawn with it.
+    seed: sample i is drawn from seed + i, whatever else is drawn with it. sigma_min, sigma_max: None: the parametrisation's.
     """
 
     prompts: Sequence[str]
@@ -33,8 +33,8 @@ class Request:
     conditions: Mapping[str, Any] = field(default_factory=dict)
     sampler: str = "heun"
     steps: int = 20
-    sigma_min: float = 0.002
-    sigma_max: float = 80.0
+    sigma_min: float | None = None
+    sigma_max: float | None = None
     guidance: tuple[float, float] = (2.0, 2.0)
     seed: int = 0
 
@@ -69,7 +69,8 @@ def generate(
     null = _null(conditioner, cond, request)
     cond, null = conditioner.encoded(cond), null if null is None else conditioner.encoded(null)
     denoise = guided(denoiser, cond, null, scale)
-    sigmas = denoiser.parametrisation.sigmas(request.steps, request.sigma_min, request.sigma_max)
+    kind = denoiser.parametrisation
+    sigmas = kind.sigmas(request.steps, *kind.sigma_range(request.sigma_min, request.sigma_max))
     shape = (request.frames, codec.channels, height // codec.factor, width // codec.factor)
     noise = [torch.randn(shape, generator=torch.Generator().manual_seed(request.seed + i)) for i in range(count)]
     sampler = next(sampler for sampler in samplers if sampler.__name__ == request.sampler)

@@ -16,8 +16,8 @@ from video_model.diffusion.denoiser import Denoiser
 from video_model.diffusion.parametrisations import Parametrisation
 from video_model.errors import first_line
 from video_model.training import checkpoints
-from video_model.training.steps.adapters import another_base, lora_facts
 from video_model.training.checkpoints import Checkpoint, CheckpointError
+from video_model.training.steps.adapters import another_base, lora_facts
 from video_model.training.steps.average import Average, to_average
 from video_model.training.steps.compiling import compiled
 from video_model.training.steps.optimisation import (
@@ -39,10 +39,11 @@ class TrainingState:
         self, network: Any, parametrisation: Parametrisation, stage: TrainingStage, loop: Loop, worker: TrainingWorker
     ) -> None:
         self.stage, self.loop, self.worker = stage, loop, worker
-        self.network = network.to(worker.device)
+        spreads = worker.world > 1 and loop.strategy == "fsdp"  # which moves the network to the device block by block
+        self.network = network if spreads else network.to(worker.device)
         self.network.checkpointing = loop.checkpointing
         self.trained = choose_trained(network, stage.train)
-        averaged = to_average(network, stage.ema, share=loop.strategy != "fsdp")
+        averaged = to_average(network, stage.ema, share=not spreads)
         self.called = spread(compiled(network, loop.compile), worker, loop.strategy, loop.precision)
         if loop.strategy == "fsdp":
             spread(averaged, worker, loop.strategy)
@@ -52,9 +53,8 @@ class TrainingState:
         self.parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
         self.denoiser = Denoiser(self.called, parametrisation, loop.precision)
         self.denoiser.weighting = stage.weighting
-        self._averaged = Denoiser(
-            averaged, parametrisation, loop.precision
-        )  # unweighted: its losses compare between runs
+        # Of no weighting, so that losses on held-out clips compare between runs
+        self._averaged = Denoiser(averaged, parametrisation, loop.precision)
         self.micro_batch = None if stage.micro_batch == "probe" else stage.micro_batch  # rows; a probe sets it
         self.preparing = 0.0
 
