@@ -1,11 +1,14 @@
 """LoRA as a run: what it adds to stays as it is, its checkpoints are small, resumed to the bit, sampled from and exported."""
 
 import copy
+import os
 
 import pytest
 import torch
+import torch.multiprocessing as mp
 from pydantic import ValidationError
 from safetensors.torch import load_file
+from torch import distributed as dist
 
 from tests.video_model.clips import clips, write_clips
 from tests.video_model.test_stages import STAGE, average, config
@@ -23,6 +26,7 @@ from video_model.training.sampler import Sampler
 from video_model.training.stages import train
 from video_model.training.steps.adapters import add_chosen_lora
 from video_model.training.steps.optimisation import NothingToTrain, choose_trained
+from video_model.workers import TrainingWorker
 
 
 def adapted(seed=0, targets=("attention", "temporal"), **options):
@@ -248,3 +252,27 @@ def test_a_published_video_unet_is_trained_with_lora(tmp_path):
 def test_batches_of_stills_alone_leave_temporal_lora_as_it_is(tmp_path):
     done = train_stage(task(tmp_path, net=adapted(targets=["temporal"]), steps=1, batches=RandomBatches(stills=[0])))
     assert all(not value.any() for name, value in done.tensors("network").items() if name.endswith(".up"))
+
+
+def _work(rank, folder, port):
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    try:
+        for strategy in ("ddp", "fsdp"):
+            options = {"worker": TrainingWorker(rank, 2), "steps": 2, "loop": {"strategy": strategy}}
+            train_stage(task(f"{folder}/{strategy}", net=adapted(), **options))
+    finally:
+        dist.destroy_process_group()
+
+
+def test_two_workers_train_the_same_lora(tmp_path):
+    """With spread weights too: the base is gathered frozen, and a checkpoint holds the LoRA alone."""
+    one = train_stage(task(tmp_path / "one", net=adapted(), steps=2))
+    mp.spawn(_work, (str(tmp_path), 29_700 + os.getpid() % 1000), nprocs=2)
+    for strategy in ("ddp", "fsdp"):
+        found = checkpoints.latest(tmp_path / strategy / "stages" / "video" / "checkpoints")
+        ours, theirs = one.tensors("network"), found.tensors("network")
+        assert ours.keys() == theirs.keys()
+        assert found.facts["lora"]["fingerprint"] == one.facts["lora"]["fingerprint"]
+        assert max(float((ours[key] - theirs[key]).abs().max()) for key in ours) < 1e-3, strategy
