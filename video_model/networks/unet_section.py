@@ -18,16 +18,10 @@ class UNet(NetworkSection):
 
     kind: Literal["unet"] = "unet"
     channels: tuple[int, ...] = (64, 128)
-    layers: int | tuple[int, ...] = Field(2, description="residual blocks of a level, or by level")
+    layers: int = Field(2, ge=1, description="residual blocks a level")
     attention: tuple[bool, ...] | None = Field(None, description="levels with transformers; unset: all")
-    head_dim: int = Field(32, ge=1, description="channels of an attention head")
-    heads: int | tuple[int, ...] | None = Field(
-        None, description="attention heads, or by level, instead of head_dim: Stable Diffusion 1.x has 8 everywhere"
-    )
-    transformer_layers: int | tuple[int, ...] = Field(1, description="depth of the transformers, or by level")
-    up_transformer_layers: tuple[int, ...] | None = Field(
-        None, description="by level, on the way up; unset: the same as on the way down"
-    )
+    head_dim: int = Field(32, ge=1)
+    transformer_layers: int = Field(1, ge=1)
     groups: int = Field(32, ge=1, description="of group normalisation")
     pooled_text: bool = Field(
         False,
@@ -43,6 +37,9 @@ class UNet(NetworkSection):
     )
     linear_projection: bool = Field(
         True, description="around transformers; false: 1x1 convolutions, as Stable Diffusion 1.x"
+    )
+    up_transformer_layers: tuple[int, ...] | None = Field(
+        None, description="attention blocks by level on the way up; unset: the same as on the way down"
     )
     conv_mixing: ConvMixing = Field(
         "alpha", description="temporal convolutions: Stable Video Diffusion's alpha blend, or others of networks/mixers"
@@ -70,15 +67,15 @@ class UNet(NetworkSection):
             in_channels=latent_channels,
             out_channels=latent_channels,
             channels=self.channels,
-            layers=self.layers,
+            layers=(self.layers,),
             attention=self.attention or (True,),
-            heads=self.heads or tuple(max(1, channels // self.head_dim) for channels in self.channels),
-            transformer_layers=self.transformer_layers,
-            up_transformer_layers=self.up_transformer_layers,
+            heads=tuple(max(1, channels // self.head_dim) for channels in self.channels),
+            transformer_layers=(self.transformer_layers,),
             norm_groups=self.groups,
             pooled_text=self.pooled_text,
             epsilon=self.epsilon,
             linear_projection=self.linear_projection,
+            up_transformer_layers=self.up_transformer_layers,
             context_dim=text_dim,
         )
         return SpaceTimeUNet(shape)
