@@ -34,6 +34,9 @@ class Following:
     def __exit__(self, *_: object) -> None:
         self.progress.stop()
 
+    def note(self, line: str) -> None:
+        self.console.print(Text(line), soft_wrap=True)
+
     def phase(self, what: str, done: int, total: int) -> None:
         self._show(f"{what}: {done} of {total}", done, total)
 

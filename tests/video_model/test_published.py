@@ -15,6 +15,7 @@ from video_model.codecs.original_vae import original_vae_name
 from video_model.codecs.protocol import CodecError
 from video_model.codecs.public_vae import DiffusersCodec, PublicCodec
 from video_model.encoders.clip import ClipStates, ClipText
+from video_model.encoders.clip_vision import ClipVision
 from video_model.encoders.open_clip import OpenClipStates
 from video_model.encoders.original_clip import vision_of_file
 from video_model.public.weights import WeightsError, import_unet
@@ -269,6 +270,7 @@ def test_the_text_of_a_2_x_file_is_open_clip_s_state_before_the_last_block(tmp_p
     shutil.copy(tmp_path / "2.safetensors", tmp_path / "hub" / "open_clip_model.safetensors")
     _close(OpenClipStates(tmp_path / "hub").encode(TEXTS)[0], states)
     # and the picture's embedding
+    assert ClipVision(tmp_path / "2.safetensors").dim == 24
     pictures = torch.randn(2, 3, 28, 28)
     _close(vision_of_file(tmp_path / "2.safetensors")(pixel_values=pictures).image_embeds, model.encode_image(pictures))
 

@@ -234,7 +234,7 @@ def test_encoders_are_built_as_their_config_says(tmp_path):
 def test_a_run_that_never_leaves_the_text_out_draws_without_guidance(run):
     sampler = Sampler(run.root)
     always = config(conditioning={"text": 0.0})
-    sampler.conditioner = build_conditioner(always, True)
+    sampler.conditioner = build_conditioner(always, sampler.name, sampler.models)
     assert sampler(sampler.request(["a"], guidance=(3.0, 3.0))).isfinite().all()
 
 

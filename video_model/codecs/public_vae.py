@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -18,6 +17,7 @@ from video_model.encoders.fingerprint import digest
 from video_model.errors import first_line
 from video_model.published import NotPublished, part_folder, refuse_pickle, weight_files
 
+IMAGES_AT_ONCE = 8
 CLASSES = ("AutoencoderKL", "AutoencoderKLTemporalDecoder")
 
 
@@ -32,6 +32,11 @@ class PublicCodec(CodecSection):
         None,
         description="instead: an original single file (.safetensors) of Stable Diffusion 1.x, 2.x or Stable Video Diffusion",
     )
+    frames_at_once: int | None = Field(
+        None,
+        ge=1,
+        description="frames decoded at once; unset: 8, and whole videos in a temporal decoder, as the public pipeline does",
+    )
 
     @model_validator(mode="after")
     def _one(self) -> PublicCodec:
@@ -40,7 +45,7 @@ class PublicCodec(CodecSection):
         return self
 
     def load(self, folder: Path) -> Codec:
-        return DiffusersCodec(self.folder or self.file or "")
+        return DiffusersCodec(self.folder or self.file or "", self.frames_at_once)
 
 
 class DiffusersCodec(nn.Module):
@@ -48,17 +53,21 @@ class DiffusersCodec(nn.Module):
 
     folder: with config.json and diffusion_pytorch_model.safetensors (or .fp16.safetensors, or shards), or a pipeline's folder
     with those in vae/; or an original single file, whose shape is read off its tensors.
-    frames_at_once: frames per forward pass, which bounds memory. It changes nothing for an image decoder. A temporal
-    decoder (Blattmann et al. 2023, arXiv 2311.15127) normalises over all frames that it is given, so each chunk of
-    that many frames is decoded as a video of its own, as the public pipeline does: equal to the whole at
-    frames_at_once >= T. Runs in float32 unless moved with .to(dtype). Raises CodecError: diffusers missing, wrong folder.
+    frames_at_once: frames per forward pass, which bounds memory. It changes nothing for an image decoder, whose default is
+    8. A temporal decoder (Blattmann et al. 2023, arXiv 2311.15127) normalises over all frames that it is given, so each
+    chunk of that many frames is decoded as a video of its own; None decodes whole videos, as the public pipeline does.
+    Runs in float32 unless moved with .to(dtype), and then has other fingerprints. Raises CodecError: diffusers missing,
+    wrong folder.
     """
 
-    def __init__(self, folder: Path | str, frames_at_once: int = 8) -> None:
+    lowers = True
+
+    def __init__(self, folder: Path | str, frames_at_once: int | None = None) -> None:
         super().__init__()
-        if frames_at_once < 1:
+        if frames_at_once is not None and frames_at_once < 1:
             raise CodecError(f"frames_at_once must be at least 1 (got {frames_at_once})")
-        self.folder, self.frames_at_once = Path(folder), frames_at_once
+        self.folder, self.frames_at_once = Path(folder), frames_at_once or IMAGES_AT_ONCE
+        self.whole_videos = frames_at_once is None
         self.vae = of_file(self.folder) if self.folder.is_file() else loaded(vae_folder(self.folder))
         config = self.vae.config
         self.temporal = type(self.vae).__name__ == "AutoencoderKLTemporalDecoder"
@@ -91,7 +100,8 @@ class DiffusersCodec(nn.Module):
             raise CodecError(f"latents of shape {list(latents.shape)}: decode takes [B, T, {self.channels}, h, w]")
         raw = (latents / self.scale + self.shift).to(self.vae.device, self.vae.dtype)
         if self.temporal and not images:
-            rows = [part for video in raw for part in video.split(self.frames_at_once)]
+            at_once = raw.shape[1] if self.whole_videos else self.frames_at_once
+            rows = [part for video in raw for part in video.split(at_once)]
             decoded = [self.vae.decode(part, num_frames=len(part)).sample for part in rows]
         elif self.temporal:
             decoded = [self.vae.decode(frame, num_frames=1).sample for frame in raw.flatten(0, 1).split(1)]
@@ -99,15 +109,19 @@ class DiffusersCodec(nn.Module):
             decoded = [self.vae.decode(part).sample for part in raw.flatten(0, 1).split(self.frames_at_once)]
         return torch.cat(decoded).float().clamp(-1, 1).unflatten(0, latents.shape[:2])
 
+    def unscaled(self, latents: Tensor) -> Tensor:
+        """Latents of about unit scale as the VAE itself has them: what image-to-video networks are given of a frame."""
+        return latents / self.scale + self.shift
+
     @property
     def device(self) -> torch.device:
         return self.vae.device
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
         return digest(self.vae.state_dict(), type(self.vae).__name__, str(self.scale), str(self.shift))
 
-    @cached_property
+    @property
     def encoder_fingerprint(self) -> str:
         encoding = ("encoder.", "quant_conv.")
         state = {key: value for key, value in self.vae.state_dict().items() if key.startswith(encoding)}

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from pydantic import Field, model_validator
@@ -15,11 +15,10 @@ from torch import Tensor, nn
 from curate.base.packaged import WeightsMissing, load_exactly
 from video_model.encoders.fingerprint import digest
 from video_model.encoders.original_clip import text_of_file
-from video_model.encoders.protocol import EncoderSection, TextEncoder, batched
+from video_model.encoders.protocol import EncoderSection, FrozenEncoder, TextEncoder, batched
 from video_model.errors import first_line
 from video_model.published import NotPublished, part_folder, tensors_of, weight_files
 
-Tokenize = Callable[[list[str]], Tensor]
 FIX = "give a pipeline's folder with text_encoder/ and tokenizer/, as it is published"
 
 
@@ -39,11 +38,18 @@ class ClipText(EncoderSection):
             raise ValueError("text: name a folder or a file, one of the two")
         return self
 
-    def make(self) -> TextEncoder:
-        return ClipStates(self.folder or self.file or "")
+    def make(self, device: torch.device | None = None, dtype: torch.dtype | None = None) -> TextEncoder:
+        return ClipStates(self.folder or self.file or "", device, dtype)
 
 
-class ClipStates:
+class Tokens(NamedTuple):
+    """How texts become tokens [N, L]; and all that these depend on, as a text."""
+
+    tokenize: Callable[[list[str]], Tensor]
+    vocabulary: str
+
+
+class ClipStates(FrozenEncoder):
     """Last hidden states, after the final norm, of a CLIPTextModel (Radford et al. 2021): [N, 77, D].
 
     path: a pipeline's folder (or its text_encoder/, with tokenizer/ beside it), or an original single file, whose tokens are
@@ -53,7 +59,8 @@ class ClipStates:
 
     at_once = 32
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, device: torch.device | None = None, dtype: torch.dtype | None = None) -> None:
+        super().__init__(device, dtype)
         self.path = Path(path)
         self.name = f"CLIP text encoder in {self.path.name}"
 
@@ -62,26 +69,24 @@ class ClipStates:
         return int(self._loaded[1].config.hidden_size)
 
     def encode(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        tokenize, model, _ = self._loaded
-        return batched(texts, self.at_once, lambda part: self._states(tokenize, model, part), self.dim)
+        tokens, model = self._loaded
+        return batched(texts, self.at_once, lambda part: self._states(tokens, model, part), self.dim)
 
     @torch.inference_mode()
-    def _states(self, tokenize: Tokenize, model: nn.Module, texts: list[str]) -> tuple[Tensor, Tensor]:
-        ids = tokenize(texts).to(next(model.parameters()).device)
+    def _states(self, tokens: Tokens, model: nn.Module, texts: list[str]) -> tuple[Tensor, Tensor]:
+        ids = tokens.tokenize(texts).to(next(model.parameters()).device)
         return model(input_ids=ids).last_hidden_state, torch.ones(ids.shape, dtype=torch.bool, device=ids.device)
 
     @cached_property
     def fingerprint(self) -> str:
-        _, model, vocabulary = self._loaded
-        return digest(model.state_dict(), "CLIP text", str(model.config.hidden_act), vocabulary)
+        tokens, model = self._loaded
+        return digest(model.state_dict(), "CLIP text", str(model.config.hidden_act), tokens.vocabulary)
 
-    @cached_property
-    def _loaded(self) -> tuple[Tokenize, Any, str]:
-        """How texts become tokens, the network, and what the tokens depend on."""
+    def _read(self) -> tuple[Tokens, Any]:
         try:
             if self.path.is_file():
                 model, end = text_of_file(self.path)
-                return _open_clip_tokens(model.config.max_position_embeddings, end), model, f"open_clip {end}"
+                return Tokens(_open_clip_tokens(model.config.max_position_embeddings, end), f"open_clip {end}"), model
             folder = part_folder(self.path, "text_encoder")
             model = _model(folder)
         except NotPublished as error:
@@ -93,7 +98,8 @@ class ClipStates:
             options = {"padding": "max_length", "max_length": longest, "truncation": True, "return_tensors": "pt"}
             return tokenizer(texts, **options)["input_ids"]
 
-        return tokenize, model, json.dumps([longest, tokenizer.pad_token_id, sorted(tokenizer.get_vocab().items())])
+        vocabulary = json.dumps([longest, tokenizer.pad_token_id, sorted(tokenizer.get_vocab().items())])
+        return Tokens(tokenize, vocabulary), model
 
 
 def _model(folder: Path) -> Any:
@@ -117,7 +123,7 @@ def _model(folder: Path) -> Any:
         if name.removeprefix("text_model.") in bare
     }
     load_exactly(model, state, "CLIP text encoder", folder)
-    return model.float().eval()
+    return model.float()
 
 
 def _tokenizer(folder: Path, root: Path) -> Any:
@@ -137,7 +143,7 @@ def _tokenizer(folder: Path, root: Path) -> Any:
         raise WeightsMissing("CLIP text encoder", f"{places[0]} cannot be read ({first_line(error)})", FIX) from error
 
 
-def _open_clip_tokens(longest: int, pad_with_end: bool) -> Tokenize:
+def _open_clip_tokens(longest: int, pad_with_end: bool) -> Callable[[list[str]], Tensor]:
     """CLIP's own vocabulary, out of the package open_clip."""
     try:
         import open_clip

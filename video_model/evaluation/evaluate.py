@@ -72,7 +72,8 @@ def evaluate(
             rates=as_rates(chosen),
             batch=16,
             seed=seed,
-            columns=sampler.config.conditioning.columns,
+            columns=sampler.config.conditioning_of(sampler.name).columns,
+            pixels=any(slot.wants_pixels for slot in sampler.conditioner.slots),
         )
         batches = held_out_batches(index, store, LOSS_ROWS, spec)
         if not batches:
@@ -95,7 +96,7 @@ def unseen(sampler: Sampler, data: list[str]) -> Index:
     held_out = stores.parts[sampler.name][1]
     if data:
         trained = set(stores.training.rows["video_id"].to_pylist())
-        captions, columns = sampler.config.data.captions, tuple(sampler.config.conditioning.columns.values())
+        captions, columns = sampler.config.data.captions, tuple(sampler.config.columns)
         given = join(*(open_index([source], captions=captions, numbers=columns) for source in data))
         away = [row for row, video in enumerate(given.rows["video_id"].to_pylist()) if video not in trained]
         held_out = given.select(np.array(away, np.int64))
