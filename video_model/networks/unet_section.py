@@ -46,6 +46,9 @@ class UNet(NetworkSection):
     linear_projection: bool = Field(
         True, description="around transformers; false: 1x1 convolutions, as Stable Diffusion 1.x"
     )
+    up_transformer_layers: tuple[int, ...] | None = Field(
+        None, description="attention blocks by level on the way up; unset: the same as on the way down"
+    )
     conv_mixing: ConvMixing = Field(
         "alpha", description="temporal convolutions: Stable Video Diffusion's alpha blend, or others of networks/mixers"
     )
@@ -82,6 +85,7 @@ class UNet(NetworkSection):
             pooled_text=self.pooled_text,
             epsilon=self.epsilon,
             linear_projection=self.linear_projection,
+            up_transformer_layers=self.up_transformer_layers,
             context_dim=text_dim,
         )
         return SpaceTimeUNet(shape)
