@@ -15,6 +15,16 @@ from video_model.encoders.fingerprint import digest
 from video_model.errors import first_line
 
 CLASSES = ("AutoencoderKL", "AutoencoderKLTemporalDecoder")
+# Of Stable Diffusion 1.x and 2.x, for a plan where there is no folder yet
+USUAL = {
+    "_class_name": "AutoencoderKL",
+    "block_out_channels": [128, 256, 512, 512],
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
+    "layers_per_block": 2,
+    "latent_channels": 4,
+    "sample_size": 768,
+}
 
 
 class PublicCodec(CodecSection):
@@ -28,11 +38,23 @@ class PublicCodec(CodecSection):
     def load(self, folder: Path) -> Codec:
         return DiffusersCodec(self.folder)
 
+    def outline_channels(self) -> int:
+        return int(json.loads((vae_folder(Path(self.folder)) / "config.json").read_text())["latent_channels"])
+
+    def skeleton(self) -> Codec:
+        import diffusers
+
+        try:
+            config = json.loads((vae_folder(Path(self.folder)) / "config.json").read_text())
+        except CodecError:
+            config = USUAL
+        return DiffusersCodec(vae=getattr(diffusers, config["_class_name"]).from_config(config))
+
 
 class DiffusersCodec(nn.Module):
     """A public VAE behind the codec protocol; latents are the posterior's mean, shifted and scaled to about unit scale.
 
-    folder: with config.json and diffusion_pytorch_model.safetensors, or a pipeline's folder with those in vae/.
+    vae: in place of a folder. folder: with config.json and diffusion_pytorch_model.safetensors, or a pipeline's folder with those in vae/.
     frames_at_once: frames per forward pass, which bounds memory. It changes nothing for an image decoder. A temporal
     decoder (Blattmann et al. 2023, arXiv 2311.15127) normalises over all frames that it is given, so each chunk of
     that many frames is decoded as a video of its own, as the public pipeline does: equal to the whole at
@@ -41,12 +63,12 @@ class DiffusersCodec(nn.Module):
 
     lowers = True
 
-    def __init__(self, folder: Path | str, frames_at_once: int = 8) -> None:
+    def __init__(self, folder: Path | str = "", frames_at_once: int = 8, vae: Any = None) -> None:
         super().__init__()
         if frames_at_once < 1:
             raise CodecError(f"frames_at_once must be at least 1 (got {frames_at_once})")
-        self.folder, self.frames_at_once = vae_folder(Path(folder)), frames_at_once
-        self.vae = loaded(self.folder)
+        self.frames_at_once = frames_at_once
+        self.vae = loaded(vae_folder(Path(folder))) if vae is None else vae
         config = self.vae.config
         self.temporal = type(self.vae).__name__ == "AutoencoderKLTemporalDecoder"
         self.factor = 2 ** (len(config.block_out_channels) - 1)
