@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, Literal, Union
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Union
 
 from pydantic import Field, create_model, field_validator, model_validator
 
@@ -20,6 +20,9 @@ from video_model.diffusion.samplers import SAMPLERS, names_of
 from video_model.diffusion.slots import SLOTS, Slot
 from video_model.encoders import ENCODERS, EncoderSection
 from video_model.networks import NETWORKS, NetworkSection
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,11 @@ class Conditioning(Section):
         """Those of an image stage, or of a video stage."""
         found = [getattr(self, name) for name in type(self).model_fields]
         return [slot for slot in found if slot is not None and (temporal or not slot.videos_only)]
+
+    @property
+    def context_dim(self) -> int | None:
+        """Channels of what slots other than the text add to attend to; None: nothing."""
+        return next((slot.context_dim for slot in self.slots(temporal=True) if slot.context_dim), None)
 
     @property
     def vectors(self) -> tuple[str, ...]:
@@ -125,9 +133,14 @@ class Noise(Section):
 class TrainingStage(Section):
     """One stage of training.
 
-    train: all; temporal (only the layers that know time); time_embedding; or a list of patterns of parameter names.
+    after: the stage whose result it starts from; unset: the one before it. conditioning: of this stage, in place of the
+    run's; what the stage before was not conditioned on starts without effect. train: all; temporal (only the layers that know time); time_embedding; or a list of patterns of parameter names.
     """
 
+    after: str | None = Field(None, description="the earlier stage that it starts from; unset: the one before it")
+    conditioning: keys_of(PARTS.slots) | None = Field(  # type: ignore[valid-type]
+        None, description="of this stage, in place of the run's"
+    )
     sources: list[str] = Field([], description="more data of this stage: curated folders, image-text Parquet")
     only_sources: bool = Field(False, description="leave --data out: only the sources named here")
     where: str | None = Field(None, description="SQL condition on the rows, e.g. aesthetic_score > 5")
@@ -198,11 +211,20 @@ class Samples(Section):
 
     prompts: list[str] = Field([], description="empty: captions of held-out clips")
     count: int = Field(4, ge=1, description="how many, where prompts is empty")
+    images: list[str] = Field(
+        [],
+        description="pictures that image-to-video stages start from, one a prompt; empty: first frames of held-out clips, "
+        "where a stage cannot do without",
+    )
     every: int = Field(500, ge=0, description="steps between them; 0: only at the end of a stage")
     sampler: Literal[tuple(names_of(PARTS.samplers))] = "heun"  # type: ignore[valid-type]
     steps: int = Field(20, ge=1)
-    sigma_min: float = Field(0.002, gt=0)
-    sigma_max: float = Field(80.0, gt=0, description="the paper's is 700, for the noisiest stages")
+    sigma_min: float | None = Field(None, gt=0, description="unset: the denoiser's own, e.g. 0.002 for edm")
+    sigma_max: float | None = Field(
+        None,
+        gt=0,
+        description="unset: the denoiser's own: edm 80 (the paper's noisiest stages want 700), v and epsilon 14.61, flow 999",
+    )
     guidance: tuple[float, float] = Field((2.0, 2.0), description="at the first and the last frame")
     frames: int | None = Field(None, ge=1, description="unset: the stage's longest")
     fps: float | None = Field(None, gt=0, description="unset: the stage's first rate")
@@ -248,16 +270,56 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _order(self) -> TrainConfig:
-        seen = False
+        names = list(self.stages)
         for name, stage in self.stages.items():
-            if seen and not stage.temporal:
-                raise ValueError(f"stages.{name}: an image stage cannot come after a video stage")
-            seen = stage.temporal
+            if not self.text.reads and any(slot.name == "text" for slot in self.slots_of(name)):
+                raise ValueError(f"stages.{name}: text.kind {self.text.kind} needs conditioning.text: null")
+            if stage.after is not None and stage.after not in names[: names.index(name)]:
+                raise ValueError(f"stages.{name}.after: {stage.after} is no stage before it")
+            before = self.before(name)
+            if before is not None and self.stages[before].temporal and not stage.temporal:
+                raise ValueError(f"stages.{name}: an image stage cannot come after a video stage ({before})")
             for height, width in stage.sizes:
                 step = self.codec.factor * self.network.multiple
                 if height % step or width % step:
                     raise ValueError(f"stages.{name}.sizes: {height} x {width} must be multiples of {step}")
         return self
+
+    def before(self, name: str) -> str | None:
+        """The stage that a stage starts from; None: it is the first."""
+        names = list(self.stages)
+        place = names.index(name)
+        return self.stages[name].after or (names[place - 1] if place else None)
+
+    def conditioning_of(self, name: str) -> Conditioning:
+        return self.stages[name].conditioning or self.conditioning
+
+    def slots_of(self, name: str) -> list[Slot]:
+        """What a stage is conditioned on."""
+        return self.conditioning_of(name).slots(self.stages[name].temporal)
+
+    @property
+    def columns(self) -> list[str]:
+        """Columns of the clips that some stage is conditioned on."""
+        return list(
+            dict.fromkeys(column for name in self.stages for column in self.conditioning_of(name).columns.values())
+        )
+
+    def fitted(self, numbers: Callable[[str], np.ndarray]) -> TrainConfig:
+        """With what slots learn from the run's clips; numbers: of a column."""
+        changes: dict[str, Any] = {"conditioning": _fitted(self.conditioning, numbers)}
+        changes["stages"] = {
+            name: stage.model_copy(update={"conditioning": _fitted(stage.conditioning, numbers)})
+            if stage.conditioning is not None
+            else stage
+            for name, stage in self.stages.items()
+        }
+        return self.model_copy(update=changes)
+
+
+def _fitted(conditioning: Conditioning, numbers: Callable[[str], np.ndarray]) -> Conditioning:
+    slots = [slot for slot in conditioning.slots(temporal=True) if slot.column]
+    return conditioning.model_copy(update={slot.name: slot.fitted(numbers(slot.column)) for slot in slots})
 
 
 def train_config(extra_parts: Iterable[Any] = ()) -> type[TrainConfig]:
@@ -273,6 +335,7 @@ def train_config(extra_parts: Iterable[Any] = ()) -> type[TrainConfig]:
     parts = PARTS.plus(extra)
     samples = create_model("Samples", __base__=Samples, sampler=(Literal[tuple(names_of(parts.samplers))], "heun"))
     slots = keys_of(parts.slots)
+    stage = create_model("TrainingStage", __base__=TrainingStage, conditioning=(slots | None, None))
     grown = create_model(
         "TrainConfig",
         __base__=TrainConfig,
@@ -281,6 +344,7 @@ def train_config(extra_parts: Iterable[Any] = ()) -> type[TrainConfig]:
         network=(one_of(parts.networks), PARTS.networks[0]()),
         denoiser=(one_of(parts.parametrisations), PARTS.parametrisations[0]()),
         conditioning=(slots, slots()),
+        stages=(dict[str, stage], Field(min_length=1)),
         samples=(samples, samples()),
     )
     grown.parts = parts

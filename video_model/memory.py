@@ -6,6 +6,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 ALLOCATORS = ("can't allocate memory", "not enough memory", "CUDA out of memory", "ALLOC_FAILED", "out of memory")
+ENCODING_HELP = (
+    "--resume with nothing else on the device",
+    "loop.frozen_precision=bfloat16",
+    "data.cache=true, which makes all latents before the network is there",
+)
 
 
 class OutOfMemory(Exception):

@@ -16,13 +16,14 @@ from typing import Any
 import torch
 
 from video_model.config import TrainConfig
-from video_model.training.build import build_conditioner, build_network
+from video_model.diffusion.slots import Models
+from video_model.training.build import build_conditioner
 from video_model.training.planning.cards import Machine
 from video_model.training.planning.outlines import Outlines
 from video_model.training.planning.plan import plan
 from video_model.training.planning.simulate import largest_shape
 from video_model.training.steps.state import TrainingState
-from video_model.training.steps.workers import TrainingWorker
+from video_model.workers import TrainingWorker
 
 STAGE = {"frames": [8], "sizes": [[64, 64]], "steps": 1, "batch": 4}
 SMALL = {"kind": "unet", "channels": [64, 128], "layers": 1, "head_dim": 32}
@@ -74,9 +75,9 @@ def _here(tree: dict[str, Any]) -> int:
     }
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     before = _status("VmRSS")
-    network = build_network(config, outlines.channels, outlines.dim, temporal=True).train()
+    network = outlines.network("video").train()
     state = TrainingState(network, config.denoiser, stage, config.loop, TrainingWorker())
-    conditioner = build_conditioner(config, temporal=True)
+    conditioner = build_conditioner(config, "video", Models(None, None))
     for step in range(2):
         state.gradients("memory", conditioner, step, batch)
         state.clip()

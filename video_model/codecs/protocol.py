@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from curate.base.section import Section
+from video_model.workers import TrainingWorker
 
 
 class CodecError(ValueError):
@@ -37,7 +38,13 @@ class Codec(Protocol):
 
 
 class CodecFrames(Protocol):
-    """Pixels of a run's clips, for a codec that is trained in the run."""
+    """Pixels of a run's clips, for a codec that is trained in the run.
+
+    worker: this one of those that train it, who all ask for the same and get the same. A codec may give each a share of
+    every batch, and average the gradients; what the first one made is kept.
+    """
+
+    worker: TrainingWorker
 
     def frames(self, count: int) -> Tensor:
         """uint8 [count, 3, H, W]: random frames."""

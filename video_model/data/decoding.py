@@ -10,6 +10,7 @@ import io
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import av
@@ -17,7 +18,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from curate.base import orientation, pixels
-from video_model.errors import first_line
+from video_model.errors import DataError, first_line
 
 MAX_PIXELS = 8192 * 4320
 REASON = 4000  # characters of a reason, at most
@@ -69,6 +70,14 @@ def cover(height: int, width: int, size: tuple[int, int]) -> tuple[int, int]:
     """(height, width) of a picture scaled, its proportions kept, until it just covers `size`."""
     scale = max(size[0] / height, size[1] / width)
     return max(size[0], round(height * scale)), max(size[1], round(width * scale))
+
+
+def read_picture(path: Path, size: tuple[int, int]) -> np.ndarray:
+    """[H, W, 3] uint8 RGB of a picture file, as training sees it. Raises DataError."""
+    try:
+        return decode(Job("image", (0,), size, path.read_bytes()))[0]
+    except (OSError, DecodeError) as error:
+        raise DataError(f"{path}: is not a picture that can be read ({error}): give a PNG or JPEG") from None
 
 
 def _frames(data: bytes, indices: Sequence[int], size: tuple[int, int]) -> np.ndarray:

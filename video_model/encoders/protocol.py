@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -47,7 +47,12 @@ USUAL_TOKENS = 77
 
 
 class EncoderSection(Section):
-    """A section `text` of a training config, chosen by its field `kind`, and the encoder that it makes."""
+    """A section `text` of a training config, chosen by its field `kind`, and the encoder that it makes.
+
+    reads: whether there is an encoder at all.
+    """
+
+    reads: ClassVar[bool] = True
 
     def make(self, device: torch.device | None = None, dtype: torch.dtype | None = None) -> TextEncoder:
         """Loads nothing yet. device, dtype: of its weights; default: float32 on the CPU."""

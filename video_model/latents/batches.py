@@ -38,6 +38,7 @@ from video_model.data.buckets import (
 from video_model.data.index import Index
 from video_model.errors import DataError
 from video_model.latents.cache import Cache, pad
+from video_model.latents.first_frames import FirstFrames
 from video_model.latents.live import LiveLatents
 
 
@@ -51,7 +52,7 @@ class BatchSpec:
     these, default `batch`. merge: a bucket with fewer clips than a batch joins the next shorter at its size, or is left out
     and counted where there is none; otherwise it is an error. (For sizes: `usable_sizes(train.shape, sizes, batch)`, given
     to the cache and to all batches of a stage alike.) columns: entry of a batch -> the column of the clips that it is read
-    from. Raises DataError.
+    from. pixels: whether a batch holds the pixels of first frames, which `workers` processes decode. Raises DataError.
     """
 
     frames: Sequence[int]
@@ -63,6 +64,8 @@ class BatchSpec:
     seed: int = 0
     merge: bool = False
     columns: Mapping[str, str] = field(default_factory=lambda: {"motion": "motion_score"})
+    pixels: bool = False
+    workers: int = 1
 
     def __post_init__(self) -> None:
         check_rates(self.rates)
@@ -92,6 +95,7 @@ class Batches:
         self.images = 1.0 if self.frames == [1] else spec.images
         self.clips = grid(index.num_frames, index.fps, store.rate, store.max_frames)
         self.columns = {name: index.number(column) for name, column in spec.columns.items()}
+        self._first_frames = FirstFrames(index, spec.workers) if spec.pixels else None
         self._why_not: Counter[str] = Counter()
         image_batch = spec.image_batch or spec.batch
         rows, stills = self._sort()
@@ -121,7 +125,7 @@ class Batches:
 
         latents [B, T, C, h, w] float32; text [B, L, D] and text_mask [B, L] bool; fps [B] of these frames (0 for single
         frames); each of `columns` [B] (nan where unknown, and for single frames); images [B] bool: single frames; keys: clip
-        ids; captions; step. B is the batch over the world. Raises DataError.
+        ids; captions; step; and with spec.pixels, pixels [B, 3, H, W] in [-1, 1] of the first frames. B is the batch over the world. Raises DataError.
         """
         bucket, rows, still = self._planned(step)
         if len(rows) % world:
@@ -136,6 +140,10 @@ class Batches:
                 chosen[i], latents[i] = self._substitute(step, rows, rank * each + i, bucket, found)
         states, mask = pad(self.store.texts([caption for _, _, caption, _ in chosen]))
         taken = [row for row, *_ in chosen]
+        pixels = {}
+        if self._first_frames is not None:
+            firsts = [(row, bucket.size, int(self.clips.frames(row)[positions[0]])) for row, positions, *_ in chosen]
+            pixels = {"pixels": self._first_frames(firsts)}
         return {
             "step": step,
             "latents": torch.stack(latents),
@@ -147,6 +155,7 @@ class Batches:
                 for name, values in self.columns.items()
             },
             "images": torch.full((each,), still),
+            **pixels,
             "keys": [self.index.keys[row] for row in taken],
             "captions": [caption for _, _, caption, _ in chosen],
         }
@@ -187,6 +196,12 @@ class Batches:
         finally:
             stop.set()
             thread.join()
+            self.close()
+
+    def close(self) -> None:
+        """End what decodes first frames; it is started again if it is needed."""
+        if self._first_frames is not None:
+            self._first_frames.close()
 
     def _planned(self, step: int) -> tuple[Bucket, np.ndarray, bool]:
         """(bucket, rows of the global batch, whether they are single frames). Image steps are spread evenly."""

@@ -17,7 +17,8 @@ from video_model.data.decoding import Job
 from video_model.data.index import Index
 from video_model.data.reading import Reader
 from video_model.encoders import TextEncoder
-from video_model.latents.build import encode, encode_texts
+from video_model.latents.build import encode
+from video_model.latents.texts import encode_texts
 
 KEEP_TEXTS = 10_000  # states of captions that are kept
 

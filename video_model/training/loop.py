@@ -23,13 +23,12 @@ from video_model.diffusion.conditioning import Conditioner
 from video_model.diffusion.denoiser import Denoiser
 from video_model.diffusion.parametrisations import Parametrisation
 from video_model.memory import memory_for
-from video_model.training import checkpoints
 from video_model.training.checkpoints import Checkpoint
 from video_model.training.journal import Journal
 from video_model.training.steps.optimisation import learning_rate
 from video_model.training.steps.rows import Batch, parts_of
 from video_model.training.steps.state import TrainingState
-from video_model.training.steps.workers import TrainingWorker
+from video_model.workers import TrainingWorker
 
 
 class NotFinite(Exception):
@@ -105,7 +104,7 @@ def train_stage(task: StageTask, start: Checkpoint | None = None) -> Checkpoint:
             stopping = worker.any(task.stop())
             if done % loop.save_every == 0 or done == stage.steps or stopping:
                 facts = {"stage": task.name, "done": done == stage.steps, "seed": task.seed}
-                saved = state.save(task.folder / "checkpoints", done, facts) or saved
+                saved = state.save(task.folder / "checkpoints", done, facts)
             # After saving: whatever fails here, for want of memory or disk, costs no step
             if everyone and task.evaluate and _due(done, loop.evaluate_every, stage.steps):
                 with memory_for(f"the loss on held-out clips of stage {task.name}", *_helps(task, "evaluate")):
@@ -121,7 +120,7 @@ def train_stage(task: StageTask, start: Checkpoint | None = None) -> Checkpoint:
     finally:
         if journal:
             journal.close()
-    return saved if worker.first else checkpoints.latest(task.folder / "checkpoints")
+    return saved
 
 
 def _step(task: StageTask, state: TrainingState, step: int, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -30,8 +30,6 @@ class Ledger(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.aten._local_scalar_dense.default and args[0].device.type == "meta":
             return {torch.bool: False}.get(args[0].dtype, 1.0 if args[0].is_floating_point() else 0)
-        if func is torch.ops.aten._to_copy.default and _leaves(args[0], kwargs):
-            return torch.empty(args[0].shape, dtype=(kwargs or {}).get("dtype") or args[0].dtype, device="cpu")
         out = func(*args, **kwargs or {})
         if count := flop_registry.get(getattr(func, "_overloadpacket", None)):
             self.flops += count(*args, **kwargs or {}, out_val=out)
@@ -74,11 +72,6 @@ class Ledger(TorchDispatchMode):
             if at >= first:
                 most = max(most, now)
         return most
-
-
-def _leaves(tensor: Tensor, options: Any) -> bool:
-    """Whether it is copied off the meta device, which has nothing to copy."""
-    return tensor.device.type == "meta" and (options or {}).get("device") == torch.device("cpu")
 
 
 def bytes_of(tensors: Iterable[Tensor]) -> int:

@@ -6,28 +6,19 @@ device, where DeviceRules make up for what a GPU or a CPU does otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
-from typing import Any
-
 import torch
-from torch import Tensor
 
 from video_model.codecs import placed
 from video_model.config import TrainConfig
 from video_model.diffusion.denoiser import Denoiser
-from video_model.diffusion.generate import generate
-from video_model.diffusion.slots import Models
+from video_model.diffusion.guidance import guided
 from video_model.precision import DTYPES, frozen_dtype
-from video_model.training.build import build_conditioner, build_network
 from video_model.training.planning.ledger import Ledger, bytes_of
-from video_model.training.planning.outlines import Outlines, StandInEncoder
+from video_model.training.planning.outlines import Outlines
 from video_model.training.planning.rules import DeviceRules
 from video_model.training.sampler import default_request
-from video_model.training.steps.rows import draws
 from video_model.training.steps.state import TrainingState
-from video_model.training.steps.workers import TrainingWorker
+from video_model.workers import TrainingWorker
 
 META = torch.device("meta")
 
@@ -49,14 +40,14 @@ class SimulatedStep:
     """
 
     def __init__(self, config: TrainConfig, name: str, outlines: Outlines, kind: str, gathered: bool = False) -> None:
-        stage, self._given = config.stages[name], example(config, name, outlines)
+        stage, self._given = config.stages[name], (config, name, outlines)
         low = DTYPES[config.loop.precision] if config.loop.precision != "float32" else None
         loop = config.loop.model_copy(
             update={"compile": False, "precision": "float32"}
         )  # DeviceRules do as autocast does
         self._ledger, self._passes = Ledger(), dict[int, int]()
         with META, self._ledger as ledger:
-            network = build_network(config, outlines.channels, outlines.dim, stage.temporal).train()
+            network = outlines.network(name).train()
             self._state = state = TrainingState(network, config.denoiser, stage, loop, TrainingWorker(device=META))
             self.weights = bytes_of(state.network.parameters())
             begun = ledger.now
@@ -109,63 +100,40 @@ class SimulatedStep:
 
 def simulate_samples(config: TrainConfig, name: str, outlines: Outlines, kind: str) -> int:
     """Bytes that drawing the samples of a stage takes at its peak, beside the network's weights; the codec's are among them."""
-    stage = config.stages[name]
     count = len(config.samples.prompts) or config.samples.count
-    request = replace(default_request(config, name, ["a"] * count), steps=1)
+    request = default_request(config, name, ["a"] * count)
     low = DTYPES[config.loop.precision] if config.loop.precision != "float32" else None
-    with simulated() as ledger:
-        network = build_network(config, outlines.channels, outlines.dim, stage.temporal).eval().requires_grad_(False)
-        denoiser = Denoiser(network, config.denoiser)
+    height, width = (side // outlines.factor for side in request.size)
+    with META, torch.no_grad(), Ledger() as ledger:
+        network = outlines.network(name).eval().requires_grad_(False)
         before = ledger.now
         codec = placed(outlines.codec(), META, frozen_dtype(config.loop.frozen_precision, torch.device(kind)))
-        models = Models(codec, StandInEncoder(outlines))
         DeviceRules(kind, low).apply(network)
-        codec.decode = DeviceRules(kind, None).within(codec.decode)
         first = ledger.mark()
-        generate(denoiser, build_conditioner(config, stage.temporal), models, request, config.parts.samplers)
+        cond, null = (outlines.cond(name, count, request.frames, (height, width)) for _ in range(2))
+        x = torch.empty(count, request.frames, outlines.channels, height, width)
+        scale = request.guidance if set(request.guidance) != {1.0} else None
+        denoise = guided(Denoiser(network, config.denoiser), cond, null if scale else None, 2.0 if scale else 1.0)
+        sampler = next(one for one in config.parts.samplers if one.__name__ == request.sampler)
+        x = sampler(denoise, x, [1.0, 0.5, 0.0])
+        DeviceRules(kind, None).within(codec.decode)(x)
         return ledger.peak(first, ledger.mark()) - before
 
 
-@contextmanager
-def simulated() -> Iterator[Ledger]:
-    """What is made within it takes no memory."""
-    with META, Ledger() as ledger:
-        yield ledger
-
-
-def example(config: TrainConfig, name: str, outlines: Outlines) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
-    """What a row of a stage's largest window is trained with (see steps.rows.draws), with zeros for all that is read."""
-    stage, (frames, height, width) = config.stages[name], largest_shape(config, name)
-    batch = {
-        "latents": torch.zeros(1, frames, outlines.channels, height // outlines.factor, width // outlines.factor),
-        "text": torch.zeros(1, outlines.tokens, outlines.dim),
-        "text_mask": torch.ones(1, outlines.tokens, dtype=torch.bool),
-        "fps": torch.ones(1),
-        **{column: torch.ones(1) for column in config.conditioning.columns},
-        "images": torch.zeros(1, dtype=torch.bool),
-    }
-    clean, noise, sigma, cond = draws("plan", stage.noise, build_conditioner(config, stage.temporal), 0, 0, batch)
-    return clean, noise, sigma, {key: value for key, value in cond.items() if key != "images"}
-
-
-def _pass(state: TrainingState, given: Any, rows: int, ledger: Ledger) -> int:
-    """Forward and backward of some rows; the most that it takes beside what is there and the gradients that it leaves."""
+def _pass(state: TrainingState, given: tuple[TrainConfig, str, Outlines], rows: int, ledger: Ledger) -> int:
+    """Forward and backward of some rows of a stage's largest window; the most that it takes beside what is there and the
+    gradients that it leaves."""
+    config, name, outlines = given
+    frames, height, width = largest_shape(config, name)
+    size = height // outlines.factor, width // outlines.factor
     state.optimizer.zero_grad(set_to_none=True)
     first, held = ledger.mark(), ledger.now
-    with torch.no_grad():
-        clean, noise, sigma, cond = _rows(given, rows)
-    loss = state.denoiser.loss(clean, noise, sigma, cond)
+    clean, noise = (torch.empty(rows, frames, outlines.channels, *size) for _ in range(2))
+    cond = outlines.cond(name, rows, frames, size)
+    loss = state.denoiser.loss(clean, noise, torch.empty(rows), cond)
     (loss.sum() / rows).backward()
     left = ledger.of(p.grad for p in state.network.parameters() if p.grad is not None)
     return ledger.peak(first, ledger.mark(), left) - held
-
-
-def _rows(given: Any, rows: int) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
-    def made(value: Tensor) -> Tensor:
-        return torch.empty((rows, *value.shape[1:]), dtype=value.dtype, device=META)
-
-    *tensors, cond = given
-    return *(made(value) for value in tensors), {key: made(value) for key, value in cond.items()}  # type: ignore[return-value]
 
 
 def _all_at_once(state: TrainingState) -> None:

@@ -27,14 +27,8 @@ from video_model.training.steps.optimisation import (
     optimizer_tensors,
 )
 from video_model.training.steps.rows import Batch, draws, in_parts, moved, parts_of
-from video_model.training.steps.workers import (
-    TrainingWorker,
-    gradients_stay_here,
-    load_whole,
-    spread,
-    whole,
-    whole_state,
-)
+from video_model.training.steps.workers import gradients_stay_here, load_network, named_tensors, spread, whole
+from video_model.workers import TrainingWorker
 
 
 class TrainingState:
@@ -48,7 +42,7 @@ class TrainingState:
         self.network.checkpointing = loop.checkpointing
         averaged = copy.deepcopy(network)
         self.trained = choose_trained(network, stage.train)
-        self.called = spread(torch.compile(network) if loop.compile else network, worker, loop.strategy)
+        self.called = spread(torch.compile(network) if loop.compile else network, worker, loop.strategy, loop.precision)
         if loop.strategy == "fsdp":
             spread(averaged, worker, loop.strategy)
         self.average = Average(network, averaged, stage.ema)
@@ -68,9 +62,9 @@ class TrainingState:
     def load(self, start: Checkpoint) -> None:
         """Raises CheckpointError where it is not of this network."""
         try:
-            load_whole(self.network, start.tensors("network"))
-            load_whole(self.average.network, start.tensors("ema"))
-            load_optimizer(self.optimizer, self.network, start.tensors("optimizer"))
+            load_network(self.network, start.part("network"))
+            load_network(self.average.network, start.part("ema"))
+            load_optimizer(self.optimizer, self.network, start.part("optimizer"))
         except (KeyError, RuntimeError) as error:
             why = first_line(error)
             raise CheckpointError(f"{start.path}: is not of this network ({why}): choose another --out") from None
@@ -90,9 +84,10 @@ class TrainingState:
             began = time.perf_counter()
             first_row = self.worker.rank * rows + offset
             given = moved(draws(name, self.stage.noise, conditioner, step, first_row, part), self.worker.device)
+            cond = conditioner.encoded(given[3])
             self.preparing += time.perf_counter() - began
             with nullcontext() if i == len(parts) - 1 else gradients_stay_here(self.called):
-                loss = self.denoiser.loss(*given)
+                loss = self.denoiser.loss(*given[:3], cond)
                 (loss.sum() / rows).backward()  # parts may differ by a row
             losses.append(loss.detach())
             sigmas.append(given[2])
@@ -110,14 +105,13 @@ class TrainingState:
         self.optimizer.zero_grad(set_to_none=True)  # evaluation and samples come next, and need the room
         self.average.update(step)
 
-    def save(self, folder: Path, step: int, facts: dict[str, Any]) -> Checkpoint | None:
-        """A checkpoint, which the first worker writes and has; all wait for it."""
+    def save(self, folder: Path, step: int, facts: dict[str, Any]) -> Checkpoint:
+        """A checkpoint. The first worker writes it; or each what it holds, where the weights are spread."""
         parts = {
-            "network": whole_state(self.network),
-            "ema": whole_state(self.average.network),
+            "network": named_tensors(self.network),
+            "ema": named_tensors(self.average.network),
             "optimizer": optimizer_tensors(self.optimizer, self.network),
         }
-        facts = facts | {"trained": len(self.trained)}
-        made = checkpoints.save(folder, step, parts, facts, self.loop.keep) if self.worker.first else None
-        self.worker.wait()
-        return made
+        return checkpoints.save(
+            folder, step, parts, facts | {"trained": len(self.trained)}, self.loop.keep, self.worker
+        )
