@@ -85,7 +85,6 @@ class UNet(NetworkSection):
             pooled_text=self.pooled_text,
             epsilon=self.epsilon,
             linear_projection=self.linear_projection,
-            up_transformer_layers=self.up_transformer_layers,
             context_dim=text_dim,
         )
         return SpaceTimeUNet(shape)
