@@ -231,12 +231,18 @@ def export(
     vae: Annotated[Path | None, typer.Option(help="AutoencoderKLTemporalDecoder: a whole pipeline is made")] = None,
     image_encoder: Annotated[Path | None, typer.Option(help="CLIPVisionModelWithProjection, of that pipeline")] = None,
     feature_extractor: Annotated[Path | None, typer.Option(help="CLIPImageProcessor, of that pipeline")] = None,
+    lora: Annotated[
+        bool, typer.Option("--lora", help="of a run with `lora`: that alone, as pytorch_lora_weights.safetensors")
+    ] = False,
     stage: StageName = None,
     plugin: Plugins = [],  # noqa: B006
 ) -> None:
     """Write a run's network (its average) as a diffusers UNet; with its companions' folders, as an image-to-video pipeline.
 
+    The LoRA of a run is part of the weights, or is written by itself.
+
     winnow weights export out/model --out unet
+    winnow weights export out/lora --lora --out lora
     winnow weights export run --out pipeline --vae svd/vae --image-encoder svd/image_encoder --feature-extractor svd/feature_extractor
     """
     with errors():
@@ -250,8 +256,12 @@ def export(
             raise CommandError(
                 "--vae, --image-encoder and --feature-extractor: a pipeline needs all three; a UNet, none"
             )
+        if lora and any(companions):
+            raise CommandError("--lora: is written alone: leave --vae, --image-encoder and --feature-extractor out")
         known, network = format_of(loaded.config.network), loaded.public_network()
-        if all(companions):
+        if lora:
+            written = known.save_lora(loaded.denoiser.network, out)
+        elif all(companions):
             parts = {"vae": vae, "image_encoder": image_encoder, "feature_extractor": feature_extractor}
             written = known.save_pipeline(network, out, parts, max(loaded.stage.frames))
         else:
