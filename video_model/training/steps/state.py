@@ -112,10 +112,11 @@ class TrainingState:
         return whole(nn.utils.clip_grad_norm_(self.parameters, self.stage.clip))
 
     def update(self, step: int) -> None:
-        """The optimizer's step, at the rate of this step of the stage; the average follows."""
+        """The optimizer's step, at the rate of this step of the stage; the average follows, the gradients go."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.stage, step)
         self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)  # evaluation and samples come next, and need the room
         self.average.update(step, last=step + 1 == self.stage.steps)
 
     def save(self, folder: Path, step: int, facts: dict[str, Any]) -> Checkpoint:
