@@ -13,7 +13,9 @@ from curate.base.packaged import WeightsMissing
 from video_model.codecs import CodecError, placed
 from video_model.config import TrainConfig
 from video_model.encoders.protocol import TextOutline
+from video_model.networks.lora import add_lora
 from video_model.training.build import inflated
+from video_model.training.steps.adapters import chosen_lora
 
 USUAL_TEXT = TextOutline(dim=1024, tokens=77, parameters=354_000_000)  # the text tower of Stable Diffusion 2.1
 USUAL_CHANNELS = 4  # of public VAEs
@@ -58,7 +60,10 @@ class Outlines:
         """A stage's network, without numbers where tensors have none."""
         network = self.config.network.image(self.channels, self.contexts[name])
         temporal = self.config.stages[name].temporal
-        return inflated(network, self.config, name, self.channels) if temporal else network
+        network = inflated(network, self.config, name, self.channels) if temporal else network
+        if self.config.lora:
+            add_lora(network, chosen_lora(network, self.config.lora, self.config.network).shapes)
+        return network
 
     def cond(self, name: str, rows: int, frames: int, size: tuple[int, int]) -> dict[str, Tensor]:
         """All that a stage's network can be conditioned on. size: of a latent."""

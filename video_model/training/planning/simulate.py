@@ -51,7 +51,7 @@ class SimulatedStep:
             self._state = state = TrainingState(network, config.denoiser, stage, loop, TrainingWorker(device=META))
             self.weights = bytes_of(state.network.parameters())
             begun = ledger.now
-            self.average = begun - self.weights
+            self.average = 0 if stage.ema_device == "cpu" and kind != "cpu" else begun - self.weights
             if kind != "cpu":
                 _all_at_once(state)
             sizes = [bytes_of([parameter]) for parameter in state.parameters]

@@ -7,6 +7,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from video_model.config import TrainingStage
 from video_model.networks.lora import kept_parameters, lora_shapes
@@ -88,7 +89,10 @@ def load_optimizer(optimizer: torch.optim.Optimizer, network: nn.Module, files: 
         name, _, what = key.rpartition(".")
         if name in parameters:
             value = read_like(files, key, parameters[name])
-            if value.ndim or beside:
+            if value.ndim and value.shape == parameters[name].shape and not isinstance(value, DTensor):
+                like = torch.empty_like(parameters[name], dtype=value.dtype)  # fused kernels go by the order in memory
+                value = like.copy_(value)
+            elif value.ndim or beside:
                 value = value.to(parameters[name].device)
             elif not value.is_floating_point():
                 value = value.item()

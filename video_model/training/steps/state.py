@@ -47,7 +47,7 @@ class TrainingState:
         self.called = spread(compiled(network, loop.compile), worker, loop.strategy, loop.precision)
         if loop.strategy == "fsdp":
             spread(averaged, worker, loop.strategy)
-        kept = torch.device("cpu") if stage.ema_device == "cpu" else None
+        kept = torch.device("cpu") if stage.ema_device == "cpu" and worker.device.type != "meta" else None
         self.average = Average(network, averaged, stage.ema, stage.ema_every, kept)
         self.optimizer = make_optimizer(network, stage)
         self.parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
