@@ -13,7 +13,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from curate.base.packaged import WeightsMissing
+from video_model.encoders.original_clip import vision_of_file
 from video_model.errors import first_line
+from video_model.published import NotPublished, weight_files
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of CLIP (Radford et al. 2021)
 FIX = (
@@ -24,9 +26,13 @@ FIX = (
 class ClipVision:
     """Image embeddings of a CLIPVisionModelWithProjection in transformers' layout, as Stable Video Diffusion uses them.
 
-    path: its folder, or a pipeline's folder with image_encoder/ (and feature_extractor/, whose mean and deviation are
-    used; else CLIP's). precision: of its weights; None: float32 on a CPU, bfloat16 on a GPU. Loaded when it is first used,
-    never downloaded. Raises WeightsMissing.
+        path: its folder, or a pipeline's folder with image_encoder/ (and feature_extractor/, whose mean and deviation are
+    <<<<<<< HEAD
+        used; else CLIP's). precision: of its weights; None: float32 on a CPU, bfloat16 on a GPU. Loaded when it is first used,
+        never downloaded. Raises WeightsMissing.
+    =======
+        used; else CLIP's); or an original single file of Stable Video Diffusion. Loaded when it is first used, never downloaded. Raises WeightsMissing.
+    >>>>>>> evals
     """
 
     at_once = 32
@@ -37,7 +43,9 @@ class ClipVision:
 
     @cached_property
     def dim(self) -> int:
-        """Of an embedding; read from config.json alone."""
+        """Of an embedding; read from config.json alone, of a single file from the network."""
+        if self.path.is_file():
+            return int(self._loaded[0].config.projection_dim)
         try:
             return int(json.loads((self.folder / "config.json").read_text())["projection_dim"])
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -64,14 +72,21 @@ class ClipVision:
     def _loaded(self) -> tuple[Any, Sequence[float], Sequence[float]]:
         from transformers import CLIPVisionModelWithProjection
 
+        if self.path.is_file():
+            try:
+                return vision_of_file(self.path).requires_grad_(False), MEAN, STD
+            except NotPublished as error:
+                raise WeightsMissing("CLIP vision tower", str(error), FIX) from None
         if not (self.folder / "config.json").is_file():
             raise WeightsMissing("CLIP vision tower", f"no config.json in {self.folder}", FIX)
-        half = not (self.folder / "model.safetensors").exists() and (self.folder / "model.fp16.safetensors").exists()
         try:
+            half = any(".fp16" in file.name for file in weight_files(self.folder, "model"))
             network = CLIPVisionModelWithProjection.from_pretrained(
                 self.folder, local_files_only=True, use_safetensors=True, dtype=torch.float32,
                 variant="fp16" if half else None,
             )  # fmt: skip
+        except NotPublished as error:
+            raise WeightsMissing("CLIP vision tower", str(error), FIX) from None
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise WeightsMissing(
                 "CLIP vision tower", f"{self.folder} cannot be read ({first_line(error)})", FIX

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from curate.base.packaged import WeightsMissing, load_exactly
 from video_model.encoders.fingerprint import digest
 from video_model.encoders.protocol import EncoderSection, FrozenEncoder, TextEncoder, batched
+from video_model.published import TEXT_2
 
 
 class OpenClipText(EncoderSection):
@@ -95,8 +96,9 @@ class OpenClipStates(FrozenEncoder):
         )
         tower.text_projection = None  # it projects the pooled state only
         state = load_file(weights)
-        if any(key.startswith("text.") for key in state):
-            state = {key.removeprefix("text."): value for key, value in state.items() if key.startswith("text.")}
+        for prefix in ("text.", TEXT_2):  # of a custom text tower; of an original single file of Stable Diffusion 2.x
+            if any(key.startswith(prefix) for key in state):
+                state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
         load_exactly(tower, state, self.name, weights)
         return open_clip.SimpleTokenizer(context_length=tower.context_length), tower
 
