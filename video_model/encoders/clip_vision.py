@@ -26,8 +26,13 @@ FIX = (
 class ClipVision:
     """Image embeddings of a CLIPVisionModelWithProjection in transformers' layout, as Stable Video Diffusion uses them.
 
-    path: its folder, or a pipeline's folder with image_encoder/ (and feature_extractor/, whose mean and deviation are
-    used; else CLIP's); or an original single file of Stable Video Diffusion. Loaded when it is first used, never downloaded. Raises WeightsMissing.
+        path: its folder, or a pipeline's folder with image_encoder/ (and feature_extractor/, whose mean and deviation are
+    <<<<<<< HEAD
+        used; else CLIP's). precision: of its weights; None: float32 on a CPU, bfloat16 on a GPU. Loaded when it is first used,
+        never downloaded. Raises WeightsMissing.
+    =======
+        used; else CLIP's); or an original single file of Stable Video Diffusion. Loaded when it is first used, never downloaded. Raises WeightsMissing.
+    >>>>>>> evals
     """
 
     at_once = 32
@@ -54,7 +59,8 @@ class ClipVision:
     def encode(self, pixels: Tensor) -> Tensor:
         """[N, D] float32 on their device, of pictures [N, 3, H, W] in [-1, 1]."""
         network, mean, std = self._loaded
-        network.to(pixels.device, self.precision or torch.float32)
+        usual = torch.float32 if pixels.device.type == "cpu" else torch.bfloat16
+        network.to(pixels.device, self.precision or usual)
         side, found = network.config.image_size, []
         for part in pixels.float().split(self.at_once):
             seen = (resized(part, (side, side)) + 1) / 2

@@ -18,7 +18,7 @@ class NoText(EncoderSection):
 
     kind: Literal["none"] = "none"
 
-    def make(self) -> TextEncoder:
+    def make(self, device: torch.device | None = None, dtype: torch.dtype | None = None) -> TextEncoder:
         return NoStates()
 
 
@@ -30,3 +30,6 @@ class NoStates:
 
     def encode(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         return torch.zeros(len(texts), 1, self.dim), torch.ones(len(texts), 1, dtype=torch.bool)
+
+    def move(self, device: torch.device) -> None:
+        """There is nothing to move."""

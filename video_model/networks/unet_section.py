@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -19,6 +19,17 @@ class UNet(NetworkSection):
 
     kind: Literal["unet"] = "unet"
     channels: tuple[int, ...] = (64, 128)
+<<<<<<< HEAD
+    layers: int | tuple[int, ...] = Field(2, description="residual blocks of a level, or by level")
+    attention: tuple[bool, ...] | None = Field(None, description="levels with transformers; unset: all")
+    head_dim: int = Field(32, ge=1, description="channels of an attention head")
+    heads: int | tuple[int, ...] | None = Field(
+        None, description="attention heads, or by level, instead of head_dim: Stable Diffusion 1.x has 8 everywhere"
+    )
+    transformer_layers: int | tuple[int, ...] = Field(1, description="depth of the transformers, or by level")
+    up_transformer_layers: tuple[int, ...] | None = Field(
+        None, description="by level, on the way up; unset: the same as on the way down"
+=======
     layers: Annotated[int, Field(ge=1)] | tuple[int, ...] = Field(
         2, description="residual blocks a level, or of each level"
     )
@@ -27,6 +38,7 @@ class UNet(NetworkSection):
     heads: tuple[int, ...] | None = Field(None, description="heads of each level, in place of head_dim")
     transformer_layers: Annotated[int, Field(ge=1)] | tuple[int, ...] = Field(
         1, description="attention blocks of a transformer, or of those of each level"
+>>>>>>> evals
     )
     vector_width: int = Field(256, ge=2, description="sinusoids of each number that it is conditioned on")
     groups: int = Field(32, ge=1, description="of group normalisation")
@@ -74,10 +86,18 @@ class UNet(NetworkSection):
             in_channels=latent_channels,
             out_channels=latent_channels,
             channels=self.channels,
+<<<<<<< HEAD
+            layers=self.layers,
+            attention=self.attention or (True,),
+            heads=self.heads or tuple(max(1, channels // self.head_dim) for channels in self.channels),
+            transformer_layers=self.transformer_layers,
+            up_transformer_layers=self.up_transformer_layers,
+=======
             layers=_tuple(self.layers),
             attention=self.attention or (True,),
             heads=self.heads or tuple(max(1, channels // self.head_dim) for channels in self.channels),
             transformer_layers=_tuple(self.transformer_layers),
+>>>>>>> evals
             vector_width=self.vector_width,
             norm_groups=self.groups,
             pooled_text=self.pooled_text,
@@ -99,7 +119,3 @@ class UNet(NetworkSection):
             concat_channels=concat_channels,
             vectors=tuple(vectors),
         )
-
-
-def _tuple(value: int | tuple[int, ...]) -> tuple[int, ...]:
-    return value if isinstance(value, tuple) else (value,)
