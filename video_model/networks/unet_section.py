@@ -19,7 +19,6 @@ class UNet(NetworkSection):
 
     kind: Literal["unet"] = "unet"
     channels: tuple[int, ...] = (64, 128)
-<<<<<<< HEAD
     layers: int | tuple[int, ...] = Field(2, description="residual blocks of a level, or by level")
     attention: tuple[bool, ...] | None = Field(None, description="levels with transformers; unset: all")
     head_dim: int = Field(32, ge=1, description="channels of an attention head")
@@ -29,16 +28,6 @@ class UNet(NetworkSection):
     transformer_layers: int | tuple[int, ...] = Field(1, description="depth of the transformers, or by level")
     up_transformer_layers: tuple[int, ...] | None = Field(
         None, description="by level, on the way up; unset: the same as on the way down"
-=======
-    layers: Annotated[int, Field(ge=1)] | tuple[int, ...] = Field(
-        2, description="residual blocks a level, or of each level"
-    )
-    attention: tuple[bool, ...] | None = Field(None, description="levels with transformers; unset: all")
-    head_dim: int = Field(32, ge=1, description="channels of an attention head")
-    heads: tuple[int, ...] | None = Field(None, description="heads of each level, in place of head_dim")
-    transformer_layers: Annotated[int, Field(ge=1)] | tuple[int, ...] = Field(
-        1, description="attention blocks of a transformer, or of those of each level"
->>>>>>> evals
     )
     vector_width: int = Field(256, ge=2, description="sinusoids of each number that it is conditioned on")
     groups: int = Field(32, ge=1, description="of group normalisation")
@@ -86,24 +75,16 @@ class UNet(NetworkSection):
             in_channels=latent_channels,
             out_channels=latent_channels,
             channels=self.channels,
-<<<<<<< HEAD
             layers=self.layers,
             attention=self.attention or (True,),
             heads=self.heads or tuple(max(1, channels // self.head_dim) for channels in self.channels),
             transformer_layers=self.transformer_layers,
             up_transformer_layers=self.up_transformer_layers,
-=======
-            layers=_tuple(self.layers),
-            attention=self.attention or (True,),
-            heads=self.heads or tuple(max(1, channels // self.head_dim) for channels in self.channels),
-            transformer_layers=_tuple(self.transformer_layers),
->>>>>>> evals
             vector_width=self.vector_width,
             norm_groups=self.groups,
             pooled_text=self.pooled_text,
             epsilon=self.epsilon,
             linear_projection=self.linear_projection,
-            up_transformer_layers=self.up_transformer_layers,
             context_dim=text_dim,
         )
         return SpaceTimeUNet(shape)

@@ -86,11 +86,7 @@ def held_out_loss(
     batches: Sequence[Mapping[str, Any]],
     at_once: int | None = None,
 ) -> dict[str, float]:
-<<<<<<< HEAD
     """Mean loss over fixed rows, and by noise level: `held_out_loss/sigma_<low>_<high>`. at_once: as in losses_by_row."""
-=======
-    """Mean loss over fixed rows, and by noise level: `held_out_loss/sigma_<low>_<high>`."""
->>>>>>> evals
     loss, sigma, _ = losses_by_row(denoiser, conditioner, noise, batches, at_once)
     level, numbers = sigma.log(), {"held_out_loss": float(loss.mean())}
     edges = [-torch.inf, *LEVELS, torch.inf]
