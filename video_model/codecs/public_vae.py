@@ -19,6 +19,16 @@ from video_model.published import NotPublished, part_folder, refuse_pickle, weig
 
 IMAGES_AT_ONCE = 8
 CLASSES = ("AutoencoderKL", "AutoencoderKLTemporalDecoder")
+# Of Stable Diffusion 1.x and 2.x, for a plan where there is no folder yet
+USUAL = {
+    "_class_name": "AutoencoderKL",
+    "block_out_channels": [128, 256, 512, 512],
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
+    "layers_per_block": 2,
+    "latent_channels": 4,
+    "sample_size": 768,
+}
 
 
 class PublicCodec(CodecSection):
@@ -47,12 +57,29 @@ class PublicCodec(CodecSection):
     def load(self, folder: Path) -> Codec:
         return DiffusersCodec(self.folder or self.file or "", self.frames_at_once)
 
+    def outline_channels(self) -> int:
+        return int(self._settings()["latent_channels"])
+
+    def skeleton(self) -> Codec:
+        import diffusers
+
+        config = self._settings()
+        made = getattr(diffusers, config["_class_name"]).from_config(config)
+        return DiffusersCodec(frames_at_once=self.frames_at_once, vae=made)
+
+    def _settings(self) -> dict[str, Any]:
+        """Of config.json; the usual ones where it is not there, and for a single file."""
+        try:
+            return dict(json.loads((vae_folder(Path(self.folder or "")) / "config.json").read_text()))
+        except CodecError:
+            return USUAL
+
 
 class DiffusersCodec(nn.Module):
     """A public VAE behind the codec protocol; latents are the posterior's mean, shifted and scaled to about unit scale.
 
-    folder: with config.json and diffusion_pytorch_model.safetensors (or .fp16.safetensors, or shards), or a pipeline's folder
-    with those in vae/; or an original single file, whose shape is read off its tensors.
+    vae: in place of a folder. folder: with config.json and diffusion_pytorch_model.safetensors (or .fp16.safetensors, or
+    shards), or a pipeline's folder with those in vae/; or an original single file, whose shape is read off its tensors.
     frames_at_once: frames per forward pass, which bounds memory. It changes nothing for an image decoder, whose default is
     8. A temporal decoder (Blattmann et al. 2023, arXiv 2311.15127) normalises over all frames that it is given, so each
     chunk of that many frames is decoded as a video of its own; None decodes whole videos, as the public pipeline does.
@@ -62,13 +89,16 @@ class DiffusersCodec(nn.Module):
 
     lowers = True
 
-    def __init__(self, folder: Path | str, frames_at_once: int | None = None) -> None:
+    def __init__(self, folder: Path | str = "", frames_at_once: int | None = None, vae: Any = None) -> None:
         super().__init__()
         if frames_at_once is not None and frames_at_once < 1:
             raise CodecError(f"frames_at_once must be at least 1 (got {frames_at_once})")
-        self.folder, self.frames_at_once = Path(folder), frames_at_once or IMAGES_AT_ONCE
-        self.whole_videos = frames_at_once is None
-        self.vae = of_file(self.folder) if self.folder.is_file() else loaded(vae_folder(self.folder))
+        self.frames_at_once, self.whole_videos = frames_at_once or IMAGES_AT_ONCE, frames_at_once is None
+        self.vae = (
+            (of_file(Path(folder)) if Path(folder).is_file() else loaded(vae_folder(Path(folder))))
+            if vae is None
+            else vae
+        )
         config = self.vae.config
         self.temporal = type(self.vae).__name__ == "AutoencoderKLTemporalDecoder"
         self.factor = 2 ** (len(config.block_out_channels) - 1)

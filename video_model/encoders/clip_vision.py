@@ -26,13 +26,9 @@ FIX = (
 class ClipVision:
     """Image embeddings of a CLIPVisionModelWithProjection in transformers' layout, as Stable Video Diffusion uses them.
 
-        path: its folder, or a pipeline's folder with image_encoder/ (and feature_extractor/, whose mean and deviation are
-    <<<<<<< HEAD
-        used; else CLIP's). precision: of its weights; None: float32 on a CPU, bfloat16 on a GPU. Loaded when it is first used,
-        never downloaded. Raises WeightsMissing.
-    =======
-        used; else CLIP's); or an original single file of Stable Video Diffusion. Loaded when it is first used, never downloaded. Raises WeightsMissing.
-    >>>>>>> evals
+    path: its folder, or a pipeline's folder with image_encoder/ (and feature_extractor/, whose mean and deviation are
+    used; else CLIP's); or an original single file of Stable Video Diffusion. precision: of its weights; None: float32 on a
+    CPU, bfloat16 on a GPU. Loaded when it is first used, never downloaded. Raises WeightsMissing.
     """
 
     at_once = 32

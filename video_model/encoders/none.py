@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from video_model.encoders.protocol import EncoderSection, TextEncoder
+from video_model.encoders.protocol import EncoderSection, TextEncoder, TextOutline
 
 
 class NoText(EncoderSection):
@@ -20,6 +20,9 @@ class NoText(EncoderSection):
 
     def make(self, device: torch.device | None = None, dtype: torch.dtype | None = None) -> TextEncoder:
         return NoStates()
+
+    def outline(self) -> TextOutline:
+        return TextOutline(NoStates.dim, 1, 0)
 
 
 class NoStates:

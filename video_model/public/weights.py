@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from video_model.networks.lora import merged_state
 from video_model.networks.unet import SpaceTimeUNet, inflate
 from video_model.networks.unet_config import UNetConfig
 from video_model.public.configs import (
@@ -181,9 +182,9 @@ def _expect(tensors: dict[str, Tensor], name: str, shape: tuple[int, ...], sourc
 
 
 def _public_tensors(network: SpaceTimeUNet) -> dict[str, Tensor]:
-    """The network's tensors as diffusers names and shapes them."""
+    """The network's tensors as diffusers names and shapes them; LoRA is in the weights."""
     config, public = network.config, {}
-    tensors = network.state_dict()
+    tensors = merged_state(network)
     if config.concat_channels:
         tensors["conv_in.weight"] = torch.cat([tensors["conv_in.weight"], tensors.pop("concat_in.weight")], 1)
     if config.temporal:

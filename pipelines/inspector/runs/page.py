@@ -17,7 +17,6 @@ from fastapi import FastAPI, HTTPException
 from fastapi.responses import FileResponse, Response
 from jinja2 import Environment, PackageLoader
 
-from pipelines.inspector.server.guard import Guard
 from video_model.training.curves import sigma_levels
 from video_model.training.journal import read_log
 
@@ -31,8 +30,8 @@ def is_run(root: Path) -> bool:
     return (root / "config.json").is_file() and (root / "stages").is_dir()
 
 
-def run_app(root: Path, *, hosts: set[str], token: str | None = None) -> Guard:
-    """The server of a run's page."""
+def run_app(root: Path) -> FastAPI:
+    """The server of a run's page, to be put behind a Guard."""
     app = FastAPI(title="Winnow run", docs_url=None, redoc_url=None, openapi_url=None)
     files = resources.files("pipelines.inspector")
     pages = Environment(loader=PackageLoader("pipelines.inspector", "runs"), autoescape=True, trim_blocks=True)
@@ -57,7 +56,7 @@ def run_app(root: Path, *, hosts: set[str], token: str | None = None) -> Guard:
             raise HTTPException(404, "no such sample")
         return FileResponse(folder / name, media_type="image/png")
 
-    return Guard(app, hosts=hosts, token=token)
+    return app
 
 
 def names(root: Path) -> list[str]:

@@ -19,7 +19,7 @@ from pipelines.inspector.panel import Panel
 from pipelines.inspector.panels import PANELS
 from pipelines.inspector.runs.page import is_run, run_app
 from pipelines.inspector.server.app import make_app
-from pipelines.inspector.server.guard import hosts_of, loopback, new_token
+from pipelines.inspector.server.guard import Guard, hosts_of, loopback, new_token
 
 
 class ServeError(Exception):
@@ -44,7 +44,7 @@ def serve(
     token = new_token() if ask_token or not loopback(host) else None
     session = None if is_run(root) else Session(root, Path(cache) if cache else cache_folder() / "inspector")
     if session is None:
-        app = run_app(root, hosts=hosts_of(host), token=token)
+        app = Guard(run_app(root), hosts=hosts_of(host), token=token)
     else:
         app = make_app(session, hosts=hosts_of(host), token=token, panels=[*PANELS, *panels])
     address = address_of(host, listener.getsockname()[1], token)
