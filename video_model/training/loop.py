@@ -192,4 +192,12 @@ def _helps(task: StageTask, part: str) -> list[str]:
 
 
 def _wandb(task: StageTask) -> dict[str, Any] | None:
-    return {"project": task.loop.wandb, "name": str(task.folder.parent.parent.name)} if task.loop.wandb else None
+    if not task.loop.wandb:
+        return None
+    root = task.folder.parent.parent
+    config = root / "config.json"
+    return {
+        "project": task.loop.wandb,
+        "name": root.name,
+        "config": json.loads(config.read_text()) if config.exists() else task.stage.model_dump(),
+    }

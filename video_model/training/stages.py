@@ -183,11 +183,14 @@ class StageTrainer:
             if journal is None:
                 return
             journal.picture(step, "samples", np.concatenate([strip(video) for video in videos]))
+            written = []
             for i, video in enumerate(videos):
                 path = folder / "samples" / f"step-{step:08d}-{i}"
                 write_picture(path.with_suffix(".png"), strip(video))
                 if len(video) > 1:
-                    write_video(path.with_suffix(".mp4"), video, request.fps or 8)
+                    written.append(path.with_suffix(".mp4"))
+                    write_video(written[-1], video, request.fps or 8)
+            journal.videos(step, "videos", written, list(request.prompts)[: len(written)])
             write_json(folder / "samples" / "prompts.json", list(request.prompts))
 
         return draw
