@@ -34,6 +34,7 @@ from video_model.training.codec_of_run import codec_of
 from video_model.training.held_out import held_out_loss
 from video_model.training.journal import Journal
 from video_model.training.loop import StageTask, train_stage
+from video_model.training.planning.probe import Probe
 from video_model.training.run import Run
 from video_model.training.sampler import default_request
 from video_model.training.steps.adapters import add_chosen_lora
@@ -139,6 +140,7 @@ class StageTrainer:
             else None,
             draw=self._drawer(folder, conditioner, request) if request.prompts else None,
             draw_every=config.samples.every,
+            probe=Probe(config, name, self.models),
             report=self._reporter(name, batches),
             stop=self.stop,
         )
