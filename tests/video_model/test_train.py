@@ -11,7 +11,8 @@ from video_model.config import TrainingStage
 from video_model.training import checkpoints
 from video_model.training.journal import read_log
 from video_model.training.loop import Interrupted, NotFinite, train_stage
-from video_model.training.steps.optimisation import Average, NothingToTrain, choose_trained, learning_rate
+from video_model.training.steps.average import Average
+from video_model.training.steps.optimisation import NothingToTrain, choose_trained, learning_rate
 
 
 def same(one, other):

@@ -21,9 +21,8 @@ from video_model.config import TrainConfig
 from video_model.diffusion.slots import Models
 from video_model.errors import RunError, first_line
 from video_model.training import checkpoints
-from video_model.training.build import build_network
+from video_model.training.build import trained_network
 from video_model.training.checkpoints import Checkpoint
-from video_model.training.steps.workers import load_network
 from video_model.training.watching import Silent, TrainingWatcher
 
 # What may differ when a run is resumed: nothing of it changes what a step computes.
@@ -151,12 +150,7 @@ class Run:
 
     def network(self, stage: str, checkpoint: Checkpoint, models: Models) -> Any:
         """The average of the weights at a checkpoint of a stage. Raises RunError where they do not fit the config."""
-        network = build_network(self.config, stage, models)
-        try:
-            load_network(network, checkpoint.part("ema"))
-        except (KeyError, RuntimeError) as error:
-            raise RunError(f"{checkpoint.path}: is not of this config's network ({first_line(error)})") from None
-        return network.eval()
+        return trained_network(self.config, stage, checkpoint, models).eval()
 
 
 def _is_memory(key: str) -> bool:
