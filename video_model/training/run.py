@@ -37,7 +37,7 @@ FREE = (
 )
 # What may differ too, and is told: how a step is computed, not what. Sums are taken in another order, so that the run is no
 # longer the same to the bit. `precision` is not among them: it changes every product by far more than that.
-MEMORY = ("micro_batch", "memory_gb", "accumulate", "checkpointing", "threads", "compile", "strategy")
+MEMORY = ("micro_batch", "memory_gb", "ema_device", "accumulate", "checkpointing", "threads", "compile", "strategy")
 REPAIRS = ("lr", "clip", "warmup")  # of a stage that is not done: what helps against a loss that is not finite
 
 
