@@ -15,7 +15,7 @@ def register(app: typer.Typer) -> None:
     @app.command()
     def inspect(
         dataset: Annotated[
-            str, typer.Argument(metavar="DATASET|CURATED", help="a folder that annotate, select or run made")
+            str, typer.Argument(metavar="DATASET|CURATED|RUN", help="a folder that annotate, select, run or train made")
         ],
         port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free")] = 8501,
         host: Annotated[
@@ -34,6 +34,8 @@ def register(app: typer.Typer) -> None:
         ] = None,
     ) -> None:
         """Look at what was kept and why, in the browser; move thresholds by eye and leave with a command.
+
+        Of a training run: curves, held-out loss by noise level, samples by step.
 
         winnow inspect out/annotated
         """

@@ -83,7 +83,7 @@ def _work(rank, folder, port):
         _collectives(f"{folder}/collectives", rank)
         for strategy in ("ddp", "fsdp"):
             loop = {"strategy": strategy, "precision": "bfloat16", "checkpointing": True}
-            train_stage(task(f"{folder}/{strategy}-bf16", worker=TrainingWorker(rank, 2), loop=loop))
+            train_stage(task(f"{folder}/{strategy}-bf16", worker=TrainingWorker(rank, 2), steps=2, loop=loop))
         for strategy in ("ddp", "fsdp"):
             made = task(f"{folder}/{strategy}", worker=TrainingWorker(rank, 2), steps=2, loop={"strategy": strategy})
             train_stage(made)
@@ -185,7 +185,7 @@ def test_spread_weights_in_mixed_precision_are_near_whole_ones(spread):
         [line["loss"] for line in read_log(spread(name, 1).path.parents[1] / "log.jsonl")]
         for name in ("one", "ddp-bf16", "fsdp-bf16")
     ]
-    assert losses[2] == pytest.approx(losses[1], rel=0.01) and losses[2][:3] != losses[0]
+    assert losses[2] == pytest.approx(losses[1], rel=0.01) and losses[2] != losses[0][:2]
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])

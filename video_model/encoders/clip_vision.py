@@ -26,8 +26,8 @@ FIX = (
 class ClipVision:
     """Image embeddings of a CLIPVisionModelWithProjection in transformers' layout, as Stable Video Diffusion uses them.
 
-        path: its folder, or a pipeline's folder with image_encoder/ (and feature_extractor/, whose mean and deviation are
-        used; else CLIP's); or an original single file of Stable Video Diffusion. precision: of its weights; None: float32 on a
+    path: its folder, or a pipeline's folder with image_encoder/ (and feature_extractor/, whose mean and deviation are
+    used; else CLIP's); or an original single file of Stable Video Diffusion. precision: of its weights; None: float32 on a
     CPU, bfloat16 on a GPU. Loaded when it is first used, never downloaded. Raises WeightsMissing.
     """
 

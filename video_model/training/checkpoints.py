@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from curate.base.files import commit, flush
-from video_model.tensor_files import TensorFiles, write_tensors
+from video_model.tensor_files import TensorFiles, place_of, write_tensors
 from video_model.workers import TrainingWorker
 
 STATE = "state.json"
@@ -65,8 +65,8 @@ def save(
 ) -> Checkpoint:
     """Write FOLDER/step-<step>, then delete all but the newest `keep` others. A full disk leaves what was there.
 
-    All workers must call it. Tensors that are spread over them are written by each as far as it holds them, all others by the
-    first alone. Raises CheckpointError, and WorkerError where another one cannot write.
+    All workers must call it. Tensors that are spread over them are written by each as far as it holds them; those that each
+    holds whole, by the first alone. Raises CheckpointError, and WorkerError where another one cannot write.
     """
     worker = worker or TrainingWorker()
     path = folder / f"step-{step:08d}"
@@ -81,7 +81,7 @@ def save(
         for part, tensors in parts.items():
             name = f"{part}-{worker.rank:05d}-of-{worker.world:05d}" if spread else part
             file = aside / f"{name}.safetensors"
-            write_tensors(file, {k: v for k, v in tensors.items() if worker.first or isinstance(v, DTensor)})
+            write_tensors(file, {k: v for k, v in tensors.items() if worker.first or place_of(v)[1] != tuple(v.shape)})
             flush(file)
 
     def name() -> None:

@@ -49,7 +49,7 @@ class StageTask:
     """What one stage needs. network: as the stage starts, e.g. the last one's average.
 
     evaluate(denoiser, rows) -> numbers, of the average, that many rows at once. draw(denoiser, step, journal): samples are drawn and stored.
-    report(step, numbers): progress. stop(): whether to stop now.
+    probe(state) -> rows of a forward pass that fit, for `micro_batch: probe`. report(step, numbers): progress. stop(): whether to stop now.
     """
 
     name: str
@@ -66,6 +66,7 @@ class StageTask:
     evaluate: Callable[[Denoiser, int], dict[str, float]] | None = None
     draw: Callable[[Denoiser, int, Journal | None], None] | None = None
     draw_every: int = 0
+    probe: Callable[[TrainingState], int] | None = None
     report: Callable[[int, dict[str, float]], None] = lambda step, numbers: None
     stop: Callable[[], bool] = lambda: False
 
@@ -82,6 +83,10 @@ def train_stage(task: StageTask, start: Checkpoint | None = None) -> Checkpoint:
         state.load(start)
     first, saved = start.step if start else 0, start
     journal = Journal(task.folder, task.board, first, _wandb(task)) if worker.first else None
+    if stage.micro_batch == "probe" and task.probe:
+        state.micro_batch = task.probe(state)
+        if journal:
+            journal.numbers(first, {"micro_batch": state.micro_batch})
     everyone = worker.first or loop.strategy == "fsdp"  # who evaluates and draws: a spread network needs all
     try:
         before = time.perf_counter()
@@ -103,7 +108,7 @@ def train_stage(task: StageTask, start: Checkpoint | None = None) -> Checkpoint:
                 task.report(done, numbers)
             stopping = worker.any(task.stop())
             if done % loop.save_every == 0 or done == stage.steps or stopping:
-                facts = {"stage": task.name, "done": done == stage.steps, "seed": task.seed}
+                facts = {"stage": task.name, "done": done == stage.steps, "seed": task.seed, "rows": state.at_once}
                 saved = state.save(task.folder / "checkpoints", done, facts)
             # After saving: whatever fails here, for want of memory or disk, costs no step
             if everyone and task.evaluate and _due(done, loop.evaluate_every, stage.steps):
@@ -192,4 +197,12 @@ def _helps(task: StageTask, part: str) -> list[str]:
 
 
 def _wandb(task: StageTask) -> dict[str, Any] | None:
-    return {"project": task.loop.wandb, "name": str(task.folder.parent.parent.name)} if task.loop.wandb else None
+    if not task.loop.wandb:
+        return None
+    root = task.folder.parent.parent
+    config = root / "config.json"
+    return {
+        "project": task.loop.wandb,
+        "name": root.name,
+        "config": json.loads(config.read_text()) if config.exists() else task.stage.model_dump(),
+    }

@@ -34,6 +34,7 @@ from video_model.training.codec_of_run import codec_of
 from video_model.training.held_out import held_out_loss
 from video_model.training.journal import Journal
 from video_model.training.loop import StageTask, train_stage
+from video_model.training.planning.probe import Probe
 from video_model.training.run import Run
 from video_model.training.sampler import default_request
 from video_model.training.steps.adapters import add_chosen_lora
@@ -139,6 +140,7 @@ class StageTrainer:
             else None,
             draw=self._drawer(folder, conditioner, request) if request.prompts else None,
             draw_every=config.samples.every,
+            probe=Probe(config, name, self.models),
             report=self._reporter(name, batches),
             stop=self.stop,
         )
@@ -183,11 +185,14 @@ class StageTrainer:
             if journal is None:
                 return
             journal.picture(step, "samples", np.concatenate([strip(video) for video in videos]))
+            written = []
             for i, video in enumerate(videos):
                 path = folder / "samples" / f"step-{step:08d}-{i}"
                 write_picture(path.with_suffix(".png"), strip(video))
                 if len(video) > 1:
-                    write_video(path.with_suffix(".mp4"), video, request.fps or 8)
+                    written.append(path.with_suffix(".mp4"))
+                    write_video(written[-1], video, request.fps or 8)
+            journal.videos(step, "videos", written, list(request.prompts)[: len(written)])
             write_json(folder / "samples" / "prompts.json", list(request.prompts))
 
         return draw

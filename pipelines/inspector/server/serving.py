@@ -17,8 +17,9 @@ from curate.base.files import cache_folder
 from pipelines.inspector.data.session import Session
 from pipelines.inspector.panel import Panel
 from pipelines.inspector.panels import PANELS
+from pipelines.inspector.runs.page import is_run, run_app
 from pipelines.inspector.server.app import make_app
-from pipelines.inspector.server.guard import hosts_of, loopback, new_token
+from pipelines.inspector.server.guard import Guard, hosts_of, loopback, new_token
 
 
 class ServeError(Exception):
@@ -41,8 +42,11 @@ def serve(
         raise ServeError(f"{dataset}: there is no such folder; name one that `winnow annotate`, `select` or `run` made")
     listener = listen(host, port)
     token = new_token() if ask_token or not loopback(host) else None
-    session = Session(root, Path(cache) if cache else cache_folder() / "inspector")
-    app = make_app(session, hosts=hosts_of(host), token=token, panels=[*PANELS, *panels])
+    session = None if is_run(root) else Session(root, Path(cache) if cache else cache_folder() / "inspector")
+    if session is None:
+        app = Guard(run_app(root), hosts=hosts_of(host), token=token)
+    else:
+        app = make_app(session, hosts=hosts_of(host), token=token, panels=[*PANELS, *panels])
     address = address_of(host, listener.getsockname()[1], token)
     print(f"winnow inspect: {root}\n{address}", flush=True)
     if not loopback(host):
@@ -60,7 +64,7 @@ def serve(
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn hands on the interrupt that ended it
         uvicorn.Server(config).run(sockets=[listener])
     if (
-        session.state == "loading"
+        session and session.state == "loading"
     ):  # interrupted while a thread reads: nothing is being written, and it cannot be asked to stop
         os._exit(0)
 

@@ -1,0 +1,121 @@
+"""`winnow inspect RUN`: a training run as one page, made anew at each visit: curves of each stage, and its samples by step.
+
+Curves are SVG made here: no script. What comes from the run is numbers, escaped text and pictures that the run wrote.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, HTTPException
+from fastapi.responses import FileResponse, Response
+from jinja2 import Environment, PackageLoader
+
+from video_model.training.curves import sigma_levels
+from video_model.training.journal import read_log
+
+WIDTH, HEIGHT, POINTS, STRIPS = 520, 150, 400, 12  # px, px, points of a curve at most, steps whose samples are shown
+SAMPLE = re.compile(r"step-(\d{8})-(\d+)\.png")
+CURVES = [("loss in training", "loss"), ("held-out loss", "held_out_loss"), ("learning rate", "learning_rate")]
+
+
+def is_run(root: Path) -> bool:
+    """Whether a folder is that of a training run."""
+    return (root / "config.json").is_file() and (root / "stages").is_dir()
+
+
+def run_app(root: Path) -> FastAPI:
+    """The server of a run's page, to be put behind a Guard."""
+    app = FastAPI(title="Winnow run", docs_url=None, redoc_url=None, openapi_url=None)
+    files = resources.files("pipelines.inspector")
+    pages = Environment(loader=PackageLoader("pipelines.inspector", "runs"), autoescape=True, trim_blocks=True)
+
+    @app.get("/")
+    def page() -> Response:
+        text = pages.get_template("run.html").render(name=root.name, stages=list(stages(root)), w=WIDTH, h=HEIGHT)
+        return Response(text, media_type="text/html", headers={"cache-control": "no-store"})
+
+    @app.get("/run.css")
+    def style() -> Response:
+        return Response(files.joinpath("runs", "run.css").read_bytes(), media_type="text/css")
+
+    @app.get("/icon.svg")
+    def icon() -> Response:
+        return Response(files.joinpath("page", "icon.svg").read_bytes(), media_type="image/svg+xml")
+
+    @app.get("/sample/{stage}/{name}")
+    def sample(stage: str, name: str) -> Response:
+        folder = root / "stages" / stage / "samples"
+        if not SAMPLE.fullmatch(name) or stage not in names(root) or not (folder / name).is_file():
+            raise HTTPException(404, "no such sample")
+        return FileResponse(folder / name, media_type="image/png")
+
+    return app
+
+
+def names(root: Path) -> list[str]:
+    """The stages that have begun, in the order of the config."""
+    try:
+        order = list(json.loads((root / "config.json").read_text())["stages"])
+    except (OSError, ValueError, KeyError, TypeError):
+        order = []
+    return [name for name in order if (root / "stages" / name).is_dir()]
+
+
+def stages(root: Path) -> Iterable[dict[str, Any]]:
+    """What the page says of each stage."""
+    for name in names(root):
+        lines = read_log(root / "stages" / name / "log.jsonl")
+        charts = [chart(title, [(title, points(lines, key))]) for title, key in CURVES]
+        levels = list(dict.fromkeys(level for line in lines for level in sigma_levels(line)))
+        by_sigma = [(level, [(line["step"], sigma_levels(line).get(level)) for line in lines]) for level in levels]
+        charts.append(chart("held-out loss by sigma", [(n, [p for p in c if p[1] is not None]) for n, c in by_sigma]))
+        yield {
+            "name": name,
+            "step": int(lines[-1]["step"]) if lines else 0,
+            "charts": [found for found in charts if found],
+            "samples": samples(root / "stages" / name / "samples"),
+        }
+
+
+def points(lines: Sequence[dict[str, float]], key: str) -> list[tuple[float, float]]:
+    return [(line["step"], line[key]) for line in lines if key in line and math.isfinite(line[key])]
+
+
+def chart(title: str, curves: Sequence[tuple[str, Sequence[tuple[float, float]]]]) -> dict[str, Any] | None:
+    """Curves (name, [(step, value)]) over one pair of axes, from 0 to the largest value; None where there is nothing."""
+    curves = [(name, found) for name, found in curves if found]
+    if not curves:
+        return None
+    most = max(value for _, found in curves for _, value in found) or 1.0
+    last = max(step for _, found in curves for step, _ in found) or 1
+    made = []
+    for name, found in curves:
+        kept = found[:: max(1, -(-len(found) // POINTS))] + ([found[-1]] if len(found) > 1 else [])
+        line = " ".join(
+            f"{WIDTH * step / last:.1f},{HEIGHT * (1 - 0.96 * max(value, 0) / most):.1f}" for step, value in kept
+        )
+        made.append({"name": name, "points": line, "now": f"{found[-1][1]:.4g}"})
+    return {"title": title, "curves": made, "most": f"{most:.3g}", "last": f"{int(last):,}"}
+
+
+def samples(folder: Path) -> list[dict[str, Any]]:
+    """Strips by step, the newest first: [{step, files, prompts}]."""
+    try:
+        prompts = [str(text) for text in json.loads((folder / "prompts.json").read_text())]
+    except (OSError, ValueError, TypeError):
+        prompts = []
+    found: dict[int, list[str]] = {}
+    for file in sorted(folder.glob("step-*.png")):
+        if parts := SAMPLE.fullmatch(file.name):
+            found.setdefault(int(parts[1]), []).append(file.name)
+    return [
+        {"step": step, "rows": [(file, prompts[i] if i < len(prompts) else "") for i, file in enumerate(found[step])]}
+        for step in sorted(found, reverse=True)[:STRIPS]
+    ]

@@ -1,0 +1,86 @@
+"""The page of a training run, in a browser: curves with the right ends, samples by step, nothing of a hostile run runs."""
+
+import json
+import threading
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import uvicorn
+from PIL import Image
+
+from pipelines.inspector.runs.page import chart, is_run, run_app
+from pipelines.inspector.server.guard import Guard, hosts_of
+from pipelines.inspector.server.serving import listen
+
+EVIL = "<img src=x onerror=\"document.title='1'\">"
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("runs") / "model"
+    folder = root / "stages" / "video"
+    (folder / "samples").mkdir(parents=True)
+    (root / "config.json").write_text(json.dumps({"stages": {"video": {}, "hq": {}}}))
+    lines = [{"step": step, "loss": 1 / step, "learning_rate": 1e-4} for step in range(1, 41)]
+    for step in (20, 40):
+        levels = {"held_out_loss/sigma_0_0.14": 0.9, "held_out_loss/sigma_2.7_inf": 10 / step}
+        lines.append({"step": step, "held_out_loss": 0.5, **levels})
+    (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for step in (20, 40):
+        Image.fromarray(np.full((32, 256, 3), step, np.uint8)).save(folder / "samples" / f"step-{step:08d}-0.png")
+    (folder / "samples" / "prompts.json").write_text(json.dumps([EVIL]))
+    (folder / "secret.png").write_bytes(b"no sample")
+    return root
+
+
+@contextmanager
+def served(root):
+    listener = listen("127.0.0.1", 0)
+    server = uvicorn.Server(uvicorn.Config(Guard(run_app(root), hosts=hosts_of("127.0.0.1")), log_level="warning"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
+    finally:
+        server.should_exit = True
+        thread.join(10)
+
+
+def test_curves_end_where_the_log_ends():
+    found = chart("loss", [("a", [(1, 2.0), (4, 1.0)]), ("none", [])])
+    (curve,) = found["curves"]
+    assert curve["points"].split()[0] == "130.0,6.0" and curve["points"].split()[-1] == "520.0,78.0"
+    assert curve["now"] == "1" and found["most"] == "2" and chart("x", [("a", [])]) is None
+
+
+def test_a_run_is_told_from_a_dataset(root, tmp_path):
+    assert is_run(root) and not is_run(tmp_path)
+
+
+def test_the_page_of_a_run(root, browser):
+    with served(root) as address:
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        errors = []
+        page.on(
+            "console", lambda message: errors.append(message.text) if message.type in ("error", "warning") else None
+        )
+        page.goto(address)
+        assert page.locator("h2").all_inner_texts() == ["video step 40"]
+        titles = page.locator(".charts figcaption").all_inner_texts()
+        assert titles == ["loss in training", "held-out loss", "learning rate", "held-out loss by sigma"]
+        levels = page.locator("figure", has_text="by sigma").locator(".names span").all_inner_texts()
+        assert levels == ["0 to 0.14: 0.9", "2.7 to inf: 0.25"]
+        assert page.locator("svg polyline").count() == 5
+        assert page.locator("h3").all_inner_texts() == ["samples at step 40", "samples at step 20"]
+        assert page.locator(".strip img").first.evaluate("i => i.decode().then(() => i.naturalWidth)") == 256
+        assert page.locator(".strip figcaption").first.inner_text() == EVIL and page.title() == "model · Winnow"
+        assert not errors and page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        for path in (
+            "sample/video/..%2Fsecret.png",
+            "sample/video/secret.png",
+            "sample/hq/step-00000020-0.png",
+            "sample/x/y",
+        ):
+            assert page.request.get(address + path).status == 404
+        page.close()
