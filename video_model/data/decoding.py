@@ -21,6 +21,8 @@ from video_model.data.windows import Stretch, thinned
 from video_model.errors import first_line
 
 MAX_PIXELS = 8192 * 4320
+PNG_DEPTH = 24  # place of the byte that says how many bits a sample has
+NO_PICTURE = "is not a picture that Pillow knows"
 REASON = 4000  # characters of a reason, at most
 
 
@@ -196,12 +198,37 @@ def _picture(data: bytes, size: tuple[int, int]) -> np.ndarray:
             warnings.simplefilter("ignore")
             if source.width * source.height > MAX_PIXELS:
                 raise DecodeError(f"has {source.width} x {source.height} px, more than {MAX_PIXELS}")
-            picture = ImageOps.exif_transpose(source)
-            clear = picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info
-            picture = np.asarray(picture.convert("RGBA" if clear else "RGB"))
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgba" if clear else "rgb24")
+            if source.mode in ("I", "F"):
+                raise DecodeError("has samples of 32 bits, whose range nothing tells; save it with 8 or 16")
+            source.load()  # here, as FFmpeg shows a part of what is cut short
+            frame = _deep(data) if source.format == "PNG" and data[PNG_DEPTH] == 16 else _shallow(source)
             return np.ascontiguousarray(_cropped(_Shown(0, frame, 1.0), size))
     except UnidentifiedImageError:
-        raise DecodeError("is not a picture that Pillow knows, or its header is damaged") from None
+        raise DecodeError(f"{NO_PICTURE}, or its header is damaged") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DecodeError(f"cannot be decoded ({first_line(error)})") from None
+
+
+def _shallow(source: Image.Image) -> av.VideoFrame:
+    """A picture as Pillow reads it, upright."""
+    picture = ImageOps.exif_transpose(source)
+    if picture.mode.startswith("I;16"):
+        return _of_16_bits(np.asarray(picture).astype(np.uint16))
+    clear = picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info
+    colours = np.asarray(picture.convert("RGBA" if clear else "RGB"))
+    return av.VideoFrame.from_ndarray(np.ascontiguousarray(colours), format="rgba" if clear else "rgb24")
+
+
+def _deep(data: bytes) -> av.VideoFrame:
+    """A PNG of 16 bits, upright: Pillow would keep the upper 8, and of grey show white."""
+    with av.open(io.BytesIO(data), container_options={"protocol_whitelist": "none"}) as container:
+        frame = next(container.decode(_opened(container)[0]))
+    form = "gray16le" if frame.format.name.startswith(("gray", "ya")) else "rgb48le"
+    return _of_16_bits(orientation.of(frame).apply(frame.reformat(format=form).to_ndarray()))
+
+
+def _of_16_bits(samples: np.ndarray) -> av.VideoFrame:
+    """Of [h, w] or [h, w, 3]; rounded here, as swscale divides by 256 where it should be 257."""
+    eight = ((samples.astype(np.uint32) * 2 + 257) // 514).astype(np.uint8)
+    colours = eight if eight.ndim == 3 else np.repeat(eight[..., None], 3, 2)
+    return av.VideoFrame.from_ndarray(np.ascontiguousarray(colours), format="rgb24")
