@@ -1,4 +1,4 @@
-"""A Ray session for one job, with quiet logs, and one clear error if Ray cannot be reached."""
+"""A Ray session for one job, with quiet logs, a limit to each wait, and one clear error if Ray cannot be reached."""
 
 from __future__ import annotations
 
@@ -6,10 +6,20 @@ import importlib.util
 import logging
 import os
 import socket
+import threading
 import warnings
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
 
 from curate.base.child import silent_stderr
 from curate.base.extras import install_command
+
+START_SECONDS = 120.0  # for Ray to start, or to be connected to
+PLACE_SECONDS = 120.0  # for all workers to get their place
+LOG = logging.getLogger("winnow")
 
 
 class ExecutorError(Exception):
@@ -23,11 +33,15 @@ def require_ray(instead: str) -> None:
 
 
 class RaySession:
-    """Ray during one job: an existing cluster, or started on this machine and shut down afterwards."""
+    """Ray during one job: an existing cluster, or one of its own on this machine, which is shut down afterwards.
 
-    def __init__(self, address: str | None, instead: str) -> None:
-        """address: of a cluster, or None: this machine. instead: what to do without Ray, for the error."""
-        self.address, self.instead = address, instead
+    Without an address no cluster is joined, whatever RAY_ADDRESS or the last `ray start` on this machine says.
+    """
+
+    def __init__(self, address: str | None, instead: str, note: Callable[[str], None] = LOG.info) -> None:
+        """address: of a cluster, or None: this machine. instead: what to do without Ray, for the error. note: is told what
+        is waited for."""
+        self.address, self.instead, self.note = address, instead, note
 
     def __enter__(self) -> None:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -36,27 +50,111 @@ class RaySession:
         require_ray(self.instead)
         import ray
 
-        self.started = not ray.is_initialized()
-        if self.started:
-            try:
-                _check_reachable(self.address)
-                options = {"logging_level": logging.ERROR, "log_to_driver": False}
-                with silent_stderr():
-                    if self.address:
-                        ray.init(address=self.address, **options)
-                    else:
-                        ray.init(include_dashboard=False, **options)
-            except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-                reason = " ".join(str(error).split())[:200]
-                raise ExecutorError(
-                    f"Ray at {self.address or 'this machine'} cannot be reached ({reason}): start it with `ray start --head`, or {self.instead}"
-                ) from None
+        self.thread: _Starter | None = None
+        self.inherited: str | None = None
+        if ray.is_initialized():
+            return
+        options = {"logging_level": logging.ERROR, "log_to_driver": False}
+        try:
+            _check_reachable(self.address)
+            if self.address:
+                self.note(f"connecting to Ray at {self.address}")
+                options["address"] = self.address
+            else:
+                self.note("starting Ray on this machine")
+                self.inherited = os.environ.pop("RAY_ADDRESS", None)  # its processes would take it for theirs
+                options |= {"address": "local", "include_dashboard": False}
+            self.thread = _Starter(lambda: ray.init(**options))
+            with silent_stderr():
+                self.thread.begin(START_SECONDS)
+        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+            self.__exit__()
+            reason = " ".join(str(error).split())[:200]
+            what = (
+                f"Ray at {self.address} cannot be reached" if self.address else "Ray cannot be started on this machine"
+            )
+            fix = "start it with `ray start --head`" if self.address else "free memory and processors"
+            raise ExecutorError(f"{what} ({reason}): {fix}, or {self.instead}") from None
 
     def __exit__(self, *_: object) -> None:
         import ray
 
-        if self.started:
-            ray.shutdown()
+        if self.thread is not None:
+            if self.thread.begun:
+                ray.shutdown()
+            self.thread.ended.set()
+            self.thread = None
+        if self.inherited is not None:
+            os.environ["RAY_ADDRESS"] = self.inherited
+
+
+class _Starter:
+    """A thread that starts Ray, and stays while Ray is there: its processes die with the thread that made them."""
+
+    def __init__(self, start: Callable[[], object]) -> None:
+        self.start, self.begun, self.ended, self.error = start, False, threading.Event(), None
+        self._done = threading.Event()
+
+    def begin(self, seconds: float) -> None:
+        """Raises what `start` raises, and TimeoutError when it takes longer; nothing that it started is left then."""
+        before = {child.pid for child in _rays()}
+        threading.Thread(target=self._run, daemon=True, name="ray").start()
+        if not self._done.wait(seconds):
+            for child in _rays():
+                if child.pid not in before:
+                    with suppress(psutil.Error):
+                        child.kill()
+            raise TimeoutError(f"it was not there within {seconds:.0f} s: see whether the machine is overloaded")
+        if self.error is not None:
+            raise self.error
+        self.begun = True
+
+    def _run(self) -> None:
+        try:
+            self.start()
+        except BaseException as error:  # is raised where it was asked for
+            self.error = error
+        self._done.set()
+        if self.error is None:
+            self.ended.wait()
+
+
+def _rays() -> list[psutil.Process]:
+    """This process's children that are of Ray."""
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            if any("ray" in Path(part).parts or part.startswith("ray::") for part in child.cmdline()):
+                found.append(child)
+    return found
+
+
+def place(bundle: Mapping[str, float], count: int, note: Callable[[str], None], seconds: float | None = None) -> None:
+    """See that `count` workers, each with a bundle of resources, can be placed now. Raises ExecutorError.
+
+    seconds: to wait until others have freed what is missing; None: PLACE_SECONDS.
+    """
+    import ray
+    from ray.util.placement_group import placement_group, remove_placement_group
+
+    seconds = PLACE_SECONDS if seconds is None else seconds
+    have, free = ray.cluster_resources(), ray.available_resources()
+    there = ", ".join(f"{free.get(key, 0):g} of {have.get(key, 0):g} {key}s free" for key in bundle)
+    each = " and ".join(f"{value:g} {key}s" for key, value in bundle.items())
+    note(f"{count} workers wanted, of {each} each; {there}")
+    wish = f"{count} workers of {each} each cannot be placed"
+    if any(value * count > have.get(key, 0) + 1e-6 for key, value in bundle.items()):
+        raise ExecutorError(
+            f"{wish}: there is not as much ({there}): use fewer --workers, or add machines to the cluster"
+        )
+    group = placement_group([dict(bundle)] * count)
+    try:
+        if not group.wait(seconds):
+            raise ExecutorError(
+                f"{wish}, also after {seconds:.0f} s ({there}): end other jobs on the cluster, or use fewer --workers"
+            )
+    finally:
+        remove_placement_group(group)
 
 
 def _check_reachable(address: str | None) -> None:

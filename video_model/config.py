@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, Literal, Union
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Union
 
 from pydantic import Field, create_model, field_validator, model_validator
 
@@ -20,6 +20,9 @@ from video_model.diffusion.samplers import SAMPLERS, names_of
 from video_model.diffusion.slots import SLOTS, Slot
 from video_model.encoders import ENCODERS, EncoderSection
 from video_model.networks import NETWORKS, NetworkSection
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,11 @@ class Conditioning(Section):
         return [slot for slot in found if slot is not None and (temporal or not slot.videos_only)]
 
     @property
+    def context_dim(self) -> int | None:
+        """Channels of what slots other than the text add to attend to; None: nothing."""
+        return next((slot.context_dim for slot in self.slots(temporal=True) if slot.context_dim), None)
+
+    @property
     def vectors(self) -> tuple[str, ...]:
         """Names of the numbers that a video network embeds, in order."""
         return tuple(name for slot in self.slots(temporal=True) for name in slot.numbers)
@@ -102,7 +110,8 @@ class RateRange(Section):
 class Data(Section):
     captions: dict[str, float] = Field(
         {"caption_frame": 0.5, "caption_video": 0.25, "caption_merged": 0.25},
-        description="columns, and the probability of each; one that is null gives its share to the others",
+        description="columns, and the probability of each; one that is null gives its share to the others; a source with "
+        "none of them may have caption, text, TEXT or txt",
     )
     held_out: float = Field(0.05, ge=0, lt=1, description="share of the videos kept for evaluation")
     cache: bool = Field(True, description="latents and text states are computed once; false: as they are needed")
@@ -125,22 +134,36 @@ class Noise(Section):
 class TrainingStage(Section):
     """One stage of training.
 
-    train: all; temporal (only the layers that know time); time_embedding; or a list of patterns of parameter names.
+    after: the stage whose result it starts from; unset: the one before it. conditioning: of this stage, in place of the
+    run's; what the stage before was not conditioned on starts without effect. train: all; temporal (only the layers that know time); time_embedding; or a list of patterns of parameter names.
     """
 
-    sources: list[str] = Field([], description="more data of this stage: curated folders, image-text Parquet")
+    after: str | None = Field(None, description="the earlier stage that it starts from; unset: the one before it")
+    conditioning: keys_of(PARTS.slots) | None = Field(  # type: ignore[valid-type]
+        None, description="of this stage, in place of the run's"
+    )
+    sources: list[str] = Field(
+        [], description="more data of this stage: curated folders, image-text Parquet, WebDataset shards"
+    )
     only_sources: bool = Field(False, description="leave --data out: only the sources named here")
     where: str | None = Field(None, description="SQL condition on the rows, e.g. aesthetic_score > 5")
     sizes: list[tuple[int, int]] = Field([(64, 64)], min_length=1, description="height, width in px: aspect buckets")
     frames: list[int] = Field([1], min_length=1, description="duration buckets; 1: images")
-    rates: list[float] | RateRange = Field([8.0], description="frames a second that windows are taken at")
+    rates: list[float] | RateRange = Field(
+        [8.0], description="frames a second that windows are taken at: the nearest frames to those times"
+    )
     images: float = Field(0.0, ge=0, lt=1, description="share of the batches that are images, in a video stage")
     image_batch: int | None = Field(None, ge=1, description="samples of these; unset: as `batch`")
     noise: Noise = Noise()
     train: Literal["all", "temporal", "time_embedding"] | list[str] = "all"
     steps: int = Field(ge=1)
     batch: int = Field(16, ge=1, description="samples a step, over all workers")
-    accumulate: int = Field(1, ge=1, description="parts that a step's batch is worked on in")
+    accumulate: int = Field(1, ge=1, description="parts that a step's batch is worked on in, at least")
+    micro_batch: int | Literal["probe"] | None = Field(
+        None,
+        description="samples of one forward pass on one worker, at most; probe: what fits into its memory, found at the "
+        "start of the stage; unset: as `accumulate` says",
+    )
     lr: float = Field(1e-4, gt=0)
     warmup: int = Field(100, ge=0, description="steps of linear warm-up")
     decay: Literal["none", "cosine"] = Field("none", description="of the learning rate, to 1% at the end")
@@ -158,6 +181,13 @@ class TrainingStage(Section):
             raise ValueError(
                 "stages.frames: 1 beside other lengths: use `images` for a share of images in a video stage"
             )
+        return value
+
+    @field_validator("micro_batch")
+    @classmethod
+    def _micro_batch(cls, value: Any) -> Any:
+        if isinstance(value, int) and value < 1:
+            raise ValueError("stages.micro_batch: must be 1 or more, probe, or null")
         return value
 
     @model_validator(mode="after")
@@ -186,18 +216,35 @@ class Samples(Section):
 
     prompts: list[str] = Field([], description="empty: captions of held-out clips")
     count: int = Field(4, ge=1, description="how many, where prompts is empty")
+    images: list[str] = Field(
+        [],
+        description="pictures that image-to-video stages start from, one a prompt; empty: first frames of held-out clips, "
+        "where a stage cannot do without",
+    )
     every: int = Field(500, ge=0, description="steps between them; 0: only at the end of a stage")
     sampler: Literal[tuple(names_of(PARTS.samplers))] = "heun"  # type: ignore[valid-type]
     steps: int = Field(20, ge=1)
-    sigma_min: float = Field(0.002, gt=0)
-    sigma_max: float = Field(80.0, gt=0, description="the paper's is 700, for the noisiest stages")
+    sigma_min: float | None = Field(None, gt=0, description="unset: the denoiser's own, e.g. 0.002 for edm")
+    sigma_max: float | None = Field(
+        None,
+        gt=0,
+        description="unset: the denoiser's own: edm 80 (the paper's noisiest stages want 700), v and epsilon 14.61, flow 999",
+    )
     guidance: tuple[float, float] = Field((2.0, 2.0), description="at the first and the last frame")
     frames: int | None = Field(None, ge=1, description="unset: the stage's longest")
     fps: float | None = Field(None, gt=0, description="unset: the stage's first rate")
 
 
 class Loop(Section):
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="that the network is trained, evaluated and sampled in; weights stay float32"
+    )
+    frozen_precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="of the text encoder and a public codec; auto: bfloat16 on a GPU, float32 on a CPU"
+    )
+    memory_gb: float | None = Field(
+        None, gt=0, description="of one worker, that `micro_batch: probe` may fill, in 10^9 bytes; unset: what is free"
+    )
     checkpointing: bool = Field(False, description="compute activations twice, for memory")
     compile: bool = Field(False, description="torch.compile the network")
     strategy: Literal["ddp", "fsdp"] = Field("ddp", description="fsdp: weights and optimizer spread over the workers")
@@ -228,16 +275,56 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _order(self) -> TrainConfig:
-        seen = False
+        names = list(self.stages)
         for name, stage in self.stages.items():
-            if seen and not stage.temporal:
-                raise ValueError(f"stages.{name}: an image stage cannot come after a video stage")
-            seen = stage.temporal
+            if not self.text.reads and any(slot.name == "text" for slot in self.slots_of(name)):
+                raise ValueError(f"stages.{name}: text.kind {self.text.kind} needs conditioning.text: null")
+            if stage.after is not None and stage.after not in names[: names.index(name)]:
+                raise ValueError(f"stages.{name}.after: {stage.after} is no stage before it")
+            before = self.before(name)
+            if before is not None and self.stages[before].temporal and not stage.temporal:
+                raise ValueError(f"stages.{name}: an image stage cannot come after a video stage ({before})")
             for height, width in stage.sizes:
                 step = self.codec.factor * self.network.multiple
                 if height % step or width % step:
                     raise ValueError(f"stages.{name}.sizes: {height} x {width} must be multiples of {step}")
         return self
+
+    def before(self, name: str) -> str | None:
+        """The stage that a stage starts from; None: it is the first."""
+        names = list(self.stages)
+        place = names.index(name)
+        return self.stages[name].after or (names[place - 1] if place else None)
+
+    def conditioning_of(self, name: str) -> Conditioning:
+        return self.stages[name].conditioning or self.conditioning
+
+    def slots_of(self, name: str) -> list[Slot]:
+        """What a stage is conditioned on."""
+        return self.conditioning_of(name).slots(self.stages[name].temporal)
+
+    @property
+    def columns(self) -> list[str]:
+        """Columns of the clips that some stage is conditioned on."""
+        return list(
+            dict.fromkeys(column for name in self.stages for column in self.conditioning_of(name).columns.values())
+        )
+
+    def fitted(self, numbers: Callable[[str], np.ndarray]) -> TrainConfig:
+        """With what slots learn from the run's clips; numbers: of a column."""
+        changes: dict[str, Any] = {"conditioning": _fitted(self.conditioning, numbers)}
+        changes["stages"] = {
+            name: stage.model_copy(update={"conditioning": _fitted(stage.conditioning, numbers)})
+            if stage.conditioning is not None
+            else stage
+            for name, stage in self.stages.items()
+        }
+        return self.model_copy(update=changes)
+
+
+def _fitted(conditioning: Conditioning, numbers: Callable[[str], np.ndarray]) -> Conditioning:
+    slots = [slot for slot in conditioning.slots(temporal=True) if slot.column]
+    return conditioning.model_copy(update={slot.name: slot.fitted(numbers(slot.column)) for slot in slots})
 
 
 def train_config(extra_parts: Iterable[Any] = ()) -> type[TrainConfig]:
@@ -253,6 +340,7 @@ def train_config(extra_parts: Iterable[Any] = ()) -> type[TrainConfig]:
     parts = PARTS.plus(extra)
     samples = create_model("Samples", __base__=Samples, sampler=(Literal[tuple(names_of(parts.samplers))], "heun"))
     slots = keys_of(parts.slots)
+    stage = create_model("TrainingStage", __base__=TrainingStage, conditioning=(slots | None, None))
     grown = create_model(
         "TrainConfig",
         __base__=TrainConfig,
@@ -261,6 +349,7 @@ def train_config(extra_parts: Iterable[Any] = ()) -> type[TrainConfig]:
         network=(one_of(parts.networks), PARTS.networks[0]()),
         denoiser=(one_of(parts.parametrisations), PARTS.parametrisations[0]()),
         conditioning=(slots, slots()),
+        stages=(dict[str, stage], Field(min_length=1)),
         samples=(samples, samples()),
     )
     grown.parts = parts

@@ -19,7 +19,7 @@ BATCH = 64  # texts a forward pass
 
 
 class MiniLMNetwork:
-    """Tokenizer and network of all-MiniLM-L6-v2 (Reimers & Gurevych 2019; Wang et al. 2020), on the CPU.
+    """Tokenizer and network of all-MiniLM-L6-v2 (Reimers & Gurevych 2019; Wang et al. 2020), on the CPU until `model` is moved.
 
     Texts beyond `longest` tokens (256 at most) are cut. Raises WeightsMissing.
     """
@@ -52,8 +52,9 @@ class MiniLMNetwork:
         import torch
 
         rows = self.tokenizer.encode_batch([text.strip() for text in texts])
-        ids = torch.tensor([row.ids for row in rows])
-        mask = torch.tensor([row.attention_mask for row in rows])
+        device = self.model.device
+        ids = torch.tensor([row.ids for row in rows], device=device)
+        mask = torch.tensor([row.attention_mask for row in rows], device=device)
         with torch.inference_mode():
             return self.model(input_ids=ids, attention_mask=mask).last_hidden_state, mask
 

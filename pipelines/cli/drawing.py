@@ -21,6 +21,7 @@ class Wish:
     prompts: list[str]
     out: Path
     image: Path | None
+    last_image: Path | None
     stage: str | None
     scale: int
     numbers: dict[str, Any]
@@ -47,7 +48,7 @@ def draw(run: Path, wish: Wish, watcher: Any, schema: Any) -> list[Path]:
     given |= {"guidance": guidance(wish.guidance), "size": size(wish.size)}
     request = sampler.request(wish.prompts or [""], **given)
     if wish.image is not None:
-        request = sampler.request(wish.prompts or [""], **given | {"first_frame": picture(wish.image, request.size)})
+        request = sampler.request(wish.prompts or [""], **given | pictured(sampler, wish, request.size))
     still = request.frames == 1
     suffix = wish.out.suffix.lower()
     if suffix != (".png" if still else ".mp4"):
@@ -66,6 +67,21 @@ def draw(run: Path, wish: Wish, watcher: Any, schema: Any) -> list[Path]:
             write_frames(path, frames, request.fps or 8.0)
         written.append(path)
     return written
+
+
+def pictured(sampler: Any, wish: Wish, size: tuple[int, int]) -> dict[str, Any]:
+    """What slots that take pictures are given, by their names. Raises SamplingError."""
+    import torch
+
+    paths = [path for path in (wish.image, wish.last_image) if path is not None]
+    takers = [slot for slot in sampler.conditioner.slots if slot.pictures]
+    if not takers:
+        raise SamplingError(f"--image: stage {sampler.name} was not trained to start from a picture: leave it out")
+    for slot in takers:
+        if slot.pictures != len(paths):
+            raise SamplingError(f"stage {sampler.name} is conditioned on {slot.name}: give {slot.option}")
+    windows = torch.stack([picture(path, size) for path in paths])[None]
+    return {slot.name: slot.shown(windows) for slot in takers}
 
 
 def write_still(path: Path, frame: np.ndarray) -> None:

@@ -57,7 +57,8 @@ def train(
     """
     with errors():
         from pipelines.cli.training_progress import Following, print_run
-        from pipelines.training import TrainingJob, load_config, train_here, train_on_ray
+        from pipelines.ray_training import train_on_ray
+        from pipelines.training import TrainingJob, load_config, train_here
 
         loaded = load_config(config, set_, plugin)
         job = TrainingJob(loaded, tuple(data), out, stage, resume, cache, tuple(plugin))
@@ -77,6 +78,7 @@ def sample(
         "video.mp4"
     ),
     image: Annotated[Path | None, typer.Option(help="the first frame: a picture, cropped to the run's size")] = None,
+    last_image: Annotated[Path | None, typer.Option(help="the last frame, of a stage that interpolates")] = None,
     frames: Annotated[int | None, typer.Option(min=1, help="default: the stage's")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="of the sampler; default: the config's")] = None,
     guidance: Annotated[
@@ -107,7 +109,7 @@ def sample(
         from pipelines.training import schema_of
 
         wish = Wish(
-            list(prompt), out, image, stage, scale,
+            list(prompt), out, image, last_image, stage, scale,
             {"frames": frames, "steps": steps, "seed": seed, "sampler": sampler, "fps": fps, "motion": motion},
             guidance, size, list(condition),
         )  # fmt: skip
@@ -133,7 +135,8 @@ def evaluate(
 ) -> None:
     """Measure a run on held-out clips: loss by noise level, Frechet video distance, caption similarity, flicker.
 
-    Every figure stands beside its value for real videos. Writes metrics.json, and a contact sheet of real and drawn.
+    Every figure has a 95% interval and stands beside its value for real videos; a Frechet distance needs 64 drawn videos and
+    128 unseen clips. Writes metrics.json, and a contact sheet of real and drawn.
     """
     with errors():
         from pipelines.cli.training_progress import Following, print_metrics
@@ -181,6 +184,26 @@ def import_(
     raise typer.Exit(DONE)
 
 
+@weights.command("open")
+def open_(
+    pipeline: Annotated[Path, typer.Argument(help="a StableVideoDiffusionPipeline's folder, as it is published")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="the run to make")],
+    size: Annotated[str | None, typer.Option(metavar="HxW", help="in px; default: 576x1024, of the release")] = None,
+) -> None:
+    """Make a run of a published image-to-video pipeline, to sample from, evaluate, or export again; nothing is trained.
+
+    winnow weights open stable-video-diffusion-img2vid --out out/svd
+    winnow sample out/svd --image first.png --motion 127 --fps 7 --out video.mp4
+    """
+    with errors():
+        from pipelines.cli.drawing import size as parsed
+        from video_model.training.released import run_of_pipeline
+
+        run = run_of_pipeline(pipeline, out, parsed(size))
+        out_console.print(f"written: {run.root}", soft_wrap=True)
+    raise typer.Exit(DONE)
+
+
 @weights.command("export")
 def export(
     run: RunFolder,
@@ -207,7 +230,7 @@ def export(
             raise CommandError(
                 "--vae, --image-encoder and --feature-extractor: a pipeline needs all three; a UNet, none"
             )
-        known, network = format_of(loaded.config.network), loaded.denoiser.network
+        known, network = format_of(loaded.config.network), loaded.public_network()
         if all(companions):
             parts = {"vae": vae, "image_encoder": image_encoder, "feature_extractor": feature_extractor}
             written = known.save_pipeline(network, out, parts, max(loaded.stage.frames))

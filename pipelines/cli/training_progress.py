@@ -34,6 +34,9 @@ class Following:
     def __exit__(self, *_: object) -> None:
         self.progress.stop()
 
+    def note(self, line: str) -> None:
+        self.console.print(Text(line), soft_wrap=True)
+
     def phase(self, what: str, done: int, total: int) -> None:
         self._show(f"{what}: {done} of {total}", done, total)
 
@@ -101,12 +104,21 @@ def print_run(console: Console, root: Path, schema: Any) -> None:
 
 
 def print_metrics(console: Console, found: dict[str, Any]) -> None:
-    """Each figure of an evaluation beside the one of real videos."""
-    table = Table("metric", "drawn", "real", title=found["title"], title_justify="left")
+    """Each figure of an evaluation, with its 95% interval, beside the one of real videos; why where there is none."""
+    table = Table("metric", "drawn", "real", "clips", title=found["title"], title_justify="left")
     for name, row in found["metrics"].items():
-        table.add_row(name, *("" if row.get(key) is None else f"{row[key]:.4g}" for key in ("value", "real")))
+        table.add_row(name, _figure(row), _figure(row["real"]), str(row["n"] or ""))
     console.print(table)
-    console.print(f"{found['folder']}: metrics.json, contact.png", soft_wrap=True)
+    for name, row in found["metrics"].items():
+        if row.get("why"):
+            console.print(f"{name}: not told: {row['why']}", soft_wrap=True)
+    console.print(f"in brackets: 95% interval; {found['folder']}: metrics.json, contact.png", soft_wrap=True)
+
+
+def _figure(row: dict[str, Any] | None) -> str:
+    if row is None or row["value"] is None:
+        return ""
+    return f"{row['value']:.4g}" + ("" if row["low"] is None else f" ({row['low']:.3g} to {row['high']:.3g})")
 
 
 def _mean(lines: list[dict[str, float]], key: str, last: int = 0) -> float:

@@ -198,7 +198,7 @@ def clean_loss(sampler: Sampler, clean: Index) -> float:
             sizes=stage.sizes,
             rates=[rate],
             batch=stage.batch,
-            columns=sampler.config.conditioning.columns,
+            columns=sampler.config.conditioning_of(sampler.name).columns,
         )
         batches = held_out_batches(clean, store, 2 * len(clean), spec)
         return held_out_loss(sampler.denoiser, sampler.conditioner, stage.noise, batches)["held_out_loss"]

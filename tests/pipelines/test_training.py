@@ -100,7 +100,7 @@ def test_an_interruption_saves_and_names_the_way_to_resume(recipe, data, tmp_pat
 
 
 def test_two_workers_of_ray_train_take_the_same_steps(whole, recipe, data, tmp_path, monkeypatch):
-    monkeypatch.setattr("pipelines.training.ATTEMPTS", 0)  # a worker that fails is not to be helped
+    monkeypatch.setattr("pipelines.ray_training.ATTEMPTS", 0)  # a worker that fails is not to be helped
     done = winnow("train", recipe, "--data", data, "--out", tmp_path / "run", "--workers", 2)
     assert done.exit_code == 0, done.output
     assert "video" in done.output and "s a step" in done.output

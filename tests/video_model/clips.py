@@ -142,6 +142,8 @@ class LetterEncoder:
     def __init__(self) -> None:
         self.seen: list[str] = []
 
+    def move(self, device: Any) -> None: ...
+
     def encode(self, texts: list[str]) -> Any:
         import torch
 

@@ -106,3 +106,27 @@ def test_noise_levels_are_lognormal():
     assert abs(drawn.mean() + 1.2) < 0.02 and abs(drawn.std() - 1.0) < 0.02
     t = 1 / (1 + (-drawn).exp())  # flow's time: logit-normal
     assert abs(t.median() - 1 / (1 + math.exp(1.2))) < 0.01
+
+
+def test_the_network_alone_works_in_the_precision_of_the_run():
+    """Samples and losses in bfloat16: the network sees it, what is around it stays float32."""
+    seen = []
+
+    class Network(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(4, 4)
+
+        def forward(self, x, c_noise, cond):
+            y = self.layer(x)
+            seen.append((x.dtype, y.dtype))
+            return y
+
+    network, x, sigma = Network(), torch.randn(2, 1, 3, 4, 4), torch.tensor([0.5, 2.0])
+    low = Denoiser(network, precision="bfloat16")
+    exact = Denoiser(network)(x, sigma)
+    drawn = low(x, sigma)
+    assert seen == [(torch.float32, torch.float32), (torch.float32, torch.bfloat16)]
+    assert drawn.dtype == torch.float32 and 0 < (drawn - exact).abs().max() < 0.02
+    assert low.loss(x, torch.randn_like(x), sigma).dtype == torch.float32
+    assert not torch.is_autocast_enabled("cpu")

@@ -108,8 +108,10 @@ def test_the_loss_of_knowing_nothing(kind, known):
         "fps": torch.full((4,), 8.0),
     }
     found = losses(Denoiser(Nothing(), kind), CONDITIONER, [batch], Silent())
-    assert list(found) == [f"loss at sigma {sigma:g} (knowing nothing: {known})" for sigma in SIGMAS]
-    assert [row["value"] for row in found.values()] == pytest.approx([known] * len(SIGMAS), rel=0.03)
+    told = [sigma for sigma in SIGMAS if sigma < 14.6 or kind in (Edm(), RectifiedFlow())]  # what there are steps for
+    assert list(found) == [f"loss at sigma {sigma:g} (knowing nothing: {known})" for sigma in told]
+    assert [ours.value for ours, _ in found.values()] == pytest.approx([known] * len(told), rel=0.03)
+    assert all(ours.low < ours.value < ours.high and ours.n == 4 for ours, _ in found.values())
 
 
 def test_the_loss_of_knowing_nothing_of_data_of_another_scale():

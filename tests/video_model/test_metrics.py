@@ -14,9 +14,17 @@ from curate.base.efficientnet import trusted_state
 from curate.base.packaged import WeightsMissing
 from tests.video_model.moving import moving_shapes
 from video_model.codecs.protocol import to_float
+from video_model.evaluation.evaluate import compared
 from video_model.evaluation.features import EfficientNetFeatures, I3DFeatures, ImageClassifier
 from video_model.evaluation.i3d import I3D, Mixed, Unit3D, load_i3d, pad_same
-from video_model.evaluation.metrics import caption_similarity, evaluate, frechet_distance, frechet_video_distance
+from video_model.evaluation.intervals import Estimate, jackknife, mean_of, student
+from video_model.evaluation.metrics import (
+    caption_similarity,
+    flicker_error_estimate,
+    frechet_distance,
+    frechet_estimates,
+    psnr_estimate,
+)
 from video_model.evaluation.similarity import CaptionSimilarity
 from video_model.measures import flicker, flicker_error, frame_difference_energy, psnr
 
@@ -112,17 +120,6 @@ def test_the_offline_distance_sees_blur_and_the_order_of_frames(network, clips) 
     assert torch.allclose(network.features(shuffled)[:, looks], real[:, looks], atol=1e-3)  # the same frames
     assert distance(shuffled) > 5  # only motion differs
     assert distance(clips[:, :1].expand(-1, 6, -1, -1, -1)) > 5  # still
-
-
-def test_frechet_video_distance_takes_any_network(clips) -> None:
-    class Means:
-        name = "mean colour"
-
-        def features(self, videos: torch.Tensor) -> torch.Tensor:
-            return videos.mean(dim=(1, 3, 4))
-
-    shifted = frechet_video_distance(clips, clips + 0.5, Means())
-    assert shifted == pytest.approx(3 * 0.25, rel=1e-3)
 
 
 def test_features_refuse_what_is_too_short_and_weights_that_are_not_theirs(
@@ -281,36 +278,94 @@ def test_the_real_classifier_sees_what_there_is() -> None:
     assert (posteriors[0] - posteriors[1]).abs().sum() > 0.1
 
 
-def test_evaluate_gives_every_number_beside_that_of_real_videos(similarity: CaptionSimilarity) -> None:
-    class Means:
-        name = "mean colour"
+class Means:
+    """Mean colours as features."""
 
-        def features(self, videos: torch.Tensor) -> torch.Tensor:
-            return videos.mean(dim=(1, 3, 4))
+    name, least_videos = "mean colour", 6
 
+    def features(self, videos: torch.Tensor) -> torch.Tensor:
+        return videos.mean(dim=(1, 3, 4))
+
+
+def test_every_figure_has_its_interval_beside_that_of_real_videos(similarity: CaptionSimilarity) -> None:
     real = to_float(moving_shapes(12, 4, side=16, seed=3))
-    captions = [f"a cat number {k % 3}" for k in range(12)]
-    same = evaluate(real, real, captions, network=Means(), similarity=similarity)
-    assert set(same) == {
-        "frechet_video_distance",
-        "frechet_video_distance_real",
-        "frechet_videos",
-        "frechet_network",
-        "flicker",
-        "flicker_real",
-        "caption_similarity",
-        "caption_similarity_real",
-        "caption_similarity_chance",
-        "similarity_network",
-    }
-    assert same["frechet_videos"] == 6 and same["frechet_network"] == "mean colour"
-    assert same["flicker"] == pytest.approx(1)
-    assert same["caption_similarity"] == pytest.approx(same["caption_similarity_real"], abs=1e-5)
-    worse = evaluate(real, (real * 0.5 + 0.4), captions, network=Means(), similarity=similarity)
-    assert worse["frechet_video_distance"] > worse["frechet_video_distance_real"]
-    assert worse["frechet_video_distance_real"] == same["frechet_video_distance_real"]
-    assert worse["flicker"] == pytest.approx(0.25)
-    alone = evaluate(real, real[:3], captions[:3], network=Means(), similarity=similarity)
-    assert "caption_similarity_real" not in alone and alone["frechet_videos"] == 3
-    with pytest.raises(ValueError, match="four real"):
-        evaluate(real[:3], real, captions, network=Means(), similarity=similarity)
+    captions, clips = [f"a cat number {k % 3}" for k in range(12)], [f"clip {k}" for k in range(12)]
+
+    def found(drawn: torch.Tensor) -> list[tuple[Estimate, Estimate]]:
+        return list(compared(real, drawn, captions, clips, similarity, [Means()]).values())
+
+    frechet, cosine, energy = found(real[:6])
+    assert cosine[0].value == pytest.approx(
+        float(caption_similarity(real[:6], captions[:6], similarity).mean()), abs=1e-5
+    )
+    assert energy[0].value == pytest.approx(flicker(real[:6], real)) and energy[0].n == 6
+    assert energy[1].value == pytest.approx(flicker(real[:6], real[6:]))
+    for ours, theirs in (frechet, cosine, energy):
+        for one in (ours, theirs):
+            assert one.low < one.value < one.high
+    worse = found(real[:6] * 0.5 + 0.4)
+    assert worse[0][0].value > worse[0][1].value == pytest.approx(frechet[1].value)
+    assert worse[2][0].value == pytest.approx(0.25 * energy[0].value, rel=1e-4)
+
+
+def test_a_distance_of_few_videos_is_refused_with_the_number_it_needs() -> None:
+    real = to_float(moving_shapes(12, 4, side=16, seed=3))
+    for drawn, others in ((real[:5], real), (real, real[:11])):
+        for one in frechet_estimates(drawn, others, Means()):
+            assert one.value is one.low is one.high is None
+            assert "needs 6 drawn videos and 12 clips" in one.why and f"are {len(drawn)} and {len(others)}" in one.why
+    assert EfficientNetFeatures.least_videos == 64 and I3DFeatures.least_videos > 64
+    many = to_float(moving_shapes(12, 4, side=16, seed=3))
+    clips = [f"clip {k // 2}" for k in range(12)]  # two windows of each clip: too few again
+    ours, _ = next(iter(compared(many, many[:6], ["a"] * 12, clips, Nobody(), [Means()]).values()))
+    assert ours.value is None and ours.n == 3
+
+
+class Nobody:
+    """A similarity that sees nothing."""
+
+    name = "none"
+
+    def videos(self, videos: torch.Tensor) -> torch.Tensor:
+        return torch.ones(len(videos), 1)
+
+    captions = videos
+
+    def cosines(self, videos: torch.Tensor, captions: list[str]) -> torch.Tensor:
+        return torch.ones(len(videos), len(captions))
+
+
+def test_psnr_and_flicker_error_have_intervals() -> None:
+    real = to_float(moving_shapes(8, 4, side=16, seed=3))
+    rebuilt = real + 0.1 * torch.randn(real.shape, generator=seeded()) * torch.linspace(0.5, 1.5, 8).view(
+        -1, 1, 1, 1, 1
+    )
+    for estimate, value in (
+        (psnr_estimate(rebuilt, real), psnr(rebuilt, real)),
+        (flicker_error_estimate(rebuilt, real), flicker_error(rebuilt, real)),
+    ):
+        assert estimate.value == pytest.approx(value) and estimate.low < value < estimate.high and estimate.n == 8
+
+
+def test_the_interval_of_a_mean_is_student_s() -> None:
+    """Of 1, 2, 3, 4: mean 2.5, standard error .6455, t 3.182 with three degrees of freedom."""
+    found = mean_of(torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    assert found.value == 2.5 and found.n == 4
+    assert (found.low, found.high) == pytest.approx((2.5 - 2.054, 2.5 + 2.054), abs=1e-3)
+    twice = mean_of(torch.tensor([1.0, 1.0, 2.0, 2.0, 3.0, 3.0, 4.0, 4.0]), list("aabbccdd"))
+    assert twice[:4] == pytest.approx(found[:4])  # no more is known of them
+    assert mean_of(torch.tensor([7.0])) == Estimate(7.0, n=1)
+    assert Estimate(math.nan, n=3).facts() == {"value": None, "low": None, "high": None, "n": 3}
+    for freedom, quantile in ((1, 12.706), (4, 2.776), (9, 2.262), (30, 2.042), (63, 1.998)):
+        assert student(freedom) == pytest.approx(quantile, abs=2e-3)
+
+
+def test_intervals_hold_as_often_as_they_say() -> None:
+    """A ratio of means of 12 and 12 draws, its true value 2: in 300 repeats 95% hold it, within four standard errors."""
+    draw = seeded(2)
+    held = 0
+    for _ in range(300):
+        above, below = 2 + torch.randn(12, generator=draw).double(), 1 + 0.3 * torch.randn(12, generator=draw).double()
+        one = jackknife(lambda a, b: float(a.mean() / b.mean()), above, below)
+        held += one.low <= 2 <= one.high
+    assert 0.90 <= held / 300 <= 0.995

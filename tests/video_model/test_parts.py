@@ -86,7 +86,7 @@ class Letters(EncoderSection):
 
     kind: Literal["letters"] = "letters"
 
-    def make(self):
+    def make(self, device=None, dtype=None):
         return LetterEncoder()
 
 

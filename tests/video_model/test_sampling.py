@@ -9,7 +9,7 @@ from torch import nn
 
 from video_model.diffusion.denoiser import Denoiser
 from video_model.diffusion.guidance import guided, rising
-from video_model.diffusion.parametrisations import Edm
+from video_model.diffusion.parametrisations import PARAMETRISATIONS, Edm, Epsilon, RectifiedFlow, VPrediction
 from video_model.diffusion.samplers import SAMPLERS, ddim, dpmpp_2m, euler, heun
 from video_model.diffusion.schedules import karras, uniform_time
 
@@ -50,6 +50,61 @@ def test_samples_have_the_data_s_mean_and_spread(sampler):
     drawn = sampler(exact, noise(1, 80.0), karras(40, 0.002, 80.0))
     assert float(drawn.mean()) == pytest.approx(MEAN, abs=0.03)
     assert float(drawn.std()) == pytest.approx(SPREAD, rel=0.1)
+
+
+class Exact(nn.Module):
+    """A network of a parametrisation whose denoiser is the exact one; `sigma` is set before each call."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind, self.levels = kind, []
+
+    def forward(self, given, c_noise, cond):
+        skip, out, scale, _ = (float(part) for part in self.kind.scales(torch.tensor([self.sigma])))
+        self.levels.append(float(c_noise[0]))
+        x = given / scale
+        return (exact(x, self.sigma) - skip * x) / out
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("part", PARAMETRISATIONS)
+def test_every_parametrisation_s_own_levels_give_the_data_with_every_sampler(part, sampler):
+    kind = part()
+    network = Exact(kind)
+    denoiser = Denoiser(network, kind)
+
+    def denoise(x, sigma):
+        network.sigma = float(sigma)
+        return denoiser(x, sigma)
+
+    sigmas = kind.sigmas(200, *kind.sigma_range())
+    drawn = sampler(denoise, noise(1, sigmas[0]).float(), sigmas)
+    assert float(drawn.mean()) == pytest.approx(MEAN, abs=0.03)
+    assert float(drawn.var()) == pytest.approx(SPREAD**2, rel=0.1)
+    assert sigmas[-1] == 0 and len(sigmas) == 201
+
+
+@pytest.mark.parametrize("kind", [Epsilon(), VPrediction()])
+def test_discrete_schedules_are_sampled_between_their_ends(kind):
+    """Public schedulers have the same two ends; what is asked for beyond is not taken, and said."""
+    scheduler = diffusers.EulerDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    ends = float(scheduler.sigmas[scheduler.sigmas > 0].min()), float(scheduler.sigmas.max())
+    assert kind.sigma_range() == pytest.approx(ends, rel=1e-3)
+    assert kind.sigma_range() == pytest.approx((0.0292, 14.61), rel=2e-3)
+    assert kind.sigma_range(0.1, 10.0) == (0.1, 10.0)
+    with pytest.warns(UserWarning, match=r"sigma_max 80 is beyond the training schedule, which has 0.02917 to 14.61"):
+        assert kind.sigma_range(0.1, 80.0)[1] == kind.sigma_range()[1]
+    with pytest.warns(UserWarning, match="sigma_min 0.002"):
+        assert kind.sigma_range(sigma_min=0.002) == kind.sigma_range()
+    assert kind.step_of(torch.tensor(kind.sigma_range())).tolist() == pytest.approx([0.0, 999.0], abs=1e-3)
+
+
+def test_other_parametrisations_take_what_they_are_asked_for():
+    assert Edm().sigma_range() == (0.002, 80.0) and Edm().sigma_range(None, 700.0) == (0.002, 700.0)
+    first = RectifiedFlow().sigmas(4, *RectifiedFlow().sigma_range())[0]
+    assert first / (1 + first) == pytest.approx(0.999)
+    with pytest.raises(ValueError, match="sigma_min <= sigma_max"):
+        Edm().sigma_range(1.0, 0.5)
 
 
 def test_ddim_with_noise_still_gives_the_data():

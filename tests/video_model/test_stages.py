@@ -174,6 +174,11 @@ def test_evaluation_uses_unseen_clips_and_says_what_real_ones_score(run, curated
         assert word in names
     assert json.loads((tmp_path / "metrics.json").read_text())["metrics"].keys() == found["metrics"].keys()
     assert (tmp_path / "contact.png").exists()
+    for name, row in found["metrics"].items():
+        if name.startswith("Frechet"):
+            assert row["value"] is None and "needs 64 drawn videos and 128 clips" in row["why"] and row["n"] < 64
+        else:
+            assert row["low"] <= row["value"] <= row["high"] and row["n"] > 1
     (loss,) = (row["value"] for name, row in found["metrics"].items() if name.startswith("loss at sigma 20 "))
     # At sigma 20 the target is (noise - 20 x0) / sqrt(401), nearly -x0, and eight steps from 0 the output is still small
     pixels, *_ = sample_windows(stores.parts["hq"][1], (32, 32), 4, 8, 64, workers=1)
@@ -229,7 +234,7 @@ def test_encoders_are_built_as_their_config_says(tmp_path):
 def test_a_run_that_never_leaves_the_text_out_draws_without_guidance(run):
     sampler = Sampler(run.root)
     always = config(conditioning={"text": 0.0})
-    sampler.conditioner = build_conditioner(always, True)
+    sampler.conditioner = build_conditioner(always, sampler.name, sampler.models)
     assert sampler(sampler.request(["a"], guidance=(3.0, 3.0))).isfinite().all()
 
 

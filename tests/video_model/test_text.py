@@ -108,6 +108,22 @@ def test_open_clip_states_equal_its_own_tower(clip_folder, layer: str, kept: int
     assert (states - expected).abs().max() < 1e-5
 
 
+def test_frozen_encoders_in_bfloat16_give_the_states_within_its_rounding(clip_folder, minilm) -> None:
+    folder, _ = clip_folder
+    for exact, low in (
+        (OpenClipStates(folder), OpenClipStates(folder, dtype=torch.bfloat16)),
+        (minilm, MiniLMStates(dtype=torch.bfloat16)),
+    ):
+        (states, mask), (rounded, same) = exact.encode(TEXTS), low.encode(TEXTS)
+        assert next(low._loaded[1].parameters()).dtype == torch.bfloat16
+        assert rounded.dtype == torch.float32 and torch.equal(mask, same)
+        error = (rounded - states)[mask].norm() / states[mask].norm()
+        assert 1e-4 < error < 0.03  # 2^-8 a rounding, a few of them on the way
+        assert low.fingerprint != exact.fingerprint  # a cache keeps them apart
+        low.move(torch.device("cpu"))
+        assert torch.equal(low.encode(TEXTS)[0], rounded)
+
+
 def test_open_clip_last_states_give_its_text_features(clip_folder) -> None:
     import open_clip
 

@@ -2,6 +2,7 @@
 
 import io
 from collections import Counter
+from contextlib import closing
 from fractions import Fraction
 
 import av
@@ -68,7 +69,8 @@ def test_the_nearest_frame_to_each_asked_time(fps, rate, frames):
 def test_the_told_rate_is_the_asked_one_within_the_rounding_of_a_window(fps, rate):
     times = even(4000, fps)
     for first in (0, 1, 17):
-        window = chosen(times, fps, Window(first, 9, rate))
+        place, window = chosen(times, fps, Window(first, 9, rate))
+        assert place == first
         assert len(set(window)) == 9 and (np.diff(window) > 0).all()
         wanted = 8 / min(rate, fps)
         assert abs(8 / rate_of(times[window]) - wanted) <= (0 if rate >= fps else 1 / fps) + 1e-5
@@ -97,7 +99,7 @@ def test_rates_that_fit_are_drawn_alike_and_windows_reach_both_ends():
     clips, seen = Thinned(np.array([10]), np.array([8.0])), Counter()
     for i in range(900):
         window = clips.draw(0, 4, [2, 4, 8], draws(0, i))
-        taken = chosen(even(10, 8), 8, window)
+        _, taken = chosen(even(10, 8), 8, window)
         assert len(taken) == 4 and taken[-1] <= 9
         seen[window.rate, int(taken[0])] += 1
     assert set(seen) == {(8.0, first) for first in range(7)} | {
@@ -158,6 +160,12 @@ def test_uneven_frames_are_taken_by_their_times_and_the_true_rate_is_told(tmp_pa
                 assert one["fps"].item() == pytest.approx(true, rel=1e-5)
                 seen.add(int(numbers[0]))
             assert len(seen) > 2
+        spec = BatchSpec(frames=[5], sizes=[SIZE], rates=[4], batch=1, pixels=True)
+        for store in (cache, live):
+            with closing(Batches(index, store, spec)) as made:
+                for step in range(4):  # the picture that a network is shown is the first of the window
+                    batch = made.batch(step)
+                    assert frame_numbers(batch["pixels"])[0] == frame_numbers(batch["latents"])[0, 0]
 
 
 def test_a_window_past_the_end_of_uneven_frames_is_the_last_one_or_none():
@@ -171,8 +179,8 @@ def test_a_window_past_the_end_of_uneven_frames_is_the_last_one_or_none():
         else:
             assert frame_numbers(frames_of(job).pixels.transpose(0, 3, 1, 2)).tolist() == frames
         times = frames_of(Job("video", Stretch(0, 10, 10.0, (rate,)), (16, 16), data)).times
-        grid = chosen(times, 10.0, Window(first, 4, rate))
-        assert (grid is None) == (frames is None)
+        place, grid = chosen(times, 10.0, Window(first, 4, rate))
+        assert (place, len(grid)) == ((-1, 3) if frames is None else (min(first, 6), 4))
     late = Job("video", Stretch(0, 10, 10.0, None, Window(9, 4)), (16, 16), data)
     assert frame_numbers(frames_of(late).pixels.transpose(0, 3, 1, 2)).tolist() == [6, 7, 8, 9]
 

@@ -14,7 +14,7 @@ from video_model.diffusion.slots import FirstFrameSlot, FpsSlot, MotionSlot, Tex
 from video_model.networks.unet import SpaceTimeUNet, inflate
 from video_model.networks.unet_config import UNetConfig
 from video_model.training.loop import StageTask
-from video_model.training.steps.workers import TrainingWorker
+from video_model.workers import TrainingWorker
 
 CHANNELS, WIDTH, FRAMES = 2, 16, 3
 

@@ -51,16 +51,16 @@ class OwnCodec(CodecSection):
         self, data: CodecFrames, seed: int, progress: Callable[[str, int, int], None]
     ) -> tuple[SmallCodec, dict[str, Any]]:
         progress("frames for the codec", 0, 1)
-        made = SmallCodec(self.shape, seed)
+        made = SmallCodec(self.shape, seed).to(data.worker.device)
         found = train_codec(
             made, data.frames(self.frames), self.steps, seed, batch=self.batch,
-            progress=lambda step, steps, loss: progress("codec", step, steps),
+            progress=lambda step, steps, loss: progress("codec", step, steps), worker=data.worker,
         )  # fmt: skip
         report: dict[str, Any] = {"image": {"psnr_start": found.psnr_start, "psnr": found.psnr, "steps": found.steps}}
         if self.temporal_steps:
             made, temporal = train_temporal_decoder(
                 made, data.windows(max(16, self.frames // 8)), self.temporal_steps, seed,
-                progress=lambda step, steps, loss: progress("temporal decoder", step, steps),
+                progress=lambda step, steps, loss: progress("temporal decoder", step, steps), worker=data.worker,
             )  # fmt: skip
             report["temporal"] = asdict(temporal)
         return made, report

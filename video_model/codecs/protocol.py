@@ -6,9 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from curate.base.section import Section
+from video_model.workers import TrainingWorker
 
 
 class CodecError(ValueError):
@@ -19,7 +21,7 @@ class Codec(Protocol):
     """factor: pixels per side of a latent. channels: of a latent. fingerprint: hash of weights and config.
 
     encoder_fingerprint, where there is one: hash of what latents depend on; it survives a fine-tuning of the decoder, so
-    cached latents do.
+    cached latents do. lowers, where it is true: the codec works in lower precisions as well (loop.frozen_precision).
     """
 
     factor: int
@@ -36,7 +38,13 @@ class Codec(Protocol):
 
 
 class CodecFrames(Protocol):
-    """Pixels of a run's clips, for a codec that is trained in the run."""
+    """Pixels of a run's clips, for a codec that is trained in the run.
+
+    worker: this one of those that train it, who all ask for the same and get the same. A codec may give each a share of
+    every batch, and average the gradients; what the first one made is kept.
+    """
+
+    worker: TrainingWorker
 
     def frames(self, count: int) -> Tensor:
         """uint8 [count, 3, H, W]: random frames."""
@@ -72,6 +80,15 @@ class CodecSection(Section):
     ) -> tuple[Any, dict[str, Any]]:
         """The trained codec, with `save(folder)`, and what it reaches; progress(what, step, steps)."""
         raise NotImplementedError
+
+
+def placed(codec: Codec, device: torch.device, dtype: torch.dtype) -> Codec:
+    """The codec on a device; its weights in another precision, if it `lowers`."""
+    if isinstance(codec, nn.Module):
+        codec.to(device)
+        if getattr(codec, "lowers", False):
+            codec.to(dtype)
+    return codec
 
 
 def to_float(pixels: Tensor) -> Tensor:

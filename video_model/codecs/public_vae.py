@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from curate.base.extras import install_command
@@ -15,6 +15,7 @@ from video_model.codecs.protocol import Codec, CodecError, CodecSection
 from video_model.encoders.fingerprint import digest
 from video_model.errors import first_line
 
+IMAGES_AT_ONCE = 8
 CLASSES = ("AutoencoderKL", "AutoencoderKLTemporalDecoder")
 
 
@@ -25,26 +26,35 @@ class PublicCodec(CodecSection):
 
     kind: Literal["diffusers"] = "diffusers"
     folder: str
+    frames_at_once: int | None = Field(
+        None,
+        ge=1,
+        description="frames decoded at once; unset: 8, and whole videos in a temporal decoder, as the public pipeline does",
+    )
 
     def load(self, folder: Path) -> Codec:
-        return DiffusersCodec(self.folder)
+        return DiffusersCodec(self.folder, self.frames_at_once)
 
 
 class DiffusersCodec(nn.Module):
     """A public VAE behind the codec protocol; latents are the posterior's mean, shifted and scaled to about unit scale.
 
     folder: with config.json and diffusion_pytorch_model.safetensors, or a pipeline's folder with those in vae/.
-    frames_at_once: frames per forward pass, which bounds memory. It changes nothing for an image decoder. A temporal
-    decoder (Blattmann et al. 2023, arXiv 2311.15127) normalises over all frames that it is given, so each chunk of
-    that many frames is decoded as a video of its own, as the public pipeline does: equal to the whole at
-    frames_at_once >= T. Runs in float32 unless moved with .to(dtype). Raises CodecError: diffusers missing, wrong folder.
+    frames_at_once: frames per forward pass, which bounds memory. It changes nothing for an image decoder, whose default is
+    8. A temporal decoder (Blattmann et al. 2023, arXiv 2311.15127) normalises over all frames that it is given, so each
+    chunk of that many frames is decoded as a video of its own; None decodes whole videos, as the public pipeline does.
+    Runs in float32 unless moved with .to(dtype), and then has other fingerprints. Raises CodecError: diffusers missing,
+    wrong folder.
     """
 
-    def __init__(self, folder: Path | str, frames_at_once: int = 8) -> None:
+    lowers = True
+
+    def __init__(self, folder: Path | str, frames_at_once: int | None = None) -> None:
         super().__init__()
-        if frames_at_once < 1:
+        if frames_at_once is not None and frames_at_once < 1:
             raise CodecError(f"frames_at_once must be at least 1 (got {frames_at_once})")
-        self.folder, self.frames_at_once = vae_folder(Path(folder)), frames_at_once
+        self.folder, self.frames_at_once = vae_folder(Path(folder)), frames_at_once or IMAGES_AT_ONCE
+        self.whole_videos = frames_at_once is None
         self.vae = loaded(self.folder)
         config = self.vae.config
         self.temporal = type(self.vae).__name__ == "AutoencoderKLTemporalDecoder"
@@ -77,7 +87,8 @@ class DiffusersCodec(nn.Module):
             raise CodecError(f"latents of shape {list(latents.shape)}: decode takes [B, T, {self.channels}, h, w]")
         raw = (latents / self.scale + self.shift).to(self.vae.device, self.vae.dtype)
         if self.temporal and not images:
-            rows = [part for video in raw for part in video.split(self.frames_at_once)]
+            at_once = raw.shape[1] if self.whole_videos else self.frames_at_once
+            rows = [part for video in raw for part in video.split(at_once)]
             decoded = [self.vae.decode(part, num_frames=len(part)).sample for part in rows]
         elif self.temporal:
             decoded = [self.vae.decode(frame, num_frames=1).sample for frame in raw.flatten(0, 1).split(1)]
@@ -85,15 +96,19 @@ class DiffusersCodec(nn.Module):
             decoded = [self.vae.decode(part).sample for part in raw.flatten(0, 1).split(self.frames_at_once)]
         return torch.cat(decoded).float().clamp(-1, 1).unflatten(0, latents.shape[:2])
 
+    def unscaled(self, latents: Tensor) -> Tensor:
+        """Latents of about unit scale as the VAE itself has them: what image-to-video networks are given of a frame."""
+        return latents / self.scale + self.shift
+
     @property
     def device(self) -> torch.device:
         return self.vae.device
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
         return digest(self.vae.state_dict(), type(self.vae).__name__, str(self.scale), str(self.shift))
 
-    @cached_property
+    @property
     def encoder_fingerprint(self) -> str:
         encoding = ("encoder.", "quant_conv.")
         state = {key: value for key, value in self.vae.state_dict().items() if key.startswith(encoding)}

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from video_model.codecs.protocol import CodecError, to_float
 from video_model.codecs.small import SmallCodec
+from video_model.workers import TrainingWorker
+
+ALONE = TrainingWorker()
 
 
 @dataclass(frozen=True)
@@ -39,17 +42,22 @@ def train_codec(
     learning_rate: float = 1e-3,
     kl_weight: float = 1e-6,
     progress: Callable[[int, int, float], None] | None = None,
+    worker: TrainingWorker = ALONE,
 ) -> CodecReport:
     """Fits the PCA start if it is not there, trains the residual (AdamW, cosine rate), normalises the latents.
 
     Loss: mean squared error of pixels in [-1, 1], plus kl_weight times the KL divergence per latent from N(0, 1).
     frames: uint8 [N, 3, H, W], sides multiples of the factor. held_out: the like, for the report; when not given, the
     last tenth of `frames`, which is then not trained on. progress(step, steps, loss) is called after every step.
-    The same arguments give the same weights to the bit on one machine's CPU. Raises CodecError.
+    worker: one of several that all call this with the same arguments: each works on a share of every batch, and all end with
+    the same weights, which differ from those of one worker by rounding. The same arguments give the same weights to the bit
+    on one machine's CPU. Raises CodecError.
     """
     train, test = split(codec, frames, held_out)
     if not codec.fitted:
         codec.fit(train)
+    worker.as_first([*codec.parameters(), *codec.buffers()])
+    rows, weight = worker.share(batch)
     codec.latent_mean.zero_()
     codec.latent_std.fill_(1)
     psnr_start = measured_psnr(codec, test)
@@ -61,25 +69,34 @@ def train_codec(
     codec.train()
     for step in range(steps):
         chosen = torch.randint(len(train), (batch,), generator=draw)
-        pixels = to_float(train[chosen].to(device))
+        pixels = to_float(train[chosen[rows]].to(device))
         mean, log_variance = codec.posterior(pixels)
-        noise = torch.randn(mean.shape, generator=draw).to(device)
+        noise = torch.randn((batch, *mean.shape[1:]), generator=draw)[rows].to(device)
         rebuilt = codec.reconstruct(mean + (0.5 * log_variance).exp() * noise)
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
-        loss = F.mse_loss(rebuilt, pixels) + kl_weight * divergence
-        if not torch.isfinite(loss):
-            raise CodecError(f"codec: the loss is {loss.item()} at step {step}; lower the learning rate")
+        loss = weight * (F.mse_loss(rebuilt, pixels) + kl_weight * divergence)
+        told = worker.mean(loss.detach().clone())
+        if not torch.isfinite(told):
+            raise CodecError(f"codec: the loss is {told.item()} at step {step}; lower the learning rate")
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
+        share_gradients(parameters, worker)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
         schedule.step()
         if progress:
-            progress(step + 1, steps, loss.item())
+            progress(step + 1, steps, told.item())
     codec.eval()
     normalise(codec, train)
     mean, std = moments(codec, test)
     return CodecReport(psnr_start, measured_psnr(codec, test), steps, mean.tolist(), std.tolist())
+
+
+def share_gradients(parameters: Sequence[nn.Parameter], worker: TrainingWorker) -> None:
+    """The mean over the workers takes the place of each gradient."""
+    trained = [parameter for parameter in parameters if parameter.grad is not None]
+    for parameter, gradient in zip(trained, worker.average([p.grad for p in trained]), strict=True):
+        parameter.grad = gradient
 
 
 def split(codec: SmallCodec, frames: Tensor, held_out: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -12,8 +12,9 @@ from torch.nn import functional as F
 
 from video_model.codecs.protocol import CodecError, to_float
 from video_model.codecs.small import SmallCodec
-from video_model.codecs.small_training import warm_then_cosine
+from video_model.codecs.small_training import ALONE, share_gradients, warm_then_cosine
 from video_model.measures import flicker, flicker_error, psnr
+from video_model.workers import TrainingWorker
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ def train_temporal_decoder(
     held_out: Tensor | None = None,
     options: TemporalOptions = DEFAULTS,
     progress: Callable[[int, int, float], None] | None = None,
+    worker: TrainingWorker = ALONE,
 ) -> tuple[SmallCodec, TemporalReport]:
     """Adds temporal layers to a trained codec and trains them alone, with a 3-D patch discriminator.
 
@@ -79,28 +81,32 @@ def train_temporal_decoder(
     decoder is frozen too, so a single image decodes as before, and latents cached with the codec stay valid. Loss: mean
     squared error of pixels in [-1, 1], plus that of frame differences, plus the hinge loss's generator term.
     windows: uint8 [N, T, 3, H, W], T >= 2. held_out: the like; when not given the last tenth of `windows`, which is
-    then not trained on. The same arguments give the same weights on one machine's CPU. Raises CodecError.
+    then not trained on. worker: as of `train_codec`. The same arguments give the same weights on one machine's CPU. Raises
+    CodecError.
     """
     train, test = split(codec, windows, held_out)
     codec = codec if codec.config.temporal else with_temporal_layers(codec, seed)
     start = round_trip(codec, test, options.latent_noise, images=True)
     draw = torch.Generator().manual_seed(seed)
-    generator = _Generator(codec, steps, options)
-    critic = _Critic(codec, seed)
+    generator = _Generator(codec, steps, options, worker)
+    critic = _Critic(codec, seed, worker)
+    worker.as_first([*codec.parameters(), *codec.buffers(), *critic.network.parameters()])
+    rows, weight = worker.share(options.batch)
     with _only(codec, generator.learned):
         for step in range(steps):
             chosen = torch.randint(len(train), (options.batch,), generator=draw)
-            real = to_float(train[chosen].to(codec.device))
-            fake = generator.rebuilt(real, draw)
-            loss = generator.loss(fake, real)
-            if not torch.isfinite(loss):
-                raise CodecError(f"temporal decoder: loss {loss.item()} at step {step}; lower the learning rate")
+            real = to_float(train[chosen[rows]].to(codec.device))
+            fake = generator.rebuilt(real, draw, rows)
+            loss = weight * generator.loss(fake, real)
+            told = worker.mean(loss.detach().clone())
+            if not torch.isfinite(told):
+                raise CodecError(f"temporal decoder: loss {told.item()} at step {step}; lower the learning rate")
             adversarial = options.adversarial_weight > 0 and step >= steps // 4
-            generator.update(loss, -critic.network(fake).mean() if adversarial else None)
+            generator.update(loss, -weight * critic.network(fake).mean() if adversarial else None)
             if options.adversarial_weight:
-                critic.update(real, fake.detach())
+                critic.update(real, fake.detach(), weight)
             if progress:
-                progress(step + 1, steps, loss.item())
+                progress(step + 1, steps, told.item())
     end = round_trip(codec, test, options.latent_noise, images=False)
     return codec, TemporalReport(*interleave(start, end), steps=steps)
 
@@ -108,18 +114,19 @@ def train_temporal_decoder(
 class _Generator:
     """The temporal layers of the decoder and how they are trained."""
 
-    def __init__(self, codec: SmallCodec, steps: int, options: TemporalOptions) -> None:
-        self.codec, self.options = codec, options
+    def __init__(self, codec: SmallCodec, steps: int, options: TemporalOptions, worker: TrainingWorker) -> None:
+        self.codec, self.options, self.worker = codec, options, worker
         self.learned = [*codec.decoder.temporal_blocks.parameters(), *codec.decoder.temporal_out.parameters()]
         rate = options.learning_rate
         self.optimiser = torch.optim.AdamW(self.learned, lr=rate, betas=(0.9, 0.99), weight_decay=1e-4)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimiser, lambda step: warm_then_cosine(step, steps))
 
-    def rebuilt(self, real: Tensor, draw: torch.Generator) -> Tensor:
-        """The round trip [B, T, 3, H, W] of noisy latents."""
+    def rebuilt(self, real: Tensor, draw: torch.Generator, rows: slice) -> Tensor:
+        """The round trip [B, T, 3, H, W] of noisy latents; rows: of the batch, which these are."""
         latents = self.codec.encode(real)
         if self.options.latent_noise:
-            latents = latents + self.options.latent_noise * torch.randn(latents.shape, generator=draw).to(real.device)
+            noise = torch.randn((self.options.batch, *latents.shape[1:]), generator=draw)[rows]
+            latents = latents + self.options.latent_noise * noise.to(real.device)
         return self.codec.to_pixels(latents.flatten(0, 1), real.shape[1]).unflatten(0, real.shape[:2])
 
     def loss(self, fake: Tensor, real: Tensor) -> Tensor:
@@ -128,9 +135,9 @@ class _Generator:
 
     def update(self, loss: Tensor, fooling: Tensor | None) -> None:
         """One step down the loss; fooling: the generator term, of which as much is added as the options ask for."""
-        gradients = torch.autograd.grad(loss, self.learned, retain_graph=fooling is not None)
+        gradients = self.worker.average(torch.autograd.grad(loss, self.learned, retain_graph=fooling is not None))
         if fooling is not None:
-            other = torch.autograd.grad(fooling, self.learned)
+            other = self.worker.average(torch.autograd.grad(fooling, self.learned))
             gradients = balanced(gradients, other, self.options.adversarial_weight)
         for parameter, gradient in zip(self.learned, gradients, strict=True):
             parameter.grad = gradient
@@ -142,16 +149,18 @@ class _Generator:
 class _Critic:
     """The discriminator and how it is trained: the hinge loss."""
 
-    def __init__(self, codec: SmallCodec, seed: int) -> None:
+    def __init__(self, codec: SmallCodec, seed: int, worker: TrainingWorker) -> None:
+        self.worker = worker
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.network = PatchDiscriminator().to(codec.device)
         self.optimiser = torch.optim.AdamW(self.network.parameters(), lr=1e-3, betas=(0.5, 0.9), weight_decay=1e-4)
 
-    def update(self, real: Tensor, fake: Tensor) -> None:
+    def update(self, real: Tensor, fake: Tensor, weight: float) -> None:
         hinge = F.relu(1 - self.network(real)).mean() + F.relu(1 + self.network(fake)).mean()
         self.optimiser.zero_grad(set_to_none=True)
-        hinge.backward()
+        (weight * hinge).backward()
+        share_gradients(list(self.network.parameters()), self.worker)
         self.optimiser.step()
 
 

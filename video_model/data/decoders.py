@@ -70,7 +70,13 @@ def _decoded(child: Child, job: Job) -> Frames | str:
         raise DataError(str(error)) from None
     except Lost as lost:
         return str(lost)
-    pixels, times = made.get("pixels", b""), np.array(made.get("times", ()), np.float64)
+    if "reason" in made:
+        return str(made["reason"])
+    try:
+        pixels, times = made["pixels"], np.array(made["times"], np.float64).reshape(-1)
+        first = int(made["first"])
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return "the decoder's answer is none"
     if not pixels or len(pixels) != len(times) * one or len(times) > job.most or not np.isfinite(times).all():
-        return str(made.get("reason", f"{len(pixels)} bytes of pixels came back for {len(times)} frames"))
-    return Frames(np.frombuffer(pixels, np.uint8).reshape(len(times), *job.size, 3), times)
+        return f"{len(pixels)} bytes of pixels came back for {len(times)} frames"
+    return Frames(np.frombuffer(pixels, np.uint8).reshape(len(times), *job.size, 3), times, first)

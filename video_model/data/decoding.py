@@ -10,6 +10,7 @@ import io
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import av
@@ -18,7 +19,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from curate.base import orientation, pixels
 from video_model.data.windows import Stretch, thinned
-from video_model.errors import first_line
+from video_model.errors import DataError, first_line
 
 MAX_PIXELS = 8192 * 4320
 PNG_DEPTH = 24  # place of the byte that says how many bits a sample has
@@ -31,10 +32,12 @@ class DecodeError(Exception):
 
 
 class Frames(NamedTuple):
-    """pixels: [N, H, W, 3] uint8 RGB as displayed. times: [N] s, from the first frame that could have been taken."""
+    """pixels: [N, H, W, 3] uint8 RGB as displayed. times: [N] s, from the first frame that could have been taken. first: of
+    the window, where it begins in truth."""
 
     pixels: np.ndarray
     times: np.ndarray
+    first: int = 0
 
 
 @dataclass(frozen=True)
@@ -98,13 +101,25 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         frames = frames_of(Job.of(request, request["data"]))
     except DecodeError as error:
         return {"reason": str(error)[:REASON]}
-    return {"pixels": np.ascontiguousarray(frames.pixels).data.cast("B"), "times": frames.times.tolist()}
+    return {
+        "pixels": np.ascontiguousarray(frames.pixels).data.cast("B"),
+        "times": frames.times.tolist(),
+        "first": frames.first,
+    }
 
 
 def cover(height: int, width: int, size: tuple[int, int]) -> tuple[int, int]:
     """(height, width) of a picture scaled, its proportions kept, until it just covers `size`."""
     scale = max(size[0] / height, size[1] / width)
     return max(size[0], round(height * scale)), max(size[1], round(width * scale))
+
+
+def read_picture(path: Path, size: tuple[int, int]) -> np.ndarray:
+    """[H, W, 3] uint8 RGB of a picture file, as training sees it. Raises DataError."""
+    try:
+        return decode(Job("image", (0,), size, path.read_bytes()))[0]
+    except (OSError, DecodeError) as error:
+        raise DataError(f"{path}: is not a picture that can be read ({error}): give a PNG or JPEG") from None
 
 
 def _of_stretch(data: bytes, wanted: Stretch, size: tuple[int, int]) -> Frames:
@@ -118,7 +133,7 @@ def _of_stretch(data: bytes, wanted: Stretch, size: tuple[int, int]) -> Frames:
         if total > window.first:
             found.append((time, _cropped(shown, size)))
         if len(found) == window.length:
-            return _together(found)
+            return _together(found)._replace(first=window.first)
     if total < window.length:
         raise DecodeError(window.unfilled(total))
     return _of_stretch(

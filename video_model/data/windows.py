@@ -63,9 +63,15 @@ def places(times: np.ndarray, fps: float, rates: Sequence[float] | None) -> np.n
     """Which of the frames at `times` (s, ascending from 0; of a clip of `fps` frames/s) are nearest to some asked time."""
     if _all(fps, rates) or not len(times):
         return np.arange(len(times))
-    middles = np.append((times[1:] + times[:-1]) / 2, times[-1] + 0.5 / fps)
-    asked = _asked_before(middles[:, None], np.asarray(rates))
-    return np.flatnonzero((np.diff(asked, axis=0, prepend=0) > 0).any(1))
+    middles = np.empty(len(times))
+    middles[:-1] = (times[1:] + times[:-1]) / 2
+    middles[-1] = times[-1] + 0.5 / fps
+    taken = np.zeros(len(times), bool)
+    for rate in rates:
+        asked = _asked_before(middles, rate)
+        taken[0] |= asked[0] > 0
+        taken[1:] |= asked[1:] > asked[:-1]
+    return np.flatnonzero(taken)
 
 
 def thinned(
@@ -87,11 +93,12 @@ def thinned(
         yield before
 
 
-def chosen(times: np.ndarray, fps: float, window: Window) -> np.ndarray | None:
-    """[length] places of a window among the kept frames at `times`; None where they are too few."""
+def chosen(times: np.ndarray, fps: float, window: Window) -> tuple[int, np.ndarray]:
+    """(where a window begins in truth, [length] places of its frames among the kept ones at `times`); (-1, all that there
+    are) where they are too few."""
     grid = places(times, fps, window.rate and (window.rate,))
     first = min(window.first, len(grid) - window.length)
-    return None if first < 0 else grid[first : first + window.length]
+    return (-1, grid) if first < 0 else (first, grid[first : first + window.length])
 
 
 def rate_of(times: np.ndarray) -> float:
@@ -214,6 +221,6 @@ def _all(fps: float, rates: Sequence[float] | None) -> bool:
     return rates is None or not fps or max(rates) >= fps * SAME
 
 
-def _asked_before(middle: Any, rates: np.ndarray) -> np.ndarray:
-    """How many of the times 0, 1/rate, 2/rate ... lie before `middle`, for each rate."""
-    return np.ceil((middle - SLACK) * rates)
+def _asked_before(middle: Any, rate: Any) -> np.ndarray:
+    """How many of the times 0, 1/rate, 2/rate ... lie before `middle`; one of both may be an array."""
+    return np.ceil((middle - SLACK) * rate)

@@ -10,14 +10,15 @@ from collections.abc import Collection, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from video_model.diffusion.slots import Slot
+from video_model.diffusion.slots import Models, Slot
 
 
 class Conditioner:
-    """`conditioner(batch, generator, train) -> cond`; `vectors`: the numbers in cond["vectors"], in order."""
+    """`encoded(conditioner(batch, generator, train))` is a network's `cond`; `vectors`: the numbers in cond["vectors"], in
+    order. models: for slots that need some, see `Slot.encoded`."""
 
-    def __init__(self, slots: Sequence[Slot]):
-        self.slots = tuple(slots)
+    def __init__(self, slots: Sequence[Slot], models: Models = Models(None, None)):  # noqa: B008 - an immutable tuple
+        self.slots, self.models = tuple(slots), models
         self.vectors = tuple(name for slot in slots for name in slot.numbers)
         names = [slot.name for slot in slots]
         for name in names:
@@ -30,7 +31,7 @@ class Conditioner:
     def __call__(
         self, batch: Mapping, generator: torch.Generator | None = None, train: bool = True
     ) -> dict[str, Tensor]:
-        """The network's `cond` for a batch; in training slots are dropped out at random, else never.
+        """What slots make of a batch, on the CPU; in training they are dropped out at random, else never.
 
         `generator` is a CPU generator; it is needed in training, and advances by one number whatever the slots are.
         """
@@ -43,7 +44,7 @@ class Conditioner:
         cond = {"images": batch["images"]} if "images" in batch else {}
         numbers: dict[str, Tensor] = {}
         for slot in self.slots:
-            draws = torch.Generator().manual_seed(_mixed(seed, slot.name))
+            draws = torch.Generator().manual_seed(_mixed(seed, slot.drops_with or slot.name))
             drop = torch.rand(size, generator=draws) < (slot.dropout if train else 0.0)
             made = slot.cond(batch, drop, draws if train else None)
             cond.update(made.tensors)
@@ -56,8 +57,15 @@ class Conditioner:
             cond["vectors"] = torch.stack(values, 1)
         return cond
 
+    def encoded(self, cond: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """`cond` as the network takes it, on the device that it is on."""
+        made = dict(cond)
+        for slot in self.slots:
+            made = slot.encoded(made, self.models)
+        return made
+
     def null(self, cond: Mapping[str, Tensor], keep: Collection[str] = ()) -> dict[str, Tensor]:
-        """The unconditional version of `cond`, for guidance: without the slots that training dropped out at times.
+        """The unconditional version of a `cond` that is not encoded yet, for guidance: without the slots that training dropped out at times.
 
         `keep` names slots to leave in. Raises ValueError if that is all of them, for guidance would then do nothing.
         """
@@ -75,14 +83,14 @@ class Conditioner:
         for slot in dropped:
             cond.update(slot.null(cond))
         if "vectors_mask" in cond:
-            away = {name for slot in dropped for name in slot.numbers}
+            away = {name for slot in dropped for name in slot.numbers if name not in slot.kept_numbers}
             kept = torch.tensor([name not in away for name in self.vectors], device=cond["vectors_mask"].device)
             cond["vectors_mask"] = cond["vectors_mask"] & kept
         return cond
 
 
 def _size(batch: Mapping) -> int:
-    for name in ("latents", "first_frame", "text"):
+    for name in ("latents", "first_frame", "pixels", "text"):
         if name in batch:
             return len(batch[name])
     for value in batch.values():

@@ -16,25 +16,31 @@ import torch
 from torch import Tensor, nn
 
 from video_model.diffusion.parametrisations import PARAMETRISATIONS, Parametrisation
+from video_model.precision import autocast
 
 Cond = Mapping[str, Tensor]
 DEFAULT = PARAMETRISATIONS[0]()
 
 
 class Denoiser(nn.Module):
-    """`denoiser(x, sigma, cond) -> x0`: the clean data that a network expects behind noisy data."""
+    """`denoiser(x, sigma, cond) -> x0`: the clean data that a network expects behind noisy data.
 
-    def __init__(self, network: nn.Module, parametrisation: Parametrisation = DEFAULT) -> None:
+    precision: that the network works in; all else, a sampler's sums too, is float32.
+    """
+
+    def __init__(
+        self, network: nn.Module, parametrisation: Parametrisation = DEFAULT, precision: str = "float32"
+    ) -> None:
         super().__init__()
         self.network = network
         self.parametrisation = parametrisation
+        self.precision = precision
 
     def forward(self, x: Tensor, sigma: Tensor, cond: Cond | None = None) -> Tensor:
         """x [B, T, C, h, w], sigma [B] or a number -> x0 [B, T, C, h, w], float32."""
         sigma = torch.as_tensor(sigma, dtype=torch.float32, device=x.device).expand(len(x))
         skip, out, given, noise = self.parametrisation.scales(sigma)
-        predicted = self.network(_rows(given) * x, noise, dict(cond or {}))
-        return _rows(skip) * x + _rows(out) * predicted.float()
+        return _rows(skip) * x + _rows(out) * self._predicted(_rows(given) * x, noise, cond)
 
     def loss(self, clean: Tensor, noise: Tensor, sigma: Tensor, cond: Cond | None = None) -> Tensor:
         """Mean squared error of the network's own output, which is |D - x0|^2 / c_out^2: [B], one a sample.
@@ -45,8 +51,13 @@ class Denoiser(nn.Module):
         skip, out, given, level = self.parametrisation.scales(sigma)
         x = clean + _rows(sigma) * noise
         target = (clean - _rows(skip) * x) / _rows(out)
-        predicted = self.network(_rows(given) * x, level, dict(cond or {})).float()
+        predicted = self._predicted(_rows(given) * x, level, cond)
         return (predicted - target).square().flatten(1).mean(1)
+
+    def _predicted(self, x: Tensor, level: Tensor, cond: Cond | None) -> Tensor:
+        with autocast(x.device, self.precision):
+            predicted = self.network(x, level, dict(cond or {}))
+        return predicted.float()
 
 
 def lognormal(mean: float, std: float, count: int, generator: torch.Generator) -> Tensor:

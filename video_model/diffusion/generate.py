@@ -14,7 +14,6 @@ from video_model.diffusion.denoiser import Denoiser
 from video_model.diffusion.guidance import guided, rising
 from video_model.diffusion.samplers import SAMPLERS
 from video_model.diffusion.schedules import Watch
-from video_model.diffusion.slots import Models
 from video_model.errors import RunError
 
 
@@ -24,7 +23,7 @@ class Request:
 
     conditions: by the name of a conditioning slot, e.g. {"motion": 4.0, "first_frame": pixels [3, H, W] in [-1, 1]}; one
     that is missing or None is not given. guidance: at the first and the last frame; the prompt is what is guided towards.
-    seed: sample i is drawn from seed + i, whatever else is drawn with it.
+    seed: sample i is drawn from seed + i, whatever else is drawn with it. sigma_min, sigma_max: None: the parametrisation's.
     """
 
     prompts: Sequence[str]
@@ -34,8 +33,8 @@ class Request:
     conditions: Mapping[str, Any] = field(default_factory=dict)
     sampler: str = "heun"
     steps: int = 20
-    sigma_min: float = 0.002
-    sigma_max: float = 80.0
+    sigma_min: float | None = None
+    sigma_max: float | None = None
     guidance: tuple[float, float] = (2.0, 2.0)
     seed: int = 0
 
@@ -44,13 +43,12 @@ class Request:
 def generate(
     denoiser: Denoiser,
     conditioner: Conditioner,
-    models: Models,
     request: Request,
     samplers: Sequence[Callable[..., Any]] = SAMPLERS,
     watch: Watch | None = None,
 ) -> Tensor:
-    """[N, T, 3, H, W] pixels in [-1, 1], one video a prompt; T = 1: pictures."""
-    codec, network = models.codec, denoiser.network
+    """[N, T, 3, H, W] pixels in [-1, 1], one video a prompt; T = 1: pictures. Raises RunError."""
+    codec, network = conditioner.models.codec, denoiser.network
     count, (height, width) = len(request.prompts), request.size
     stride = codec.factor * getattr(network, "stride", 1)
     if height % stride or width % stride:
@@ -58,12 +56,21 @@ def generate(
     device = next(network.parameters()).device
     batch: dict[str, Any] = {"frames": request.frames}
     for slot in conditioner.slots:
-        batch |= slot.requested(request, models)
+        try:
+            given = slot.requested(request, conditioner.models)
+        except ValueError as error:
+            raise RunError(str(error)) from None
+        if slot.required and not given:
+            raise RunError(f"this stage is not trained to do without {slot.name}: give {slot.option}")
+        batch |= given
     cond = conditioner(batch, train=False)
     cond = {key: value.to(device) for key, value in cond.items()}
     scale = rising(*request.guidance, request.frames) if request.frames > 1 else request.guidance[0]
-    denoise = guided(denoiser, cond, _null(conditioner, cond, request), scale)
-    sigmas = denoiser.parametrisation.sigmas(request.steps, request.sigma_min, request.sigma_max)
+    null = _null(conditioner, cond, request)
+    cond, null = conditioner.encoded(cond), null if null is None else conditioner.encoded(null)
+    denoise = guided(denoiser, cond, null, scale)
+    kind = denoiser.parametrisation
+    sigmas = kind.sigmas(request.steps, *kind.sigma_range(request.sigma_min, request.sigma_max))
     shape = (request.frames, codec.channels, height // codec.factor, width // codec.factor)
     noise = [torch.randn(shape, generator=torch.Generator().manual_seed(request.seed + i)) for i in range(count)]
     sampler = next(sampler for sampler in samplers if sampler.__name__ == request.sampler)

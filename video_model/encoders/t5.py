@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from curate.base.packaged import WeightsMissing
 from video_model.encoders.fingerprint import digest
-from video_model.encoders.protocol import EncoderSection, TextEncoder, batched
+from video_model.encoders.protocol import EncoderSection, FrozenEncoder, TextEncoder, batched
 from video_model.errors import first_line
 
 
@@ -24,11 +24,11 @@ class T5(EncoderSection):
     kind: Literal["t5"] = "t5"
     folder: str = Field(description="a T5 encoder in transformers' layout")
 
-    def make(self) -> TextEncoder:
-        return T5States(self.folder)
+    def make(self, device: torch.device | None = None, dtype: torch.dtype | None = None) -> TextEncoder:
+        return T5States(self.folder, device=device, dtype=dtype)
 
 
-class T5States:
+class T5States(FrozenEncoder):
     """Last hidden states of a T5 encoder (Raffel et al. 2020) from a local folder in transformers' format.
 
     Texts beyond `longest` tokens are cut.
@@ -36,7 +36,14 @@ class T5States:
 
     at_once = 16
 
-    def __init__(self, path: Path | str, longest: int = 128) -> None:
+    def __init__(
+        self,
+        path: Path | str,
+        longest: int = 128,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(device, dtype)
         self.path, self.longest = Path(path), longest
         self.name = f"T5 encoder in {self.path.name}"
 
@@ -61,8 +68,15 @@ class T5States:
         vocabulary = json.dumps(sorted(tokenizer.get_vocab().items()))
         return digest(model.state_dict(), "T5", vocabulary, str(self.longest))
 
-    @cached_property
-    def _loaded(self) -> tuple[Any, nn.Module]:
+    def _lowered(self, network: nn.Module) -> nn.Module:
+        network = super()._lowered(network)
+        if self.dtype == torch.float16:  # whose range the last projection of its feed-forward layers leaves
+            for name, module in network.named_modules():
+                if name.endswith(".wo"):
+                    module.float()
+        return network
+
+    def _read(self) -> tuple[Any, nn.Module]:
         from transformers import AutoTokenizer, T5EncoderModel
 
         fix = "give a folder with config.json, model.safetensors and tokenizer files of a T5 model"
@@ -73,4 +87,4 @@ class T5States:
             model = T5EncoderModel.from_pretrained(self.path, local_files_only=True, use_safetensors=True)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise WeightsMissing("T5 encoder", f"{self.path} cannot be read ({first_line(error)})", fix) from error
-        return tokenizer, model.float().eval()
+        return tokenizer, model.float()

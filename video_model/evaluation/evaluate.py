@@ -21,12 +21,13 @@ from video_model.diffusion.conditioning import Conditioner
 from video_model.diffusion.denoiser import Denoiser
 from video_model.errors import DataError
 from video_model.evaluation import metrics
-from video_model.evaluation.features import I3DFeatures
+from video_model.evaluation.features import EfficientNetFeatures, I3DFeatures, VideoFeatures
+from video_model.evaluation.intervals import Estimate, mean_of
+from video_model.evaluation.similarity import CaptionSimilarity
 from video_model.latents.batches import BatchSpec
 from video_model.latents.live import LiveLatents
-from video_model.measures import flicker_error, psnr
 from video_model.pictures import strip, write_picture
-from video_model.training.held_out import held_out_batches, held_out_loss, loss_of_nothing
+from video_model.training.held_out import held_out_batches, loss_of_nothing, losses_by_row
 from video_model.training.sampler import Sampler
 from video_model.training.stores import Stores
 from video_model.training.watching import Silent, TrainingWatcher
@@ -35,6 +36,7 @@ SIGMAS = (0.05, 0.2, 0.5, 1.0, 2.0, 5.0, 20.0)
 LOSS_ROWS = 64
 AT_ONCE = 8  # videos that are drawn together
 PAIRS = 8  # of real and drawn, on the contact sheet
+Found = dict[str, tuple[Estimate, Estimate | None]]  # by name: of what was drawn, and of real videos
 
 
 def evaluate(
@@ -53,16 +55,17 @@ def evaluate(
     """Draw `count` videos for captions of unseen clips, and compare them with those clips.
 
     data: curated folders; of the run's own, only what it held out is used, of others all that is not of a video it
-    trained on. Returns, and writes to OUT/metrics.json, {"title", "folder", "metrics": name -> {"value", "real"}}, where
-    "real" is the figure of real videos: the metric of a perfect model. OUT/contact.png shows pairs of
-    real and drawn. Raises RunError, DataError, WeightsMissing.
+    trained on. Returns, and writes to OUT/metrics.json, {"title", "folder", "metrics": name -> {"value", "low", "high", "n",
+    "real"}}: a figure, its 95% interval (see intervals.py) and over how many clips; "real" is the like of real videos, the
+    metric of a perfect model, or null. A figure that so few videos cannot tell has the value null and a "why".
+    OUT/contact.png shows pairs of real and drawn. Raises RunError, DataError, WeightsMissing.
     """
     watcher = watcher or Silent()
     sampler = Sampler(root, stage, "cuda" if torch.cuda.is_available() else "cpu", schema)
     folder = Path(out) if out else Path(root) / "evaluation"
     index = unseen(sampler, list(data))
     chosen = sampler.stage
-    found: dict[str, dict[str, float | None]] = {}
+    found: Found = {}
     of_run, rates = sampler.config.data, kept_for([as_rates(chosen)] if chosen.temporal else [])
     options = {"rates": rates, "max_frames": of_run.frames_per_clip, "workers": of_run.workers}
     with LiveLatents(sampler.codec, sampler.encoder, **options) as store:  # frames are chosen as in training
@@ -72,7 +75,8 @@ def evaluate(
             rates=as_rates(chosen),
             batch=16,
             seed=seed,
-            columns=sampler.config.conditioning.columns,
+            columns=sampler.config.conditioning_of(sampler.name).columns,
+            pixels=any(slot.wants_pixels for slot in sampler.conditioner.slots),
         )
         batches = held_out_batches(index, store, LOSS_ROWS, spec)
         if not batches:
@@ -81,7 +85,8 @@ def evaluate(
     if chosen.temporal:
         found |= _videos(sampler, index, count, steps, seed, i3d, folder, watcher)
     title = f"{root}, stage {sampler.name}, step {sampler.checkpoint.step}, {len(index)} unseen clips"
-    result = {"title": title, "folder": str(folder), "metrics": found}
+    figures = {name: ours.facts() | {"real": real and real.facts()} for name, (ours, real) in found.items()}
+    result = {"title": title, "folder": str(folder), "metrics": figures}
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "metrics.json", result)
     return result
@@ -94,7 +99,7 @@ def unseen(sampler: Sampler, data: list[str]) -> Index:
     held_out = stores.parts[sampler.name][1]
     if data:
         trained = set(stores.training.rows["video_id"].to_pylist())
-        captions, columns = sampler.config.data.captions, tuple(sampler.config.conditioning.columns.values())
+        captions, columns = sampler.config.data.captions, tuple(sampler.config.columns)
         given = join(*(open_index([source], captions=captions, numbers=columns) for source in data))
         away = [row for row, video in enumerate(given.rows["video_id"].to_pylist()) if video not in trained]
         held_out = given.select(np.array(away, np.int64))
@@ -108,15 +113,17 @@ def unseen(sampler: Sampler, data: list[str]) -> Index:
 
 def losses(
     denoiser: Denoiser, conditioner: Conditioner, batches: Sequence[Mapping[str, Any]], watcher: TrainingWatcher
-) -> dict[str, dict[str, float | None]]:
-    """The loss at each of SIGMAS; beside it in the name, that of a network which knows nothing."""
-    found: dict[str, dict[str, float | None]] = {}
-    for i, sigma in enumerate(SIGMAS):
-        watcher.phase("loss by noise level", i, len(SIGMAS))
+) -> Found:
+    """The loss at each of SIGMAS that the network can be told of; beside it in the name, that of knowing nothing."""
+    found: Found = {}
+    low, high = denoiser.parametrisation.known_range
+    sigmas = [sigma for sigma in SIGMAS if low <= sigma <= high]
+    for i, sigma in enumerate(sigmas):
+        watcher.phase("loss by noise level", i, len(sigmas))
         level = Noise(mean=math.log(sigma), std=1e-6)
-        loss = held_out_loss(denoiser, conditioner, level, batches)["held_out_loss"]
+        rows = losses_by_row(denoiser, conditioner, level, batches)
         nothing = loss_of_nothing(denoiser.parametrisation, sigma)
-        found[f"loss at sigma {sigma:g} (knowing nothing: {nothing:.3g})"] = {"value": loss, "real": None}
+        found[f"loss at sigma {sigma:g} (knowing nothing: {nothing:.3g})"] = mean_of(rows.losses, rows.clips), None
     return found
 
 
@@ -140,43 +147,59 @@ def _videos(
     i3d: str | Path | None,
     folder: Path,
     watcher: TrainingWatcher,
-) -> dict[str, dict[str, float | None]]:
+) -> Found:
     request = sampler.request([""], steps=steps)
     rate = request.fps or 8.0
-    pixels, captions, fps, *_ = sample_windows(
-        index, request.size, request.frames, rate, max(count, 4), seed, sampler.config.data.workers
+    pixels, captions, fps, _, clips = sample_windows(
+        index, request.size, request.frames, rate, 2 * max(count, 4), seed, sampler.config.data.workers
     )
     real = torch.from_numpy(pixels).float() / 127.5 - 1
-    drawn = draw(sampler, captions, watcher, steps=steps, seed=seed, fps=float(np.median(fps)))
+    drawn = draw(sampler, captions[:count], watcher, steps=steps, seed=seed, fps=float(np.median(fps)))
     rebuilt = torch.cat([sampler.codec.decode(sampler.codec.encode(part)) for part in real.split(AT_ONCE)]).clamp(-1, 1)
-    measured = metrics.evaluate(real, drawn, captions)
-    videos = measured["frechet_videos"]
-    network = measured["frechet_network"]
-    found: dict[str, dict[str, float | None]] = {
-        f"Frechet video distance, {network}, {videos} videos": {
-            "value": measured["frechet_video_distance"],
-            "real": measured["frechet_video_distance_real"],
-        },
-        f"caption similarity, {measured['similarity_network']} (captions of others: {measured['caption_similarity_chance']:.3f})": {
-            "value": measured["caption_similarity"],
-            "real": measured["caption_similarity_real"],
-        },
-        "flicker (frame-difference energy over that of real)": {
-            "value": measured["flicker"],
-            "real": measured["flicker_real"],
-        },
-        "codec: PSNR of real videos, dB": {"value": psnr(rebuilt, real), "real": None},
-        "codec: flicker error of real videos": {"value": flicker_error(rebuilt, real), "real": 0.0},
+    watcher.phase("comparing videos", 0, 1)
+    found = compared(real, drawn, captions, clips, CaptionSimilarity(), [EfficientNetFeatures(), *i3d_features(i3d)])
+    found |= {
+        "codec: PSNR of real videos, dB": (metrics.psnr_estimate(rebuilt, real, clips), None),
+        "codec: flicker error of real videos": (metrics.flicker_error_estimate(rebuilt, real, clips), Estimate(0.0)),
     }
-    if i3d:
-        kinetics = I3DFeatures(i3d)
-        half = len(real) // 2
-        found[f"Frechet video distance, {kinetics.name}, {len(drawn)} videos"] = {
-            "value": metrics.frechet_video_distance(real, drawn, kinetics),
-            "real": metrics.frechet_video_distance(real[:half], real[half : 2 * half], kinetics),
-        }
-    write_picture(folder / "contact.png", contact_sheet(real[:PAIRS], drawn[:PAIRS], captions[:PAIRS]))
+    write_picture(
+        folder / "contact.png", contact_sheet(real[: len(drawn)][:PAIRS], drawn[:PAIRS], captions[: len(drawn)][:PAIRS])
+    )
     return found
+
+
+def compared(
+    real: Tensor,
+    drawn: Tensor,
+    captions: Sequence[str],
+    clips: Sequence[str],
+    similarity: CaptionSimilarity,
+    networks: Sequence[VideoFeatures],
+) -> Found:
+    """Drawn videos [M, ...] beside real ones [N, ...], N >= M, of which the first M have the captions that were drawn.
+
+    clips: ids of the real videos. Windows of one clip count as one in the intervals, and once in a Frechet distance.
+    """
+    found: Found = {}
+    count = len(drawn)
+    once = torch.tensor([at for at, clip in enumerate(clips) if clip not in clips[:at]])
+    for network in networks:
+        found[f"Frechet video distance, {network.name}"] = metrics.frechet_estimates(
+            drawn[once[once < count]], real[once], network
+        )
+    groups = (clips[:count], clips)
+    ours, theirs, chance = metrics.similarity_estimates(drawn, captions[:count], real, captions, similarity, groups)
+    found[f"caption similarity, {similarity.name} (captions of others: {chance:.3f})"] = ours, theirs
+    half = len(real) // 2
+    found["flicker (frame-difference energy over that of real)"] = (
+        metrics.flicker_estimate(drawn, real, groups),
+        metrics.flicker_estimate(real[:half], real[half:], (clips[:half], clips[half:])),
+    )
+    return found
+
+
+def i3d_features(file: str | Path | None) -> list[VideoFeatures]:
+    return [I3DFeatures(file)] if file else []
 
 
 def contact_sheet(real: Tensor, drawn: Tensor, captions: Sequence[str]) -> np.ndarray:

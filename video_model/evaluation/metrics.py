@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from video_model.evaluation.features import EfficientNetFeatures, VideoFeatures
+from video_model.evaluation.features import VideoFeatures
+from video_model.evaluation.intervals import Estimate, jackknife, mean_of
 from video_model.evaluation.similarity import CaptionSimilarity
-from video_model.measures import flicker
+from video_model.measures import frame_difference_energy, same_shape
 
 
 def frechet_distance(first: Tensor, second: Tensor) -> float:
@@ -34,14 +36,6 @@ def frechet_distance(first: Tensor, second: Tensor) -> float:
     return max(0.0, ((mean1 - mean2).square().sum() + cov1.trace() + cov2.trace() - 2 * crossed).item())
 
 
-def frechet_video_distance(real: Tensor, generated: Tensor, network: VideoFeatures) -> float:
-    """Frechet distance of the features of two sets of videos (Unterthiner et al. 2018); lower is better, 0 at best.
-
-    Says nothing without network.name, the number of videos, and the distance of real videos from real ones.
-    """
-    return frechet_distance(network.features(real), network.features(generated))
-
-
 def caption_similarity(videos: Tensor, captions: Sequence[str], similarity: CaptionSimilarity) -> Tensor:
     """[N] cosine in [-1, 1] of each video with its own caption; higher is better. See CaptionSimilarity for the space."""
     if len(videos) != len(captions):
@@ -49,53 +43,76 @@ def caption_similarity(videos: Tensor, captions: Sequence[str], similarity: Capt
     return (similarity.videos(videos) * similarity.captions(captions)).sum(1)
 
 
-def evaluate(
-    real: Tensor,
-    generated: Tensor,
-    captions: Sequence[str],
-    *,
-    real_captions: Sequence[str] | None = None,
-    network: VideoFeatures | None = None,
-    similarity: CaptionSimilarity | None = None,
-    seed: int = 0,
-) -> dict[str, float | int | str]:
-    """All measures of a set of generated videos, each beside what real videos score.
+def frechet_estimates(
+    generated: Tensor, real: Tensor, network: VideoFeatures, seed: int = 0
+) -> tuple[Estimate, Estimate]:
+    """Frechet distance of generated videos from real ones, and of real ones from other real ones, sets of one size.
 
-    real, generated: [N, T, 3, H, W] and [M, T, 3, H, W] in [-1, 1], N >= 4, M >= 2, the same T, shown at one rate.
-    captions: the prompts of `generated`; real_captions: of `real`, by default the same list, when N = M.
-    Keys: frechet_video_distance (generated from real) and frechet_video_distance_real (one random half of the real from
-    the other), both means over the two halves with frechet_videos videos on each side; frechet_network; flicker and
-    flicker_real (half over half); with real captions, caption_similarity, _real (real videos, own captions) and _chance
-    (real videos, captions of others), and similarity_network. Raises ValueError; WeightsMissing.
+    generated [M, ...], real [N, ...], each of its own clip. The real videos are halved at random; both figures compare
+    n = min(M, N / 2) videos with n, so that their bias is the same; the first is the mean over the halves. With
+    n < network.least_videos both have no value, and `why` says how many are needed. Intervals: jackknife over videos.
     """
-    if len(real) < 4 or len(generated) < 2 or real.shape[1:] != generated.shape[1:]:
-        shapes = f"{list(real.shape)} real, {list(generated.shape)} generated"
-        raise ValueError(f"{shapes}: four real and two generated videos at least, of one length and size")
-    network, similarity = network or EfficientNetFeatures(), similarity or CaptionSimilarity()
     halves = torch.randperm(len(real), generator=torch.Generator().manual_seed(seed)).tensor_split(2)
     count = min(len(halves[0]), len(halves[1]), len(generated))
+    least = network.least_videos
+    if count < least:
+        why = (
+            f"needs {least} drawn videos and {2 * least} clips to compare with, for below it is mostly bias (there are "
+            f"{len(generated)} and {len(real)}): give --count {least} or more, and more clips with --data"
+        )
+        return Estimate(None, n=count, why=why), Estimate(None, n=count, why=why)
     ours, theirs = network.features(generated), network.features(real)
     first, second = (theirs[half[:count]] for half in halves)
-    found: dict[str, float | int | str] = {
-        "frechet_video_distance": sum(frechet_distance(ours[:count], half) for half in (first, second)) / 2,
-        "frechet_video_distance_real": frechet_distance(first, second),
-        "frechet_videos": count,
-        "frechet_network": network.name,
-        "flicker": flicker(generated, real),
-        "flicker_real": flicker(real[halves[0]], real[halves[1]]),
-    }
-    if real_captions is None and len(real) == len(captions):
-        real_captions = captions
-    found["caption_similarity"] = caption_similarity(generated, captions, similarity).mean().item()
-    if real_captions is not None:
-        if len(real) != len(real_captions):
-            raise ValueError(f"{len(real)} real videos and {len(real_captions)} captions: give one caption a video")
-        cosines = similarity.cosines(real, real_captions)
-        other = torch.tensor([[mine != theirs for theirs in real_captions] for mine in real_captions])
-        found["caption_similarity_real"] = cosines.diagonal().mean().item()
-        found["caption_similarity_chance"] = cosines[other].mean().item() if other.any() else math.nan
-    found["similarity_network"] = similarity.name
-    return found
+    distance = jackknife(
+        lambda a, b, c: (frechet_distance(a, b) + frechet_distance(a, c)) / 2, ours[:count], first, second
+    )
+    return distance, jackknife(frechet_distance, first, second)
+
+
+def flicker_estimate(videos: Tensor, real: Tensor, groups: Sequence[Sequence[Any] | None] | None = None) -> Estimate:
+    """`flicker` with its interval, over the videos of both sets."""
+    return jackknife(_ratio, energies(videos), energies(real), groups=groups)
+
+
+def psnr_estimate(rebuilt: Tensor, real: Tensor, groups: Sequence[Any] | None = None) -> Estimate:
+    """`psnr` with its interval, over videos."""
+    same_shape(rebuilt, real)
+    errors = (rebuilt.double() - real.double()).square().flatten(1).mean(1)
+    return jackknife(lambda rows: 10 * math.log10(4.0 / max(float(rows.mean()), 4e-20)), errors, groups=[groups])
+
+
+def flicker_error_estimate(rebuilt: Tensor, real: Tensor, groups: Sequence[Any] | None = None) -> Estimate:
+    """`flicker_error` with its interval, over videos, each with its own error."""
+    same_shape(rebuilt, real)
+    pairs = torch.stack([energies(rebuilt.double() - real.double()), energies(real)], 1)
+    return jackknife(lambda rows: _ratio(rows[:, 0], rows[:, 1]), pairs, groups=[groups])
+
+
+def similarity_estimates(
+    generated: Tensor,
+    captions: Sequence[str],
+    real: Tensor,
+    real_captions: Sequence[str],
+    similarity: CaptionSimilarity,
+    groups: Sequence[Sequence[Any] | None] = (None, None),
+) -> tuple[Estimate, Estimate, float]:
+    """Caption similarity of generated videos, of real videos with their own captions, and with those of others."""
+    ours = mean_of(caption_similarity(generated, captions, similarity), groups[0])
+    if len(real) != len(real_captions):
+        raise ValueError(f"{len(real)} real videos and {len(real_captions)} captions: give one caption a video")
+    cosines = similarity.cosines(real, real_captions)
+    other = torch.tensor([[mine != theirs for theirs in real_captions] for mine in real_captions])
+    chance = cosines[other].mean().item() if other.any() else math.nan
+    return ours, mean_of(cosines.diagonal(), groups[1]), chance
+
+
+def energies(videos: Tensor) -> Tensor:
+    """[N] float64: the frame-difference energy of each video."""
+    return torch.tensor([frame_difference_energy(video[None]) for video in videos], dtype=torch.float64)
+
+
+def _ratio(above: Tensor, below: Tensor) -> float:
+    return float(above.mean() / below.mean()) if float(below.mean()) > 0 else math.nan
 
 
 def moments(rows: Tensor) -> tuple[Tensor, Tensor]:

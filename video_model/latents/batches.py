@@ -14,7 +14,7 @@ import queue
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,7 @@ from video_model.data.index import Index
 from video_model.data.windows import Rates, Thinned, Window, check_kept, check_rates, shown
 from video_model.errors import DataError
 from video_model.latents.cache import Cache, Taken, pad
+from video_model.latents.first_frames import FirstFrames
 from video_model.latents.live import LiveLatents
 
 
@@ -50,7 +51,7 @@ class BatchSpec:
     these, default `batch`. merge: a bucket with fewer clips than a batch joins the next shorter at its size, or is left out
     and counted where there is none; otherwise it is an error. (For sizes: `usable_sizes(train.shape, sizes, batch)`, given
     to the cache and to all batches of a stage alike.) columns: entry of a batch -> the column of the clips that it is read
-    from. Raises DataError.
+    from. pixels: whether a batch holds the pixels of first frames, which `workers` processes decode. Raises DataError.
     """
 
     frames: Sequence[int]
@@ -62,6 +63,8 @@ class BatchSpec:
     seed: int = 0
     merge: bool = False
     columns: Mapping[str, str] = field(default_factory=lambda: {"motion": "motion_score"})
+    pixels: bool = False
+    workers: int = 1
 
     def __post_init__(self) -> None:
         check_rates(self.rates)
@@ -88,6 +91,7 @@ class Batches:
         self.images = 1.0 if self.frames == [1] else spec.images
         self.clips = Thinned(index.num_frames, index.fps, store.rates, store.max_frames)
         self.columns = {name: index.number(column) for name, column in spec.columns.items()}
+        self._first_frames = FirstFrames(index, spec.workers) if spec.pixels else None
         self._why_not: Counter[str] = Counter()
         image_batch = spec.image_batch or spec.batch
         rows, stills = self._sort()
@@ -117,8 +121,9 @@ class Batches:
         """The rows of one rank of the global batch of a step.
 
         latents [B, T, C, h, w] float32; text [B, L, D] and text_mask [B, L] bool; fps [B]: the true mean rate of these frames (0
-        for single frames); each of `columns` [B] (nan where unknown, and for single frames); images [B] bool: single frames; keys: clip
-        ids; captions; step. B is the batch over the world. Raises DataError.
+        for single frames); each of `columns` [B] (nan where unknown, and for single frames); images [B] bool: single frames;
+        keys: clip ids; captions; step; and with spec.pixels, pixels [B, 3, H, W] in [-1, 1] of the first frames. B is the
+        batch over the world. Raises DataError.
         """
         bucket, rows, still = self._planned(step)
         if len(rows) % world:
@@ -132,6 +137,11 @@ class Batches:
                 chosen[i], found[i] = self._substitute(step, rows, rank * each + i, bucket, one)
         states, mask = pad(self.store.texts([caption for *_, caption in chosen]))
         taken_from = [row for row, *_ in chosen]
+        pixels = {}
+        if self._first_frames is not None:
+            windows = [replace(c[1], first=taken.first, length=1) for c, taken in zip(chosen, found, strict=True)]
+            wanted = [(c[0], bucket.size, window) for c, window in zip(chosen, windows, strict=True)]
+            pixels = {"pixels": self._first_frames(wanted, self.clips)}
         return {
             "step": step,
             "latents": torch.stack([taken.latents for taken in found]),
@@ -143,6 +153,7 @@ class Batches:
                 for name, values in self.columns.items()
             },
             "images": torch.full((each,), still),
+            **pixels,
             "keys": [self.index.keys[row] for row in taken_from],
             "captions": [caption for *_, caption in chosen],
         }
@@ -183,6 +194,12 @@ class Batches:
         finally:
             stop.set()
             thread.join()
+            self.close()
+
+    def close(self) -> None:
+        """End what decodes first frames; it is started again if it is needed."""
+        if self._first_frames is not None:
+            self._first_frames.close()
 
     def _planned(self, step: int) -> tuple[Bucket, np.ndarray, bool]:
         """(bucket, rows of the global batch, whether they are single frames). Image steps are spread evenly."""

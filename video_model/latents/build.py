@@ -1,14 +1,15 @@
-"""Building the latent cache: a stream of clips, decoded in child processes, encoded, written shard by shard."""
+"""Building the latent cache: a stream of clips, decoded in child processes, encoded, written shard by shard.
+
+Several workers divide the shards that are missing among them, in the order of the files and alike in bytes, so that each
+reads a stretch of the files. What a worker has written stays, whoever is there the next time.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
-import os
 import shutil
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,17 +29,17 @@ from video_model.errors import DataError
 from video_model.latents.cache import (
     DTYPES,
     Cache,
-    digest,
     latents_folder,
     shards_in,
     texts_folder,
     write_skipped,
 )
-from video_model.latents.packed import full_disk, map_shard, read_about, write_shard
+from video_model.latents.packed import full_disk, read_about, write_shard
+from video_model.latents.texts import build_texts
+from video_model.latents.together import PARTS, Counts, Progress, locked, reporting, seen_alike, work_together
+from video_model.memory import ENCODING_HELP, memory_for
+from video_model.workers import TrainingWorker, first_goes_ahead
 
-Progress = Callable[[str, int, int, int], None]  # "texts" or "clips", done, in all, skipped
-
-TEXT_BATCH, TEXT_SHARD = 32, 4096  # captions
 ENCODE_FRAMES, ENCODE_PIXELS = 32, 32 * 256 * 256  # at most, at once
 
 
@@ -82,14 +83,16 @@ def cache_for(
     folder: str | Path,
     options: LatentOptions,
     progress: Progress | None = None,
+    worker: TrainingWorker | None = None,
 ) -> Cache:
     """Encode what is missing of all that some stages need, and open the cache that they share.
 
     needs: for each stage its clips, and its sizes (height, width) in px, of which each clip takes the one with the
-    nearest proportions. A clip that cannot be decoded is skipped and counted. Raises DataError: a full disk, or not one
-    clip that can be decoded.
+    nearest proportions. A clip that cannot be decoded is skipped and counted. worker: one of several that all call this,
+    of whom each encodes a part. Raises DataError: a full disk, or not one clip that can be decoded; WorkerError where
+    that befell another worker.
     """
-    folder = Path(folder)
+    folder, worker = Path(folder), worker or TrainingWorker()
     for _, sizes in needs:
         check_sizes(sizes, codec)
     if options.dtype not in DTYPES:
@@ -97,24 +100,28 @@ def cache_for(
     index = join(*(part for part, _ in needs)) if len(needs) > 1 else needs[0][0]
     wanted = _wanted(index, needs)
     folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder):
-        for pattern in (".*.tmp", "latents-*/**/.*.tmp", "texts-*/.*.tmp"):
-            for leftover in folder.glob(pattern):
-                leftover.unlink(missing_ok=True)
-        _build_texts(index, encoder, texts_folder(folder, encoder, options.dtype), options.dtype, progress)
+    with locked(folder, worker):
+        with first_goes_ahead(worker):
+            if worker.first:
+                for pattern in (".*.tmp", "latents-*/**/.*.tmp", "texts-*/.*.tmp"):
+                    for leftover in folder.glob(pattern):
+                        leftover.unlink(missing_ok=True)
+            texts = texts_folder(folder, encoder, options.dtype)
+            homes = {
+                size: latents_folder(folder, codec, size, options.rates, options.max_frames, options.dtype)
+                for size in wanted
+            }
+        build_texts(index, encoder, texts, options.dtype, progress, worker)
         clips = Thinned(index.num_frames, index.fps, options.rates, options.max_frames)
-        homes = {
-            size: latents_folder(folder, codec, size, options.rates, options.max_frames, options.dtype)
-            for size in wanted
-        }
-        build = _Build(index, clips, codec, wanted, homes, options, progress)
+        build = seen_alike(worker, lambda: _Build.planned(index, clips, codec, wanted, homes, options, worker), folder)
         if build.missing:
             with Decoders(options.workers, timeout=options.timeout, memory_gb=options.memory_gb) as decoders:
-                build.run(decoders)
+                work_together(worker, build.run(decoders), reporting("clips", progress))
         cache = Cache(folder, index, codec, encoder, list(wanted), options.rates, options.max_frames, options.dtype)
         ours = set(index.keys)
         skipped = {place: reason for place, reason in cache.skipped.items() if place[0] in ours}
-        write_skipped(folder, skipped)
+        if worker.first:
+            write_skipped(folder, skipped)
     if len({key for key, _ in skipped}) == len(index):
         (key, _), reason = next(iter(skipped.items()))
         raise DataError(f"not one of {len(index)} clips can be decoded; {key}: {reason}; make the shards again")
@@ -147,7 +154,9 @@ def encode(codec: Codec, frames: np.ndarray) -> torch.Tensor:
     """Latents [B, T, C, h, w] float32 on the CPU, of [B, T, H, W, 3] uint8; a few frames at a time."""
     device, parts = getattr(codec, "device", "cpu"), []
     at_once = max(1, at_most(frames.shape[2:4]) // len(frames))
-    with torch.no_grad():
+    clips, _, height, width, _ = frames.shape
+    what = f"encoding latents, {clips} x {at_once} frames of {height}x{width} px, on {device}"
+    with torch.no_grad(), memory_for(what, *ENCODING_HELP):
         for first in range(0, frames.shape[1], at_once):
             part = torch.from_numpy(frames[:, first : first + at_once]).to(device)
             parts.append(codec.encode(part.movedim(-1, -3).float() / 127.5 - 1).float().cpu())
@@ -161,11 +170,14 @@ def at_most(size: Size) -> int:
 
 @dataclass
 class _Chunk:
-    """A shard in the making. left: clips that are to come."""
+    """A shard in the making. number: of the file that its rows are in. weight: bytes. left: clips that are to come."""
 
     path: Path
     size: Size
-    left: int
+    number: int
+    rows: list[int]
+    weight: int
+    left: int = field(init=False)
     latents: list[np.ndarray] = field(default_factory=list)
     times: list[np.ndarray] = field(default_factory=list)
     places: dict[str, list[int]] = field(default_factory=dict)
@@ -173,59 +185,82 @@ class _Chunk:
     waiting: list[tuple[str, Frames]] = field(default_factory=list)  # decoded, to be encoded together
     frames: int = 0
 
+    def __post_init__(self) -> None:
+        self.left = len(self.rows)
+
 
 class _Build:
-    """What is missing, and how it is divided into shards."""
+    """What a worker encodes of what is missing. missing: clips that all workers encode."""
 
     def __init__(
-        self,
+        self, index: Index, clips: Thinned, codec: Codec, dtype: Any, missing: int, chunks: Sequence[_Chunk]
+    ) -> None:
+        self.index, self.clips, self.codec, self.dtype, self.missing = index, clips, codec, dtype, missing
+        # For each file: position -> (row, the shards that it goes into).
+        self.places: list[dict[int, tuple[int, list[_Chunk]]]] = [{} for _ in index.files]
+        self.done = self.skipped = 0
+        self.mine = sum(chunk.left for chunk in chunks)
+        for chunk in chunks:
+            for row in chunk.rows:
+                places = self.places[chunk.number]
+                places.setdefault(int(index.position[row]), (row, []))[1].append(chunk)
+
+    @classmethod
+    def planned(
+        cls,
         index: Index,
         clips: Thinned,
         codec: Codec,
         wanted: Mapping[Size, np.ndarray],
         homes: Mapping[Size, Path],
         options: LatentOptions,
-        progress: Progress | None,
-    ) -> None:
-        self.index, self.clips, self.codec, self.progress = index, clips, codec, progress
-        self.dtype = DTYPES[options.dtype]
-        # For each file: position -> (row, the shards that it goes into).
-        self.places: list[dict[int, tuple[int, list[_Chunk]]]] = [{} for _ in index.files]
-        self.done = self.skipped = self.missing = needed = 0
+        worker: TrainingWorker,
+    ) -> tuple[str, _Build]:
+        """A worker's part, and a line that stands for the parts of all. Raises DataError where the disk is too small."""
+        dtype = DTYPES[options.dtype]
+        missing: list[tuple[int, Size, Path, list[int], list[int]]] = []  # of each file and size; weights in bytes
         for size, rows in wanted.items():
             frame_bytes = codec.channels * (size[0] // codec.factor) * (size[1] // codec.factor)
-            frame_bytes *= np.dtype(self.dtype).itemsize
+            frame_bytes *= np.dtype(dtype).itemsize
             starts = np.searchsorted(index.file[rows], np.arange(len(index.files) + 1))
             for number, file in enumerate(index.files):
                 home = homes[size] / file.identity
                 have = {key for path in shards_in(home) for key in _tried(read_about(path))}
                 new = [int(row) for row in rows[starts[number] : starts[number + 1]] if index.keys[row] not in have]
-                weights = [clips.count(row) * frame_bytes for row in new]
-                needed += sum(weights)
-                self.missing += len(new)
-                for part in _cut(new, weights, options.shard_bytes):
-                    names = "\n".join(index.keys[row] for row in part)
-                    name = hashlib.sha256(names.encode()).hexdigest()[:16]
-                    chunk = _Chunk(home / f"{name}.safetensors", size, len(part))
-                    for row in part:
-                        self.places[number].setdefault(int(index.position[row]), (row, []))[1].append(chunk)
-        free = shutil.disk_usage(next(iter(homes.values())).parent).free
-        if needed > free:
-            raise DataError(full_disk(next(iter(homes.values())).parent, needed))
+                missing.append((number, size, home, new, [clips.count(row) * frame_bytes for row in new]))
+        needed = sum(sum(weights) for *_, weights in missing)
+        place = next(iter(homes.values())).parent
+        if needed > shutil.disk_usage(place).free:
+            raise DataError(full_disk(place, needed))
+        most = options.shard_bytes
+        if worker.world > 1:  # small enough that they divide well
+            most = min(most, max(1, needed // (PARTS * worker.world)))
+        chunks: list[_Chunk] = []
+        for number, size, home, new, weights in sorted(missing, key=lambda one: one[0]):
+            for part, held in _cut(new, weights, most):
+                names = "\n".join(index.keys[row] for row in part)
+                name = hashlib.sha256(names.encode()).hexdigest()[:16]
+                chunks.append(_Chunk(home / f"{name}.safetensors", size, number, part, held))
+        line = hashlib.sha256("\n".join(chunk.path.name for chunk in chunks).encode()).hexdigest()
+        count = sum(chunk.left for chunk in chunks)
+        return line, cls(index, clips, codec, dtype, count, _part_of(chunks, worker))
 
-    def run(self, decoders: Decoders) -> None:
+    def run(self, decoders: Decoders) -> Iterator[Counts]:
+        """Encode and write; yields how far it is after each clip."""
         ahead: deque[tuple[int, _Chunk]] = deque()
 
         def jobs() -> Iterator[Job]:
             for file, places in zip(self.index.files, self.places, strict=True):
-                for position, data in stream(file, places):
+                for position, data in stream(file, places) if places else ():
                     row, chunks = places[position]
                     for chunk in chunks:
                         ahead.append((row, chunk))
                         yield Job(file.kind, self.clips.stretch(row), chunk.size, data)
 
+        yield 0, self.mine, 0
         for result in decoders(jobs()):
             self._take(*ahead.popleft(), result)
+            yield self.done, self.mine, self.skipped
 
     def _take(self, row: int, chunk: _Chunk, result: Frames | str) -> None:
         key, waits = self.index.keys[row], chunk.waiting
@@ -242,8 +277,6 @@ class _Build:
         if not chunk.left:
             self._encode(chunk)
             self._write(chunk)
-        if self.progress:
-            self.progress("clips", self.done, self.missing, self.skipped)
 
     def _encode(self, chunk: _Chunk) -> None:
         if not chunk.waiting:
@@ -270,58 +303,27 @@ class _Build:
         chunk.times.clear()
 
 
-def _build_texts(index: Index, encoder: TextEncoder, home: Path, dtype: str, progress: Progress | None) -> None:
-    have = {name.tobytes() for path in shards_in(home) for name in map_shard(path)["digests"]}
-    columns = [index.rows[name] for name, share in index.captions.items() if share > 0]
-    wanted = {"": None} | {text: None for column in columns for text in column.unique().to_pylist() if text}
-    missing = [text for text in wanted if digest(text) not in have]
-    for first in range(0, len(missing), TEXT_SHARD):
-        part = missing[first : first + TEXT_SHARD]
-        states = []
-        for start in range(0, len(part), TEXT_BATCH):
-            states += [s.numpy().astype(DTYPES[dtype]) for s in encode_texts(encoder, part[start : start + TEXT_BATCH])]
-            if progress:
-                progress("texts", first + len(states), len(missing), 0)
-        offsets = np.cumsum([0, *map(len, states)], dtype=np.int64)
-        digests = np.frombuffer(b"".join(map(digest, part)), np.uint8).reshape(-1, 16)
-        arrays = {"states": np.concatenate(states), "offsets": offsets, "digests": digests}
-        name = hashlib.sha256(digests.tobytes()).hexdigest()[:16]
-        write_shard(home / f"{name}.safetensors", arrays, {})
-
-
-def encode_texts(encoder: TextEncoder, texts: list[str]) -> list[torch.Tensor]:
-    """[L, D] float32 states of the tokens that count, of each text."""
-    with torch.no_grad():
-        states, mask = encoder.encode(texts)
-    states, mask = states.float().cpu(), mask.bool().cpu()
-    return [line[counts] for line, counts in zip(states, mask, strict=True)]
-
-
 def _tried(about: dict) -> list[str]:
     return [*about["clips"], *about["skipped"]]
 
 
-def _cut(rows: list[int], weights: list[int], most: int) -> Iterator[list[int]]:
-    """Parts of about `most` bytes. Greedy from the front, so that what is left after some parts is cut the same way."""
+def _part_of(chunks: Sequence[_Chunk], worker: TrainingWorker) -> list[_Chunk]:
+    """Those in a worker's stretch of all their bytes, by their middle."""
+    ends = np.cumsum([chunk.weight for chunk in chunks])
+    owner = [int(worker.world * (end - chunk.weight / 2) / ends[-1]) for end, chunk in zip(ends, chunks, strict=True)]
+    return [chunk for chunk, rank in zip(chunks, owner, strict=True) if rank == worker.rank]
+
+
+def _cut(rows: list[int], weights: list[int], most: int) -> Iterator[tuple[list[int], int]]:
+    """Parts of about `most` bytes, each with its bytes. Greedy from the front, so that what is left after some parts is cut
+    the same way."""
     part: list[int] = []
     held = 0
     for row, weight in zip(rows, weights, strict=True):
         if part and held + weight > most:
-            yield part
+            yield part, held
             part, held = [], 0
         part.append(row)
         held += weight
     if part:
-        yield part
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """One build at a time in a folder; a second one waits, and finds the work done."""
-    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+        yield part, held

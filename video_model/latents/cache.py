@@ -35,10 +35,11 @@ DTYPES = {"float16": np.float16, "float32": np.float32}
 
 
 class Taken(NamedTuple):
-    """Frames of a clip. latents: [T, C, h, w] float32. fps: their true mean rate; 0 for a single one."""
+    """Frames of a clip. latents: [T, C, h, w] float32. fps: their true mean rate; 0 for a single one. first: of the window."""
 
     latents: torch.Tensor
     fps: float
+    first: int
 
 
 class Cache:
@@ -86,12 +87,12 @@ class Cache:
         for row, size, window in wanted:
             array, times, first, count = self._clips[index.keys[row], size]
             times = times[first : first + count]
-            positions = chosen(times, float(clips.fps[row]), window)
-            if positions is None:
-                found.append(window.unfilled(count))
+            place, positions = chosen(times, float(clips.fps[row]), window)
+            if place < 0:
+                found.append(window.unfilled(len(positions)))
                 continue
             latents = torch.from_numpy(array[first + positions].astype(np.float32))
-            found.append(Taken(latents, rate_of(times[positions])))
+            found.append(Taken(latents, rate_of(times[positions]), place))
         return found
 
     def texts(self, texts: Sequence[str]) -> list[torch.Tensor]:

@@ -18,8 +18,9 @@ from video_model.data.index import Index
 from video_model.data.reading import Reader
 from video_model.data.windows import Thinned, Window, rate_of
 from video_model.encoders import TextEncoder
-from video_model.latents.build import encode, encode_texts
+from video_model.latents.build import encode
 from video_model.latents.cache import Taken
+from video_model.latents.texts import encode_texts
 
 KEEP_TEXTS = 10_000  # states of captions that are kept
 
@@ -63,7 +64,7 @@ class LiveLatents:
             if isinstance(frames, str):
                 found.append(frames)
                 continue
-            found.append(Taken(encode(self.codec, frames.pixels[None])[0], rate_of(frames.times)))
+            found.append(Taken(encode(self.codec, frames.pixels[None])[0], rate_of(frames.times), frames.first))
         return found
 
     def texts(self, texts: Sequence[str]) -> list[torch.Tensor]:

@@ -40,12 +40,14 @@ class NetworkSection(Section):
         """What height and width of the latents must be multiples of."""
         raise NotImplementedError
 
-    def image(self, latent_channels: int, text_dim: int) -> Any:
-        """A fresh image network for latents of so many channels and text states of so many. Raises ValueError."""
+    def image(self, latent_channels: int, text_dim: int | None) -> Any:
+        """A fresh image network for latents of so many channels and text states of so many (None: it attends to nothing).
+        Raises ValueError."""
         raise NotImplementedError
 
-    def video(self, image: Any, vectors: Sequence[str], concat_channels: int) -> Any:
-        """A video network that computes, frame by frame, what the image network does; what is new has no effect yet.
+    def video(self, network: Any, vectors: Sequence[str], concat_channels: int) -> Any:
+        """A video network that computes, frame by frame, what an image network does; or a video network with other
+        conditions. What is new has no effect yet.
 
         vectors: names of the numbers in cond["vectors"]. concat_channels: of cond["concat"], 0 for none.
         """

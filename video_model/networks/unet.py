@@ -124,7 +124,8 @@ class SpaceTimeUNet(nn.Module):
         place = ConvPlace(channels, self.emb_width, c.norm_groups, eps)
         layer.time = conv_mixer(c.conv_mixing if c.temporal else "none", place)
         if c.attention[level] if attention is None else attention:
-            depth = c.transformer_layers[level]
+            depths = c.up_transformer_layers if side == "up" else None
+            depth = (depths or c.transformer_layers)[level]
             place = AttentionPlace(channels, heads, c.context_dim, depth, c.ff_multiple)
             mixer = attention_mixer(c.attention_mixing if c.temporal else "none", place)
             layer.attention = Transformer(channels, heads, c.context_dim, depth, c.norm_groups, c.ff_multiple, mixer)

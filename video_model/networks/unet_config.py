@@ -19,7 +19,8 @@ class UNetConfig(Section):
     attention: tuple[bool, ...] = (True, True, True, False)  # levels that have transformers
     middle_attention: bool = True
     heads: tuple[int, ...] = (5, 10, 20, 20)
-    transformer_layers: tuple[int, ...] = (1,)
+    transformer_layers: tuple[int, ...] = (1,)  # the last level's holds in the middle too
+    up_transformer_layers: tuple[int, ...] | None = None  # by level, on the way up; None: the same as on the way down
     context_dim: int | None = 1024  # channels of text states; None: no text
     ff_multiple: int = 4  # width of the feed-forward layers; public checkpoints have 4
     pooled_text: bool = False  # condition every residual block on the text as one vector too; no public network has it
@@ -42,15 +43,23 @@ class UNetConfig(Section):
             value = values.get(name, cls.model_fields[name].default)
             value = tuple(value) if isinstance(value, (tuple, list)) else (value,)
             values[name] = value * levels if len(value) == 1 else value
+        up = values.get("up_transformer_layers")
+        if up is not None and tuple(up) == values["transformer_layers"]:
+            values["up_transformer_layers"] = None  # one network has one config
         return values
 
     @model_validator(mode="after")
     def _consistent(self):
-        for name in ("layers", "attention", "heads", "transformer_layers"):
-            if len(getattr(self, name)) != len(self.channels):
+        for name in ("layers", "attention", "heads", "transformer_layers", "up_transformer_layers"):
+            if len(getattr(self, name) or self.channels) != len(self.channels):
                 raise ValueError(
                     f"{name} {getattr(self, name)} must have one value, or one for each of the levels of channels {self.channels}"
                 )
+        counts = (*self.layers, *self.heads, *self.transformer_layers, *(self.up_transformer_layers or ()))
+        if min(counts) < 1:
+            raise ValueError(
+                f"layers {self.layers}, heads {self.heads} and transformer_layers {self.transformer_layers} must be 1 or more"
+            )
         for channels, heads in zip(self.channels, self.heads, strict=True):
             if channels % self.norm_groups or channels % heads:
                 raise ValueError(

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from video_model.networks.conditions import reconditioned
 from video_model.networks.mixers import ATTENTION_MIXERS, CONV_MIXERS, AttentionMixing, ConvMixing, mixer_named
 from video_model.networks.section import NetworkSection
 from video_model.networks.unet import SpaceTimeUNet, inflate
@@ -18,10 +19,17 @@ class UNet(NetworkSection):
 
     kind: Literal["unet"] = "unet"
     channels: tuple[int, ...] = (64, 128)
-    layers: int = Field(2, ge=1, description="residual blocks a level")
+    layers: int | tuple[int, ...] = Field(2, description="residual blocks of a level, or by level")
     attention: tuple[bool, ...] | None = Field(None, description="levels with transformers; unset: all")
-    head_dim: int = Field(32, ge=1)
-    transformer_layers: int = Field(1, ge=1)
+    head_dim: int = Field(32, ge=1, description="channels of an attention head")
+    heads: int | tuple[int, ...] | None = Field(
+        None, description="attention heads, or by level, instead of head_dim: Stable Diffusion 1.x has 8 everywhere"
+    )
+    transformer_layers: int | tuple[int, ...] = Field(1, description="depth of the transformers, or by level")
+    up_transformer_layers: tuple[int, ...] | None = Field(
+        None, description="by level, on the way up; unset: the same as on the way down"
+    )
+    vector_width: int = Field(256, ge=2, description="sinusoids of each number that it is conditioned on")
     groups: int = Field(32, ge=1, description="of group normalisation")
     pooled_text: bool = Field(
         False,
@@ -59,15 +67,17 @@ class UNet(NetworkSection):
     def multiple(self) -> int:
         return 2 ** (len(self.channels) - 1)
 
-    def image(self, latent_channels: int, text_dim: int) -> SpaceTimeUNet:
+    def image(self, latent_channels: int, text_dim: int | None) -> SpaceTimeUNet:
         shape = UNetConfig(
             in_channels=latent_channels,
             out_channels=latent_channels,
             channels=self.channels,
-            layers=(self.layers,),
+            layers=self.layers,
             attention=self.attention or (True,),
-            heads=tuple(max(1, channels // self.head_dim) for channels in self.channels),
-            transformer_layers=(self.transformer_layers,),
+            heads=self.heads or tuple(max(1, channels // self.head_dim) for channels in self.channels),
+            transformer_layers=self.transformer_layers,
+            up_transformer_layers=self.up_transformer_layers,
+            vector_width=self.vector_width,
             norm_groups=self.groups,
             pooled_text=self.pooled_text,
             epsilon=self.epsilon,
@@ -76,9 +86,11 @@ class UNet(NetworkSection):
         )
         return SpaceTimeUNet(shape)
 
-    def video(self, image: SpaceTimeUNet, vectors: Sequence[str], concat_channels: int) -> SpaceTimeUNet:
+    def video(self, network: SpaceTimeUNet, vectors: Sequence[str], concat_channels: int) -> SpaceTimeUNet:
+        if network.temporal:
+            return reconditioned(network, vectors, concat_channels)
         return inflate(
-            image,
+            network,
             conv_mixing=self.conv_mixing,
             attention_mixing=self.attention_mixing,
             frame_index=self.frame_index,

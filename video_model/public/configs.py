@@ -35,7 +35,6 @@ _FIXED = {
     "resnet_out_scale_factor": 1.0,
     "resnet_skip_time_act": False,
     "resnet_time_scale_shift": "default",
-    "reverse_transformer_layers_per_block": None,
     "time_cond_proj_dim": None,
     "time_embedding_act_fn": None,
     "time_embedding_dim": None,
@@ -70,6 +69,7 @@ def config_to_diffusers(config: UNetConfig, frames: int) -> dict[str, Any]:
     if config.temporal:
         wanted["frame_index"] = not config.frame_index
         wanted["norm_groups"] = config.norm_groups == 32
+        wanted["up_transformer_layers"] = config.up_transformer_layers is None
         wanted["conv_mixing"] = config.conv_mixing in ("alpha", "residual")
         wanted["attention_mixing"] = config.attention_mixing in ("alpha", "residual")
         wanted["vectors"] = set(config.vectors) <= set(PUBLIC_VECTORS)
@@ -101,6 +101,9 @@ def config_to_diffusers(config: UNetConfig, frames: int) -> dict[str, Any]:
         "cross_attention_dim": config.context_dim,
         "transformer_layers_per_block": _one_or_list(config.transformer_layers),
     }
+    if config.up_transformer_layers:
+        settings["transformer_layers_per_block"] = list(config.transformer_layers)
+        settings["reverse_transformer_layers_per_block"] = list(config.up_transformer_layers[::-1])
     if config.temporal:
         settings["num_attention_heads"] = list(config.heads)
         settings["addition_time_embed_dim"] = config.vector_width
@@ -130,7 +133,9 @@ def config_from_tensors(tensors: dict[str, Tensor], heads: int | tuple[int, ...]
         channels[len(layers) - 1 :] = [tensors[f"input_blocks.{block}.0.out_layers.3.weight"].shape[0]]
         inner = f"input_blocks.{block}.1.transformer_blocks."
         attention[-1] = f"{inner}0.norm1.weight" in tensors
-        depths[-1] = max(1, sum(name.startswith(inner) and name.endswith("norm1.weight") for name in tensors))
+        depths[-1] = max(1, _depth(tensors, inner))
+    if not attention[-1]:  # a depth of its own would have no place; the middle's is told by the last level
+        depths[-1] = max(1, _depth(tensors, "middle_block.1.transformer_blocks."))
     context = tensors["middle_block.1.transformer_blocks.0.attn2.to_k.weight"].shape[1]
     temporal = any(".time_stack." in name for name in tensors)
     if heads is None:  # 1.x: 8 heads everywhere; 2.x and video: 64 channels a head
@@ -179,6 +184,12 @@ def _config_from_diffusers(settings: dict[str, Any], source: Path) -> UNetConfig
         if len(set(context)) > 1:
             raise WeightsError(f"{source}: cross_attention_dim {context} differs by level, and only one is known here")
         context = context[0]
+    depths, up = settings.get("transformer_layers_per_block", 1), settings.get("reverse_transformer_layers_per_block")
+    for name, found in (("transformer_layers_per_block", depths), ("reverse_transformer_layers_per_block", up)):
+        if isinstance(found, (list, tuple)) and any(isinstance(one, (list, tuple)) for one in found):
+            raise WeightsError(
+                f"{source}: {name} {found} differs within a level, and only one depth a level is known here: use another checkpoint"
+            )
     # In image UNets attention_head_dim is, by a misnomer that was kept, the number of heads
     heads = settings.get("num_attention_heads") if temporal else settings.get("attention_head_dim", 8)
     inputs, out = settings["in_channels"], settings["out_channels"]
@@ -195,7 +206,8 @@ def _config_from_diffusers(settings: dict[str, Any], source: Path) -> UNetConfig
             layers=settings.get("layers_per_block", 2),
             attention=attention,
             heads=heads,
-            transformer_layers=settings.get("transformer_layers_per_block", 1),
+            transformer_layers=depths,
+            up_transformer_layers=None if temporal or up is None else up[::-1],
             context_dim=context,
             norm_groups=settings.get("norm_num_groups", 32),
             epsilon="svd" if temporal else "sd",
@@ -206,6 +218,10 @@ def _config_from_diffusers(settings: dict[str, Any], source: Path) -> UNetConfig
         )
     except ValidationError as error:
         raise WeightsError(f"{source}: config.json does not describe a network known here: {error}") from error
+
+
+def _depth(tensors: dict[str, Tensor], blocks: str) -> int:
+    return sum(name.startswith(blocks) and name.endswith(".norm1.weight") for name in tensors)
 
 
 def _is_input(name: str) -> bool:

@@ -10,43 +10,68 @@ from pydantic import ValidationError
 from video_model.codecs import Codec
 from video_model.config import TrainConfig
 from video_model.diffusion.conditioning import Conditioner
+from video_model.diffusion.slots import Models
 from video_model.encoders import TextEncoder
 from video_model.errors import RunError
 from video_model.public.formats import format_of
 from video_model.training.steps.optimisation import choose_trained
 
 
-def build_network(config: TrainConfig, latent_channels: int, text_dim: int, temporal: bool) -> Any:
-    """A fresh network of the config's shape; a video network is an inflated image network. Raises RunError."""
-    try:
-        network = config.network.image(latent_channels, text_dim)
-    except ValidationError as error:
-        raise RunError(f"network: {_reason(error)}") from None
-    return inflated(network, config, latent_channels) if temporal else network
+def build_network(config: TrainConfig, stage: str, models: Models) -> Any:
+    """A fresh network of a stage's shape; a video network is an inflated image network. Raises RunError."""
+    return _built(config, stage, models.codec.channels, models.encoder)
 
 
-def inflated(image: Any, config: TrainConfig, latent_channels: int) -> Any:
-    """The image network as a video network that computes the same: temporal layers, conditions of videos."""
-    slots = config.conditioning.slots(temporal=True)
-    appended = sum(slot.concat_channels(latent_channels) for slot in slots)
-    return config.network.video(image, config.conditioning.vectors, appended)
+def inflated(network: Any, config: TrainConfig, stage: str, latent_channels: int) -> Any:
+    """A network as a video stage has it: an image network with temporal layers, a video network with other conditions.
+
+    What is new has no effect yet.
+    """
+    conditioning = config.conditioning_of(stage)
+    appended = sum(slot.concat_channels(latent_channels) for slot in config.slots_of(stage))
+    return config.network.video(network, conditioning.vectors, appended)
 
 
-def first_network(config: TrainConfig, codec: Codec, encoder: TextEncoder) -> Any:
+def first_network(config: TrainConfig, stage: str, models: Models) -> Any:
     """What the first stage starts from: public weights if the config names some, else fresh ones. Raises WeightsError."""
-    stage = next(iter(config.stages.values()))
     if config.start is None:
-        return build_network(config, codec.channels, encoder.dim, stage.temporal)
+        return build_network(config, stage, models)
     network = format_of(config.network).load(config.start)
-    found, wanted = network.config, build_network(config, codec.channels, encoder.dim, network.temporal).config
-    differ = [name for name in type(found).model_fields if getattr(found, name) != getattr(wanted, name)]
-    if differ or network.temporal > stage.temporal:
-        listed = "; ".join(f"{name}: {getattr(found, name)} there, {getattr(wanted, name)} here" for name in differ)
-        raise RunError(
-            f"{config.start}: is not a network of this config ({listed or 'a video network, for an image stage'}): change "
-            "network, codec, text or conditioning of the config to fit the checkpoint"
+    wanted = build_network(config, stage, models)
+    if config.stages[stage].temporal and not network.temporal:
+        network = inflated(network, config, stage, models.codec.channels)
+    elif network.temporal:
+        frames_unscaled(network, config, stage, models.codec)
+    differ = [
+        name
+        for name in type(network.config).model_fields
+        if getattr(network.config, name) != getattr(wanted.config, name)
+    ]
+    if differ:
+        listed = "; ".join(
+            f"{name}: {getattr(network.config, name)} there, {getattr(wanted.config, name)} here" for name in differ
         )
-    return inflated(network, config, codec.channels) if stage.temporal and not network.temporal else network
+        kind = ", a video network, for an image stage" if network.temporal and not wanted.temporal else ""
+        raise RunError(
+            f"{config.start}: is not a network of this config ({listed}{kind}): change network, codec, text or "
+            "conditioning of the config to fit the checkpoint"
+        )
+    return network
+
+
+def frames_unscaled(network: Any, config: TrainConfig, stage: str, codec: Codec, back: bool = False) -> None:
+    """Let a public network, which is given the first frame's latent unscaled, take the scaled latents of this config; or back.
+
+    Nothing is done where the stage gives unscaled ones itself (first_frame.released), or no frame at all.
+    """
+    slot = (
+        config.conditioning_of(stage).first_frame if "first_frame" in type(config.conditioning).model_fields else None
+    )
+    scale = getattr(codec, "scale", 1.0)
+    if slot is None or slot.released or not network.config.concat_channels:
+        return
+    with torch.no_grad():
+        network.concat_in.weight[:, : network.config.in_channels] *= scale if back else 1 / scale
 
 
 def check_network(config: TrainConfig, encoder: TextEncoder) -> None:
@@ -55,6 +80,13 @@ def check_network(config: TrainConfig, encoder: TextEncoder) -> None:
     Takes no memory and no time, and so is asked before anything else is made. A public codec's channels are known only when
     it is loaded; then nothing is checked.
     """
+    for name in config.stages:
+        before = config.before(name)
+        if before and _context(config, name, encoder) != _context(config, before, encoder):
+            raise RunError(
+                f"stage {name}: attends to tokens of {_context(config, name, encoder)} channels, and stage {before}, which it "
+                f"starts from, to {_context(config, before, encoder)}: give both as many (conditioning.text, conditioning.image)"
+            )
     try:
         channels = config.codec.latent_channels
     except ValidationError as error:
@@ -62,13 +94,30 @@ def check_network(config: TrainConfig, encoder: TextEncoder) -> None:
     if channels is None:
         return
     with torch.device("meta"):
-        for stage in config.stages.values():
-            choose_trained(build_network(config, channels, encoder.dim, stage.temporal), stage.train)
+        for name, stage in config.stages.items():
+            choose_trained(_built(config, name, channels, encoder), stage.train)
 
 
-def build_conditioner(config: TrainConfig, temporal: bool) -> Conditioner:
-    """The slots of a stage."""
-    return Conditioner(config.conditioning.slots(temporal))
+def build_conditioner(config: TrainConfig, stage: str, models: Models) -> Conditioner:
+    """The slots of a stage. Raises RunError for slots that do not go together."""
+    try:
+        return Conditioner(config.slots_of(stage), models)
+    except ValueError as error:
+        raise RunError(f"stage {stage}: {error}") from None
+
+
+def _built(config: TrainConfig, stage: str, latent_channels: int, encoder: TextEncoder) -> Any:
+    try:
+        network = config.network.image(latent_channels, _context(config, stage, encoder))
+    except ValidationError as error:
+        raise RunError(f"network: {_reason(error)}") from None
+    return inflated(network, config, stage, latent_channels) if config.stages[stage].temporal else network
+
+
+def _context(config: TrainConfig, stage: str, encoder: TextEncoder) -> int | None:
+    """Channels of the tokens that a stage's network attends to; None: to nothing."""
+    conditioning = config.conditioning_of(stage)
+    return conditioning.context_dim if conditioning.text is None else encoder.dim
 
 
 def _reason(error: ValidationError) -> str:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,51 +18,74 @@ from video_model.codecs import Codec
 from video_model.config import rates_of
 from video_model.data.excerpts import sample_frames, sample_windows
 from video_model.data.index import Index
-from video_model.errors import RunError
-from video_model.latents.build import locked
+from video_model.errors import DataError, RunError
+from video_model.latents.together import locked
 from video_model.training.run import Run
 from video_model.training.watching import TrainingWatcher
+from video_model.workers import TrainingWorker, first_goes_ahead
 
 TEMPORAL_FRAMES = 8  # of a window that a temporal decoder is trained on, at most
 
 
-def codec_of(run: Run, index: Index, cache: Path, watcher: TrainingWatcher) -> Codec:
-    """index: what the run trains on. cache: where runs share codecs. Raises RunError, DataError, CodecError."""
-    chosen = run.config.codec
-    if not chosen.trained or (run.root / "codec").exists():
+def codec_of(
+    run: Run, index: Index, cache: Path, watcher: TrainingWatcher, worker: TrainingWorker | None = None
+) -> Codec:
+    """index: what the run trains on. cache: where runs share codecs. worker: of several that all call this, and train it
+    together. Raises RunError, DataError, CodecError, WorkerError."""
+    chosen, worker = run.config.codec, worker or TrainingWorker()
+    if not chosen.trained or worker.any(worker.first and (run.root / "codec").exists()):
         return run.codec()
-    data = RunFrames(index, _size(run), _window(run), run.config.seed, run.config.data.workers)
+    data = RunFrames(index, _size(run), _window(run), run.config.seed, run.config.data.workers, worker)
     key = [chosen.model_dump(), index.fingerprint, data.size, data.window, run.config.seed]
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     shared = cache / "codecs" / name
-    shared.parent.mkdir(parents=True, exist_ok=True)
-    with locked(shared.parent):
-        if not shared.exists():
+    with first_goes_ahead(worker):
+        shared.parent.mkdir(parents=True, exist_ok=True)
+    with locked(shared.parent, worker):
+        if not worker.any(worker.first and shared.exists()):
             made, report = chosen.train(data, run.config.seed, watcher.phase)
-            with atomic_folder(shared) as folder:
-                made.save(folder)
-                write_json(folder / "report.json", report)
-    with atomic_folder(run.root / "codec") as folder:
-        shutil.copytree(shared, folder, dirs_exist_ok=True)
+            if worker.first:
+                with atomic_folder(shared) as folder:
+                    made.save(folder)
+                    write_json(folder / "report.json", report)
+    with first_goes_ahead(worker):
+        if worker.first:
+            with atomic_folder(run.root / "codec") as folder:
+                shutil.copytree(shared, folder, dirs_exist_ok=True)
     return run.codec()
 
 
 @dataclass(frozen=True)
 class RunFrames:
-    """Pixels of a run's clips, for its codec. size: height, width in px. window: frames and rate of windows."""
+    """Pixels of a run's clips, for its codec. size: height, width in px. window: frames and rate of windows.
+
+    The first worker decodes them, and all get them.
+    """
 
     index: Index
     size: tuple[int, int]
     window: tuple[int, float] | None
     seed: int
     workers: int
+    worker: TrainingWorker
 
     def frames(self, count: int) -> Tensor:
-        return torch.from_numpy(sample_frames(self.index, self.size, count, self.seed, self.workers))
+        return self._for_all(lambda: sample_frames(self.index, self.size, count, self.seed, self.workers))
 
     def windows(self, count: int) -> Tensor:
-        pixels, *_ = sample_windows(self.index, self.size, *self.window, count, self.seed, self.workers)
-        return torch.from_numpy(pixels)
+        return self._for_all(
+            lambda: sample_windows(self.index, self.size, *self.window, count, self.seed, self.workers)[0]
+        )
+
+    def _for_all(self, decode: Callable[[], np.ndarray]) -> Tensor:
+        pixels, error = torch.empty(0, dtype=torch.uint8), None
+        if self.worker.first:
+            try:
+                pixels = torch.from_numpy(np.ascontiguousarray(decode()))
+            except DataError as raised:
+                error = raised
+        self.worker.agree(error)
+        return self.worker.from_first(pixels)
 
 
 def _size(run: Run) -> tuple[int, int]:

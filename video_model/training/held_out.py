@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from video_model.errors import DataError
 from video_model.latents.batches import Batches, BatchSpec, NoClip
 from video_model.latents.cache import Cache, pad
 from video_model.latents.live import LiveLatents
-from video_model.training.steps.rows import draws, moved
+from video_model.training.steps.rows import draws, in_parts, moved, parts_of
 
 LEVELS = (-2.0, -0.5, 1.0)  # ln(sigma): bounds of the noise levels that have a loss of their own
 
@@ -35,28 +36,57 @@ def held_out_batches(index: Index, store: Cache | LiveLatents, rows: int, spec: 
     except DataError:
         return []
     alike: dict[tuple[int, ...], list[Mapping[str, Any]]] = {}
-    for step in range(rows):
-        try:
-            row = single.batch(step)
-        except NoClip:
-            continue
-        alike.setdefault(row["latents"].shape, []).append(row)
+    with contextlib.closing(single):
+        for step in range(rows):
+            try:
+                row = single.batch(step)
+            except NoClip:
+                continue
+            alike.setdefault(row["latents"].shape, []).append(row)
     return [_joined(part[i : i + spec.batch]) for part in alike.values() for i in range(0, len(part), spec.batch)]
 
 
+class RowLosses(NamedTuple):
+    """losses, sigmas [N]; clips: the clip of each row."""
+
+    losses: Tensor
+    sigmas: Tensor
+    clips: list[str]
+
+
 @torch.no_grad()
-def held_out_loss(
-    denoiser: Denoiser, conditioner: Conditioner, noise: Noise, batches: Sequence[Mapping[str, Any]]
-) -> dict[str, float]:
-    """Mean training loss (see Denoiser.loss) over fixed rows, and by noise level: `held_out_loss/sigma_<low>_<high>`."""
+def losses_by_row(
+    denoiser: Denoiser,
+    conditioner: Conditioner,
+    noise: Noise,
+    batches: Sequence[Mapping[str, Any]],
+    at_once: int | None = None,
+) -> RowLosses:
+    """The training loss (see Denoiser.loss) of each of fixed rows, always with the same noise.
+
+    at_once: rows of one forward pass, at most.
+    """
     device = next(denoiser.network.parameters()).device
-    losses, sigmas = [], []
+    losses, sigmas, clips = [], [], []
     for step, batch in enumerate(batches):
-        given = moved(draws("held out", noise, conditioner, step, 0, batch), device)
-        losses.append(denoiser.loss(*given).cpu())
-        sigmas.append(given[2].cpu())
-    loss, level = torch.cat(losses), torch.cat(sigmas).log()
-    numbers = {"held_out_loss": float(loss.mean())}
+        for first, part in in_parts(batch, parts_of(len(batch["latents"]), 1, at_once)):
+            given = moved(draws("held out", noise, conditioner, step, first, part), device)
+            losses.append(denoiser.loss(*given[:3], conditioner.encoded(given[3])).cpu())
+            sigmas.append(given[2].cpu())
+        clips += batch.get("keys") or [f"{step}/{row}" for row in range(len(batch["latents"]))]
+    return RowLosses(torch.cat(losses), torch.cat(sigmas), clips)
+
+
+def held_out_loss(
+    denoiser: Denoiser,
+    conditioner: Conditioner,
+    noise: Noise,
+    batches: Sequence[Mapping[str, Any]],
+    at_once: int | None = None,
+) -> dict[str, float]:
+    """Mean loss over fixed rows, and by noise level: `held_out_loss/sigma_<low>_<high>`. at_once: as in losses_by_row."""
+    loss, sigma, _ = losses_by_row(denoiser, conditioner, noise, batches, at_once)
+    level, numbers = sigma.log(), {"held_out_loss": float(loss.mean())}
     edges = [-torch.inf, *LEVELS, torch.inf]
     for low, high in itertools.pairwise(edges):
         inside = (level >= low) & (level < high)

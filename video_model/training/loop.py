@@ -22,13 +22,13 @@ from video_model.config import Loop, TrainingStage
 from video_model.diffusion.conditioning import Conditioner
 from video_model.diffusion.denoiser import Denoiser
 from video_model.diffusion.parametrisations import Parametrisation
-from video_model.training import checkpoints
+from video_model.memory import memory_for
 from video_model.training.checkpoints import Checkpoint
 from video_model.training.journal import Journal
 from video_model.training.steps.optimisation import learning_rate
-from video_model.training.steps.rows import Batch
+from video_model.training.steps.rows import Batch, parts_of
 from video_model.training.steps.state import TrainingState
-from video_model.training.steps.workers import TrainingWorker
+from video_model.workers import TrainingWorker
 
 
 class NotFinite(Exception):
@@ -48,7 +48,7 @@ class BatchSource(Protocol):
 class StageTask:
     """What one stage needs. network: as the stage starts, e.g. the last one's average.
 
-    evaluate(denoiser) -> numbers, of the average. draw(denoiser, step, journal): samples are drawn and stored.
+    evaluate(denoiser, rows) -> numbers, of the average, that many rows at once. draw(denoiser, step, journal): samples are drawn and stored.
     report(step, numbers): progress. stop(): whether to stop now.
     """
 
@@ -63,7 +63,7 @@ class StageTask:
     parametrisation: Parametrisation
     batches: BatchSource
     worker: TrainingWorker = field(default_factory=TrainingWorker)
-    evaluate: Callable[[Denoiser], dict[str, float]] | None = None
+    evaluate: Callable[[Denoiser, int], dict[str, float]] | None = None
     draw: Callable[[Denoiser, int, Journal | None], None] | None = None
     draw_every: int = 0
     report: Callable[[int, dict[str, float]], None] = lambda step, numbers: None
@@ -88,11 +88,7 @@ def train_stage(task: StageTask, start: Checkpoint | None = None) -> Checkpoint:
         batches = task.batches.iterate(first, stage.steps, worker.rank, worker.world)
         for step, batch in enumerate(batches, first):
             began, done = time.perf_counter(), step + 1
-            loss, sigma = state.gradients(f"{task.seed}/{task.name}", task.conditioner, step, batch)
-            norm = state.clip()
-            if worker.any(not bool(torch.isfinite(loss).all() & torch.isfinite(norm))):
-                raise _not_finite(task, step, batch, sigma, loss, norm)
-            state.update(step)
+            loss, norm = _step(task, state, step, batch)
             if done % loop.log_every == 0 or done == stage.steps:
                 now = time.perf_counter()
                 numbers = {
@@ -100,7 +96,7 @@ def train_stage(task: StageTask, start: Checkpoint | None = None) -> Checkpoint:
                     "gradient_norm": float(norm),
                     "learning_rate": learning_rate(stage, step),
                     "step_seconds": now - before,
-                    "waiting_share": (began - before) / (now - before),
+                    "waiting_share": (began - before + state.preparing) / (now - before),
                 }
                 if journal:
                     journal.numbers(done, numbers)
@@ -108,21 +104,35 @@ def train_stage(task: StageTask, start: Checkpoint | None = None) -> Checkpoint:
             stopping = worker.any(task.stop())
             if done % loop.save_every == 0 or done == stage.steps or stopping:
                 facts = {"stage": task.name, "done": done == stage.steps, "seed": task.seed}
-                saved = state.save(task.folder / "checkpoints", done, facts) or saved
+                saved = state.save(task.folder / "checkpoints", done, facts)
             # After saving: whatever fails here, for want of memory or disk, costs no step
             if everyone and task.evaluate and _due(done, loop.evaluate_every, stage.steps):
-                numbers = task.evaluate(state.averaged)
+                with memory_for(f"the loss on held-out clips of stage {task.name}", *_helps(task, "evaluate")):
+                    numbers = task.evaluate(state.averaged, state.at_once)
                 if journal:
                     journal.numbers(done, numbers)
             if everyone and task.draw and _due(done, task.draw_every, stage.steps):
-                task.draw(state.averaged, done, journal)
+                with memory_for(f"samples of stage {task.name}", *_helps(task, "draw")):
+                    task.draw(state.averaged, done, journal)
             if stopping and done < stage.steps:
                 raise Interrupted(f"stopped after step {done} of stage {task.name}, which is saved: use --resume")
             before = time.perf_counter()
     finally:
         if journal:
             journal.close()
-    return saved if worker.first else checkpoints.latest(task.folder / "checkpoints")
+    return saved
+
+
+def _step(task: StageTask, state: TrainingState, step: int, batch: Batch) -> tuple[Tensor, Tensor]:
+    """The losses [B] of this worker's rows, and the gradient's norm. Raises NotFinite, OutOfMemory."""
+    with memory_for(lambda: _pass(task, state, batch), *_helps(task, "pass")):
+        loss, sigma = state.gradients(f"{task.seed}/{task.name}", task.conditioner, step, batch)
+        norm = state.clip()
+    if task.worker.any(not bool(torch.isfinite(loss).all() & torch.isfinite(norm))):
+        raise _not_finite(task, step, batch, sigma, loss, norm)
+    with memory_for(f"the optimizer's step of stage {task.name}", *_helps(task, "update")):
+        state.update(step)
+    return loss, norm
 
 
 def _due(done: int, every: int, steps: int) -> bool:
@@ -152,6 +162,33 @@ def _not_finite(task: StageTask, step: int, batch: Batch, sigma: Tensor, loss: T
         f"batch is kept in {path}.json and .safetensors; look at these clips, or lower the learning rate: --resume --set "
         f"stages.{task.name}.lr={task.stage.lr / 2:g}"
     )
+
+
+def _pass(task: StageTask, state: TrainingState, batch: Batch) -> str:
+    """The part of a step that takes most memory, in words."""
+    rows, *shape = batch["latents"].shape
+    at_once = -(-rows // parts_of(rows, task.stage.accumulate, state.micro_batch))
+    return (
+        f"the forward and backward pass of stage {task.name}, {at_once} rows of {'x'.join(map(str, shape))} "
+        f"(frames, channels, height, width of latents), on {task.worker.device}"
+    )
+
+
+def _helps(task: StageTask, part: str) -> list[str]:
+    """Keys that a part of a stage needs less memory with, and their values; the checkpoints so far stay, for --resume."""
+    stage, loop, key = task.stage, task.loop, f"stages.{task.name}"
+    if part == "draw":
+        return ["--resume --set samples.count or samples.frames lower", "samples.every=0"]
+    whole = [] if loop.strategy == "fsdp" else ["loop.strategy=fsdp on several GPUs (now ddp)"]
+    if part == "update":
+        return [*whole, f"train less ({key}.train, now {stage.train})", "--resume"]
+    kept = [] if loop.checkpointing else ["loop.checkpointing=true (now false)"]
+    smaller = (
+        f"--resume --set {key}.micro_batch lower (now {'unset' if stage.micro_batch is None else stage.micro_batch})"
+    )
+    if part == "evaluate":
+        return [f"{smaller}, which bounds the rows of this as well"]
+    return [smaller, *kept, *whole]
 
 
 def _wandb(task: StageTask) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -10,13 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from video_model.codecs import placed
 from video_model.config import TrainConfig
 from video_model.diffusion.denoiser import Denoiser
 from video_model.diffusion.generate import Request, generate
 from video_model.diffusion.schedules import Watch
 from video_model.diffusion.slots import Models
 from video_model.errors import RunError
-from video_model.training.build import build_conditioner
+from video_model.memory import memory_for
+from video_model.precision import frozen_dtype
+from video_model.training.build import build_conditioner, frames_unscaled
 from video_model.training.run import Run
 
 FIELDS = {field.name for field in fields(Request)}
@@ -24,6 +28,8 @@ FIELDS = {field.name for field in fields(Request)}
 
 class Sampler:
     """A run, loaded to sample from: the average of its newest stage, or of `stage`. Raises RunError, CodecError.
+
+    On a GPU it works in the precision that the run was trained in.
 
     schema: the config's class, where the run was trained with parts of one's own (see config.train_config).
     """
@@ -39,10 +45,14 @@ class Sampler:
         self.name, self.checkpoint = self.run.newest(stage)
         self.config: TrainConfig = self.run.config
         self.stage = self.config.stages[self.name]
-        self.codec, self.encoder = self.run.codec(), self.config.text.make()
-        network = self.run.network(self.name, self.checkpoint, self.codec, self.encoder).to(device)
-        self.denoiser = Denoiser(network, self.config.denoiser)
-        self.conditioner = build_conditioner(self.config, self.stage.temporal)
+        device, loop = torch.device(device), self.config.loop
+        frozen = frozen_dtype(loop.frozen_precision, device)
+        self.codec, self.encoder = placed(self.run.codec(), device, frozen), self.config.text.make(device, frozen)
+        self.models = Models(self.codec, self.encoder)
+        network = self.run.network(self.name, self.checkpoint, self.models).to(device)
+        precision = "float32" if device.type == "cpu" else loop.precision  # a CPU gains nothing by less
+        self.denoiser = Denoiser(network, self.config.denoiser, precision)
+        self.conditioner = build_conditioner(self.config, self.name, self.models)
 
     def request(self, prompts: Sequence[str], **options: Any) -> Request:
         """A request with the run's defaults for all that is not named (or None); options: fields of Request, or slots.
@@ -60,9 +70,17 @@ class Sampler:
             raise RunError(f"{self.run.root}: stage {self.name} is an image stage: --frames must be 1")
         return request
 
+    def public_network(self) -> Any:
+        """A copy of the network as public pipelines drive it: it takes the first frame's latent unscaled."""
+        network = copy.deepcopy(self.denoiser.network)
+        frames_unscaled(network, self.config, self.name, self.codec, back=True)
+        return network
+
     def __call__(self, request: Request, watch: Watch | None = None) -> Tensor:
-        models = Models(self.codec, self.encoder)
-        return generate(self.denoiser, self.conditioner, models, request, self.config.parts.samplers, watch)
+        height, width = request.size
+        what = f"drawing {len(request.prompts)} videos of {request.frames} frames of {height}x{width} px"
+        with memory_for(what, "fewer at once (--prompt), fewer --frames, or a smaller --size"):
+            return generate(self.denoiser, self.conditioner, request, self.config.parts.samplers, watch)
 
 
 def default_request(config: TrainConfig, name: str, prompts: Sequence[str], **options: Any) -> Request:
@@ -82,7 +100,7 @@ def default_request(config: TrainConfig, name: str, prompts: Sequence[str], **op
         "seed": config.seed,
     }
     given = {key: value for key, value in options.items() if value is not None}
-    known = [slot.name for slot in config.parts.slots]
+    known = [name for slot in config.parts.slots for name in dict.fromkeys((slot.name, *slot.numbers))]
     for key in given:
         if key not in FIELDS and key not in known:
             raise RunError(f"{key}: no conditioning slot has this name: choose from {', '.join(known)}")

@@ -10,15 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from curate.base.files import write_json
+from video_model.codecs import placed
 from video_model.config import TrainConfig
 from video_model.diffusion.conditioning import Conditioner
 from video_model.diffusion.denoiser import Denoiser
@@ -27,6 +27,7 @@ from video_model.diffusion.slots import Models
 from video_model.errors import RunError
 from video_model.latents.batches import Batches
 from video_model.pictures import strip, write_picture, write_video
+from video_model.precision import frozen_dtype
 from video_model.training import checkpoints
 from video_model.training.build import build_conditioner, check_network, first_network, inflated
 from video_model.training.codec_of_run import codec_of
@@ -35,9 +36,9 @@ from video_model.training.journal import Journal
 from video_model.training.loop import StageTask, train_stage
 from video_model.training.run import Run
 from video_model.training.sampler import default_request
-from video_model.training.steps.workers import TrainingWorker, first_goes_ahead
 from video_model.training.stores import Stores, Unread
 from video_model.training.watching import Silent, TrainingWatcher
+from video_model.workers import TrainingWorker, first_goes_ahead
 
 
 def train(
@@ -63,23 +64,24 @@ def train(
     if worker.device.type == "cpu" and config.loop.threads:
         torch.set_num_threads(config.loop.threads)
     stores = Stores(config, sources)
+    config = stores.config
     chosen = [name for name in config.stages if only is None or name == only]
     for name in chosen:  # what cannot make batches is an error now, not when its stage comes
         stores.batches(name, Unread(*stores.thinning))
-    encoder = config.text.make()
+    frozen = frozen_dtype(config.loop.frozen_precision, worker.device)
+    encoder = config.text.make(worker.device, frozen)
     check_network(config, encoder)
     with first_goes_ahead(worker):
-        run = Run.begin(out, config, resume) if worker.first else Run(out, config)
+        run = Run.begin(out, config, resume, watcher) if worker.first else Run(out, config)
         if worker.first:
             stores.compare(run)
-        cache = Path(cache) if cache else out.parent / "latents"
-        codec = codec_of(run, stores.training, cache, watcher)
-        if isinstance(codec, nn.Module):
-            codec.to(worker.device)
+    cache = Path(cache) if cache else out.parent / "latents"
+    codec = placed(codec_of(run, stores.training, cache, watcher, worker), worker.device, frozen)
     with ExitStack() as stack:
-        with first_goes_ahead(worker):
-            store = stores.open(codec, encoder, cache, watcher)
-            stack.callback(store.close)
+        store = stores.open(codec, encoder, cache, watcher, worker)
+        stack.callback(store.close)
+        if config.data.cache:  # the few prompts of samples are encoded on the CPU: its memory is the network's now
+            encoder.move(torch.device("cpu"))
         if worker.first:
             write_json(out / "data.json", stores.facts())
         trainer = StageTrainer(run, Models(codec, encoder), stores, store, worker, watcher, stop)
@@ -105,15 +107,20 @@ class StageTrainer:
         run, config, folder = self.run, self.run.config, self.run.stage(name)
         network = starting_network(run, name, self.models)
         stage, start = config.stages[name], checkpoints.latest(folder / "checkpoints")
+        seen = self.worker.told(str(start.step if start else 0))
+        if len(set(seen)) > 1:
+            raise RunError(
+                f"{folder}: workers see other checkpoints there ({', '.join(seen)}): use --resume in a minute"
+            )
         if run.done(name) and start.step >= stage.steps:
             return
-        conditioner = build_conditioner(config, stage.temporal)
+        conditioner = build_conditioner(config, name, self.models)
         held_out = self.stores.held_out(name, self.store)
         self.watcher.stage(name, start.step if start else 0, stage.steps, batches.report)
         if self.worker.first:
             folder.mkdir(parents=True, exist_ok=True)
             write_json(folder / "data.json", batches.report)
-        request = default_request(config, name, self.stores.prompts(name))
+        request = self._request(name)
         task = StageTask(
             name=name,
             stage=stage,
@@ -126,7 +133,7 @@ class StageTrainer:
             parametrisation=config.denoiser,
             batches=batches,
             worker=self.worker,
-            evaluate=(lambda denoiser: held_out_loss(denoiser, conditioner, stage.noise, held_out))
+            evaluate=(lambda denoiser, rows: held_out_loss(denoiser, conditioner, stage.noise, held_out, rows))
             if held_out
             else None,
             draw=self._drawer(folder, conditioner, request) if request.prompts else None,
@@ -135,6 +142,23 @@ class StageTrainer:
             stop=self.stop,
         )
         train_stage(task, start)
+
+    def _request(self, name: str) -> Request:
+        """What is drawn on the way; nothing, without prompts, where a stage wants pictures and there are none."""
+        request, slots = (
+            default_request(self.run.config, name, self.stores.prompts(name)),
+            self.run.config.slots_of(name),
+        )
+        prompts = list(request.prompts) or [""]
+        windows, captions = self.stores.windows(name, request)
+        shown = {slot.name: slot.shown(windows) for slot in slots} if windows is not None else {}
+        shown = {key: value for key, value in shown.items() if value is not None}
+        if not shown:
+            return replace(request, prompts=[]) if any(slot.required for slot in slots) else request
+        if not self.run.config.samples.prompts and captions:
+            prompts = captions
+        prompts = [prompts[i % len(prompts)] for i in range(len(windows))]
+        return replace(request, prompts=prompts, conditions={**request.conditions, **shown})
 
     def _reporter(self, name: str, batches: Batches) -> Callable[[int, dict[str, float]], None]:
         """Progress; and data.json anew whenever clips were replaced by others, as they could not be decoded."""
@@ -154,7 +178,7 @@ class StageTrainer:
         """Samples as pictures and videos, and in the journal."""
 
         def draw(denoiser: Denoiser, step: int, journal: Journal | None) -> None:
-            videos = generate(denoiser, conditioner, self.models, request, self.run.config.parts.samplers)
+            videos = generate(denoiser, conditioner, request, self.run.config.parts.samplers)
             if journal is None:
                 return
             journal.picture(step, "samples", np.concatenate([strip(video) for video in videos]))
@@ -170,15 +194,14 @@ class StageTrainer:
 
 def starting_network(run: Run, name: str, models: Models) -> Any:
     """The network as a stage starts: the average of the stage before, inflated where time comes in."""
-    names = list(run.config.stages)
     torch.manual_seed(run.config.seed)
-    if name == names[0]:
-        return first_network(run.config, models.codec, models.encoder)
-    before = names[names.index(name) - 1]
+    before = run.config.before(name)
+    if before is None:
+        return first_network(run.config, name, models)
     found = run.done(before)
     if found is None:
         raise RunError(f"{run.root}: stage {name} starts from stage {before}, which is not done: train that one first")
-    network = run.network(before, found, models.codec, models.encoder)
-    if run.config.stages[name].temporal and not network.temporal:
-        network = inflated(network, run.config, models.codec.channels)
+    network = run.network(before, found, models)
+    if run.config.stages[name].temporal:
+        network = inflated(network, run.config, name, models.codec.channels)
     return network.train()

@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from video_model.codecs import Codec
 from video_model.config import TrainConfig, as_rates
 from video_model.data.buckets import Size, usable_sizes
+from video_model.data.decoding import read_picture
+from video_model.data.excerpts import sample_windows
 from video_model.data.index import Index, check_captions, join, open_index
 from video_model.data.windows import kept_for
+from video_model.diffusion.generate import Request
 from video_model.encoders import TextEncoder
 from video_model.errors import DataError, RunError
 from video_model.latents.batches import Batches, BatchSpec
@@ -23,6 +27,7 @@ from video_model.latents.live import LiveLatents
 from video_model.training.held_out import held_out_batches
 from video_model.training.run import Run
 from video_model.training.watching import TrainingWatcher
+from video_model.workers import TrainingWorker
 
 HELD_OUT_ROWS, WINDOWS = 256, 8  # of the loss that is followed, at most: in all, and of one clip
 
@@ -39,7 +44,10 @@ class Unread:
 
 
 class Stores:
-    """The data of all stages: their indices, split into clips to train on and clips held out, the same in all stages."""
+    """The data of all stages: their indices, split into clips to train on and clips held out, the same in all stages.
+
+    config: what it was made with, and what slots learned from the clips.
+    """
 
     def __init__(self, config: TrainConfig, sources: Sequence[str]) -> None:
         self.config = config
@@ -57,6 +65,7 @@ class Stores:
         opened = {tuple(found): self._opened(found) for found in self.sources.values()}
         self.whole = join(*opened.values())
         check_captions(self.whole.files, config.data.captions)
+        self.config = config = config.fitted(self.whole.number)
         _, held_out = self.whole.split(config.data.held_out, config.seed)
         apart = set(held_out.rows["video_id"].to_pylist())
         self.parts: dict[str, tuple[Index, Index]] = {}
@@ -75,16 +84,23 @@ class Stores:
             self.parts[name] = index.select(np.flatnonzero(~away)), index.select(np.flatnonzero(away))
 
     def _opened(self, sources: Sequence[str], where: str | None = None) -> Index:
-        columns = self.config.conditioning.columns.values()
-        return open_index(sources, where, self.config.data.captions, tuple(columns), partial=True)
+        return open_index(sources, where, self.config.data.captions, tuple(self.config.columns), partial=True)
 
     @property
     def training(self) -> Index:
         """All clips that some stage trains on."""
         return join(*(train for train, _ in self.parts.values()))
 
-    def open(self, codec: Codec, encoder: TextEncoder, cache: Path, watcher: TrainingWatcher) -> Any:
-        """Latents and text states of all that the stages need: cached, or made as they are asked for."""
+    def open(
+        self,
+        codec: Codec,
+        encoder: TextEncoder,
+        cache: Path,
+        watcher: TrainingWatcher,
+        worker: TrainingWorker | None = None,
+    ) -> Any:
+        """Latents and text states of all that the stages need: cached (each worker encodes a part), or made as they are
+        asked for."""
         data = self.config.data
         rates, most = self.thinning
         if not data.cache:
@@ -97,7 +113,7 @@ class Stores:
 
         needs = [(part, self.sizes(name)) for name, parts in self.parts.items() for part in parts if len(part)]
         options = LatentOptions(rates, most, data.cache_dtype, data.workers, data.decode_seconds)
-        return cache_for(needs, codec, encoder, cache, options, report)
+        return cache_for(needs, codec, encoder, cache, options, report, worker)
 
     @property
     def thinning(self) -> tuple[tuple[float, ...] | None, int]:
@@ -123,7 +139,9 @@ class Stores:
             image_batch=stage.image_batch,
             seed=_seed(self.config, name),
             merge=self.config.data.small_buckets == "merge",
-            columns=self.config.conditioning.columns,
+            columns=self.config.conditioning_of(name).columns,
+            pixels=any(slot.wants_pixels for slot in self.config.slots_of(name)),
+            workers=self.config.data.workers,
         )
 
     def batches(self, name: str, store: Any) -> Batches:
@@ -147,6 +165,28 @@ class Stores:
         index = held_out if len(held_out) else train
         captions = dict.fromkeys(index.caption(row, 0.0) for row in range(min(len(index), 64 * samples.count)))
         return [caption for caption in captions if caption][: samples.count]
+
+    def windows(self, name: str, request: Request) -> tuple[torch.Tensor | None, list[str]]:
+        """What samples of an image-to-video stage begin with, [N, T, 3, H, W] in [-1, 1], and their captions.
+
+        samples.images, or windows of held-out clips where the stage cannot do without; (None, []) else, or where there are
+        none. Raises DataError for a picture that cannot be read.
+        """
+        samples, (_, held_out) = self.config.samples, self.parts[name]
+        slots = self.config.slots_of(name)
+        if samples.images:
+            pixels = np.stack([read_picture(Path(path), request.size) for path in samples.images])[:, None]
+            captions: list[str] = []
+        elif any(slot.required for slot in slots) and len(held_out):
+            rate, workers = request.fps or 8.0, self.config.data.workers
+            try:
+                found = sample_windows(held_out, request.size, request.frames, rate, samples.count, 0, workers)
+            except DataError:
+                return None, []
+            pixels, captions = found[0].transpose(0, 1, 3, 4, 2), found[1]
+        else:
+            return None, []
+        return torch.from_numpy(pixels).movedim(-1, -3).float() / 127.5 - 1, captions
 
     def compare(self, run: Run) -> None:
         """Raise RunError where the run was begun on other clips: it would not be the same run."""

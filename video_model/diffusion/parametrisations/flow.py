@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
@@ -17,8 +17,11 @@ class RectifiedFlow(Parametrisation):
     """z = (1 - t) x0 + t noise, the network predicts noise - x0, t = sigma / (1 + sigma).
 
     In the denoiser's x, z = x / (1 + sigma). c_noise = t * `time_scale`. ln(sigma) ~ N(m, s^2) in training is the same as
-    t ~ logit-normal(m, s). (Lipman 2023; Esser 2024, sec. 3.)
+    t ~ logit-normal(m, s). (Lipman 2023; Esser 2024, sec. 3.) Sampling begins at t = 0.999, the last of a thousand steps short
+    of pure noise: t = 1 is sigma = infinity, which x = x0 + sigma noise cannot be. The last level before 0 is t = 1 / steps.
     """
+
+    default_range: ClassVar[tuple[float, float]] = (0.002, 999.0)
 
     kind: Literal["flow"] = "flow"
     time_scale: float = Field(1.0, gt=0)

@@ -13,11 +13,24 @@ if TYPE_CHECKING:
 
 
 class DiscreteSteps(Parametrisation):
-    """A network that takes a step 0..999 of the scaled-linear training schedule of Stable Diffusion for a noise level."""
+    """A network that takes a step 0..999 of the scaled-linear training schedule of Stable Diffusion for a noise level.
+
+    It was never shown more noise than the schedule's last step has (sigma 14.61) nor less than its first (.0292): these are
+    its range, and beyond them it would be told of a level that is not the picture's.
+    """
 
     steps: ClassVar[int] = 1000
     beta_start: ClassVar[float] = 0.00085
     beta_end: ClassVar[float] = 0.012
+
+    @property
+    def known_range(self) -> tuple[float, float]:
+        table = _log_sigmas(self.steps, self.beta_start, self.beta_end)
+        return math.exp(table[0]), math.exp(table[-1])
+
+    @property
+    def default_range(self) -> tuple[float, float]:  # type: ignore[override]
+        return self.known_range
 
     def step_of(self, sigma: Tensor) -> Tensor:
         """[B] sigma -> [B] position in the training schedule, 0..steps - 1, linear in ln(sigma) between steps."""

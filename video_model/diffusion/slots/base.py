@@ -10,6 +10,7 @@ from pydantic import Field, model_serializer, model_validator
 from curate.base.section import Section
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from torch import Tensor
 
@@ -26,7 +27,7 @@ class Conditions(NamedTuple):
 
 
 class Models(NamedTuple):
-    """What a request is encoded with."""
+    """What requests and batches are encoded with."""
 
     codec: Any
     encoder: Any
@@ -50,6 +51,10 @@ class Slot(Section):
     option: ClassVar[str] = "--condition"  # of `winnow sample`, that gives it
     numbers: ClassVar[tuple[str, ...]] = ()
     column: ClassVar[str | None] = None
+    pictures: ClassVar[int] = 0  # how many a request gives it: see `shown`
+    drops_with: ClassVar[str | None] = (
+        None  # another slot, with whose draws it is dropped out: together, at equal rates
+    )
 
     dropout: float = Field(0.1, ge=0, le=1, description="share of the samples that are trained without it")
 
@@ -57,17 +62,50 @@ class Slot(Section):
         """How many channels `cond` appends to the latents, as cond["concat"]; one slot at most does."""
         return 0
 
+    @property
+    def wants_pixels(self) -> bool:
+        """Whether a training batch must hold `pixels` [B, 3, H, W] in [-1, 1], of the first frame of each sample."""
+        return False
+
+    @property
+    def required(self) -> bool:
+        """Whether nothing sensible can be drawn without it."""
+        return False
+
+    @property
+    def context_dim(self) -> int | None:
+        """Channels of the tokens that it adds to those which the network attends to; None: it adds none."""
+        return None
+
+    def fitted(self, values: np.ndarray) -> Slot:
+        """The slot as a run keeps it, with what it learns from `column` of the run's clips."""
+        return self
+
     def cond(self, batch: Mapping[str, Any], drop: Tensor, draws: torch.Generator | None) -> Conditions:
         """drop [B] bool: the samples to leave it out of. draws: the slot's own generator; None outside of training."""
         raise NotImplementedError
 
+    def encoded(self, cond: dict[str, Tensor], models: Models) -> dict[str, Tensor]:
+        """`cond` with what models make of the slot's entries in place of these; on the network's device, a whole batch."""
+        return cond
+
     def null(self, cond: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Entries of `cond` that differ where the slot is left out of every sample; its numbers are not among them."""
+        """Entries of `cond`, before it is encoded, that differ where the slot is left out of every sample; its numbers
+        are not among them."""
         return {}
+
+    @property
+    def kept_numbers(self) -> tuple[str, ...]:
+        """Those of `numbers` that are given where the slot is left out, in training as for guidance."""
+        return ()
 
     def requested(self, request: Any, models: Models) -> dict[str, Any]:
         """Entries of the batch for a request (see generate.Request); its own value is request.conditions[name]."""
         raise NotImplementedError
+
+    def shown(self, windows: Tensor) -> Tensor | None:
+        """Its value in a request, out of windows [N, T >= pictures, 3, H, W] in [-1, 1]; None: it takes no pictures."""
+        return None
 
     def guides(self, prompted: bool) -> bool:
         """Whether guidance leads towards it; prompted: whether the request has a prompt."""

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 class TextSlot(Slot):
     """Token states for cross-attention: batch["text"] [B, L, D] or [B, T, L, D], and batch["text_mask"] if it is there.
 
-    Text that is dropped out is zeros, which attention reads as one zero state.
+    Text that is dropped out is zeros, which attention reads as one zero state. null: no text at all, where the network
+    attends to the first frame instead (see image).
     """
 
     name: ClassVar[str] = "text"
     default: ClassVar[bool] = True
-    optional: ClassVar[bool] = False
     videos_only: ClassVar[bool] = False
     option: ClassVar[str] = "--prompt"
 
@@ -48,3 +48,20 @@ class TextSlot(Slot):
 
     def guides(self, prompted: bool) -> bool:
         return True
+
+
+def with_tokens(cond: dict[str, Tensor], tokens: Tensor) -> dict[str, Tensor]:
+    """`cond` with more tokens [B, L, D] after those of the text. Raises ValueError where their channels differ."""
+    import torch
+
+    if "text" not in cond:
+        return cond | {"text": tokens}
+    text, mask = cond["text"], cond.get("text_mask")
+    if text.shape[-1] != tokens.shape[-1]:
+        raise ValueError(
+            f"conditioning: text has {text.shape[-1]} channels and image {tokens.shape[-1]}: choose a text encoder of as "
+            "many, or set conditioning.text to null"
+        )
+    there = tokens.new_ones(tokens.shape[:2], dtype=torch.bool)
+    mask = text.new_ones(text.shape[:2], dtype=torch.bool) if mask is None else mask
+    return cond | {"text": torch.cat([text, tokens.to(text)], 1), "text_mask": torch.cat([mask, there], 1)}

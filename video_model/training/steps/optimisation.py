@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from video_model.config import TrainingStage
-from video_model.training.steps.workers import mine, spread_like, whole
+from video_model.tensor_files import TensorFiles, piece_of
+from video_model.training.steps.workers import read_like
 
 
 class NothingToTrain(Exception):
@@ -59,26 +58,22 @@ def adamw(network: nn.Module, stage: TrainingStage) -> torch.optim.AdamW:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, network: nn.Module) -> dict[str, Tensor]:
-    """Its state by parameter name, as plain tensors: `<parameter>.<exp_avg | exp_avg_sq | step>`."""
+    """Its state by parameter name, spread as the parameters are: `<parameter>.<exp_avg | exp_avg_sq | step>`."""
     names = {id(parameter): name for name, parameter in network.named_parameters()}
     return {
-        f"{names[id(parameter)]}.{key}": whole(torch.as_tensor(value))
+        f"{names[id(parameter)]}.{key}": torch.as_tensor(value)
         for parameter, state in optimizer.state.items()
         for key, value in state.items()
     }
 
 
-def load_optimizer(optimizer: torch.optim.Optimizer, network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """The inverse of `optimizer_tensors`."""
-    states: dict[str, dict[str, Any]] = {}
-    for key, value in tensors.items():
+def load_optimizer(optimizer: torch.optim.Optimizer, network: nn.Module, files: TensorFiles) -> None:
+    """The inverse of `optimizer_tensors`: each worker reads what it holds."""
+    parameters = dict(network.named_parameters())
+    for key in files.shapes:
         name, _, what = key.rpartition(".")
-        states.setdefault(name, {})[what] = value
-    for name, parameter in network.named_parameters():
-        if name in states:
-            optimizer.state[parameter] = {
-                key: spread_like(value.clone(), parameter) for key, value in states[name].items()
-            }
+        if name in parameters:
+            optimizer.state[parameters[name]][what] = read_like(files, key, parameters[name])
 
 
 class Average:
@@ -95,5 +90,5 @@ class Average:
     @torch.no_grad()
     def update(self, step: int) -> None:
         weight = 1 - min(self.decay, (1 + step) / (10 + step))
-        kept, new = [mine(a) for a, _ in self._pairs], [mine(b) for _, b in self._pairs]
+        kept, new = [piece_of(a) for a, _ in self._pairs], [piece_of(b) for _, b in self._pairs]
         torch._foreach_lerp_(kept, new, weight)

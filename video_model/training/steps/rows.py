@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -38,20 +40,26 @@ def draws(
 
 
 def moved(given: tuple[Tensor, Tensor, Tensor, dict[str, Tensor]], device: torch.device) -> tuple[Any, ...]:
-    """What `draws` gave, on a device."""
+    """What `draws` gave, on a device. A GPU copies while it works on what it has."""
+
+    def put(value: Tensor) -> Tensor:
+        return value.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else value.to(device)
+
     *tensors, cond = given
-    return *(value.to(device) for value in tensors), {key: value.to(device) for key, value in cond.items()}
+    return *(put(value) for value in tensors), {key: put(value) for key, value in cond.items()}
+
+
+def parts_of(rows: int, accumulate: int, micro_batch: int | None) -> int:
+    """How many parts a worker's rows are worked on in: `accumulate` at least, and none of more than `micro_batch` rows."""
+    return max(min(accumulate, rows), math.ceil(rows / micro_batch) if micro_batch else 1)
 
 
 def in_parts(batch: Batch, parts: int) -> Iterator[tuple[int, Batch]]:
-    """Slices of a batch, each with the row that it begins at; the last may be shorter."""
+    """Slices of a batch, as even as can be, each with the row that it begins at."""
     rows = len(batch["latents"])
-    size = -(-rows // parts)
-    for first in range(0, rows, size):
+    edges = [rows * part // parts for part in range(parts + 1)]
+    for first, last in itertools.pairwise(edges):
         yield (
             first,
-            {
-                key: value[first : first + size] if isinstance(value, (Tensor, list)) else value
-                for key, value in batch.items()
-            },
+            {key: value[first:last] if isinstance(value, (Tensor, list)) else value for key, value in batch.items()},
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -25,15 +26,9 @@ from video_model.training.steps.optimisation import (
     load_optimizer,
     optimizer_tensors,
 )
-from video_model.training.steps.rows import Batch, draws, in_parts, moved
-from video_model.training.steps.workers import (
-    TrainingWorker,
-    gradients_stay_here,
-    load_whole,
-    spread,
-    whole,
-    whole_state,
-)
+from video_model.training.steps.rows import Batch, draws, in_parts, moved, parts_of
+from video_model.training.steps.workers import gradients_stay_here, load_network, named_tensors, spread, whole
+from video_model.workers import TrainingWorker
 
 
 class TrainingState:
@@ -47,21 +42,29 @@ class TrainingState:
         self.network.checkpointing = loop.checkpointing
         averaged = copy.deepcopy(network)
         self.trained = choose_trained(network, stage.train)
-        self.called = spread(torch.compile(network) if loop.compile else network, worker, loop.strategy)
+        self.called = spread(torch.compile(network) if loop.compile else network, worker, loop.strategy, loop.precision)
         if loop.strategy == "fsdp":
             spread(averaged, worker, loop.strategy)
         self.average = Average(network, averaged, stage.ema)
         self.optimizer = adamw(network, stage)
         self.parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-        self.denoiser = Denoiser(self.called, parametrisation)
-        self.averaged = Denoiser(averaged, parametrisation)
+        self.denoiser = Denoiser(self.called, parametrisation, loop.precision)
+        self.averaged = Denoiser(averaged, parametrisation, loop.precision)
+        self.micro_batch = None if stage.micro_batch == "probe" else stage.micro_batch  # rows; a probe sets it
+        self.preparing = 0.0
+
+    @property
+    def at_once(self) -> int:
+        """Rows of one forward pass."""
+        rows = max(1, self.stage.batch // self.worker.world)
+        return -(-rows // parts_of(rows, self.stage.accumulate, self.micro_batch))
 
     def load(self, start: Checkpoint) -> None:
         """Raises CheckpointError where it is not of this network."""
         try:
-            load_whole(self.network, start.tensors("network"))
-            load_whole(self.average.network, start.tensors("ema"))
-            load_optimizer(self.optimizer, self.network, start.tensors("optimizer"))
+            load_network(self.network, start.part("network"))
+            load_network(self.average.network, start.part("ema"))
+            load_optimizer(self.optimizer, self.network, start.part("optimizer"))
         except (KeyError, RuntimeError) as error:
             why = first_line(error)
             raise CheckpointError(f"{start.path}: is not of this network ({why}): choose another --out") from None
@@ -69,19 +72,23 @@ class TrainingState:
     def gradients(self, name: str, conditioner: Conditioner, step: int, batch: Batch) -> tuple[Tensor, Tensor]:
         """The loss and sigma [B] of a step's rows; their gradients are left in the network, exchanged once.
 
-        name: of the seed and the stage, see `draws`.
+        name: of the seed and the stage, see `draws`. `preparing` is then the seconds that drawing noise and conditions and
+        moving them took, which measured .1 to 1.5% of a step on a CPU: not worth a thread of its own. A GPU works on the
+        part before meanwhile.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        losses, sigmas = [], []
-        parts = list(in_parts(batch, self.stage.accumulate))
+        self.preparing = 0.0
+        rows, losses, sigmas = len(batch["latents"]), [], []
+        parts = list(in_parts(batch, parts_of(rows, self.stage.accumulate, self.micro_batch)))
         for i, (offset, part) in enumerate(parts):
-            here = nullcontext if i == len(parts) - 1 else lambda: gradients_stay_here(self.called)
-            first_row = self.worker.rank * len(batch["latents"]) + offset
+            began = time.perf_counter()
+            first_row = self.worker.rank * rows + offset
             given = moved(draws(name, self.stage.noise, conditioner, step, first_row, part), self.worker.device)
-            with here(), self._autocast():
-                loss = self.denoiser.loss(*given)
-            with here():
-                (loss.sum() / len(batch["latents"])).backward()  # parts may differ by a row
+            cond = conditioner.encoded(given[3])
+            self.preparing += time.perf_counter() - began
+            with nullcontext() if i == len(parts) - 1 else gradients_stay_here(self.called):
+                loss = self.denoiser.loss(*given[:3], cond)
+                (loss.sum() / rows).backward()  # parts may differ by a row
             losses.append(loss.detach())
             sigmas.append(given[2])
         return torch.cat(losses), torch.cat(sigmas)
@@ -97,18 +104,13 @@ class TrainingState:
         self.optimizer.step()
         self.average.update(step)
 
-    def save(self, folder: Path, step: int, facts: dict[str, Any]) -> Checkpoint | None:
-        """A checkpoint, which the first worker writes and has; all wait for it."""
+    def save(self, folder: Path, step: int, facts: dict[str, Any]) -> Checkpoint:
+        """A checkpoint. The first worker writes it; or each what it holds, where the weights are spread."""
         parts = {
-            "network": whole_state(self.network),
-            "ema": whole_state(self.average.network),
+            "network": named_tensors(self.network),
+            "ema": named_tensors(self.average.network),
             "optimizer": optimizer_tensors(self.optimizer, self.network),
         }
-        facts = facts | {"trained": len(self.trained)}
-        made = checkpoints.save(folder, step, parts, facts, self.loop.keep) if self.worker.first else None
-        self.worker.wait()
-        return made
-
-    def _autocast(self) -> Any:
-        mixed = self.loop.precision == "bfloat16"
-        return torch.autocast(self.worker.device.type, torch.bfloat16) if mixed else nullcontext()
+        return checkpoints.save(
+            folder, step, parts, facts | {"trained": len(self.trained)}, self.loop.keep, self.worker
+        )

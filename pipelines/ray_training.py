@@ -1,0 +1,277 @@
+"""A training run on Ray Train: several workers and nodes that share a file system.
+
+The driver waits with a limit for each phase, and names the one that does not come: Ray itself, a place for each worker, their
+torch.distributed group, the first step. What the first worker is at is told through a file, RUN/ray/progress.json.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from curate.base.files import write_json
+from pipelines.cluster import PLACE_SECONDS, RaySession, place, worker_environment
+from pipelines.training import TrainingError, TrainingJob, schema_of
+
+ATTEMPTS = 3  # how often a run is resumed after a worker was lost
+PLACES = 5  # how often its workers are waited for, for PLACE_SECONDS each: a lost machine may come back
+GROUP_SECONDS = 300.0  # until all workers are up and know each other
+STEP_SECONDS = 2400.0  # without a sign before the first step; workers themselves lose patience with each other sooner
+OURS = ("video_model.", "curate.")  # modules of errors that would come again
+FAILURE = "failure.txt"  # in RUN: what a worker raised that would come again
+
+
+def train_on_ray(job: TrainingJob, workers: int, address: str | None, watcher: Any = None) -> None:
+    """`workers` processes with Ray Train, each with a share of every batch; on GPUs where the cluster has them.
+
+    RUN and the data must be under the same paths on every node. A worker that is lost costs the steps since the last
+    checkpoint. Raises TrainingError, ExecutorError, and what is wrong with the config, the run or the data at once.
+    """
+    from video_model.training.run import Run
+    from video_model.training.stores import Stores
+    from video_model.training.watching import Silent
+    from video_model.workers import PATIENCE
+
+    watcher = watcher or Silent()
+    if job.stage is not None and job.stage not in job.config.stages:
+        raise TrainingError(f"--stage {job.stage}: the config's stages are {', '.join(job.config.stages)}")
+    stores = Stores(job.config, job.sources)
+    stores.compare(Run.begin(job.out, stores.config, job.resume, watcher))
+    failure = job.out / FAILURE
+    failure.unlink(missing_ok=True)
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(PLACE_SECONDS)
+    with RaySession(address, "leave --workers and --address out", watcher.note):
+        import ray
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchConfig, TorchTrainer
+
+        logging.getLogger("ray.train").setLevel(logging.ERROR)
+        have = ray.cluster_resources()
+        gpus = have.get("GPU", 0) >= workers
+        cpus = have.get("CPU", 1.0)
+        threads = job.config.loop.threads or max(1, int(cpus // workers))
+        bundle = {"CPU": min(float(threads), 0.9 * cpus / workers)} | ({"GPU": 1.0} if gpus else {})
+        place(bundle, workers, watcher.note)
+        retries: dict[str, Any] = {"max_failures": ATTEMPTS}
+        if "controller_failure_limit" in {field.name for field in dataclasses.fields(FailureConfig)}:
+            retries["controller_failure_limit"] = PLACES  # without it, a place is waited for without end
+        trainer = TorchTrainer(
+            _work,
+            torch_config=TorchConfig(timeout_s=PATIENCE),
+            train_loop_config=_told(job, threads),
+            scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpus, resources_per_worker=bundle),
+            run_config=RunConfig(
+                name="train",
+                storage_path=str(job.out.absolute() / "ray"),
+                failure_config=FailureConfig(**retries),
+                worker_runtime_env={"env_vars": worker_environment(threads)},
+            ),
+        )
+        error = _followed(job, trainer, watcher)
+        if failure.exists():
+            raise TrainingError(failure.read_text())
+        if error is not None:  # Ray wraps what a worker raised in several errors of its own
+            raise TrainingError(_reason(error)) from None
+
+
+def _told(job: TrainingJob, threads: int) -> dict[str, Any]:
+    return {
+        "config": job.config.model_dump_json(),
+        "sources": [str(Path(source).absolute()) for source in job.sources],
+        "out": str(job.out.absolute()),
+        "stage": job.stage,
+        "plugins": [str(Path(plugin).absolute()) for plugin in job.plugins],
+        "cache": str(Path(job.cache).absolute()) if job.cache else None,
+        "threads": threads,
+    }
+
+
+def _work(options: dict[str, Any]) -> None:
+    """One worker. The run was begun by the driver, so it is always resumed; so it is by a worker that is started again."""
+    import ray.train
+    import torch
+
+    from video_model.training.stages import train
+    from video_model.workers import TrainingWorker
+
+    failure = Path(options["out"]) / FAILURE
+    if failure.exists():  # started again, for what would come again: end, and let the driver report it
+        return
+    torch.set_num_threads(options["threads"])
+    context = ray.train.get_context()
+    os.environ["LOCAL_RANK"] = str(context.get_local_rank())
+    worker = TrainingWorker.here()
+    told = Told(progress_file(Path(options["out"]))) if worker.first else None
+    if told:
+        told.note(f"{worker.world} workers up, on {worker.device.type}")
+    try:
+        train(
+            schema_of(options["plugins"]).model_validate_json(options["config"]),
+            options["sources"],
+            options["out"],
+            only=options["stage"],
+            resume=True,
+            cache=options["cache"],
+            worker=worker,
+            watcher=told,
+            stop=told.stepped if told else lambda: False,
+        )
+    except Exception as error:
+        if line := would_come_again(error):
+            try:
+                with open(failure, "x", encoding="utf-8") as file:  # the first one's: the others fail because of it
+                    file.write(line)
+            except FileExistsError:
+                pass
+        raise
+
+
+def would_come_again(error: BaseException) -> str | None:
+    """The line of an error that another attempt would end in too; None: it may have been the machine's."""
+    import torch
+
+    from video_model.workers import WorkerError
+
+    if isinstance(error, WorkerError):
+        return None
+    if type(error).__module__.startswith(OURS):
+        return str(error)
+    text = " ".join(str(error).split())[:200]
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in text:
+        return (
+            f"a worker ran out of memory ({text}): use --resume with loop.checkpointing=true, loop.strategy=fsdp or more "
+            "parts of a step (stages.*.accumulate)"
+        )
+    return None
+
+
+def progress_file(out: Path) -> Path:
+    return out / "ray" / "progress.json"
+
+
+class Told:
+    """What the first worker is at, for the driver to read: a TrainingWatcher that writes a file, at most once a second."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.state, self.written = path, {"notes": [], "phase": None, "stepped": False}, 0.0
+
+    def note(self, line: str) -> None:
+        self._change(notes=[*self.state["notes"], line])
+
+    def phase(self, what: str, done: int, total: int) -> None:
+        if done == total or time.monotonic() - self.written > 1:
+            self._change(phase=[what, done, total])
+
+    def stage(self, name: str, first: int, steps: int, facts: dict[str, Any]) -> None:
+        self._change(phase=[f"stage {name}: first step", 0, steps])
+
+    def step(self, name: str, step: int, numbers: dict[str, float]) -> None:
+        """The driver reads it in the log of the stage."""
+
+    def stepped(self) -> bool:
+        """A step was taken; false, which is the answer to whether to stop."""
+        if not self.state["stepped"]:
+            self._change(stepped=True)
+        return False
+
+    def _change(self, **changes: Any) -> None:
+        self.state |= changes
+        self.written = time.monotonic()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(self.path, self.state, durable=False)
+
+
+def _followed(job: TrainingJob, trainer: Any, watcher: Any) -> BaseException | None:
+    """Run the trainer, and show what its first worker tells; what the trainer raised. Raises TrainingError for a phase that
+    takes too long."""
+    raised: list[BaseException] = []
+    progress_file(job.out).unlink(missing_ok=True)
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+        except BaseException as error:
+            raised.append(error)
+
+    watcher.note("starting the workers")
+    thread = threading.Thread(
+        target=fit, daemon=True, name="ray train"
+    )  # so that this one can end it, or be interrupted
+    followed = Followed(job, watcher)
+    thread.start()
+    while thread.is_alive():
+        thread.join(1.0)
+        followed.look()
+    return raised[0] if raised else None
+
+
+class Followed:
+    """Shows what the first worker tells, and the lines that it adds to the logs of the stages."""
+
+    def __init__(self, job: TrainingJob, watcher: Any) -> None:
+        self.job, self.watcher = job, watcher
+        self.state: dict[str, Any] = {}
+        self.changed = time.monotonic()
+        self.seen: dict[str, int] = {}
+
+    def look(self) -> None:
+        """Raises TrainingError where nothing has come for too long."""
+        try:
+            state = json.loads(progress_file(self.job.out).read_text())
+        except (OSError, ValueError):
+            state = self.state
+        if state != self.state:
+            for line in state["notes"][len(self.state.get("notes", ())) :]:
+                self.watcher.note(line)
+            if state["phase"] and state["phase"] != self.state.get("phase") and not state["stepped"]:
+                self.watcher.phase(*state["phase"])
+            self.state, self.changed = state, time.monotonic()
+        self._logs()
+        silent = time.monotonic() - self.changed
+        if not self.state and silent > GROUP_SECONDS:
+            raise TrainingError(
+                f"the workers' torch.distributed group was not up within {GROUP_SECONDS:.0f} s: see that the machines reach "
+                "each other on all ports (NCCL_SOCKET_IFNAME or GLOO_SOCKET_IFNAME name the network), and that none is "
+                "overloaded; then use --resume"
+            )
+        if self.state and not self.state["stepped"] and silent > STEP_SECONDS:
+            at = self.state["phase"][0] if self.state["phase"] else "reading the data"
+            raise TrainingError(
+                f"no sign of the workers for {STEP_SECONDS:.0f} s, before the first step ({at}): see the logs of Ray's "
+                "workers; then use --resume"
+            )
+
+    def _logs(self) -> None:
+        from video_model.training.journal import read_log
+
+        for name, stage in self.job.config.stages.items():
+            lines = [line for line in read_log(self.job.out / "stages" / name / "log.jsonl") if "loss" in line]
+            for line in lines:
+                step = int(line["step"])
+                if name not in self.seen:
+                    self.watcher.stage(name, 0, stage.steps, {})
+                if step > self.seen.get(name, 0):
+                    self.watcher.step(name, step, line)
+                    self.seen[name] = step
+
+
+def _reason(error: BaseException) -> str:
+    """What a worker raised, out of the errors that Ray wraps it in: the last line that is not empty."""
+    inner: BaseException | None = error
+    while inner is not None:
+        for cause in (getattr(inner, "cause", None), *getattr(inner, "worker_failures", {}).values()):
+            if isinstance(cause, BaseException) and cause is not inner:
+                inner = cause
+                break
+        else:
+            break
+    lines = [line.strip() for line in str(inner).splitlines() if line.strip()]
+    text = lines[-1] if lines else type(error).__name__
+    name, colon, rest = text.partition(": ")
+    return rest if colon and name.startswith(OURS) else text

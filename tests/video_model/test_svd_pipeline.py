@@ -1,0 +1,213 @@
+"""Stable Video Diffusion's published folder in, and out: the same frames as diffusers' pipeline, number for number."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from tests.video_model.clips import clips, write_clips
+from tests.video_model.svd_pipeline import FRAMES, HEIGHT, WIDTH, drawn, picture, saved_pipeline
+from video_model.codecs.public_vae import DiffusersCodec
+from video_model.config import TrainConfig
+from video_model.diffusion.conditioning import Conditioner
+from video_model.diffusion.denoiser import Denoiser
+from video_model.diffusion.generate import Request, generate
+from video_model.diffusion.slots import FirstFrameSlot, Models
+from video_model.errors import RunError
+from video_model.public.formats import format_of
+from video_model.training import checkpoints
+from video_model.training.build import build_conditioner, first_network
+from video_model.training.loop import Interrupted
+from video_model.training.released import run_of_pipeline
+from video_model.training.run import Run
+from video_model.training.sampler import Sampler
+from video_model.training.stages import train
+
+CLOSE = dict(rtol=0, atol=1e-4)
+STAGE = {"frames": [FRAMES], "sizes": [[HEIGHT, WIDTH]], "rates": [7], "batch": 2, "lr": 1e-3, "warmup": 1, "ema": 0.5}
+
+
+@pytest.fixture(scope="module")
+def curated(tmp_path_factory):
+    return write_clips(tmp_path_factory.mktemp("data") / "curated", clips(12))
+
+
+OPTIONS = dict(num_inference_steps=4, fps=7, motion_bucket_id=90, noise_aug_strength=0.05)
+
+
+def config(folder, **changes):
+    conditioning = {
+        "text": None,
+        "fps": 0.0,
+        "motion": {"dropout": 0.0, "buckets": True},
+        "first_frame": {"dropout": 0.1, "released": True},
+        "image": {"dropout": 0.1, "folder": str(folder)},
+    }
+    return TrainConfig.model_validate(
+        {
+            "start": str(folder),
+            "codec": {"kind": "diffusers", "folder": str(folder)},
+            "text": {"kind": "none"},
+            "network": {
+                "kind": "unet",
+                "channels": [32, 64],
+                "layers": 1,
+                "attention": [True, False],
+                "head_dim": 16,
+                "vector_width": 8,
+            },
+            "conditioning": conditioning,
+            "stages": {"video": {"frames": [FRAMES], "sizes": [[HEIGHT, WIDTH]], "rates": [7], "steps": 1, "batch": 1}},
+            **changes,
+        }
+    )
+
+
+@pytest.mark.parametrize("guidance", [(1.0, 2.5), (1.0, 1.0)], ids=["guided by frame", "not guided"])
+def test_published_folder_draws_what_the_pipeline_draws(guidance, tmp_path):
+    pipeline, pixels = saved_pipeline(tmp_path), picture()
+    theirs = drawn(pipeline, pixels, seed=5, min_guidance_scale=guidance[0], max_guidance_scale=guidance[1], **OPTIONS)
+    chosen = config(tmp_path)
+    models = Models(chosen.codec.load(tmp_path), chosen.text.make())
+    denoiser = Denoiser(first_network(chosen, "video", models).eval(), chosen.denoiser)
+    request = Request(
+        prompts=[""], frames=FRAMES, size=(HEIGHT, WIDTH), fps=7.0, sampler="euler", steps=4, sigma_max=700.0,
+        guidance=guidance, seed=5, conditions={"first_frame": pixels, "motion": 90.0, "augment": 0.05},
+    )  # fmt: skip
+    ours = generate(denoiser, build_conditioner(chosen, "video", models), request)[0]
+    torch.testing.assert_close(ours, theirs, **CLOSE)
+    assert ours.std() > 0.05
+
+
+UNEVEN = dict(
+    block_out_channels=(32, 96, 64), layers_per_block=(1, 2, 1), num_attention_heads=(2, 6, 4),
+    transformer_layers_per_block=(1, 2, 1), cross_attention_dim=24,
+    down_block_types=("CrossAttnDownBlockSpatioTemporal",) * 2 + ("DownBlockSpatioTemporal",),
+    up_block_types=("UpBlockSpatioTemporal",) + ("CrossAttnUpBlockSpatioTemporal",) * 2,
+)  # fmt: skip
+
+
+def test_run_of_a_published_folder_goes_in_and_out(tmp_path):
+    """Opened as a run, sampled, exported as a pipeline, drawn by diffusers: one video, of uneven widths, heads and depths."""
+    size = (32, 64)
+    pipeline, pixels = saved_pipeline(tmp_path / "svd", **UNEVEN), picture()
+    run = run_of_pipeline(tmp_path / "svd", tmp_path / "run", size)
+    sampler = Sampler(run.root)
+    request = sampler.request([""], steps=4, seed=5, fps=7, motion=90, augment=0.05, first_frame=pixels, frames=FRAMES)
+    assert request.guidance == (1.0, 3.0) and request.size == size
+    ours = sampler(request)[0]
+    theirs = drawn(pipeline, pixels, seed=5, min_guidance_scale=1.0, max_guidance_scale=3.0, **OPTIONS)
+    torch.testing.assert_close(ours, theirs, **CLOSE)
+    exported = export(sampler, tmp_path / "svd", tmp_path / "out")
+    again = drawn(exported, pixels, seed=5, min_guidance_scale=1.0, max_guidance_scale=3.0, **OPTIONS)
+    torch.testing.assert_close(again, theirs, rtol=0, atol=1e-6)
+
+
+def export(sampler, companions, folder):
+    from diffusers import StableVideoDiffusionPipeline
+
+    parts = {name: companions / name for name in ("vae", "image_encoder", "feature_extractor")}
+    format_of(sampler.config.network).save_pipeline(sampler.public_network(), folder, parts, FRAMES)
+    made = StableVideoDiffusionPipeline.from_pretrained(folder)
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+@pytest.mark.parametrize("released", [True, False])
+def test_trained_run_draws_what_its_exported_pipeline_draws(released, curated, tmp_path):
+    """Whether the run took the first frame unscaled, as the release does, or in latents of unit scale."""
+    saved_pipeline(tmp_path / "svd")
+    chosen = config(tmp_path / "svd", stages={"video": STAGE | {"steps": 2}}, data={"held_out": 0.3})
+    slot = {"dropout": 0.1, "released": True} if released else {"dropout": 0.1, "mask": False}
+    tree = chosen.model_dump()
+    tree["conditioning"]["first_frame"] = slot
+    run = train(TrainConfig.model_validate(tree), [str(curated)], tmp_path / "run")
+    sampler, pixels = Sampler(run.root), picture()
+    assert sampler.run.config.conditioning.motion.percentiles is not None
+    asked = dict(steps=4, seed=5, fps=7, motion=90, first_frame=pixels, sampler="euler", guidance=(1.0, 1.0))
+    request = sampler.request([""], **asked, **({"augment": 0.05} if released else {}))
+    ours = sampler(replace(request, sigma_max=700.0))[0]
+    options = OPTIONS | {"noise_aug_strength": 0.05 if released else 0.0}
+    exported = export(sampler, tmp_path / "svd", tmp_path / "out")
+    theirs = drawn(exported, pixels, seed=5, min_guidance_scale=1.0, max_guidance_scale=1.0, **options)
+    torch.testing.assert_close(ours, theirs, **CLOSE)
+    assert len(list((run.stage("video") / "samples").glob("*.mp4"))) == 4  # begun from held-out frames
+
+
+def test_released_training_is_resumed_to_the_bit(curated, tmp_path):
+    saved_pipeline(tmp_path / "svd")
+    chosen = config(tmp_path / "svd", stages={"video": STAGE | {"steps": 3}}, data={"held_out": 0.3})
+    whole = train(chosen, [str(curated)], tmp_path / "whole")
+    asked = iter([False, True])
+    with pytest.raises(Interrupted):
+        train(chosen, [str(curated)], tmp_path / "cut", stop=lambda: next(asked, True))
+    cut = train(chosen, [str(curated)], tmp_path / "cut", resume=True)
+    last = [checkpoints.latest(run.stage("video") / "checkpoints").tensors("ema") for run in (whole, cut)]
+    assert all(torch.equal(value, last[1][name]) for name, value in last[0].items())
+    before = Run.open(whole.root).network(
+        "video", checkpoints.latest(whole.stage("video") / "checkpoints"), models_of(whole)
+    )
+    assert not torch.equal(before.concat_in.weight, first_network(chosen, "video", models_of(whole)).concat_in.weight)
+
+
+def models_of(run):
+    return Models(run.codec(), run.config.text.make())
+
+
+def test_training_noise_is_in_pixels_and_the_latent_is_not_scaled(tmp_path):
+    """What the network is given of a frame is the VAE's own mean of the noisy pixels."""
+    pipeline, pixels = saved_pipeline(tmp_path), picture()[None]
+    models = models_of(SimpleNamespace(codec=lambda: DiffusersCodec(tmp_path), config=config(tmp_path)))
+    slot = FirstFrameSlot(dropout=1e-9, released=True, noise_mean=-1.0, noise_std=0.0)
+    conditioner = Conditioner([slot], models)
+    batch = {"pixels": pixels, "latents": torch.zeros(1, FRAMES, 4, HEIGHT // 8, WIDTH // 8)}
+    cond = conditioner(batch, torch.Generator().manual_seed(3))
+    noisy = cond["first_frame_pixels"]
+    assert abs((noisy - pixels).std() - torch.tensor(-1.0).exp()) < 0.02
+    concat = conditioner.encoded(cond)["concat"]
+    with torch.no_grad():
+        expected = pipeline.vae.encode(noisy).latent_dist.mode()
+    assert concat.shape == (1, FRAMES, 4, HEIGHT // 8, WIDTH // 8)
+    for frame in range(FRAMES):
+        torch.testing.assert_close(concat[:, frame], expected)
+    null = conditioner.null(cond)
+    assert not conditioner.encoded(null)["concat"].any()
+    assert (
+        torch.equal(null["vectors"], cond["vectors"]) and null["vectors_mask"].all()
+    )  # the noise is given all the same
+
+
+def test_null_branch_is_the_pipelines(tmp_path):
+    """Without frame and token, with all numbers: what guidance leads away from."""
+    saved_pipeline(tmp_path)
+    chosen = config(tmp_path)
+    models = Models(chosen.codec.load(tmp_path), chosen.text.make())
+    conditioner = build_conditioner(chosen, "video", models)
+    batch = {"pixels": picture()[None], "frames": FRAMES, "augment": torch.tensor([0.05])}
+    batch |= {"fps": torch.tensor([7.0]), "motion_bucket": torch.tensor([90.0])}
+    cond = conditioner(batch, train=False)
+    given, null = conditioner.encoded(cond), conditioner.encoded(conditioner.null(cond, keep=("fps", "motion")))
+    assert given["concat"].any() and given["text"].any()
+    assert not null["concat"].any() and not null["text"].any()
+    assert torch.equal(null["vectors"], given["vectors"]) and null["vectors_mask"].all()
+    dropped = conditioner({**batch, "latents": torch.zeros(1, FRAMES, 4, 4, 8)}, torch.Generator().manual_seed(1))
+    assert torch.equal(dropped["first_frame_given"], dropped["image_given"])
+
+
+def test_frame_and_token_are_left_out_together(tmp_path):
+    saved_pipeline(tmp_path)
+    conditioner = build_conditioner(config(tmp_path), "video", Models(None, None))
+    batch = {"pixels": torch.zeros(400, 3, 1, 1), "frames": 2}
+    cond = conditioner(batch, torch.Generator().manual_seed(0))
+    assert torch.equal(cond["first_frame_given"], cond["image_given"])
+    assert 0.05 < 1 - cond["image_given"].float().mean() < 0.15
+
+
+def test_a_released_stage_wants_a_picture(tmp_path):
+    saved_pipeline(tmp_path / "svd")
+    sampler = Sampler(run_of_pipeline(tmp_path / "svd", tmp_path / "run", (32, 64)).root)
+    with pytest.raises(RunError, match="not trained to do without first_frame: give --image"):
+        sampler(sampler.request([""], steps=1, frames=2))
+    with pytest.raises(RunError, match="motion buckets: give 0"):
+        sampler(sampler.request([""], steps=1, frames=2, motion=300, first_frame=picture()))
