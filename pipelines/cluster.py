@@ -46,6 +46,8 @@ class RaySession:
     def __enter__(self) -> None:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # the job detects and reports lost workers
+        # Ray's own 15 gives its workers a thirtieth of a processor beside anything else: they start for minutes, as if hung
+        os.environ.setdefault("RAY_worker_niceness", "0")
         warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
         require_ray(self.instead)
         import ray

@@ -21,7 +21,7 @@ from pipelines.training import TrainingError, TrainingJob, schema_of
 
 ATTEMPTS = 3  # how often a run is resumed after a worker was lost
 PLACES = 5  # how often its workers are waited for, for PLACE_SECONDS each: a lost machine may come back
-GROUP_SECONDS = 300.0  # until all workers are up and know each other
+GROUP_SECONDS = 600.0  # until all workers are up and know each other
 STEP_SECONDS = 2400.0  # without a sign before the first step; workers themselves lose patience with each other sooner
 OURS = ("video_model.", "curate.")  # modules of errors that would come again
 FAILURE = "failure.txt"  # in RUN: what a worker raised that would come again
@@ -134,19 +134,18 @@ def _work(options: dict[str, Any]) -> None:
 
 def would_come_again(error: BaseException) -> str | None:
     """The line of an error that another attempt would end in too; None: it may have been the machine's."""
-    import torch
-
+    from video_model.memory import is_out_of_memory
     from video_model.workers import WorkerError
 
     if isinstance(error, WorkerError):
         return None
     if type(error).__module__.startswith(OURS):
         return str(error)
-    text = " ".join(str(error).split())[:200]
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in text:
+    if is_out_of_memory(error):  # where no part of a step caught it
+        text = " ".join(str(error).split())[:200] or type(error).__name__
         return (
-            f"a worker ran out of memory ({text}): use --resume with loop.checkpointing=true, loop.strategy=fsdp or more "
-            "parts of a step (stages.*.accumulate)"
+            f"a worker ran out of memory ({text}): use --resume with a lower stages.*.micro_batch, "
+            "loop.checkpointing=true or loop.strategy=fsdp"
         )
     return None
 

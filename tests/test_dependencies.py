@@ -20,7 +20,7 @@ WITH_OTHERS = {
     "pydantic_core": "pydantic",
     "markupsafe": "jinja2",
 }
-NOT_LOCKED = {"wandb"}  # a service: asked for by those who use it
+NOT_LOCKED = {"wandb", "bitsandbytes"}  # a service, and kernels of a GPU: asked for by those who use them
 INSTALLED = packages_distributions()
 SAME = {"scenedetect": "scenedetect-headless"}  # one module, two packages
 

@@ -1,69 +1,25 @@
 """The config of a training run: typed, with defaults that work, and unknown keys as errors.
 
 A run is a list of stages; each starts from the one before (its EMA). What is recorded in RUN/config.json is the resolved
-config, which is complete without the file. The sections that choose a part (codec, text, network, denoiser, conditioning)
-are the parts themselves, from the lists that `TrainingParts` names.
+config, which is complete without the file. The sections that choose a part (codec, text, network, denoiser, conditioning;
+weighting and optimizer of a stage) are the parts themselves, from the lists that `TrainingParts` names.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Union
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, create_model, field_validator, model_validator
 
 from curate.base.section import Section
-from video_model.codecs import CODECS, CodecSection
-from video_model.diffusion.parametrisations import PARAMETRISATIONS, Parametrisation
-from video_model.diffusion.samplers import SAMPLERS, names_of
-from video_model.diffusion.slots import SLOTS, Slot
-from video_model.encoders import ENCODERS, EncoderSection
-from video_model.networks import NETWORKS, NetworkSection
+from video_model.diffusion.samplers import names_of
+from video_model.diffusion.slots import Slot
+from video_model.networks.lora import LoraSection
+from video_model.training_parts import PARTS, TrainingParts, one_of
 
 if TYPE_CHECKING:
     import numpy as np
-
-
-@dataclass(frozen=True)
-class TrainingParts:
-    """All that a config can choose from. Ours are lists in the folders of the parts; a user's are added by `plus`."""
-
-    codecs: Sequence[type[CodecSection]] = tuple(CODECS)
-    encoders: Sequence[type[EncoderSection]] = tuple(ENCODERS)
-    networks: Sequence[type[NetworkSection]] = tuple(NETWORKS)
-    parametrisations: Sequence[type[Parametrisation]] = tuple(PARAMETRISATIONS)
-    slots: Sequence[type[Slot]] = tuple(SLOTS)
-    samplers: Sequence[Callable[..., Any]] = tuple(SAMPLERS)
-
-    def plus(self, parts: Iterable[Any]) -> TrainingParts:
-        """With more of them: classes of sections, each beside its like; any other function is a sampler. Raises TypeError."""
-        grown = self
-        for part in parts:
-            kinds = [name for name, base in BASES.items() if isinstance(part, type) and issubclass(part, base)]
-            if not kinds and (isinstance(part, type) or not callable(part)):
-                known = ", ".join(base.__name__ for base in BASES.values())
-                raise TypeError(
-                    f"{part!r} is no part of a training config: subclass {known}, or write a sampler's function"
-                )
-            place = kinds[0] if kinds else "samplers"
-            grown = replace(grown, **{place: (*getattr(grown, place), part)})
-        return grown
-
-
-BASES: dict[str, type[Section]] = {
-    "codecs": CodecSection,
-    "encoders": EncoderSection,
-    "networks": NetworkSection,
-    "parametrisations": Parametrisation,
-    "slots": Slot,
-}
-PARTS = TrainingParts()
-
-
-def one_of(parts: Sequence[type[Section]]) -> Any:
-    """The type of a section that one of the parts is: its `kind` chooses."""
-    return Annotated[Union[tuple(parts)], Field(discriminator="kind")] if len(parts) > 1 else parts[0]  # noqa: UP007
 
 
 class Conditioning(Section):
@@ -155,6 +111,7 @@ class TrainingStage(Section):
     images: float = Field(0.0, ge=0, lt=1, description="share of the batches that are images, in a video stage")
     image_batch: int | None = Field(None, ge=1, description="samples of these; unset: as `batch`")
     noise: Noise = Noise()
+    weighting: one_of(PARTS.weightings) = PARTS.weightings[0]()  # type: ignore[valid-type]
     train: Literal["all", "temporal", "time_embedding"] | list[str] = "all"
     steps: int = Field(ge=1)
     batch: int = Field(16, ge=1, description="samples a step, over all workers")
@@ -166,11 +123,21 @@ class TrainingStage(Section):
     )
     lr: float = Field(1e-4, gt=0)
     warmup: int = Field(100, ge=0, description="steps of linear warm-up")
-    decay: Literal["none", "cosine"] = Field("none", description="of the learning rate, to 1% at the end")
+    decay: Literal["none", "cosine", "linear", "wsd"] = Field(
+        "none", description="of the learning rate after the warm-up; wsd: even, then linear in the last `decay_share`"
+    )
+    decay_share: float = Field(0.2, gt=0, le=1, description="of the steps: the last ones, in which wsd decays")
+    decay_to: float = Field(0.01, ge=0, le=1, description="share of `lr` that is left at the end of a decay")
+    optimizer: one_of(PARTS.optimizers) = PARTS.optimizers[0]()  # type: ignore[valid-type]
     weight_decay: float = Field(0.01, ge=0)
     betas: tuple[float, float] = (0.9, 0.999)
     clip: float = Field(1.0, gt=0, description="norm that gradients are clipped to, once a step")
-    ema: float = Field(0.999, ge=0, lt=1, description="decay of the average of the weights; 0: none")
+    ema: float = Field(0.999, ge=0, lt=1, description="decay of the average of the weights, for one step; 0: none")
+    ema_every: int = Field(1, ge=1, description="steps between updates of the average, each with the decay of them all")
+    ema_device: Literal["same", "cpu"] = Field(
+        "same",
+        description="where the average is kept; cpu: none of a GPU's memory, and a copy of the weights an update",
+    )
 
     @field_validator("frames")
     @classmethod
@@ -246,7 +213,9 @@ class Loop(Section):
         None, gt=0, description="of one worker, that `micro_batch: probe` may fill, in 10^9 bytes; unset: what is free"
     )
     checkpointing: bool = Field(False, description="compute activations twice, for memory")
-    compile: bool = Field(False, description="torch.compile the network")
+    compile: bool | Literal["blocks"] = Field(
+        False, description="torch.compile the network; blocks: each of its layers, alike ones once: a faster start"
+    )
     strategy: Literal["ddp", "fsdp"] = Field("ddp", description="fsdp: weights and optimizer spread over the workers")
     threads: int | None = Field(None, ge=1, description="CPU threads of one worker; unset: the cores over the workers")
     save_every: int = Field(500, ge=1, description="steps between checkpoints")
@@ -265,7 +234,10 @@ class TrainConfig(Section):
     codec: one_of(PARTS.codecs) = PARTS.codecs[0]()  # type: ignore[valid-type]
     text: one_of(PARTS.encoders) = PARTS.encoders[0]()  # type: ignore[valid-type]
     network: one_of(PARTS.networks) = PARTS.networks[0]()  # type: ignore[valid-type]
-    start: str | None = Field(None, description="UNet in diffusers' layout that the first stage starts from")
+    start: str | None = Field(
+        None, description="UNet in diffusers' layout, or a finished run, that the first stage starts from"
+    )
+    lora: LoraSection | None = None
     denoiser: one_of(PARTS.parametrisations) = PARTS.parametrisations[0]()  # type: ignore[valid-type]
     conditioning: keys_of(PARTS.slots) = keys_of(PARTS.slots)()  # type: ignore[valid-type]
     data: Data = Data()
@@ -288,6 +260,24 @@ class TrainConfig(Section):
                 step = self.codec.factor * self.network.multiple
                 if height % step or width % step:
                     raise ValueError(f"stages.{name}.sizes: {height} x {width} must be multiples of {step}")
+        return self
+
+    @model_validator(mode="after")
+    def _small(self) -> TrainConfig:
+        if self.lora and not self.start:
+            raise ValueError("lora: needs weights to add to: name them in start")
+        if self.lora and len({stage.temporal for stage in self.stages.values()}) > 1:
+            raise ValueError("lora: its stages must be all of images or all of videos, as the network of start is one")
+        for name, stage in self.stages.items():
+            if self.loop.strategy == "fsdp" and stage.ema_device == "cpu":
+                raise ValueError(
+                    f"stages.{name}.ema_device: cpu goes with loop.strategy ddp; with fsdp the average is spread already"
+                )
+            if self.loop.strategy == "fsdp" and not stage.optimizer.spreads:
+                raise ValueError(
+                    f"stages.{name}.optimizer: {stage.optimizer.kind} does not work on weights that are spread: choose "
+                    "adamw, or loop.strategy ddp"
+                )
         return self
 
     def before(self, name: str) -> str | None:
@@ -330,8 +320,8 @@ def _fitted(conditioning: Conditioning, numbers: Callable[[str], np.ndarray]) ->
 def train_config(extra_parts: Iterable[Any] = ()) -> type[TrainConfig]:
     """The class of configs that can also choose parts of one's own: what a plugin of `winnow train` adds.
 
-    extra_parts: subclasses of CodecSection, EncoderSection, NetworkSection, Parametrisation or Slot, and functions, which
-    are samplers. Whoever reads a config or opens a run that names them needs this class: `typed_yaml.read(schema, path)`,
+    extra_parts: subclasses of CodecSection, EncoderSection, NetworkSection, Parametrisation, Slot, Weighting or
+    OptimizerSection, and functions, which are samplers. Whoever reads a config or opens a run that names them needs this class: `typed_yaml.read(schema, path)`,
     `Run.open(root, schema)`, `Sampler(root, schema=schema)`. A slot is off where a config does not name it.
     """
     extra = list(extra_parts)
@@ -340,7 +330,14 @@ def train_config(extra_parts: Iterable[Any] = ()) -> type[TrainConfig]:
     parts = PARTS.plus(extra)
     samples = create_model("Samples", __base__=Samples, sampler=(Literal[tuple(names_of(parts.samplers))], "heun"))
     slots = keys_of(parts.slots)
-    stage = create_model("TrainingStage", __base__=TrainingStage, conditioning=(slots | None, None))
+    stage = create_model(
+        "TrainingStage",
+        __base__=TrainingStage,
+        __doc__=TrainingStage.__doc__,
+        conditioning=(slots | None, None),
+        weighting=(one_of(parts.weightings), PARTS.weightings[0]()),
+        optimizer=(one_of(parts.optimizers), PARTS.optimizers[0]()),
+    )
     grown = create_model(
         "TrainConfig",
         __base__=TrainConfig,
@@ -349,8 +346,8 @@ def train_config(extra_parts: Iterable[Any] = ()) -> type[TrainConfig]:
         network=(one_of(parts.networks), PARTS.networks[0]()),
         denoiser=(one_of(parts.parametrisations), PARTS.parametrisations[0]()),
         conditioning=(slots, slots()),
-        stages=(dict[str, stage], Field(min_length=1)),
         samples=(samples, samples()),
+        stages=(dict[str, stage], TrainConfig.model_fields["stages"]),
     )
     grown.parts = parts
     return grown

@@ -7,7 +7,17 @@ from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import PackageNotFoundError, requires
 
-EXTRAS = ("embedded", "full", "train", "ray", "rapidocr", "transnet", "open-clip", "diffusers")  # that a user installs
+EXTRAS = (
+    "embedded",
+    "full",
+    "train",
+    "ray",
+    "rapidocr",
+    "transnet",
+    "open-clip",
+    "diffusers",
+    "bitsandbytes",
+)  # that a user installs
 DISTRIBUTIONS = {
     "open_clip": "open_clip_torch",
     "libsvm": "brisque",

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.cli.errors import DONE, CommandError, err_console, errors, out_console
+from pipelines.cli.errors import COULD_NOT_START, DONE, CommandError, err_console, errors, out_console
 from video_model.diffusion.samplers import names_of
 
 Overrides = Annotated[
@@ -34,7 +34,7 @@ def register(app: typer.Typer) -> None:
 
 def train(
     config: Annotated[str, typer.Argument(metavar="CONFIG", help="a YAML file, or a shipped config: tiny, demo, svd")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="the run to make, or to resume")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="the run to make, or to resume")] = None,
     data: Annotated[
         list[str], typer.Option("--data", "-d", help="a folder that `winnow select` made; give it again for more")
     ] = [],  # noqa: B006
@@ -45,6 +45,15 @@ def train(
     cache: Annotated[
         str | None, typer.Option(help="folder of latents that runs share; default: `latents` beside RUN")
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="train nothing: memory by part, time and disk that the stages would take")
+    ] = False,
+    gpus: Annotated[
+        str | None, typer.Option(metavar="COUNTxGB", help="of --dry-run, e.g. 8x80GB; default: this machine")
+    ] = None,
+    gpu: Annotated[str | None, typer.Option(help="of --dry-run: h100, a100, 4090 ...; default: by its memory")] = None,
+    mfu: Annotated[float, typer.Option(help="of --dry-run: the share of a GPU's peak that training reaches")] = 0.4,
+    json_: Annotated[bool, typer.Option("--json", help="of --dry-run: as JSON")] = False,
     set_: Overrides = [],  # noqa: B006
     plugin: Plugins = [],  # noqa: B006
 ) -> None:
@@ -54,6 +63,7 @@ def train(
 
       winnow train tiny --data out/curated --out out/model
       winnow train svd.yaml --data /shared/curated --out /shared/run --workers 8 --address auto
+      winnow train svd --dry-run --gpus 8x80GB
     """
     with errors():
         from pipelines.cli.training_progress import Following, print_run
@@ -61,6 +71,16 @@ def train(
         from pipelines.training import TrainingJob, load_config, train_here
 
         loaded = load_config(config, set_, plugin)
+        if dry_run:
+            from pipelines.cli.planning import show_plan
+
+            with Following(err_console) as watcher:
+                fits = show_plan(out_console, loaded, data, gpus, gpu, mfu, json_, watcher)
+            raise typer.Exit(DONE if fits else COULD_NOT_START)
+        if out is None:
+            raise CommandError("--out: name the run's folder (or use --dry-run, which makes none)")
+        if gpus or gpu or json_:
+            raise CommandError("--gpus, --gpu and --json: they are of --dry-run: give it too, or leave them out")
         job = TrainingJob(loaded, tuple(data), out, stage, resume, cache, tuple(plugin))
         with Following(err_console) as watcher:
             if workers == 1 and address is None:
@@ -211,12 +231,18 @@ def export(
     vae: Annotated[Path | None, typer.Option(help="AutoencoderKLTemporalDecoder: a whole pipeline is made")] = None,
     image_encoder: Annotated[Path | None, typer.Option(help="CLIPVisionModelWithProjection, of that pipeline")] = None,
     feature_extractor: Annotated[Path | None, typer.Option(help="CLIPImageProcessor, of that pipeline")] = None,
+    lora: Annotated[
+        bool, typer.Option("--lora", help="of a run with `lora`: that alone, as pytorch_lora_weights.safetensors")
+    ] = False,
     stage: StageName = None,
     plugin: Plugins = [],  # noqa: B006
 ) -> None:
     """Write a run's network (its average) as a diffusers UNet; with its companions' folders, as an image-to-video pipeline.
 
+    The LoRA of a run is part of the weights, or is written by itself.
+
     winnow weights export out/model --out unet
+    winnow weights export out/lora --lora --out lora
     winnow weights export run --out pipeline --vae svd/vae --image-encoder svd/image_encoder --feature-extractor svd/feature_extractor
     """
     with errors():
@@ -230,8 +256,12 @@ def export(
             raise CommandError(
                 "--vae, --image-encoder and --feature-extractor: a pipeline needs all three; a UNet, none"
             )
+        if lora and any(companions):
+            raise CommandError("--lora: is written alone: leave --vae, --image-encoder and --feature-extractor out")
         known, network = format_of(loaded.config.network), loaded.public_network()
-        if all(companions):
+        if lora:
+            written = known.save_lora(loaded.denoiser.network, out)
+        elif all(companions):
             parts = {"vae": vae, "image_encoder": image_encoder, "feature_extractor": feature_extractor}
             written = known.save_pipeline(network, out, parts, max(loaded.stage.frames))
         else:

@@ -25,6 +25,7 @@ def main() -> None:
         ("The whole pipeline, by stage", "pipeline", folder),
         ("What a selection keeps of a spoiled world", "world", ["out/world", "--no-train"]),
         ("A training step against diffusers'", "unet", []),
+        ("Planned memory against measured", "memory", []),
         ("The inspector over a million clips", "inspector", []),
     ):
         print(f"\n{title}\n$ python -m tests.benchmarks.{' '.join([module, *arguments])}\n", flush=True)

@@ -13,7 +13,7 @@ from torch import nn
 
 from tests.video_model.clips import LetterEncoder, PoolCodec, clips, write_clips
 from video_model.codecs import CodecSection
-from video_model.config import PARTS, TrainConfig, train_config
+from video_model.config import TrainConfig, train_config
 from video_model.diffusion.parametrisations import Parametrisation, Scales
 from video_model.diffusion.samplers import euler
 from video_model.diffusion.schedules import pairs
@@ -24,6 +24,7 @@ from video_model.networks.mixers import CONV_MIXERS, Mixer
 from video_model.training import checkpoints
 from video_model.training.sampler import Sampler
 from video_model.training.stages import train
+from video_model.training_parts import PARTS
 
 # --- a sampler
 

@@ -123,13 +123,13 @@ def test_fingerprints_see_the_weights_that_they_are_about(image_vae, video_vae) 
 
 def test_wrong_folders_are_named(image_vae, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, _ = image_vae
-    with pytest.raises(CodecError, match=r"nowhere: no public VAE here \(config\.json is missing\)"):
+    with pytest.raises(CodecError, match="nowhere: there is no such folder"):
         DiffusersCodec(tmp_path / "nowhere")
     (tmp_path / "config.json").write_text(json.dumps({"_class_name": "UNet2DModel"}))
     with pytest.raises(CodecError, match="a UNet2DModel is not a codec"):
         DiffusersCodec(tmp_path)
     (tmp_path / "config.json").write_text((folder / "config.json").read_text())
-    with pytest.raises(CodecError, match=r"cannot be loaded .* diffusion_pytorch_model\.safetensors"):
+    with pytest.raises(CodecError, match=r"has no diffusion_pytorch_model\.safetensors"):
         DiffusersCodec(tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(CodecError, match="cannot be read"):

@@ -24,6 +24,7 @@ from video_model.training.sampler import Sampler
 from video_model.training.stages import starting_network, train
 from video_model.training.steps.optimisation import NothingToTrain
 from video_model.training.stores import Stores
+from video_model.training.watching import Silent
 
 STAGE = {"sizes": [[32, 32]], "batch": 4, "lr": 1e-3, "warmup": 1, "ema": 0.5}
 
@@ -139,6 +140,55 @@ def test_stopped_anywhere_and_resumed_it_is_the_same_run(run, curated, tmp_path)
     for name in ("image", "video", "hq"):
         one, other = average(run, name), average(Run.open(tmp_path / "run"), name)
         assert all(torch.equal(one[key], other[key]) for key in one), name
+
+
+class Notes(Silent):
+    def __init__(self):
+        self.lines = []
+
+    def note(self, line):
+        self.lines.append(line)
+
+
+def test_what_helps_against_want_of_memory_may_change_on_resume(run, curated, tmp_path):
+    """Cut back to the first video step, and resumed with other keys of memory: the same weights but for rounding."""
+    copied = Run(shutil.copytree(run.root, tmp_path / "run"), run.config)
+    shutil.rmtree(copied.stage("hq"))
+    for step in (2, 3):
+        shutil.rmtree(copied.stage("video") / f"checkpoints/step-0000000{step}")
+    stages = config().model_dump()["stages"]
+    loop = {"log_every": 1, "save_every": 1, "keep": 9}
+    changed = config(
+        stages=stages | {"video": stages["video"] | {"accumulate": 2}},
+        loop=loop | {"checkpointing": True, "strategy": "fsdp", "threads": 1},
+    )
+    watcher = Notes()
+    cache = run.root.parent / "latents"
+    train(changed, [str(curated)], copied.root, only="video", resume=True, cache=cache, watcher=watcher)
+    one, other = average(run, "video"), average(copied, "video")
+    assert max(float((one[key] - other[key]).abs().max()) for key in one) < 1e-3
+    (line,) = watcher.lines
+    assert line.startswith(
+        "resumed with stages.video.accumulate 1 -> 2, loop.checkpointing False -> True, loop.strategy"
+    )
+    assert line.endswith("the same run, but no longer to the bit")
+    assert json.loads((copied.root / "config.json").read_text())["stages"]["video"]["accumulate"] == 2
+    history = [json.loads(line) for line in (copied.root / "resumed.jsonl").read_text().splitlines()]
+    assert history[0].pop("date").startswith("20")
+    assert history[0] == {"stage": "video", "step": 1, "key": "stages.video.accumulate", "old": 1, "new": 2}
+    train(changed, [str(curated)], copied.root, only="video", resume=True, cache=cache, watcher=watcher)
+    assert len(watcher.lines) == 1  # nothing is changed now
+    with pytest.raises(RunError, match=r"different: loop\.precision\)"):
+        train(
+            config(loop=loop | {"precision": "bfloat16"}, stages=changed.model_dump()["stages"]),
+            [str(curated)], copied.root, resume=True,
+        )  # fmt: skip
+    for key in ("batch", "noise", "clip"):
+        stage = stages["image"] | {key: {"batch": 2, "noise": {"mean": 3.0}, "clip": 9.0}[key]}
+        assert all(
+            k.startswith(f"stages.image.{key}") for k in run.differences(config(stages=stages | {"image": stage}))
+        )
+        assert run.differences(config(stages=stages | {"image": stage}))
 
 
 def test_runs_share_their_latents(run, curated):

@@ -44,6 +44,11 @@ class OwnCodec(CodecSection):
     def wants_windows(self) -> bool:
         return self.temporal_steps > 0
 
+    def skeleton(self) -> SmallCodec:
+        codec = SmallCodec(self.shape)
+        codec._require_fit = lambda: None  # type: ignore[method-assign]
+        return codec
+
     def load(self, folder: Path) -> Codec:
         return SmallCodec.load(folder)
 

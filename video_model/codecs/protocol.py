@@ -66,6 +66,16 @@ class CodecSection(Section):
         """Known before there is a codec; None: it is known when it is loaded. Raises ValueError for what cannot be."""
         return None
 
+    def outline_channels(self) -> int:
+        """For a plan of memory: `latent_channels`, or what the codec's files say. Raises CodecError."""
+        if self.latent_channels is None:
+            raise CodecError(f"{self.kind}: its channels are not known before it is loaded")  # type: ignore[attr-defined]
+        return self.latent_channels
+
+    def skeleton(self) -> Any:
+        """The codec without its weights, for a plan of memory; made where tensors take none. Raises CodecError."""
+        raise CodecError(f"{self.kind}: it can be planned for only with its weights")  # type: ignore[attr-defined]
+
     @property
     def wants_windows(self) -> bool:
         """Whether its training asks for windows of clips."""

@@ -7,16 +7,28 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from curate.base.extras import install_command
+from video_model.codecs.original_vae import vae_of_file
 from video_model.codecs.protocol import Codec, CodecError, CodecSection
 from video_model.encoders.fingerprint import digest
 from video_model.errors import first_line
+from video_model.published import NotPublished, part_folder, refuse_pickle, weight_files
 
 IMAGES_AT_ONCE = 8
 CLASSES = ("AutoencoderKL", "AutoencoderKLTemporalDecoder")
+# Of Stable Diffusion 1.x and 2.x, for a plan where there is no folder yet
+USUAL = {
+    "_class_name": "AutoencoderKL",
+    "block_out_channels": [128, 256, 512, 512],
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
+    "layers_per_block": 2,
+    "latent_channels": 4,
+    "sample_size": 768,
+}
 
 
 class PublicCodec(CodecSection):
@@ -25,21 +37,49 @@ class PublicCodec(CodecSection):
     factor: ClassVar[int] = 8  # of every public VAE in use
 
     kind: Literal["diffusers"] = "diffusers"
-    folder: str
+    folder: str | None = Field(None, description="of a VAE, or of a pipeline that holds one")
+    file: str | None = Field(
+        None,
+        description="instead: an original single file (.safetensors) of Stable Diffusion 1.x, 2.x or Stable Video Diffusion",
+    )
     frames_at_once: int | None = Field(
         None,
         ge=1,
         description="frames decoded at once; unset: 8, and whole videos in a temporal decoder, as the public pipeline does",
     )
 
+    @model_validator(mode="after")
+    def _one(self) -> PublicCodec:
+        if (self.folder is None) == (self.file is None):
+            raise ValueError("codec: name a folder or a file, one of the two")
+        return self
+
     def load(self, folder: Path) -> Codec:
-        return DiffusersCodec(self.folder, self.frames_at_once)
+        return DiffusersCodec(self.folder or self.file or "", self.frames_at_once)
+
+    def outline_channels(self) -> int:
+        return int(self._settings()["latent_channels"])
+
+    def skeleton(self) -> Codec:
+        import diffusers
+
+        config = self._settings()
+        made = getattr(diffusers, config["_class_name"]).from_config(config)
+        return DiffusersCodec(frames_at_once=self.frames_at_once, vae=made)
+
+    def _settings(self) -> dict[str, Any]:
+        """Of config.json; the usual ones where it is not there, and for a single file."""
+        try:
+            return dict(json.loads((vae_folder(Path(self.folder or "")) / "config.json").read_text()))
+        except CodecError:
+            return USUAL
 
 
 class DiffusersCodec(nn.Module):
     """A public VAE behind the codec protocol; latents are the posterior's mean, shifted and scaled to about unit scale.
 
-    folder: with config.json and diffusion_pytorch_model.safetensors, or a pipeline's folder with those in vae/.
+    vae: in place of a folder. folder: with config.json and diffusion_pytorch_model.safetensors (or .fp16.safetensors, or
+    shards), or a pipeline's folder with those in vae/; or an original single file, whose shape is read off its tensors.
     frames_at_once: frames per forward pass, which bounds memory. It changes nothing for an image decoder, whose default is
     8. A temporal decoder (Blattmann et al. 2023, arXiv 2311.15127) normalises over all frames that it is given, so each
     chunk of that many frames is decoded as a video of its own; None decodes whole videos, as the public pipeline does.
@@ -49,13 +89,16 @@ class DiffusersCodec(nn.Module):
 
     lowers = True
 
-    def __init__(self, folder: Path | str, frames_at_once: int | None = None) -> None:
+    def __init__(self, folder: Path | str = "", frames_at_once: int | None = None, vae: Any = None) -> None:
         super().__init__()
         if frames_at_once is not None and frames_at_once < 1:
             raise CodecError(f"frames_at_once must be at least 1 (got {frames_at_once})")
-        self.folder, self.frames_at_once = vae_folder(Path(folder)), frames_at_once or IMAGES_AT_ONCE
-        self.whole_videos = frames_at_once is None
-        self.vae = loaded(self.folder)
+        self.frames_at_once, self.whole_videos = frames_at_once or IMAGES_AT_ONCE, frames_at_once is None
+        self.vae = (
+            (of_file(Path(folder)) if Path(folder).is_file() else loaded(vae_folder(Path(folder))))
+            if vae is None
+            else vae
+        )
         config = self.vae.config
         self.temporal = type(self.vae).__name__ == "AutoencoderKLTemporalDecoder"
         self.factor = 2 ** (len(config.block_out_channels) - 1)
@@ -117,11 +160,21 @@ class DiffusersCodec(nn.Module):
 
 def vae_folder(folder: Path) -> Path:
     """The folder itself, or its vae/ when it is a pipeline's. Raises CodecError when neither holds a config."""
-    for place in (folder, folder / "vae"):
-        if (place / "config.json").is_file():
-            return place
-    fix = "give a folder with config.json and diffusion_pytorch_model.safetensors, or a pipeline's folder"
-    raise CodecError(f"{folder}: no public VAE here (config.json is missing); {fix}")
+    try:
+        return part_folder(folder, "vae")
+    except NotPublished as error:
+        raise CodecError(str(error)) from error
+
+
+def of_file(file: Path) -> Any:
+    """The VAE of an original single file."""
+    try:
+        refuse_pickle(file)
+        return vae_of_file(file)
+    except NotPublished as error:
+        raise CodecError(str(error)) from error
+    except ImportError as error:
+        raise CodecError(f"{file}: {_needs_diffusers(error)}") from error
 
 
 def loaded(folder: Path) -> Any:
@@ -135,13 +188,20 @@ def loaded(folder: Path) -> Any:
     try:
         import diffusers
     except ImportError as error:
-        raise CodecError(
-            f"{folder}: public VAEs need diffusers ({first_line(error)}); {install_command('diffusers')}"
-        ) from error
+        raise CodecError(f"{folder}: {_needs_diffusers(error)}") from error
     try:
+        files = weight_files(folder, "diffusion_pytorch_model")
+        half = "fp16" if any(".fp16" in file.name for file in files) else None
         return getattr(diffusers, name).from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, torch_dtype=torch.float32, low_cpu_mem_usage=False
-        )
+            folder, local_files_only=True, use_safetensors=True, torch_dtype=torch.float32, low_cpu_mem_usage=False,
+            variant=half,
+        )  # fmt: skip
+    except NotPublished as error:
+        raise CodecError(str(error)) from error
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         fix = "diffusion_pytorch_model.safetensors must be there, and be of this config"
         raise CodecError(f"{folder}: the {name} cannot be loaded ({first_line(error)}); {fix}") from error
+
+
+def _needs_diffusers(error: ImportError) -> str:
+    return f"public VAEs need diffusers ({first_line(error)}); {install_command('diffusers')}"

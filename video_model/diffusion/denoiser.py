@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from video_model.diffusion.parametrisations import PARAMETRISATIONS, Parametrisation
+from video_model.diffusion.weightings import Weighting
 from video_model.precision import autocast
 
 Cond = Mapping[str, Tensor]
@@ -25,8 +26,11 @@ DEFAULT = PARAMETRISATIONS[0]()
 class Denoiser(nn.Module):
     """`denoiser(x, sigma, cond) -> x0`: the clean data that a network expects behind noisy data.
 
-    precision: that the network works in; all else, a sampler's sums too, is float32.
+    precision: that the network works in; all else, a sampler's sums too, is float32. weighting: of its loss; None: the
+    network's own.
     """
+
+    weighting: Weighting | None = None
 
     def __init__(
         self, network: nn.Module, parametrisation: Parametrisation = DEFAULT, precision: str = "float32"
@@ -46,13 +50,15 @@ class Denoiser(nn.Module):
         """Mean squared error of the network's own output, which is |D - x0|^2 / c_out^2: [B], one a sample.
 
         clean, noise [B, T, C, h, w]; sigma [B]. For EDM the weight 1 / c_out^2 is (1 + s^2) / s^2 at sigma_data 1, as in
-        the paper.
+        the paper; a weighting has another in its place.
         """
         skip, out, given, level = self.parametrisation.scales(sigma)
         x = clean + _rows(sigma) * noise
         target = (clean - _rows(skip) * x) / _rows(out)
         predicted = self._predicted(_rows(given) * x, level, cond)
-        return (predicted - target).square().flatten(1).mean(1)
+        loss = (predicted - target).square().flatten(1).mean(1)
+        weight = self.weighting.weight(sigma**-2) if self.weighting else None
+        return loss if weight is None else loss * weight * out**2
 
     def _predicted(self, x: Tensor, level: Tensor, cond: Cond | None) -> Tensor:
         with autocast(x.device, self.precision):

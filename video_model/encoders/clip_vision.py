@@ -13,7 +13,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from curate.base.packaged import WeightsMissing
+from video_model.encoders.original_clip import vision_of_file
 from video_model.errors import first_line
+from video_model.published import NotPublished, weight_files
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of CLIP (Radford et al. 2021)
 FIX = (
@@ -24,8 +26,9 @@ FIX = (
 class ClipVision:
     """Image embeddings of a CLIPVisionModelWithProjection in transformers' layout, as Stable Video Diffusion uses them.
 
-    path: its folder, or a pipeline's folder with image_encoder/ (and feature_extractor/, whose mean and deviation are
-    used; else CLIP's). Loaded when it is first used, never downloaded. Raises WeightsMissing.
+        path: its folder, or a pipeline's folder with image_encoder/ (and feature_extractor/, whose mean and deviation are
+        used; else CLIP's); or an original single file of Stable Video Diffusion. precision: of its weights; None: float32 on a
+    CPU, bfloat16 on a GPU. Loaded when it is first used, never downloaded. Raises WeightsMissing.
     """
 
     at_once = 32
@@ -36,7 +39,9 @@ class ClipVision:
 
     @cached_property
     def dim(self) -> int:
-        """Of an embedding; read from config.json alone."""
+        """Of an embedding; read from config.json alone, of a single file from the network."""
+        if self.path.is_file():
+            return int(self._loaded[0].config.projection_dim)
         try:
             return int(json.loads((self.folder / "config.json").read_text())["projection_dim"])
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -50,7 +55,8 @@ class ClipVision:
     def encode(self, pixels: Tensor) -> Tensor:
         """[N, D] float32 on their device, of pictures [N, 3, H, W] in [-1, 1]."""
         network, mean, std = self._loaded
-        network.to(pixels.device, self.precision or torch.float32)
+        usual = torch.float32 if pixels.device.type == "cpu" else torch.bfloat16
+        network.to(pixels.device, self.precision or usual)
         side, found = network.config.image_size, []
         for part in pixels.float().split(self.at_once):
             seen = (resized(part, (side, side)) + 1) / 2
@@ -62,14 +68,21 @@ class ClipVision:
     def _loaded(self) -> tuple[Any, Sequence[float], Sequence[float]]:
         from transformers import CLIPVisionModelWithProjection
 
+        if self.path.is_file():
+            try:
+                return vision_of_file(self.path).requires_grad_(False), MEAN, STD
+            except NotPublished as error:
+                raise WeightsMissing("CLIP vision tower", str(error), FIX) from None
         if not (self.folder / "config.json").is_file():
             raise WeightsMissing("CLIP vision tower", f"no config.json in {self.folder}", FIX)
-        half = not (self.folder / "model.safetensors").exists() and (self.folder / "model.fp16.safetensors").exists()
         try:
+            half = any(".fp16" in file.name for file in weight_files(self.folder, "model"))
             network = CLIPVisionModelWithProjection.from_pretrained(
                 self.folder, local_files_only=True, use_safetensors=True, dtype=torch.float32,
                 variant="fp16" if half else None,
             )  # fmt: skip
+        except NotPublished as error:
+            raise WeightsMissing("CLIP vision tower", str(error), FIX) from None
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise WeightsMissing(
                 "CLIP vision tower", f"{self.folder} cannot be read ({first_line(error)})", FIX

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from curate.base.minilm import MiniLMNetwork
 from video_model.encoders.fingerprint import digest
-from video_model.encoders.protocol import EncoderSection, FrozenEncoder, TextEncoder, batched
+from video_model.encoders.protocol import EncoderSection, FrozenEncoder, TextEncoder, TextOutline, batched
 
 
 class MiniLm(EncoderSection):
@@ -21,6 +21,9 @@ class MiniLm(EncoderSection):
 
     def make(self, device: torch.device | None = None, dtype: torch.dtype | None = None) -> TextEncoder:
         return MiniLMStates(device=device, dtype=dtype)
+
+    def outline(self) -> TextOutline:
+        return TextOutline(MiniLMStates.dim, 32, 22_700_000)
 
 
 class MiniLMStates(FrozenEncoder):

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from video_model.encoders.protocol import EncoderSection, TextEncoder
+from video_model.encoders.protocol import EncoderSection, TextEncoder, TextOutline
 
 
 class NoText(EncoderSection):
@@ -18,8 +18,11 @@ class NoText(EncoderSection):
 
     kind: Literal["none"] = "none"
 
-    def make(self) -> TextEncoder:
+    def make(self, device: torch.device | None = None, dtype: torch.dtype | None = None) -> TextEncoder:
         return NoStates()
+
+    def outline(self) -> TextOutline:
+        return TextOutline(NoStates.dim, 1, 0)
 
 
 class NoStates:
@@ -30,3 +33,6 @@ class NoStates:
 
     def encode(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         return torch.zeros(len(texts), 1, self.dim), torch.ones(len(texts), 1, dtype=torch.bool)
+
+    def move(self, device: torch.device) -> None:
+        """There is nothing to move."""

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from curate.base.packaged import WeightsMissing, load_exactly
 from video_model.encoders.fingerprint import digest
-from video_model.encoders.protocol import EncoderSection, FrozenEncoder, TextEncoder, batched
+from video_model.encoders.protocol import EncoderSection, FrozenEncoder, TextEncoder, TextOutline, batched
+from video_model.published import TEXT_2
 
 
 class OpenClipText(EncoderSection):
@@ -26,6 +27,16 @@ class OpenClipText(EncoderSection):
 
     def make(self, device: torch.device | None = None, dtype: torch.dtype | None = None) -> TextEncoder:
         return OpenClipStates(self.file, self.model, device=device, dtype=dtype)
+
+    def outline(self) -> TextOutline:
+        import open_clip
+
+        config = open_clip.get_model_config(self.model)
+        if config is None or "width" not in config["text_cfg"]:
+            raise WeightsMissing(self.model, "is not a model of open_clip with a text tower of its own", "name another")
+        text = config["text_cfg"]
+        width, tokens = text["width"], text["context_length"]
+        return TextOutline(width, tokens, width * (text["vocab_size"] + tokens + 12 * width * text["layers"]))
 
 
 class OpenClipStates(FrozenEncoder):
@@ -95,8 +106,9 @@ class OpenClipStates(FrozenEncoder):
         )
         tower.text_projection = None  # it projects the pooled state only
         state = load_file(weights)
-        if any(key.startswith("text.") for key in state):
-            state = {key.removeprefix("text."): value for key, value in state.items() if key.startswith("text.")}
+        for prefix in ("text.", TEXT_2):  # of a custom text tower; of an original single file of Stable Diffusion 2.x
+            if any(key.startswith(prefix) for key in state):
+                state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
         load_exactly(tower, state, self.name, weights)
         return open_clip.SimpleTokenizer(context_length=tower.context_length), tower
 

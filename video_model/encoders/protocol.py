@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,17 @@ class TextEncoder(Protocol):
         """The weights go there: now, or when they are loaded."""
 
 
+class TextOutline(NamedTuple):
+    """dim: of a state. tokens: states of a text, for which a plan counts. parameters: how many."""
+
+    dim: int
+    tokens: int
+    parameters: int
+
+
+USUAL_TOKENS = 77
+
+
 class EncoderSection(Section):
     """A section `text` of a training config, chosen by its field `kind`, and the encoder that it makes.
 
@@ -44,8 +55,12 @@ class EncoderSection(Section):
     reads: ClassVar[bool] = True
 
     def make(self, device: torch.device | None = None, dtype: torch.dtype | None = None) -> TextEncoder:
-        """Loads nothing yet. device, dtype: of its weights; default: float32 on the CPU, in which `dim` may be asked."""
+        """Loads nothing yet. device, dtype: of its weights; default: float32 on the CPU."""
         raise NotImplementedError
+
+    def outline(self) -> TextOutline:
+        """What it is, for a plan of memory; without its weights where that can be. Raises WeightsMissing."""
+        return TextOutline(self.make().dim, USUAL_TOKENS, 0)
 
 
 class FrozenEncoder:

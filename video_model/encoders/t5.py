@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from curate.base.packaged import WeightsMissing
 from video_model.encoders.fingerprint import digest
-from video_model.encoders.protocol import EncoderSection, FrozenEncoder, TextEncoder, batched
+from video_model.encoders.protocol import EncoderSection, FrozenEncoder, TextEncoder, TextOutline, batched
 from video_model.errors import first_line
 
 
@@ -26,6 +26,16 @@ class T5(EncoderSection):
 
     def make(self, device: torch.device | None = None, dtype: torch.dtype | None = None) -> TextEncoder:
         return T5States(self.folder, device=device, dtype=dtype)
+
+    def outline(self) -> TextOutline:
+        path = Path(self.folder) / "config.json"
+        if not path.is_file():
+            raise WeightsMissing("T5 encoder", f"no config.json in {path.parent}", "give a folder of a T5 model")
+        shape = json.loads(path.read_text())
+        dim, gates = shape["d_model"], 3 if "gated" in str(shape.get("feed_forward_proj")) else 2
+        attention = 4 * dim * shape["num_heads"] * shape["d_kv"]
+        layers = shape["num_layers"] * (attention + gates * dim * shape["d_ff"])
+        return TextOutline(dim, 128, layers + shape["vocab_size"] * dim)
 
 
 class T5States(FrozenEncoder):

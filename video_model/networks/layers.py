@@ -1,11 +1,14 @@
 """Layers that spatial and temporal blocks share: tokens [rows, n, channels], channels always last in memory."""
 
 import math
+from contextvars import ContextVar
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+META_IS = ContextVar("META_IS", default="cuda")  # the kind of device that tensors without numbers are a plan for
 
 
 class Tokens(NamedTuple):
@@ -107,6 +110,11 @@ def sinusoid(values: Tensor, width: int) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], -1)
 
 
+def kind_of_device(x: Tensor) -> str:
+    """cpu, cuda ...: where it is, or would be."""
+    return META_IS.get() if x.device.type == "meta" else x.device.type
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x [..., C] times weight [O, C]: [..., O]."""
     tokens = x.numel() // x.shape[-1]
@@ -121,7 +129,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
     """Scaled dot-product attention: q [R, H, S, d], k and v [R, H, L, d], bias added to the logits [R, H, S, L]."""
-    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and k.shape[-2] <= 256:
+    if kind_of_device(q) == "cpu" and q.dtype == torch.bfloat16 and k.shape[-2] <= 256:
         # The fused kernel's backward is five times as slow as the plain products on short sequences in bfloat16
         logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
         return (logits if bias is None else logits + bias).softmax(-1).to(v.dtype) @ v
@@ -140,7 +148,7 @@ def norm_silu(x: Tensor, norm: nn.GroupNorm) -> Tensor:
 
 def _for_norm(x: Tensor, norm: nn.GroupNorm) -> Tensor:
     # On a CPU the bfloat16 kernel for channels that are last in memory is ten times as slow as the float32 one
-    return x.to(norm.weight.dtype) if x.device.type == "cpu" else x
+    return x.to(norm.weight.dtype) if kind_of_device(x) == "cpu" else x
 
 
 def zero(layer: nn.Module) -> nn.Module:

@@ -46,6 +46,9 @@ class UNet(NetworkSection):
     linear_projection: bool = Field(
         True, description="around transformers; false: 1x1 convolutions, as Stable Diffusion 1.x"
     )
+    up_transformer_layers: tuple[int, ...] | None = Field(
+        None, description="attention blocks by level on the way up; unset: the same as on the way down"
+    )
     conv_mixing: ConvMixing = Field(
         "alpha", description="temporal convolutions: Stable Video Diffusion's alpha blend, or others of networks/mixers"
     )

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Protocol
 
 from video_model.networks import NetworkSection, UNet
 from video_model.public.configs import WeightsError
+from video_model.public.lora import PublicLora, export_lora, import_lora
 from video_model.public.weights import export_pipeline, export_unet, import_unet
 
 
@@ -24,6 +25,12 @@ class PublicFormat(Protocol):
     def save_pipeline(self, network: Any, folder: str | Path, companions: dict[str, Path], frames: int) -> Path:
         """Writes a pipeline that others can run. Raises WeightsError."""
 
+    def load_lora(self, source: str | Path, network: Any) -> PublicLora:
+        """The LoRA of a file, for a network that it fits. Raises WeightsError."""
+
+    def save_lora(self, network: Any, folder: str | Path) -> Path:
+        """Writes a network's LoRA alone; where it is. Raises WeightsError."""
+
 
 class DiffusersUNet:
     """UNets in diffusers' layout, and the original files of Stable Diffusion."""
@@ -38,6 +45,12 @@ class DiffusersUNet:
 
     def save_pipeline(self, network: Any, folder: str | Path, companions: dict[str, Path], frames: int) -> Path:
         return export_pipeline(network, folder, **companions, frames=frames)
+
+    def load_lora(self, source: str | Path, network: Any) -> PublicLora:
+        return import_lora(source, network)
+
+    def save_lora(self, network: Any, folder: str | Path) -> Path:
+        return export_lora(network, folder)
 
 
 FORMATS: list[PublicFormat] = [DiffusersUNet()]

@@ -6,15 +6,15 @@ Diffusion 1.x, 2.x and Stable Video Diffusion. Out: what diffusers loads.
 
 import json
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from video_model.networks.lora import merged_state
 from video_model.networks.unet import SpaceTimeUNet, inflate
 from video_model.networks.unet_config import UNetConfig
 from video_model.public.configs import (
@@ -25,11 +25,13 @@ from video_model.public.configs import (
     config_to_diffusers,
 )
 from video_model.public.names import diffusers_name, original_name
+from video_model.published import NotPublished, part_folder, squeezed, tensors_of, weight_files
 
-__all__ = ["WeightsError", "export_pipeline", "export_unet", "import_unet", "load_tensors"]
+__all__ = ["WeightsError", "export_pipeline", "export_unet", "import_unet"]
 
 PREFIX = "model.diffusion_model."
-NAME = "diffusion_pytorch_model.safetensors"
+STEM = "diffusion_pytorch_model"
+NAME = f"{STEM}.safetensors"
 
 SCHEDULER = {  # of the released image-to-video model
     "_class_name": "EulerDiscreteScheduler",
@@ -54,19 +56,23 @@ def import_unet(
 ) -> SpaceTimeUNet:
     """The network of a public checkpoint, in float32.
 
-    `source` is a folder with config.json and safetensors (one file or sharded), a pipeline folder with such a `unet`,
+    `source` is a folder with config.json and safetensors (one file or sharded, or the fp16 variant), a pipeline folder with
+    such a `unet`,
     or an original single file, whose `heads` per level are guessed by the usual convention if not given. `temporal`
     makes a video network of an image network, by inflation. Raises WeightsError, which names the tensor or the setting
     that does not fit.
     """
     source = Path(source)
-    if source.is_file() and not (source.parent / "config.json").exists():
-        tensors = _strip(load_tensors([source]), source)
-        config, name_of = config_from_tensors(tensors, heads, source), original_name
-    else:
-        folder = _unet_folder(source)
-        config, name_of = config_from_diffusers(_json(folder / "config.json"), folder), diffusers_name
-        tensors = load_tensors(_weight_files(folder))
+    try:
+        tensors = tensors_of([source], PREFIX) if source.is_file() else {}
+        if tensors or (source.is_file() and not (source.parent / "config.json").exists()):
+            config, name_of = config_from_tensors(_checked(tensors, source), heads, source), original_name
+        else:
+            folder = part_folder(source.parent if source.is_file() else source, "unet")
+            config, name_of = config_from_diffusers(_json(folder / "config.json"), folder), diffusers_name
+            tensors = tensors_of(weight_files(folder, STEM))
+    except NotPublished as error:
+        raise WeightsError(str(error)) from error
     network = _filled(config, tensors, name_of, source)
     return inflate(network) if temporal and not config.temporal else network
 
@@ -132,20 +138,6 @@ def export_pipeline(
     return folder
 
 
-def load_tensors(files: Iterable[Path]) -> dict[str, Tensor]:
-    """All tensors of safetensors files, by name."""
-    tensors = {}
-    for file in files:
-        try:
-            with safe_open(file, "pt") as content:
-                tensors.update({name: content.get_tensor(name) for name in content.keys()})  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise WeightsError(
-                f"{file} cannot be read as safetensors ({error}): get it again, or convert it"
-            ) from error
-    return tensors
-
-
 def _filled(
     config: UNetConfig, tensors: dict[str, Tensor], name_of: Callable[[str, UNetConfig], str], source: Path
 ) -> SpaceTimeUNet:
@@ -163,7 +155,7 @@ def _filled(
         if name in ours:
             continue
         public = name_of(name, config)
-        _expect(tensors, public, _squeezed(place.shape), source)
+        _expect(tensors, public, squeezed(place.shape), source)
         # A copy, for the original may be the mapped file, which somebody may write anew
         ours[name] = tensors[public].to(torch.float32, copy=True).reshape(place.shape)
         unused.discard(public)
@@ -182,25 +174,17 @@ def _expect(tensors: dict[str, Tensor], name: str, shape: tuple[int, ...], sourc
             f"{source}: {name} {list(shape)} is missing, which the network of its config needs: is config.json that of "
             "another checkpoint, or a shard missing?"
         )
-    if _squeezed(tensors[name].shape) != _squeezed(shape):
+    if squeezed(tensors[name].shape) != squeezed(shape):
         raise WeightsError(
             f"{source}: {name} is {list(tensors[name].shape)}, and the network of its config needs {list(shape)}: "
             "is config.json that of another checkpoint?"
         )
 
 
-def _squeezed(shape: Iterable[int]) -> tuple[int, ...]:
-    """Without ones at the end: a 1x1 convolution is a linear layer, [O, I, 3, 1, 1] is [O, I, 3, 1]."""
-    shape = tuple(shape)
-    while len(shape) > 1 and shape[-1] == 1:
-        shape = shape[:-1]
-    return shape
-
-
 def _public_tensors(network: SpaceTimeUNet) -> dict[str, Tensor]:
-    """The network's tensors as diffusers names and shapes them."""
+    """The network's tensors as diffusers names and shapes them; LoRA is in the weights."""
     config, public = network.config, {}
-    tensors = network.state_dict()
+    tensors = merged_state(network)
     if config.concat_channels:
         tensors["conv_in.weight"] = torch.cat([tensors["conv_in.weight"], tensors.pop("concat_in.weight")], 1)
     if config.temporal:
@@ -236,36 +220,14 @@ def _vector_tensors(network: SpaceTimeUNet) -> dict[str, Tensor]:
     return {"vector_embedding.0.weight": first.flatten(1)}
 
 
-def _strip(tensors: dict[str, Tensor], source: Path) -> dict[str, Tensor]:
+def _checked(unet: dict[str, Tensor], source: Path) -> dict[str, Tensor]:
     """The UNet's share of an original single file."""
-    unet = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items() if name.startswith(PREFIX)}
     if not unet:
         raise WeightsError(
             f"{source} has no tensor named {PREFIX}*, and no config.json beside it: give a folder in diffusers' layout "
             "or an original checkpoint of Stable Diffusion 1.x, 2.x or Stable Video Diffusion"
         )
     return unet
-
-
-def _unet_folder(source: Path) -> Path:
-    for folder in (source, source / "unet", source.parent):
-        if (folder / "config.json").exists():
-            return folder
-    raise WeightsError(f"{source} has no config.json, nor a folder unet with one: give a UNet in diffusers' layout")
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    index = folder / f"{NAME}.index.json"
-    if index.exists():
-        files = [folder / name for name in sorted(set(_json(index).get("weight_map", {}).values()))]
-    else:
-        files = [folder / NAME] if (folder / NAME).exists() else sorted(folder.glob("*.safetensors"))[:1]
-    if not files:
-        raise WeightsError(f"{folder} has no {NAME}: convert its weights to safetensors; other formats are not read")
-    for file in files:
-        if not file.exists():
-            raise WeightsError(f"{file} is missing, which {index.name} names: get the checkpoint again")
-    return files
 
 
 def _json(file: Path) -> dict:

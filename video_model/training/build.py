@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,9 +13,14 @@ from video_model.config import TrainConfig
 from video_model.diffusion.conditioning import Conditioner
 from video_model.diffusion.slots import Models
 from video_model.encoders import TextEncoder
-from video_model.errors import RunError
+from video_model.errors import RunError, first_line
+from video_model.networks.lora import add_lora, merge
 from video_model.public.formats import format_of
+from video_model.training import checkpoints
+from video_model.training.checkpoints import Checkpoint
+from video_model.training.steps.adapters import add_saved_lora, chosen_lora
 from video_model.training.steps.optimisation import choose_trained
+from video_model.training.steps.workers import load_network
 
 
 def build_network(config: TrainConfig, stage: str, models: Models) -> Any:
@@ -33,15 +39,21 @@ def inflated(network: Any, config: TrainConfig, stage: str, latent_channels: int
 
 
 def first_network(config: TrainConfig, stage: str, models: Models) -> Any:
-    """What the first stage starts from: public weights if the config names some, else fresh ones. Raises WeightsError."""
+    """What the first stage starts from: public weights or a finished run if the config names some, else fresh ones.
+
+    With LoRA it is what all stages add to, and nothing in it is fresh. Raises WeightsError, RunError.
+    """
     if config.start is None:
         return build_network(config, stage, models)
-    network = format_of(config.network).load(config.start)
+    run = run_at_start(config)
+    network = _result_of(run, config, models) if run else format_of(config.network).load(config.start)
     wanted = build_network(config, stage, models)
-    if config.stages[stage].temporal and not network.temporal:
+    if config.stages[stage].temporal and not config.lora and (run or not network.temporal):
         network = inflated(network, config, stage, models.codec.channels)
-    elif network.temporal:
+    elif network.temporal and not run:
         frames_unscaled(network, config, stage, models.codec)
+    if not hasattr(wanted, "config"):
+        return network
     differ = [
         name
         for name in type(network.config).model_fields
@@ -57,6 +69,44 @@ def first_network(config: TrainConfig, stage: str, models: Models) -> Any:
             "conditioning of the config to fit the checkpoint"
         )
     return network
+
+
+def trained_network(config: TrainConfig, stage: str, checkpoint: Checkpoint, models: Models) -> Any:
+    """The average of the weights at a checkpoint of a stage, with its LoRA where there is one. Raises RunError."""
+    if config.lora:
+        base = first_network(config, stage, models)
+        network = add_saved_lora(base, checkpoint.facts, config.start, str(checkpoint.path))
+    else:
+        network = build_network(config, stage, models)
+    try:
+        load_network(network, checkpoint.part("ema"))
+    except (KeyError, RuntimeError) as error:
+        raise RunError(f"{checkpoint.path}: is not of this config's network ({first_line(error)})") from None
+    return network
+
+
+def run_at_start(config: TrainConfig) -> Path | None:
+    """The run that `start` names, if it is one."""
+    folder = Path(config.start) if config.start else None
+    return folder if folder and (folder / "stages").is_dir() else None
+
+
+def config_of(run: Path, schema: type[TrainConfig]) -> TrainConfig:
+    """The config of the run that `start` names. Raises RunError."""
+    try:
+        return schema.model_validate_json((run / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise RunError(f"start: {run}: is no run of this version ({first_line(error)})") from None
+
+
+def _result_of(run: Path, config: TrainConfig, models: Models) -> Any:
+    """The network that a finished run made; LoRA is in its weights."""
+    made = config_of(run, type(config))
+    for name in reversed(made.stages):
+        found = checkpoints.latest(run / "stages" / name / "checkpoints")
+        if found and found.facts.get("done"):
+            return merge(trained_network(made, name, found, models))
+    raise RunError(f"start: {run}: no stage of this run is done: train it first, or name another")
 
 
 def frames_unscaled(network: Any, config: TrainConfig, stage: str, codec: Codec, back: bool = False) -> None:
@@ -95,7 +145,10 @@ def check_network(config: TrainConfig, encoder: TextEncoder) -> None:
         return
     with torch.device("meta"):
         for name, stage in config.stages.items():
-            choose_trained(_built(config, name, channels, encoder), stage.train)
+            network = _built(config, name, channels, encoder)
+            if config.lora:
+                add_lora(network, chosen_lora(network, config.lora, config.network).shapes)
+            choose_trained(network, stage.train)
 
 
 def build_conditioner(config: TrainConfig, stage: str, models: Models) -> Conditioner:

@@ -20,6 +20,7 @@ from video_model.data.excerpts import sample_frames, sample_windows
 from video_model.data.index import Index
 from video_model.errors import DataError, RunError
 from video_model.latents.together import locked
+from video_model.training.build import config_of, run_at_start
 from video_model.training.run import Run
 from video_model.training.watching import TrainingWatcher
 from video_model.workers import TrainingWorker, first_goes_ahead
@@ -35,6 +36,11 @@ def codec_of(
     chosen, worker = run.config.codec, worker or TrainingWorker()
     if not chosen.trained or worker.any(worker.first and (run.root / "codec").exists()):
         return run.codec()
+    if (source := run_at_start(run.config)) and (source / "codec").is_dir():
+        if config_of(source, type(run.config)).codec != chosen:
+            raise RunError(f"codec: the run in start, {source}, has another one: give the same keys here")
+        _copied(source / "codec", run, worker)
+        return run.codec()
     data = RunFrames(index, _size(run), _window(run), run.config.seed, run.config.data.workers, worker)
     key = [chosen.model_dump(), index.fingerprint, data.size, data.window, run.config.seed]
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
@@ -48,11 +54,15 @@ def codec_of(
                 with atomic_folder(shared) as folder:
                     made.save(folder)
                     write_json(folder / "report.json", report)
+    _copied(shared, run, worker)
+    return run.codec()
+
+
+def _copied(source: Path, run: Run, worker: TrainingWorker) -> None:
     with first_goes_ahead(worker):
         if worker.first:
             with atomic_folder(run.root / "codec") as folder:
-                shutil.copytree(shared, folder, dirs_exist_ok=True)
-    return run.codec()
+                shutil.copytree(source, folder, dirs_exist_ok=True)
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,8 @@ from video_model.config import TrainConfig
 from video_model.diffusion.slots import Models
 from video_model.errors import RunError, first_line
 from video_model.training import checkpoints
-from video_model.training.build import build_network
+from video_model.training.build import trained_network
 from video_model.training.checkpoints import Checkpoint
-from video_model.training.steps.workers import load_network
 from video_model.training.watching import Silent, TrainingWatcher
 
 # What may differ when a run is resumed: nothing of it changes what a step computes.
@@ -38,7 +37,7 @@ FREE = (
 )
 # What may differ too, and is told: how a step is computed, not what. Sums are taken in another order, so that the run is no
 # longer the same to the bit. `precision` is not among them: it changes every product by far more than that.
-MEMORY = ("micro_batch", "accumulate", "checkpointing", "threads", "compile", "strategy")
+MEMORY = ("micro_batch", "memory_gb", "accumulate", "checkpointing", "threads", "compile", "strategy")
 REPAIRS = ("lr", "clip", "warmup")  # of a stage that is not done: what helps against a loss that is not finite
 
 
@@ -151,12 +150,7 @@ class Run:
 
     def network(self, stage: str, checkpoint: Checkpoint, models: Models) -> Any:
         """The average of the weights at a checkpoint of a stage. Raises RunError where they do not fit the config."""
-        network = build_network(self.config, stage, models)
-        try:
-            load_network(network, checkpoint.part("ema"))
-        except (KeyError, RuntimeError) as error:
-            raise RunError(f"{checkpoint.path}: is not of this config's network ({first_line(error)})") from None
-        return network.eval()
+        return trained_network(self.config, stage, checkpoint, models).eval()
 
 
 def _is_memory(key: str) -> bool:

@@ -19,6 +19,7 @@ from video_model.diffusion.schedules import Watch
 from video_model.diffusion.slots import Models
 from video_model.errors import RunError
 from video_model.memory import memory_for
+from video_model.networks.lora import merge
 from video_model.precision import frozen_dtype
 from video_model.training.build import build_conditioner, frames_unscaled
 from video_model.training.run import Run
@@ -71,8 +72,8 @@ class Sampler:
         return request
 
     def public_network(self) -> Any:
-        """A copy of the network as public pipelines drive it: it takes the first frame's latent unscaled."""
-        network = copy.deepcopy(self.denoiser.network)
+        """A copy of the network as public pipelines drive it: it takes the first frame's latent unscaled; LoRA is in the weights."""
+        network = merge(copy.deepcopy(self.denoiser.network))
         frames_unscaled(network, self.config, self.name, self.codec, back=True)
         return network
 

@@ -36,6 +36,7 @@ from video_model.training.journal import Journal
 from video_model.training.loop import StageTask, train_stage
 from video_model.training.run import Run
 from video_model.training.sampler import default_request
+from video_model.training.steps.adapters import add_chosen_lora
 from video_model.training.stores import Stores, Unread
 from video_model.training.watching import Silent, TrainingWatcher
 from video_model.workers import TrainingWorker, first_goes_ahead
@@ -197,11 +198,13 @@ def starting_network(run: Run, name: str, models: Models) -> Any:
     torch.manual_seed(run.config.seed)
     before = run.config.before(name)
     if before is None:
-        return first_network(run.config, name, models)
+        network = first_network(run.config, name, models)
+        section = run.config.lora
+        return add_chosen_lora(network, section, run.config.network, run.config.start) if section else network
     found = run.done(before)
     if found is None:
         raise RunError(f"{run.root}: stage {name} starts from stage {before}, which is not done: train that one first")
     network = run.network(before, found, models)
-    if run.config.stages[name].temporal:
+    if run.config.stages[name].temporal and not run.config.lora:
         network = inflated(network, run.config, name, models.codec.channels)
     return network.train()

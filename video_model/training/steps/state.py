@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -18,12 +17,14 @@ from video_model.diffusion.parametrisations import Parametrisation
 from video_model.errors import first_line
 from video_model.training import checkpoints
 from video_model.training.checkpoints import Checkpoint, CheckpointError
+from video_model.training.steps.adapters import another_base, lora_facts
+from video_model.training.steps.average import Average, to_average
+from video_model.training.steps.compiling import compiled
 from video_model.training.steps.optimisation import (
-    Average,
-    adamw,
     choose_trained,
     learning_rate,
     load_optimizer,
+    make_optimizer,
     optimizer_tensors,
 )
 from video_model.training.steps.rows import Batch, draws, in_parts, moved, parts_of
@@ -38,20 +39,30 @@ class TrainingState:
         self, network: Any, parametrisation: Parametrisation, stage: TrainingStage, loop: Loop, worker: TrainingWorker
     ) -> None:
         self.stage, self.loop, self.worker = stage, loop, worker
-        self.network = network.to(worker.device)
+        spreads = worker.world > 1 and loop.strategy == "fsdp"  # which moves the network to the device block by block
+        self.network = network if spreads else network.to(worker.device)
         self.network.checkpointing = loop.checkpointing
-        averaged = copy.deepcopy(network)
         self.trained = choose_trained(network, stage.train)
-        self.called = spread(torch.compile(network) if loop.compile else network, worker, loop.strategy, loop.precision)
+        averaged = to_average(network, stage.ema, share=not spreads)
+        self.called = spread(compiled(network, loop.compile), worker, loop.strategy, loop.precision)
         if loop.strategy == "fsdp":
             spread(averaged, worker, loop.strategy)
-        self.average = Average(network, averaged, stage.ema)
-        self.optimizer = adamw(network, stage)
+        kept = torch.device("cpu") if stage.ema_device == "cpu" else None
+        self.average = Average(network, averaged, stage.ema, stage.ema_every, kept)
+        self.optimizer = make_optimizer(network, stage)
         self.parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
         self.denoiser = Denoiser(self.called, parametrisation, loop.precision)
-        self.averaged = Denoiser(averaged, parametrisation, loop.precision)
+        self.denoiser.weighting = stage.weighting
+        # Of no weighting, so that losses on held-out clips compare between runs
+        self._averaged = Denoiser(averaged, parametrisation, loop.precision)
         self.micro_batch = None if stage.micro_batch == "probe" else stage.micro_batch  # rows; a probe sets it
         self.preparing = 0.0
+
+    @property
+    def averaged(self) -> Denoiser:
+        """Of the average, on the worker's device until the next update."""
+        self.average.here()
+        return self._averaged
 
     @property
     def at_once(self) -> int:
@@ -61,6 +72,8 @@ class TrainingState:
 
     def load(self, start: Checkpoint) -> None:
         """Raises CheckpointError where it is not of this network."""
+        if problem := another_base(self.network, start.facts):
+            raise CheckpointError(f"{start.path}: {problem}")
         try:
             load_network(self.network, start.part("network"))
             load_network(self.average.network, start.part("ema"))
@@ -88,7 +101,8 @@ class TrainingState:
             self.preparing += time.perf_counter() - began
             with nullcontext() if i == len(parts) - 1 else gradients_stay_here(self.called):
                 loss = self.denoiser.loss(*given[:3], cond)
-                (loss.sum() / rows).backward()  # parts may differ by a row
+                if loss.requires_grad:  # of images alone it does not, where a stage trains temporal layers
+                    (loss.sum() / rows).backward()  # parts may differ by a row
             losses.append(loss.detach())
             sigmas.append(given[2])
         return torch.cat(losses), torch.cat(sigmas)
@@ -98,11 +112,12 @@ class TrainingState:
         return whole(nn.utils.clip_grad_norm_(self.parameters, self.stage.clip))
 
     def update(self, step: int) -> None:
-        """The optimizer's step, at the rate of this step of the stage; the average follows."""
+        """The optimizer's step, at the rate of this step of the stage; the average follows, the gradients go."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.stage, step)
         self.optimizer.step()
-        self.average.update(step)
+        self.optimizer.zero_grad(set_to_none=True)  # evaluation and samples come next, and need the room
+        self.average.update(step, last=step + 1 == self.stage.steps)
 
     def save(self, folder: Path, step: int, facts: dict[str, Any]) -> Checkpoint:
         """A checkpoint. The first worker writes it; or each what it holds, where the weights are spread."""
@@ -111,6 +126,5 @@ class TrainingState:
             "ema": named_tensors(self.average.network),
             "optimizer": optimizer_tensors(self.optimizer, self.network),
         }
-        return checkpoints.save(
-            folder, step, parts, facts | {"trained": len(self.trained)}, self.loop.keep, self.worker
-        )
+        facts = facts | {"trained": len(self.trained)} | lora_facts(self.network)
+        return checkpoints.save(folder, step, parts, facts, self.loop.keep, self.worker)

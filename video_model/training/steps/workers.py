@@ -12,6 +12,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
+from video_model.networks.lora import kept_parameters
 from video_model.tensor_files import TensorFiles, piece_of, place_of
 from video_model.workers import TrainingWorker
 
@@ -74,17 +75,18 @@ def read_like(files: TensorFiles, name: str, like: Tensor) -> Tensor:
 
 
 def load_network(network: nn.Module, files: TensorFiles) -> None:
-    """Put saved tensors, by name, into a network that may be spread: each worker reads what it holds.
+    """Put saved tensors, by name, into a network that may be spread: each worker reads what it holds. Of one with LoRA that
+    is the LoRA.
 
     Raises KeyError for a name that is missing, RuntimeError for another shape.
     """
     with torch.no_grad():
-        for name, parameter in network.named_parameters():
+        for name, parameter in kept_parameters(network):
             if files.shapes[name] != tuple(parameter.shape):
                 raise RuntimeError(f"{name}: {list(files.shapes[name])} there, {list(parameter.shape)} here")
             piece_of(parameter).copy_(files.read(name, place_of(parameter)))
 
 
 def named_tensors(network: nn.Module) -> dict[str, Tensor]:
-    """All its parameters by name, spread as they are."""
-    return {name: parameter.detach() for name, parameter in network.named_parameters()}
+    """All that a checkpoint holds of it, by name, spread as it is: its parameters, or its LoRA."""
+    return {name: parameter.detach() for name, parameter in kept_parameters(network)}
