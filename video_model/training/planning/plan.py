@@ -151,7 +151,7 @@ class _Planner:
             "weights": step.weights / workers,
             "gradients": gradients,
             "moments": step.moments / workers,
-            "average (EMA)": step.average / workers,
+            "average (EMA)": self.average() / workers,
             "codec and text encoder": self.frozen(),
         }
         if self.spread:  # the block that is worked on, the next one, and the gradient of one as it is summed
@@ -160,6 +160,12 @@ class _Planner:
         found["activations"] = step.activations(rows) * self.slack if rows else 0.0
         found["optimizer's step"] = step.update / workers if rows else 0.0
         return found
+
+    def average(self) -> int:
+        """Spread weights are copied whole, frozen ones too."""
+        if self.stage.ema_device == "cpu" and self.machine.kind == "cuda":
+            return 0
+        return self.step.weights if self.spread else self.step.average
 
     def frozen(self) -> float:
         """Weights of the codec; those of the text encoder too, where latents are made as they are needed."""

@@ -12,6 +12,7 @@ from video_model.codecs import placed
 from video_model.config import TrainConfig
 from video_model.diffusion.denoiser import Denoiser
 from video_model.diffusion.guidance import guided
+from video_model.optimizers import AdamW
 from video_model.precision import DTYPES, frozen_dtype
 from video_model.training.planning.ledger import Ledger, bytes_of
 from video_model.training.planning.outlines import Outlines
@@ -42,6 +43,9 @@ class SimulatedStep:
     def __init__(self, config: TrainConfig, name: str, outlines: Outlines, kind: str, gathered: bool = False) -> None:
         stage, self._given = config.stages[name], (config, name, outlines)
         low = DTYPES[config.loop.precision] if config.loop.precision != "float32" else None
+        eight_bits = stage.optimizer.kind == "adamw_8bit"  # whose kernels, as fused ones, are for real GPUs alone
+        one_kernel = eight_bits or getattr(stage.optimizer, "fused", False)
+        stage = stage.model_copy(update={"optimizer": AdamW()}) if one_kernel else stage
         loop = config.loop.model_copy(
             update={"compile": False, "precision": "float32"}
         )  # DeviceRules do as autocast does
@@ -58,6 +62,8 @@ class SimulatedStep:
             _update(state, 0, ledger)
             self.moments = ledger.now - begun
             self.update = _update(state, 1, ledger)
+            if one_kernel:
+                self.moments, self.update = self.moments // (4 if eight_bits else 1), 0
             self.gradients, self.largest_gradient = sum(sizes), max(sizes, default=0)
             DeviceRules(kind, low).apply(state.network)
             if gathered and low:
@@ -82,19 +88,17 @@ class SimulatedStep:
         if self.activations(1) > room:
             return 0
         low, high = 1, most + 1  # fits; does not, or is not wanted
-        guess = min(2, most)
         while high - low > 1:
-            guess = min(max(guess, low + 1), high - 1)
-            fits = self.activations(guess) <= room
-            low, high = (guess, high) if fits else (low, guess)
-            known = sorted(rows for rows in self._passes if rows <= max(low, 2))[-2:]
-            if (
-                len(known) == 2
-                and (slope := (self._passes[known[1]] - self._passes[known[0]]) / (known[1] - known[0])) > 0
-            ):
-                guess = known[1] + int((room - self._passes[known[1]]) / slope)
+            if high in self._passes:  # between the two: the more rows, the more each takes, so this is seldom too many
+                taken = self._passes[low], self._passes[high]
+                guess = low + (room - taken[0]) * (high - low) // (taken[1] - taken[0])
             else:
-                guess = (low + high) // 2
+                guess = 2 if low == 1 else most
+                before = [rows for rows in self._passes if rows < low]
+                if before and (each := (self._passes[low] - self._passes[max(before)]) // (low - max(before))) > 0:
+                    guess = low + (room - self._passes[low]) // each
+            guess = min(max(guess, low + 1), high - 1)
+            low, high = (guess, high) if self.activations(guess) <= room else (low, guess)
         return low
 
 
