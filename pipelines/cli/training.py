@@ -33,7 +33,12 @@ def register(app: typer.Typer) -> None:
 
 
 def train(
-    config: Annotated[str, typer.Argument(metavar="CONFIG", help="a YAML file, or a shipped config: tiny, demo, svd")],
+    config: Annotated[
+        str,
+        typer.Argument(
+            metavar="CONFIG", help="a YAML file, or a shipped config: tiny, demo, svd, svd-lora, sd21-image"
+        ),
+    ],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="the run to make, or to resume")] = None,
     data: Annotated[
         list[str], typer.Option("--data", "-d", help="a folder that `winnow select` made; give it again for more")

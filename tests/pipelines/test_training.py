@@ -167,7 +167,7 @@ def test_samples_are_written_and_the_same_seed_gives_the_same_video(whole, tmp_p
             "mood: no conditioning slot has this name: choose from text, fps, motion",
         ),
         (("-p", "a", "--out", "x.gif"), "--out x.gif: videos are written as .mp4"),
-        (("-p", "a", "--image", __file__), "is not a picture that can be read"),
+        (("-p", "a", "--image", __file__), "is neither a picture nor a video that can be read"),
     ],
 )
 def test_wishes_that_cannot_be_are_one_line(whole, arguments, reason):

@@ -73,6 +73,8 @@ def train(
     frozen = frozen_dtype(config.loop.frozen_precision, worker.device)
     encoder = config.text.make(worker.device, frozen)
     check_network(config, encoder)
+    for stage in config.stages.values():
+        stage.optimizer.check(worker.device.type)
     with first_goes_ahead(worker):
         run = Run.begin(out, config, resume, watcher) if worker.first else Run(out, config)
         if worker.first:
