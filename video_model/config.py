@@ -66,7 +66,8 @@ class RateRange(Section):
 class Data(Section):
     captions: dict[str, float] = Field(
         {"caption_frame": 0.5, "caption_video": 0.25, "caption_merged": 0.25},
-        description="columns, and the probability of each; one that is null gives its share to the others",
+        description="columns, and the probability of each; one that is null gives its share to the others; a source with "
+        "none of them may have caption, text, TEXT or txt",
     )
     held_out: float = Field(0.05, ge=0, lt=1, description="share of the videos kept for evaluation")
     cache: bool = Field(True, description="latents and text states are computed once; false: as they are needed")
@@ -97,12 +98,16 @@ class TrainingStage(Section):
     conditioning: keys_of(PARTS.slots) | None = Field(  # type: ignore[valid-type]
         None, description="of this stage, in place of the run's"
     )
-    sources: list[str] = Field([], description="more data of this stage: curated folders, image-text Parquet")
+    sources: list[str] = Field(
+        [], description="more data of this stage: curated folders, image-text Parquet, WebDataset shards"
+    )
     only_sources: bool = Field(False, description="leave --data out: only the sources named here")
     where: str | None = Field(None, description="SQL condition on the rows, e.g. aesthetic_score > 5")
     sizes: list[tuple[int, int]] = Field([(64, 64)], min_length=1, description="height, width in px: aspect buckets")
     frames: list[int] = Field([1], min_length=1, description="duration buckets; 1: images")
-    rates: list[float] | RateRange = Field([8.0], description="frames a second that windows are taken at")
+    rates: list[float] | RateRange = Field(
+        [8.0], description="frames a second that windows are taken at: the nearest frames to those times"
+    )
     images: float = Field(0.0, ge=0, lt=1, description="share of the batches that are images, in a video stage")
     image_batch: int | None = Field(None, ge=1, description="samples of these; unset: as `batch`")
     noise: Noise = Noise()

@@ -130,17 +130,20 @@ def size(text: str | None) -> tuple[int, int] | None:
 
 
 def picture(path: Path, size: tuple[int, int]) -> Any:
-    """[3, H, W] in [-1, 1], resized to cover and cropped at the centre."""
+    """[3, H, W] in [-1, 1] of a picture, or of a video's first frame: as the frames of training are read (resized to cover,
+    cropped around the centre)."""
     import torch
 
-    data = np.fromfile(path, np.uint8)
-    found = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
-    if found is None:
-        raise SamplingError(f"--image {path}: is not a picture that can be read: give a PNG or JPEG")
-    height, width = size
-    share = max(height / found.shape[0], width / found.shape[1])
-    scaled = (max(width, round(found.shape[1] * share)), max(height, round(found.shape[0] * share)))
-    found = cv2.resize(found, scaled, interpolation=cv2.INTER_AREA if share < 1 else cv2.INTER_CUBIC)
-    top, left = (found.shape[0] - height) // 2, (found.shape[1] - width) // 2
-    found = found[top : top + height, left : left + width, ::-1]
-    return torch.from_numpy(np.ascontiguousarray(found)).permute(2, 0, 1).float() / 127.5 - 1
+    from video_model.data.decoders import Decoders
+    from video_model.data.decoding import NO_PICTURE, Job
+
+    data = path.read_bytes()
+    with Decoders(1) as decoders:
+        still, moving = decoders(Job(kind, (0,), size, data) for kind in ("image", "video"))
+    if isinstance(still, str) and isinstance(moving, str):
+        why = moving if still.startswith(NO_PICTURE) else still
+        raise SamplingError(
+            f"--image {path}: is neither a picture nor a video that can be read (it {why}): give a PNG, JPEG or mp4"
+        )
+    found = moving if isinstance(still, str) else still
+    return torch.from_numpy(found.pixels[0].copy()).permute(2, 0, 1).float() / 127.5 - 1

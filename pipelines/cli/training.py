@@ -104,7 +104,10 @@ def sample(
     guidance: Annotated[
         str | None, typer.Option(metavar="SCALE|FIRST:LAST", help="of the prompt; 1: none; 1:2.5 rises over the frames")
     ] = None,
-    seed: Annotated[int, typer.Option(help="the same seed gives the same video")] = 0,
+    seed: Annotated[
+        int,
+        typer.Option(help="the same seed draws the same noise; the pixels are the same to the bit on one CPU thread"),
+    ] = 0,
     sampler: Annotated[str | None, typer.Option(help=", ".join(names_of()))] = None,
     fps: Annotated[
         float | None, typer.Option(min=0.1, help="frames a second; the network is conditioned on it")

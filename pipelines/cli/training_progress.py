@@ -128,6 +128,7 @@ def _mean(lines: list[dict[str, float]], key: str, last: int = 0) -> float:
 
 def _data(facts: dict[str, Any]) -> str:
     buckets = {**facts["buckets"], **facts["image buckets"]}
-    skipped = "".join(f"; {count} left out: {why}" for why, count in facts["skipped"].items())
+    every = {**facts["left out of the sources"], **facts["skipped"]}
+    skipped = "".join(f"; {count} left out: {why}" for why, count in every.items())
     silent = f"; {facts['without a caption']} without a caption" if facts["without a caption"] else ""
     return f"{facts['used']} of {facts['rows']} clips ({', '.join(f'{k}: {v}' for k, v in buckets.items())}){skipped}{silent}"

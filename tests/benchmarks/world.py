@@ -192,7 +192,7 @@ def clean_loss(sampler: Sampler, clean: Index) -> float:
     """Loss on clips of a world that was never trained on, with the noise of the run's last stage."""
     stage = sampler.stage
     rate = stage.rates[0] if isinstance(stage.rates, list) else stage.rates.max
-    with LiveLatents(sampler.codec, sampler.encoder, rate=rate, workers=1) as store:
+    with LiveLatents(sampler.codec, sampler.encoder, rates=[rate], workers=1) as store:
         spec = BatchSpec(
             frames=stage.frames,
             sizes=stage.sizes,

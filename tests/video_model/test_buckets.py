@@ -1,4 +1,4 @@
-"""Windows, buckets and the order of batches: numbers in, numbers out."""
+"""Buckets and the order of batches: numbers in, numbers out."""
 
 from collections import Counter
 
@@ -8,58 +8,11 @@ import pytest
 from video_model.data.buckets import (
     Bucket,
     Plan,
-    draw_window,
-    draws,
-    grid,
-    longest_fit,
     make_buckets,
     nearest_size,
-    strides,
     usable_sizes,
 )
 from video_model.errors import DataError
-
-
-def test_clips_are_thinned_evenly():
-    clips = grid(np.array([25, 10, 1, 7]), np.array([25.0, 30.0, np.nan, 6.0]), rate=8)
-    assert clips.stride.tolist() == [3, 4, 1, 1]  # 25 / 8 = 3.1, 30 / 8 = 3.75, unknown, slower than asked for
-    assert clips.frames(0).tolist() == [0, 3, 6, 9, 12, 15, 18, 21, 24] and clips.frames(1).tolist() == [0, 4, 8]
-    np.testing.assert_allclose(clips.fps, [25 / 3, 7.5, np.nan, 6.0])
-
-
-def test_long_clips_give_their_middle():
-    clips = grid(np.array([100, 5]), np.array([10.0, 10.0]), rate=5, limit=10)
-    assert clips.frames(0).tolist() == list(range(40, 60, 2)) and clips.frames(1).tolist() == [0, 2, 4]
-
-
-def test_strides_of_a_list():
-    assert strides(24, [8]) == {3: 1.0}
-    assert strides(24, [8, 12, 24]) == {1: 1 / 3, 2: 1 / 3, 3: 1 / 3}
-    assert strides(10, [4]) == {3: 1.0}  # 2.5 rounds up
-    assert strides(5, [24, 8]) == {1: 1.0}
-
-
-def test_strides_of_a_range_are_those_of_a_uniform_rate():
-    found = strides(24, {"min": 4, "max": 24})
-    rates = np.linspace(4, 24, 200001)
-    counts = Counter(np.maximum(1, np.floor(24 / rates + 0.5)).astype(int).tolist())
-    assert list(found) == sorted(counts) == [1, 2, 3, 4, 5, 6]
-    np.testing.assert_allclose(list(found.values()), [counts[s] / len(rates) for s in found], atol=1e-4)
-    assert sum(found.values()) == pytest.approx(1) and strides(3, {"min": 4, "max": 24}) == {1: 1.0}
-
-
-def test_windows_stay_inside_and_reach_both_ends():
-    options, seen = strides(8, [2, 4, 8]), set()
-    for i in range(600):
-        start, stride = draw_window(10, 4, options, draws(0, i))
-        assert start >= 0 and start + 3 * stride <= 9
-        seen.add((start, stride))
-    assert seen == {(s, 1) for s in range(7)} | {(s, 2) for s in range(4)}  # stride 4 spans 13 frames: does not fit
-
-
-def test_the_longest_that_fits():
-    assert [longest_fit(count, 1, [4, 8, 16]) for count in (3, 4, 7, 8, 15, 16, 90)] == [0, 4, 4, 8, 8, 16, 16]
-    assert longest_fit(15, 2, [4, 8]) == 8 and longest_fit(14, 2, [4, 8]) == 4
 
 
 def test_the_nearest_proportions():

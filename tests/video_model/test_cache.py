@@ -26,6 +26,7 @@ from video_model.data import decoders as decoders_module
 from video_model.data.decoders import Decoders
 from video_model.data.decoding import DecodeError, Job, decode
 from video_model.data.index import open_index
+from video_model.data.windows import Thinned, Window
 from video_model.errors import DataError
 from video_model.latents.batches import Batches, BatchSpec
 from video_model.latents.build import LatentOptions, build_cache, cache_for
@@ -35,8 +36,12 @@ SIZES = [(48, 64), (32, 32)]
 
 
 def build(index, folder, codec=None, encoder=None, **options):
-    options = {"sizes": SIZES, "rate": 8, "workers": 1} | options
+    options = {"sizes": SIZES, "rates": [8], "workers": 1} | options
     return build_cache(index, codec or PoolCodec(), encoder or LetterEncoder(), folder, **options)
+
+
+def kept(index, cache, row, window, size=(48, 64)):
+    return cache.latents(index, [(row, size, window)], Thinned(index.num_frames, index.fps, cache.rates))
 
 
 def files(folder):
@@ -68,13 +73,14 @@ def built(index, tmp_path_factory):
 
 def test_frames_are_those_of_the_clip(index, built):
     _, cache = built
-    (latents,) = cache.latents(index, [(0, (48, 64), np.array([0, 7, 23]))])
-    assert latents.shape == (3, 3, 6, 8) and frame_numbers(latents).tolist() == [0, 7, 23]
-    (latents,) = cache.latents(index, [(6, (48, 64), np.arange(10))])  # 25 frames/s thinned to 8.3
-    assert frame_numbers(latents).tolist() == list(range(0, 30, 3))
+    (found,) = kept(index, cache, 0, Window(5, 3))
+    assert found.latents.shape == (3, 3, 6, 8) and frame_numbers(found.latents).tolist() == [5, 6, 7] and found.fps == 8
+    (found,) = kept(index, cache, 6, Window(0, 10))  # 25 frames/s thinned to 8: the nearest to 3.125, 6.25, 9.375 ...
+    assert frame_numbers(found.latents).tolist() == [0, 3, 6, 9, 13, 16, 19, 22, 25, 28]
+    assert found.fps == pytest.approx(9 / (28 / 25))
     row = index.is_image.nonzero()[0][4]
-    (latents,) = cache.latents(index, [(row, (32, 32), np.array([0]))])  # 40 x 40 px: the square size
-    assert latents.shape == (1, 3, 4, 4) and frame_numbers(latents).tolist() == [4]
+    (found,) = kept(index, cache, row, Window(0, 1), (32, 32))  # 40 x 40 px: the square size
+    assert found.latents.shape == (1, 3, 4, 4) and frame_numbers(found.latents).tolist() == [4] and found.fps == 0
 
 
 def test_texts_are_there(built):
@@ -132,7 +138,7 @@ def test_what_decides_the_latents_is_in_the_key(data, tmp_path):
     index = open_index(data / "c", "motion_score < 1")
     codec, encoder = PoolCodec(), LetterEncoder()
     build(index, tmp_path, codec, encoder)
-    changes = [{"rate": 4}, {"max_frames": 5}, {"dtype": "float32"}, {"sizes": [(16, 16)]}]
+    changes = [{"rates": [4]}, {"max_frames": 5}, {"dtype": "float32"}, {"sizes": [(16, 16)]}]
     for change, frames in zip(changes, (12, 5, 24, 24), strict=True):
         before = codec.frames
         build(index, tmp_path, codec, encoder, **change)
@@ -164,7 +170,7 @@ def test_latents_of_our_codec_outlive_its_decoder(tmp_path):
     codec = SmallCodec(CodecConfig(factor=4, channels=4, widths=(8,))).fit(pixels)
 
     def home():
-        return latents_folder(tmp_path, codec, (16, 16), 8, None, "float16")
+        return latents_folder(tmp_path, codec, (16, 16), [8], None, "float16")
 
     before = home()
     torch.nn.init.constant_(next(codec.decoder.parameters()), 0.1)
@@ -185,13 +191,14 @@ def test_moved_data_are_the_same_data(data, tmp_path):
 def test_limits_take_the_middle(data, tmp_path):
     index = open_index(data / "c", "motion_score = 0")
     cache = build(index, tmp_path, max_frames=4)
-    assert frame_numbers(cache.latents(index, [(0, (48, 64), np.arange(4))])[0]).tolist() == [10, 11, 12, 13]
+    (found,) = kept(index, cache, 0, Window(0, 4))
+    assert frame_numbers(found.latents).tolist() == [10, 11, 12, 13]
 
 
 def test_float32_on_request(data, tmp_path):
     index = open_index(data / "c", "motion_score = 0")
     cache = build(index, tmp_path, dtype="float32")
-    latents = cache.latents(index, [(0, (48, 64), np.array([3]))])[0].numpy()
+    latents = kept(index, cache, 0, Window(3, 1))[0].latents.numpy()
     np.testing.assert_allclose(latents, 15 / 127.5 - 1, atol=1e-6)
     with pytest.raises(DataError, match="float8: is not one of float16, float32"):
         build(index, tmp_path, dtype="float8")
@@ -210,7 +217,7 @@ class Dying(PoolCodec):
         return super().encode(pixels)
 
 index = open_index([sys.argv[1] + "/c", sys.argv[1] + "/i.parquet"])
-build_cache(index, Dying(), LetterEncoder(), sys.argv[2], sizes=[(48, 64), (32, 32)], rate=8, workers=1,
+build_cache(index, Dying(), LetterEncoder(), sys.argv[2], sizes=[(48, 64), (32, 32)], rates=[8], workers=1,
             shard_bytes=20_000)
 """
 
@@ -307,13 +314,13 @@ def test_latents_that_overflow_are_an_error(data, tmp_path):
 def test_a_crash_or_a_hang_costs_one_clip():
     good = Job("video", (0, 5), (16, 16), mp4())
     with Decoders(1, timeout=60) as decoders:
-        assert frame_numbers(next(decoders([good])).transpose(0, 3, 1, 2)).tolist() == [0, 5]
+        assert frame_numbers(next(decoders([good])).pixels.transpose(0, 3, 1, 2)).tolist() == [0, 5]
         (child,) = decoders._children
         os.kill(child.pid, signal.SIGSTOP)  # so that it is at work when it dies
         threading.Timer(0.3, os.kill, [child.pid, signal.SIGKILL]).start()
         results = decoders([good, good])
         assert next(results).startswith("the decoder's process was killed from outside (SIGKILL")
-        assert next(results).shape == (2, 16, 16, 3)
+        assert next(results).pixels.shape == (2, 16, 16, 3)
         os.kill(child.pid, signal.SIGSTOP)
         child.timeout = 0.3
         assert next(decoders([good])) == "took longer than 0.3 s: the process was stopped"
@@ -333,7 +340,7 @@ def test_where_no_child_can_start_no_clip_is_blamed(monkeypatch):
 
 
 def test_an_answer_that_is_larger_than_what_was_asked_for_is_not_read(monkeypatch):
-    monkeypatch.setattr(decoders_module, "AROUND", -1)
+    monkeypatch.setattr(decoders_module, "AROUND", -10)
     with Decoders(1) as decoders:
         (result,) = decoders([Job("video", (0,), (16, 16), mp4())])
     assert result == "the decoder answered with more than 767 bytes"

@@ -33,8 +33,8 @@ def made(folder, rows, **options):
     return open_index(write_clips(folder, rows), **options)
 
 
-def cached(index, folder, sizes=(SIZE,), rate=8, **options):
-    return build_cache(index, PoolCodec(), LetterEncoder(), folder, sizes=sizes, rate=rate, workers=1, **options)
+def cached(index, folder, sizes=(SIZE,), rates=(4, 8), **options):
+    return build_cache(index, PoolCodec(), LetterEncoder(), folder, sizes=sizes, rates=rates, workers=1, **options)
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def test_a_batch_is_what_it_says(world):
 
 def test_the_same_whether_cached_or_decoded(world):
     options = {"rates": {"min": 2, "max": 8}, "images": 0.3, "seed": 5}
-    with LiveLatents(PoolCodec(), LetterEncoder(), rate=8, workers=2) as live:
+    with LiveLatents(PoolCodec(), LetterEncoder(), rates=[4, 8], workers=2) as live:
         one, other = batches(world, **options), batches(world, live, **options)
         for step in (0, 1, 2, 3, 17, 40):
             same(one.batch(step), other.batch(step), atol=1e-3)  # float16
@@ -148,7 +148,7 @@ def test_what_select_makes_can_be_trained_on(tmp_path, monkeypatch):
         open_index(tmp_path / "annotated")
     index = open_index(tmp_path / "c", "motion_score > 0")
     assert len(index) == curated.clips
-    store = cached(index, tmp_path / "cache", rate=25)
+    store = cached(index, tmp_path / "cache", rates=[25])
     batch = Batches(index, store, BatchSpec(frames=[12], sizes=[SIZE], rates=[25], batch=2)).batch(0)
     assert not store.skipped and batch["fps"].tolist() == [25, 25]
     (pixels, *_) = sample_windows(index, SIZE, 12, 25, len(index), workers=1)
@@ -243,7 +243,7 @@ def test_sizes_with_too_few_clips_join_the_nearest(tmp_path):
 
 
 def test_rates_above_the_caches_are_refused(world):
-    with pytest.raises(DataError, match="12 frames/s are wanted, more than the 8"):
+    with pytest.raises(DataError, match="12 frames/s are wanted, and clips are thinned to 4, 8; give the cache"):
         batches(world, rates=[4, 12])
     with pytest.raises(DataError, match="give frame rates > 0"):
         batches(world, rates=[])
@@ -264,7 +264,7 @@ def test_without_a_cache_a_bad_clip_is_replaced_by_another(tmp_path):
     index = made(tmp_path / "c", rows)
     bad = {index.keys[3], index.keys[5]}
     options = {"frames": [8], "sizes": [SIZE], "rates": [8], "batch": 4, "seed": 2}
-    with LiveLatents(PoolCodec(), LetterEncoder(), rate=8, workers=1) as live:
+    with LiveLatents(PoolCodec(), LetterEncoder(), rates=[8], workers=1) as live:
         found = Batches(index, live, BatchSpec(**options))
         epoch = [found.batch(step) for step in range(3)]
         keys = [key for batch in epoch for key in batch["keys"]]
@@ -279,7 +279,7 @@ def test_without_a_cache_a_bad_clip_is_replaced_by_another(tmp_path):
 def test_without_a_cache_nothing_that_decodes_is_an_error(tmp_path):
     index = made(tmp_path / "c", [clip(i, data=b"no video") for i in range(4)])
     with (
-        LiveLatents(PoolCodec(), LetterEncoder(), rate=8, workers=1) as live,
+        LiveLatents(PoolCodec(), LetterEncoder(), rates=[8], workers=1) as live,
         pytest.raises(DataError, match=r"cannot be decoded .*; nor can 2 others in its place"),
     ):
         Batches(index, live, BatchSpec(frames=[8], sizes=[SIZE], rates=[8], batch=2)).batch(0)
@@ -310,7 +310,7 @@ def test_iterating_stops_when_it_is_closed(world):
 
 def test_an_error_in_the_background_is_raised_here(world):
     class Broken:
-        rate, max_frames, why_not = 8, 128, world[2].why_not
+        rates, max_frames, why_not = (4, 8), 128, world[2].why_not
 
         def latents(self, *_):
             raise DataError("the disk is gone")

@@ -41,7 +41,7 @@ class Nothing(nn.Module):
 
 def opened(folder, rows):
     index = open_index(write_clips(folder / "c", rows))
-    return index, build_cache(index, PoolCodec(), LetterEncoder(), folder / "cache", sizes=SIZES, rate=8, workers=1)
+    return index, build_cache(index, PoolCodec(), LetterEncoder(), folder / "cache", sizes=SIZES, rates=[8], workers=1)
 
 
 def seen(batches):
@@ -94,7 +94,7 @@ def test_without_a_cache_a_clip_that_cannot_be_decoded_costs_itself_alone(tmp_pa
     """The only one of its proportions: there is none in its place."""
     rows = [*clips(3), clip(3, height=64, width=48, data=b"no video")]
     index = open_index(write_clips(tmp_path / "c", rows))
-    with LiveLatents(PoolCodec(), LetterEncoder(), rate=8, workers=1) as store:
+    with LiveLatents(PoolCodec(), LetterEncoder(), rates=[8], workers=1) as store:
         assert seen(held_out_batches(index, store, 4, spec(4))) == sorted(index.keys[:3])
 
 

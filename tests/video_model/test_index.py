@@ -117,7 +117,9 @@ def test_files_that_are_not_what_they_should_be(tmp_path, folder):
 
 
 def test_captions_that_are_nowhere(tmp_path, folder):
-    assert "no caption column (nope); columns are clip_id" in says(lambda: open_index(folder, captions={"nope": 1}))
+    assert "no caption column (nope, caption, text, TEXT, txt); columns are clip_id" in says(
+        lambda: open_index(folder, captions={"nope": 1})
+    )
     mixed = {"caption_frame": 1, "nope": 1}
     assert "no source has a column nope" in says(lambda: open_index(folder, captions=mixed))
     assert "probability" in says(lambda: open_index(folder, captions={"caption_frame": 0}))

@@ -46,7 +46,7 @@ class Slow(PoolCodec):
 
 
 def build(data, folder, codec=None, encoder=None, worker=None, progress=None):
-    options = LatentOptions(rate=8, workers=1, shard_bytes=30_000)
+    options = LatentOptions(rates=[8], workers=1, shard_bytes=30_000)
     needs = [(open_index(data), SIZES)]
     return cache_for(needs, codec or PoolCodec(), encoder or LetterEncoder(), folder, options, progress, worker)
 

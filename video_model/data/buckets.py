@@ -1,4 +1,4 @@
-"""Which frames of a clip can be taken, at which size; and the order in which batches are made of clips.
+"""At which size and length clips are taken, and the order in which batches are made of them.
 
 Everything here is a pure function of numbers: no pixels, no files.
 """
@@ -6,7 +6,7 @@ Everything here is a pure function of numbers: no pixels, no files.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,85 +14,11 @@ import numpy as np
 from video_model.errors import DataError
 
 Size = tuple[int, int]  # height, width in px
-Rates = Sequence[float] | Mapping[str, float]  # a list to choose from, or {"min": 4, "max": 24}
-
-
-@dataclass(frozen=True)
-class FrameGrid:
-    """The frames that are kept of each clip: start, start + stride, ... `count` of them. Arrays [N]; fps: of these."""
-
-    start: np.ndarray
-    stride: np.ndarray
-    count: np.ndarray
-    fps: np.ndarray
-
-    def frames(self, row: int) -> np.ndarray:
-        """[count] numbers of the frames in the clip."""
-        return self.start[row] + self.stride[row] * np.arange(self.count[row])
-
-
-def grid(num_frames: np.ndarray, fps: np.ndarray, rate: float | None = None, limit: int | None = None) -> FrameGrid:
-    """Clips thinned evenly to about `rate` frames per second (None: not at all), at most `limit` from their middle."""
-    num_frames = np.asarray(num_frames, np.int64)
-    known = np.isfinite(fps) & (fps > 0)
-    safe = np.where(known, fps, 1.0)
-    stride = np.where(known, _nearest(safe / rate), 1) if rate else np.ones(len(num_frames), np.int64)
-    whole = -(-num_frames // stride)
-    count = whole if limit is None else np.minimum(whole, limit)
-    start = (whole - count) // 2 * stride
-    return FrameGrid(start, stride, count, np.where(known, safe / stride, np.nan))
-
-
-def strides(fps: float, rates: Rates) -> dict[int, float]:
-    """Stride -> probability, for clips of `fps` of which frames at the wanted rates are to be taken.
-
-    stride = max(1, round(fps / rate)); a rate of a list is as probable as another, one of a range is uniform in it.
-    """
-    if not isinstance(rates, Mapping):
-        found: dict[int, float] = {}
-        for rate in rates:
-            stride = int(_nearest(fps / rate))
-            found[stride] = found.get(stride, 0.0) + 1 / len(rates)
-        return dict(sorted(found.items()))
-    low, high = float(rates["min"]), float(rates["max"])
-    first, last = int(_nearest(fps / high)), int(_nearest(fps / low))
-    if first == last:
-        return {first: 1.0}
-    # Rates that round to a stride s are those from fps / (s + 1/2) to fps / (s - 1/2).
-    edges = [high, *(fps / (s + 0.5) for s in range(first, last)), low]
-    return {s: (edges[i] - edges[i + 1]) / (high - low) for i, s in enumerate(range(first, last + 1))}
 
 
 def draws(*parts: int | str) -> np.random.Generator:
     """Random numbers that the parts decide (a seed, a purpose, a step ...), independent of those of other parts."""
     return np.random.default_rng(int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:16], "big"))
-
-
-def highest(rates: Rates) -> float:
-    return float(rates["max"] if isinstance(rates, Mapping) else max(rates))
-
-
-def check_rates(rates: Rates) -> None:
-    """Raises DataError for what is no list of rates and no range."""
-    if isinstance(rates, Mapping):
-        good = set(rates) == {"min", "max"} and 0 < rates["min"] <= rates["max"]
-    else:
-        good = len(rates) > 0 and min(rates) > 0
-    if not good:
-        raise DataError(f"rates: {rates}: give frame rates > 0, as a list or as min and max")
-
-
-def draw_window(count: int, length: int, options: Mapping[int, float], rng: np.random.Generator) -> tuple[int, int]:
-    """(start, stride) of `length` frames out of `count`: a stride among those that fit, by probability; start uniform."""
-    fitting = {s: p for s, p in options.items() if (length - 1) * s < count}
-    ends = np.cumsum(list(fitting.values()))
-    stride = list(fitting)[int(np.searchsorted(ends / ends[-1], rng.random(), side="right"))]
-    return int(rng.integers(count - (length - 1) * stride)), stride
-
-
-def longest_fit(count: int, shortest_stride: int, lengths: Sequence[int]) -> int:
-    """The longest of the lengths that a clip of `count` frames holds; 0 for none."""
-    return max((n for n in lengths if (n - 1) * shortest_stride < count), default=0)
 
 
 def nearest_size(shape: np.ndarray, sizes: Sequence[Size]) -> np.ndarray:
@@ -201,11 +127,6 @@ class Plan:
         ]
         turn = draws(self.seed, self.name, epoch).permutation(len(every))
         return epoch, orders, [every[i] for i in turn]
-
-
-def _nearest(value: np.ndarray | float) -> np.ndarray:
-    """Rounded half up, and at least 1."""
-    return np.maximum(1, np.floor(np.asarray(value) + 0.5)).astype(np.int64)
 
 
 def _clips(count: int) -> str:

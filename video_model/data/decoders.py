@@ -15,11 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from curate.base.child import Child, Lost, NotStarted, in_order
-from video_model.data.decoding import Job
+from video_model.data.decoding import Frames, Job
 from video_model.errors import DataError
 
 CHILD = "video_model.data.decoding"  # its `answer` is what a child does; imports nothing heavy
-AROUND = 16_384  # bytes of an answer beside its pixels
+TIME, AROUND = 9, 16_384  # bytes of an answer beside its pixels: of a frame, and in all
 
 
 class Decoders:
@@ -36,8 +36,8 @@ class Decoders:
             self._idle.put(child)
         self._threads = ThreadPoolExecutor(self.workers, thread_name_prefix="decoders")
 
-    def __call__(self, jobs: Iterable[Job]) -> Iterator[np.ndarray | str]:
-        """The frames [N, H, W, 3] uint8 of each job or the reason why there are none, in order; a few are worked on
+    def __call__(self, jobs: Iterable[Job]) -> Iterator[Frames | str]:
+        """The frames of each job or the reason why there are none, in order; a few are worked on
         ahead. Raises DataError where no child can be started."""
         return in_order(self._threads, self._one, jobs, 2 * self.workers + 1)
 
@@ -54,7 +54,7 @@ class Decoders:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _one(self, job: Job) -> np.ndarray | str:
+    def _one(self, job: Job) -> Frames | str:
         child = self._idle.get()
         try:
             return _decoded(child, job)
@@ -62,16 +62,21 @@ class Decoders:
             self._idle.put(child)
 
 
-def _decoded(child: Child, job: Job) -> np.ndarray | str:
-    shape = (len(job.indices), *job.size, 3)
-    size = math.prod(shape)
+def _decoded(child: Child, job: Job) -> Frames | str:
+    one = math.prod(job.size) * 3
     try:
-        made = child.ask(job.request() | {"data": job.data}, max_bytes=size + AROUND)
+        made = child.ask(job.request() | {"data": job.data}, max_bytes=job.most * (one + TIME) + AROUND)
     except NotStarted as error:
         raise DataError(str(error)) from None
     except Lost as lost:
         return str(lost)
-    pixels = made.get("pixels", b"")
-    if len(pixels) != size:
-        return str(made.get("reason", f"{len(pixels)} bytes of pixels came back where {size} were due"))
-    return np.frombuffer(pixels, np.uint8).reshape(shape)
+    if "reason" in made:
+        return str(made["reason"])
+    try:
+        pixels, times = made["pixels"], np.array(made["times"], np.float64).reshape(-1)
+        first = int(made["first"])
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return "the decoder's answer is none"
+    if not pixels or len(pixels) != len(times) * one or len(times) > job.most or not np.isfinite(times).all():
+        return f"{len(pixels)} bytes of pixels came back for {len(times)} frames"
+    return Frames(np.frombuffer(pixels, np.uint8).reshape(len(times), *job.size, 3), times, first)

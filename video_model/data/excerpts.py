@@ -5,14 +5,16 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 
-from video_model.data.buckets import Size, draw_window, draws, grid, strides
+from video_model.data.buckets import Size, draws
 from video_model.data.decoders import Decoders
-from video_model.data.decoding import Job
+from video_model.data.decoding import Frames, Job
 from video_model.data.index import Index
 from video_model.data.reading import Reader
+from video_model.data.windows import Stretch, Thinned, rate_of
 from video_model.errors import DataError
 
 
@@ -29,7 +31,7 @@ def sample_frames(index: Index, size: Size, count: int, seed: int = 0, workers: 
 
     found: list[np.ndarray] = []
     for _, _, frames in _decoded(index, usable, frames_of, size, seed, workers):
-        found += list(frames)
+        found += list(frames.pixels)
         if len(found) >= count:
             break
     order = draws(seed, "order").permutation(len(found))[:count]
@@ -41,47 +43,45 @@ def sample_windows(
 ) -> tuple[np.ndarray, list[str], np.ndarray, np.ndarray, list[str]]:
     """Random windows of clips: (pixels [N, T, 3, H, W] uint8, captions, fps [N], motion [N], clip ids).
 
-    A clip is taken again, at another place, only when all were taken. Raises DataError where none is long enough.
+    rate: frames/s, or the clip's own where that is less; fps: what it is in truth, over the window. A clip is taken again, at another place, only when all were taken. Raises DataError where none is long enough.
     """
-    clips = grid(index.num_frames, index.fps)
-    stride = {fps: min(strides(fps, [rate])) for fps in np.unique(clips.fps[np.isfinite(clips.fps)]).tolist()}
+    clips = Thinned(index.num_frames, index.fps)
     usable = np.array(
         [
             row
-            for row in np.flatnonzero(np.isfinite(clips.fps) & ~index.is_image)
-            if (frames - 1) * stride[float(clips.fps[row])] < clips.count[row]
+            for row in np.flatnonzero((clips.fps > 0) & ~index.is_image)
+            if frames and clips.longest(row, [rate], [frames])
         ],
         np.int64,
     )
     if not len(usable):
         raise DataError(f"none of {len(index)} clips holds {frames} frames at {rate:g} frames/s; use fewer, or faster")
 
-    def frames_of(row: int, turn: int) -> tuple[int, ...]:
-        options, rng = strides(float(clips.fps[row]), [rate]), draws(seed, "windows", row, turn)
-        start, step = draw_window(int(clips.count[row]), frames, options, rng)
-        return tuple((start + step * np.arange(frames)).tolist())
+    def frames_of(row: int, turn: int) -> Stretch:
+        window = clips.draw(row, frames, [rate], draws(seed, "windows", row, turn))
+        return replace(clips.stretch(row), window=window)
 
-    pixels, captions, taken = [], [], []
+    pixels, captions, taken, fps = [], [], [], []
     for row, turn, window in _decoded(index, usable, frames_of, size, seed, workers):
-        pixels.append(window)
+        pixels.append(window.pixels)
+        fps.append(rate_of(window.times))
         captions.append(index.caption(row, draws(seed, "caption", row, turn).random()))
         taken.append(row)
         if len(taken) >= count:
             break
-    fps = np.array([clips.fps[row] / stride[float(clips.fps[row])] for row in taken])
     keys = [index.keys[row] for row in taken]
-    return np.stack(pixels).transpose(0, 1, 4, 2, 3), captions, fps, index.motion[taken], keys
+    return np.stack(pixels).transpose(0, 1, 4, 2, 3), captions, np.array(fps), index.motion[taken], keys
 
 
 def _decoded(
     index: Index,
     rows: np.ndarray,
-    frames_of: Callable[[int, int], tuple[int, ...]],
+    frames_of: Callable[[int, int], tuple[int, ...] | Stretch],
     size: Size,
     seed: int,
     workers: int | None,
-) -> Iterator[tuple[int, int, np.ndarray]]:
-    """(row, turn, pixels): all rows in random order, and again in another turn. What comes does not depend on the
+) -> Iterator[tuple[int, int, Frames]]:
+    """(row, turn, frames): all rows in random order, and again in another turn. What comes does not depend on the
     workers. Raises DataError where a whole turn fails."""
     reader = Reader(index)
     with Decoders(workers) as decoders:

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from video_model.data.sources import NEEDED, NUMBERS, OTHER_CAPTIONS, DataFile, find_files, small_columns
 from video_model.data.where import mentioned, rows_where
@@ -32,20 +31,24 @@ def open_index(
     where: str | None = None,
     captions: Mapping[str, float] | None = None,
     numbers: Sequence[str] = (),
+    partial: bool = False,
 ) -> Index:
-    """Index the clips and pictures of some sources: curated folders, folders of image-text Parquet, single files.
+    """Index the clips and pictures of some sources: curated folders, folders of image-text Parquet or .tar shards, files.
 
     where: an SQL condition on the columns of all the sources together (a column that a source lacks is null there, and
     null does not pass); for a condition on one of several, open them apart and `join`. captions: column -> probability
-    to be drawn; default: SVD's three. In image-text files a column `caption` or `text` does as well. numbers: columns to
-    keep beside motion_score, see `Index.number`. Raises DataError.
+    to be drawn; default: SVD's three. A file that has none of them may have `caption`, `text`, `TEXT` or `txt`. numbers:
+    columns to keep beside motion_score, see `Index.number`. partial: the captions are those of more sources than these, and
+    are not all looked for here, see `check_captions`. Raises DataError.
     """
     sources = [sources] if isinstance(sources, (str, Path)) else list(sources)
     files = find_files(sources)
     chosen = dict(CAPTIONS if captions is None else captions)
     if not chosen or min(chosen.values()) < 0 or not sum(chosen.values()) > 0:
         raise DataError(f"captions: {chosen}: give each column a probability >= 0, and one of them more than 0")
-    texts = _caption_columns(files, chosen, strict=captions is not None)
+    texts = _caption_columns(files, chosen)
+    if not partial:
+        check_captions(files, chosen)
     every = list(dict.fromkeys(name for file in files for name in small_columns(file.schema)))
     extra = mentioned(where, every) if where else []
     columns = list(dict.fromkeys(name for names in texts for name in names))
@@ -54,8 +57,11 @@ def open_index(
     rows = pa.concat_tables(tables, promote_options="permissive").combine_chunks()
     places = ", ".join(str(source) for source in sources)
     report = Counter()
+    for file in files:
+        report.update(file.members.left_out if file.members else {})
     if not len(rows):
-        raise DataError(f"{places}: holds no rows; select clips with looser filters")
+        why = "; ".join(f"{count}: {reason}" for reason, count in report.items()) or "select clips with looser filters"
+        raise DataError(f"{places}: holds no rows ({why})" if report else f"{places}: holds no rows; {why}")
     rows, report["named twice"] = _unique(rows)
     if where:
         before = len(rows)
@@ -205,27 +211,30 @@ def join(*parts: Index) -> Index:
     return Index(tuple(files.values()), rows, captions, dict(+report))
 
 
-def _caption_columns(files: list[DataFile], chosen: Mapping[str, float], strict: bool) -> list[list[str]]:
-    """The caption columns of each file. Raises DataError where one has none, or one that was asked for is nowhere."""
+def check_captions(files: Sequence[DataFile], chosen: Mapping[str, float]) -> None:
+    """Raise DataError where a caption that was asked for is in none of the files. The default ones may be lacking."""
+    have = list(dict.fromkeys(name for file in files for name in small_columns(file.schema)))
+    lost = [name for name in chosen if name not in have]
+    if lost and dict(chosen) != CAPTIONS:
+        raise DataError(f"captions: no source has a column {', '.join(lost)}; columns are {', '.join(have)}")
+
+
+def _caption_columns(files: list[DataFile], chosen: Mapping[str, float]) -> list[list[str]]:
+    """The caption columns of each file. Raises DataError where one has none."""
     found = []
     for file in files:
         names = [name for name in chosen if name in file.schema.names]
-        if not names and file.kind == "image":
-            names = [name for name in OTHER_CAPTIONS if name in file.schema.names][:1]
+        names = names or [name for name in OTHER_CAPTIONS if name in file.schema.names][:1]
         if not names:
             raise DataError(
-                f"{file.path}: has no caption column ({', '.join(chosen)}); columns are {', '.join(file.schema.names)}; "
-                "name one under captions"
+                f"{file.path}: has no caption column ({', '.join(dict.fromkeys([*chosen, *OTHER_CAPTIONS]))}); columns are "
+                f"{', '.join(file.schema.names)}; name one under captions"
             )
         for name in names:
             kind = file.schema.field(name).type
             if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)):
                 raise DataError(f"{file.path}: caption column {name} is {kind}, not text")
         found.append(names)
-    lost = [name for name in chosen if strict and not any(name in names for names in found)]
-    if lost:
-        have = list(dict.fromkeys(name for file in files for name in small_columns(file.schema)))
-        raise DataError(f"captions: no source has a column {', '.join(lost)}; columns are {', '.join(have)}")
     return found
 
 
@@ -233,16 +242,13 @@ def _read(number: int, file: DataFile, texts: list[str], extra: list[str], kept:
     """The index rows of one file; `extra`: columns for the condition; `kept`: numbers."""
     names = [name for name in dict.fromkeys((*NEEDED, *kept, *texts, *extra)) if name in file.schema.names]
     names = [name for name in names if name in texts or name in extra or file.kind == "video" or name in NEEDED]
-    try:
-        table = pq.read_table(file.path, columns=names, partitioning=None) if names else None
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{file.path}: cannot be read ({first_line(error)}); copy or make it again") from None
-    count = sum(file.group_rows)
+    table = file.table(names) if names else None
+    count = len(file)
     columns = {name: table[name] for name in names} if table is not None else {}
     columns |= {"file": np.full(count, number, np.int32), "position": np.arange(count)}
     if file.kind == "image":
         ids = columns.get("clip_id", pa.nulls(count, pa.string()))
-        own = pa.array([f"{file.identity}-{i:08d}" for i in range(count)])
+        own = pa.array([f"{file.identity}-{i:08d}" for i in range(count)], pa.string())
         columns["clip_id"] = pc.coalesce(ids.cast(pa.string()), own)
         columns["num_frames"] = np.ones(count, np.int32)
         columns["fps"] = pa.nulls(count, pa.float64())
@@ -254,7 +260,8 @@ def _read(number: int, file: DataFile, texts: list[str], extra: list[str], kept:
     try:
         return pa.table({name: _typed(name, value, texts, kept) for name, value in columns.items()})
     except pa.ArrowInvalid as error:
-        raise DataError(f"{file.path}: {first_line(error)}; make it again with winnow select") from None
+        mend = "make it again with winnow select" if file.kind == "video" else "mend that column"
+        raise DataError(f"{file.path}: {first_line(error)}; {mend}") from None
 
 
 def _typed(
@@ -281,4 +288,4 @@ def _unit(text: str) -> float:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
 
 
-__all__ = ["CAPTIONS", "DataError", "Index", "join", "open_index"]
+__all__ = ["CAPTIONS", "DataError", "Index", "check_captions", "join", "open_index"]

@@ -1,7 +1,8 @@
-"""Where training data lies: Parquet files of clips or pictures, and what can be wrong with them.
+"""Where training data lies: Parquet files of clips or pictures, WebDataset shards, and what can be wrong with them.
 
-Two kinds of file: shards of a curated dataset (column `video`, a struct of bytes and path, and the columns that
-Winnow writes), and image-text files (column `image`, such a struct or plain bytes, and a caption).
+Shards of a curated dataset have a column `video` (a struct of bytes and path) and the columns that Winnow writes. Image-text
+Parquet has a column `image`, `jpg`, `jpeg`, `png` or `webp` (such a struct, or plain bytes) and a caption. WebDataset shards
+are .tar files of NAME.jpg, NAME.txt and NAME.json.
 """
 
 from __future__ import annotations
@@ -16,65 +17,107 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from video_model.data.webdataset import Members, scan
 from video_model.errors import DataError, first_line
 
 NUMBERS = ("num_frames", "fps", "width", "height")
 NEEDED = ("clip_id", "video_id", *NUMBERS)
-OTHER_CAPTIONS = ("caption", "text")  # names of the caption column of image-text files
+PICTURES = ("image", "jpg", "jpeg", "png", "webp")  # names of the column of image-text Parquet
+OTHER_CAPTIONS = (
+    "caption",
+    "text",
+    "TEXT",
+    "txt",
+)  # of the caption column, where no column that was asked for is there
+ACCEPTED = (
+    "a curated folder (winnow select DATASET --out CURATED), image-text Parquet (image or jpg, and caption or text), or "
+    "WebDataset shards (.tar of NAME.jpg and NAME.txt or NAME.json)"
+)
 
 
 @dataclass(frozen=True)
 class DataFile:
-    """One Parquet file. kind: "video" or "image". schema: of its columns. identity: 16 hex digits of name, size and
-    footer; the same wherever the file lies."""
+    """One Parquet file, or one .tar shard with its `members`. kind: "video" or "image". column: that holds the bytes. schema:
+    of its columns. identity: 16 hex digits of name, size and footer (headers); the same wherever the file lies."""
 
     path: str
     kind: str
+    column: str
     schema: pa.Schema
     group_rows: tuple[int, ...]
     identity: str
+    members: Members | None = None
 
-    @property
-    def name(self) -> str:
-        return os.path.basename(self.path)
+    def __len__(self) -> int:
+        """How many rows there are."""
+        return sum(self.group_rows)
 
-    @property
-    def plain(self) -> bool:
-        """The column with the bytes is these bytes, not a struct."""
-        return not pa.types.is_struct(self.schema.field(self.kind).type)
+    def table(self, columns: list[str]) -> pa.Table:
+        """Some columns of all rows. Raises DataError."""
+        if self.members is not None:
+            return self.members.table.select(columns)
+        try:
+            return pq.read_table(self.path, columns=columns, partitioning=None)
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"{self.path}: cannot be read ({first_line(error)}); copy or make it again") from None
 
 
 def find_files(paths: Sequence[str | Path]) -> list[DataFile]:
-    """The Parquet files of curated folders, folders of Parquet files and single files, in order, each once.
+    """The files of curated folders, folders of Parquet files and .tar shards, and single files, in order, each once.
 
     Raises DataError."""
     if not paths:
-        raise DataError("no training data: name a curated folder (winnow select DATASET --out CURATED makes one)")
+        raise DataError(f"no training data: name {ACCEPTED}")
     files = dict.fromkeys(os.path.abspath(file) for path in paths for file in _files_of(Path(path)))
     return [open_file(Path(file)) for file in files]
 
 
 def open_file(path: Path) -> DataFile:
-    """Read and check the footer of one Parquet file. Raises DataError."""
+    """Read and check the footer of one Parquet file, or the headers of a .tar shard. Raises DataError."""
+    if path.suffix == ".tar":
+        return _open_shard(path)
+    if path.name.endswith((".tar.gz", ".tgz", ".tar.zst", ".tar.xz", ".tar.bz2")):
+        raise DataError(f"{path}: is compressed, so that no picture can be read by itself; uncompress it to .tar")
     try:
         meta = pq.read_metadata(path)
         schema = meta.schema.to_arrow_schema()
         identity = _identity(path)
     except (pa.ArrowException, OSError, struct.error) as error:
         raise DataError(f"{path}: cannot be read as Parquet ({first_line(error)}); copy or make it again") from None
-    kind = next((name for name in ("video", "image") if name in schema.names), None)
-    if kind is None:
-        raise DataError(
-            f"{path}: has neither a video nor an image column; columns are {', '.join(schema.names)}"
-            f"{_annotated_hint(path)}"
+    column = next((name for name in ("video", *PICTURES) if name in schema.names), None)
+    if column is None:
+        address = next((name for name in schema.names if name.lower() == "url"), None)
+        why = (
+            f"has addresses of pictures ({address}) and no pictures: download them"
+            if address
+            else (
+                f"has neither a video nor a picture column ({', '.join(PICTURES)}); columns are {', '.join(schema.names)}"
+            )
         )
-    if not _holds_bytes(schema.field(kind).type, plain=kind == "image"):
+        raise DataError(f"{path}: {why}{_annotated_hint(path)}")
+    kind = "video" if column == "video" else "image"
+    if not _holds_bytes(schema.field(column).type, plain=kind == "image"):
         want = "a struct of bytes and path" + (" or bytes" if kind == "image" else "")
-        raise DataError(f"{path}: column {kind} is {schema.field(kind).type}, not {want}")
+        raise DataError(f"{path}: column {column} is {schema.field(column).type}, not {want}")
     if kind == "video":
         _check_columns(path, schema)
     groups = tuple(meta.row_group(i).num_rows for i in range(meta.num_row_groups))
-    return DataFile(os.path.abspath(path), kind, schema, groups, identity)
+    return DataFile(os.path.abspath(path), kind, column, schema, groups, identity)
+
+
+def _open_shard(path: Path) -> DataFile:
+    try:
+        members, size = scan(path), os.path.getsize(path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({first_line(error)}); copy it again") from None
+    if members.videos and not len(members.table):
+        raise DataError(
+            f"{path}: is a WebDataset of videos, and clips need what winnow annotate finds out: unpack it, annotate the "
+            "folder, and train on what winnow select makes of it"
+        )
+    identity = hashlib.sha256(f"{path.name}\n{size}\n{members.identity}".encode()).hexdigest()[:16]
+    rows = (len(members.table),)
+    return DataFile(os.path.abspath(path), "image", "jpg", members.table.schema, rows, identity, members)
 
 
 def small_columns(schema: pa.Schema) -> list[str]:
@@ -88,8 +131,10 @@ def _files_of(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     for folder in (path / "data", path):
-        if files := sorted(p for p in folder.glob("*.parquet") if not p.name.startswith(".")):
-            return files
+        files = sorted(p for p in folder.glob("*") if p.suffix in (".parquet", ".tar") and not p.name.startswith("."))
+        shards = {file.stem for file in files if file.suffix == ".tar"}
+        if files:  # a Parquet beside a shard of its name is img2dataset's account of it
+            return [file for file in files if file.suffix == ".tar" or file.stem not in shards]
     if (path / "dataset.json").exists() or (path / "clips").is_dir():
         raise DataError(
             f"{path}: is an annotated dataset, which has scores but no video bytes; "
@@ -97,7 +142,7 @@ def _files_of(path: Path) -> list[Path]:
         )
     if (path / ".partial").is_dir():
         raise DataError(f"{path}: is a curated dataset that is not finished; run the same winnow select again")
-    raise DataError(f"{path}: has no Parquet files; name a curated folder (winnow select DATASET --out CURATED)")
+    raise DataError(f"{path}: has no Parquet files and no .tar shards; name {ACCEPTED}")
 
 
 def _annotated_hint(path: Path) -> str:

@@ -16,6 +16,7 @@ from curate.base.files import write_json
 from video_model.config import Noise, TrainConfig, as_rates
 from video_model.data.excerpts import sample_windows
 from video_model.data.index import Index, join, open_index
+from video_model.data.windows import kept_for
 from video_model.diffusion.conditioning import Conditioner
 from video_model.diffusion.denoiser import Denoiser
 from video_model.errors import DataError
@@ -65,7 +66,9 @@ def evaluate(
     index = unseen(sampler, list(data))
     chosen = sampler.stage
     found: Found = {}
-    with LiveLatents(sampler.codec, sampler.encoder, workers=sampler.config.data.workers) as store:
+    of_run, rates = sampler.config.data, kept_for([as_rates(chosen)] if chosen.temporal else [])
+    options = {"rates": rates, "max_frames": of_run.frames_per_clip, "workers": of_run.workers}
+    with LiveLatents(sampler.codec, sampler.encoder, **options) as store:  # frames are chosen as in training
         spec = BatchSpec(
             frames=chosen.frames,
             sizes=chosen.sizes,

@@ -1,7 +1,7 @@
 """Batches of latents, captions and conditions. `batch(step)` is a pure function of the seed and the step.
 
 train, held_out = open_index("curated", where="motion_score > 2").split(0.05)
-cache = build_cache(train, codec, encoder, "run/cache", sizes=[(64, 64)], rate=8)
+cache = build_cache(train, codec, encoder, "run/cache", sizes=[(64, 64)], rates=[8])
 batches = Batches(train, cache, BatchSpec(frames=[8], sizes=[(64, 64)], batch=16, rates=[8], images=0.25))
 for batch in batches.iterate(0, 1000):
     ...
@@ -14,7 +14,7 @@ import queue
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -23,23 +23,21 @@ import torch
 from video_model.data.buckets import (
     Bucket,
     Plan,
-    Rates,
     Size,
-    check_rates,
-    draw_window,
     draws,
-    grid,
-    highest,
-    longest_fit,
     make_buckets,
     nearest_size,
-    strides,
 )
 from video_model.data.index import Index
+from video_model.data.windows import Rates, Thinned, Window, check_kept, check_rates, shown
 from video_model.errors import DataError
-from video_model.latents.cache import Cache, pad
+from video_model.latents.cache import Cache, Taken, pad
 from video_model.latents.first_frames import FirstFrames
 from video_model.latents.live import LiveLatents
+
+
+class NoClip(DataError):
+    """A clip that has no such frames, and none in its place."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,8 @@ class BatchSpec:
     """What the batches of a stage are made of.
 
     frames: lengths of a clip; each clip goes to the longest that it holds. sizes: (height, width) px; each clip goes to the
-    nearest proportions. rates: frame rates to choose from, or {"min": ..., "max": ...}. batch: rows over all ranks. images:
+    nearest proportions. rates: frame rates to choose from, or {"min": ..., "max": ...}; a clip of fewer frames a second gives
+    its own. batch: rows over all ranks. images:
     the share of steps that are of single frames (T = 1), of pictures and of random frames of clips. image_batch: rows of
     these, default `batch`. merge: a bucket with fewer clips than a batch joins the next shorter at its size, or is left out
     and counted where there is none; otherwise it is an error. (For sizes: `usable_sizes(train.shape, sizes, batch)`, given
@@ -87,13 +86,10 @@ class Batches:
         self.index, self.store, self.spec = index, store, spec
         self.seed, self.rates = spec.seed, spec.rates
         self.frames, self.sizes = sorted(set(spec.frames)), [tuple(size) for size in spec.sizes]
-        if store.rate and self.frames[-1] > 1 and highest(self.rates) > store.rate * (1 + 1e-9):
-            raise DataError(
-                f"rates: {highest(self.rates):g} frames/s are wanted, more than the {store.rate:g} that clips are thinned "
-                "to; raise the rate of the cache"
-            )
+        if self.frames[-1] > 1:
+            check_kept(self.rates, store.rates)
         self.images = 1.0 if self.frames == [1] else spec.images
-        self.clips = grid(index.num_frames, index.fps, store.rate, store.max_frames)
+        self.clips = Thinned(index.num_frames, index.fps, store.rates, store.max_frames)
         self.columns = {name: index.number(column) for name, column in spec.columns.items()}
         self._first_frames = FirstFrames(index, spec.workers) if spec.pixels else None
         self._why_not: Counter[str] = Counter()
@@ -108,6 +104,7 @@ class Batches:
             "rows": len(index),
             "used": len(used),
             "without a caption": int(index.silent[used].sum()),
+            "left out of the sources": dict(index.report),
             "skipped": dict(self._why_not.most_common()),
             "buckets": {str(bucket): len(bucket.rows) for bucket in buckets},
             "image buckets": {str(bucket): len(bucket.rows) for bucket in image_buckets},
@@ -123,41 +120,42 @@ class Batches:
     def batch(self, step: int, rank: int = 0, world: int = 1) -> dict[str, Any]:
         """The rows of one rank of the global batch of a step.
 
-        latents [B, T, C, h, w] float32; text [B, L, D] and text_mask [B, L] bool; fps [B] of these frames (0 for single
-        frames); each of `columns` [B] (nan where unknown, and for single frames); images [B] bool: single frames; keys: clip
-        ids; captions; step; and with spec.pixels, pixels [B, 3, H, W] in [-1, 1] of the first frames. B is the batch over the world. Raises DataError.
+        latents [B, T, C, h, w] float32; text [B, L, D] and text_mask [B, L] bool; fps [B]: the true mean rate of these frames (0
+        for single frames); each of `columns` [B] (nan where unknown, and for single frames); images [B] bool: single frames;
+        keys: clip ids; captions; step; and with spec.pixels, pixels [B, 3, H, W] in [-1, 1] of the first frames. B is the
+        batch over the world. Raises DataError.
         """
         bucket, rows, still = self._planned(step)
         if len(rows) % world:
             raise DataError(f"batch: {len(rows)} rows cannot be shared by {world}; make it a multiple")
         each = len(rows) // world
         mine = range(rank * each, (rank + 1) * each)
-        drawn = [self._draw(step, place, int(rows[place]), bucket.frames) for place in mine]
-        chosen = [(row, positions, caption, fps) for row, positions, caption, fps in drawn]
-        latents = self.store.latents(self.index, [(c[0], bucket.size, c[1]) for c in chosen], self.clips)
-        for i, found in enumerate(latents):
-            if isinstance(found, str):
-                chosen[i], latents[i] = self._substitute(step, rows, rank * each + i, bucket, found)
-        states, mask = pad(self.store.texts([caption for _, _, caption, _ in chosen]))
-        taken = [row for row, *_ in chosen]
+        chosen = [self._draw(step, place, int(rows[place]), bucket.frames) for place in mine]
+        found = self.store.latents(self.index, [(row, bucket.size, window) for row, window, _ in chosen], self.clips)
+        for i, one in enumerate(found):
+            if isinstance(one, str):
+                chosen[i], found[i] = self._substitute(step, rows, rank * each + i, bucket, one)
+        states, mask = pad(self.store.texts([caption for *_, caption in chosen]))
+        taken_from = [row for row, *_ in chosen]
         pixels = {}
         if self._first_frames is not None:
-            firsts = [(row, bucket.size, int(self.clips.frames(row)[positions[0]])) for row, positions, *_ in chosen]
-            pixels = {"pixels": self._first_frames(firsts)}
+            windows = [replace(c[1], first=taken.first, length=1) for c, taken in zip(chosen, found, strict=True)]
+            wanted = [(c[0], bucket.size, window) for c, window in zip(chosen, windows, strict=True)]
+            pixels = {"pixels": self._first_frames(wanted, self.clips)}
         return {
             "step": step,
-            "latents": torch.stack(latents),
+            "latents": torch.stack([taken.latents for taken in found]),
             "text": states,
             "text_mask": mask,
-            "fps": torch.tensor([0.0 if still else fps for *_, fps in chosen], dtype=torch.float32),
+            "fps": torch.tensor([0.0 if still else taken.fps for taken in found], dtype=torch.float32),
             **{
-                name: torch.tensor([math.nan if still else values[row] for row in taken]).float()
+                name: torch.tensor([math.nan if still else values[row] for row in taken_from]).float()
                 for name, values in self.columns.items()
             },
             "images": torch.full((each,), still),
             **pixels,
-            "keys": [self.index.keys[row] for row in taken],
-            "captions": [caption for _, _, caption, _ in chosen],
+            "keys": [self.index.keys[row] for row in taken_from],
+            "captions": [caption for *_, caption in chosen],
         }
 
     def iterate(self, first: int, last: int, rank: int = 0, world: int = 1, ahead: int = 2) -> Iterator[dict[str, Any]]:
@@ -210,17 +208,15 @@ class Batches:
             return *self.image_plan.at(before), True
         return *self.plan.at(step - before), False
 
-    def _draw(self, step: int, place: int, row: int, length: int, again: int = 0) -> tuple[int, np.ndarray, str, float]:
-        """(row, positions in its grid, caption, fps): decided by seed, step and the place in the global batch."""
+    def _draw(self, step: int, place: int, row: int, length: int, again: int = 0) -> tuple[int, Window, str]:
+        """(row, window, caption): decided by seed, step and the place in the global batch."""
         rng = draws(self.seed, "window", step, place, again)
         caption = self.index.caption(row, rng.random())
-        count, fps = int(self.clips.count[row]), float(self.clips.fps[row])
         if length == 1:
-            return row, rng.integers(count, size=1), caption, fps
-        start, stride = draw_window(count, length, strides(fps, self.rates), rng)
-        return row, start + stride * np.arange(length), caption, fps / stride
+            return row, Window(int(rng.integers(self.clips.count(row))), 1), caption
+        return row, self.clips.draw(row, length, self.rates, rng), caption
 
-    def _substitute(self, step: int, rows: np.ndarray, place: int, bucket: Bucket, why: str) -> tuple[Any, Any]:
+    def _substitute(self, step: int, rows: np.ndarray, place: int, bucket: Bucket, why: str) -> tuple[Any, Taken]:
         """Another row of the bucket in place of one that could not be decoded; the same one whoever asks."""
         failed = [(int(rows[place]), why)]
         others = bucket.rows[draws(self.seed, "substitute", step, place).permutation(len(bucket.rows))]
@@ -235,15 +231,14 @@ class Batches:
                 return drawn, found
             failed.append((int(row), found))
         key = self.index.keys[failed[0][0]]
-        raise DataError(f"{key}: {why}; nor can {len(failed) - 1} others in its place; make the shards again")
+        raise NoClip(f"{key}: {why}; nor can {len(failed) - 1} others in its place; make the shards again")
 
     def _sort(self) -> tuple[list[tuple[int, int, Size]], list[tuple[int, int, Size]]]:
         """(row, frames, size) of the clips that can be used, and of all that can give a single frame."""
         size_of = nearest_size(self.index.shape, self.sizes)
-        shortest: dict[float, int] = {}  # fps -> least stride
         rows, stills = [], []
         for row, key in enumerate(self.index.keys):
-            size, count, fps = self.sizes[size_of[row]], int(self.clips.count[row]), float(self.clips.fps[row])
+            size, count = self.sizes[size_of[row]], self.clips.count(row)
             if why := self.store.why_not(key, size):
                 self._why_not[why] += 1
                 continue
@@ -253,15 +248,13 @@ class Batches:
             stills.append((row, 1, size))
             if self.index.is_image[row] or self.images == 1:
                 continue
-            if not math.isfinite(fps):
+            if not self.clips.fps[row]:
                 self._why_not["its frame rate is not known"] += 1
                 continue
-            if fps not in shortest:
-                shortest[fps] = min(strides(fps, self.rates))
-            if length := longest_fit(count, shortest[fps], self.frames):
+            if length := self.clips.longest(row, self.rates, self.frames):
                 rows.append((row, length, size))
             else:
-                self._why_not[f"too short for {self.frames[0]} frames at the rates {_shown(self.rates)}"] += 1
+                self._why_not[f"too short for {self.frames[0]} frames at the rates {shown(self.rates)}"] += 1
         return rows, stills
 
     def _buckets(self, rows: list[tuple[int, int, Size]], batch: int) -> list[Bucket]:
@@ -272,7 +265,3 @@ class Batches:
         for bucket, why in left_out:
             self._why_not[why] += len(bucket.rows)
         return made
-
-
-def _shown(rates: Rates) -> str:
-    return f"{rates['min']:g} to {rates['max']:g}" if isinstance(rates, dict) else ", ".join(f"{r:g}" for r in rates)

@@ -18,11 +18,12 @@ import numpy as np
 import torch
 
 from video_model.codecs import Codec
-from video_model.data.buckets import FrameGrid, Size, grid, nearest_size
+from video_model.data.buckets import Size, nearest_size
 from video_model.data.decoders import Decoders
-from video_model.data.decoding import Job
+from video_model.data.decoding import Frames, Job
 from video_model.data.index import Index, join
 from video_model.data.reading import stream
+from video_model.data.windows import Thinned
 from video_model.encoders import TextEncoder
 from video_model.errors import DataError
 from video_model.latents.cache import (
@@ -46,12 +47,13 @@ ENCODE_FRAMES, ENCODE_PIXELS = 32, 32 * 256 * 256  # at most, at once
 class LatentOptions:
     """How latents are made of clips.
 
-    rate: the highest frame rate that any stage wants; clips are thinned to it (None: every frame). max_frames: most frames of
+    rates: the frame rates that some stage wants, the highest of each range; clips are thinned to them (None: every frame), see
+    `windows.Thinned`. max_frames: most frames of
     a clip, from its middle. dtype: that latents and states are kept in. workers, timeout (s), memory_gb: of the processes that
     decode, for one clip. shard_bytes: of latents in one file, about.
     """
 
-    rate: float | None = None
+    rates: Sequence[float] | None = None
     max_frames: int | None = 128
     dtype: str = "float16"
     workers: int | None = None
@@ -106,16 +108,16 @@ def cache_for(
                         leftover.unlink(missing_ok=True)
             texts = texts_folder(folder, encoder, options.dtype)
             homes = {
-                size: latents_folder(folder, codec, size, options.rate, options.max_frames, options.dtype)
+                size: latents_folder(folder, codec, size, options.rates, options.max_frames, options.dtype)
                 for size in wanted
             }
         build_texts(index, encoder, texts, options.dtype, progress, worker)
-        clips = grid(index.num_frames, index.fps, options.rate, options.max_frames)
+        clips = Thinned(index.num_frames, index.fps, options.rates, options.max_frames)
         build = seen_alike(worker, lambda: _Build.planned(index, clips, codec, wanted, homes, options, worker), folder)
         if build.missing:
             with Decoders(options.workers, timeout=options.timeout, memory_gb=options.memory_gb) as decoders:
                 work_together(worker, build.run(decoders), reporting("clips", progress))
-        cache = Cache(folder, index, codec, encoder, list(wanted), options.rate, options.max_frames, options.dtype)
+        cache = Cache(folder, index, codec, encoder, list(wanted), options.rates, options.max_frames, options.dtype)
         ours = set(index.keys)
         skipped = {place: reason for place, reason in cache.skipped.items() if place[0] in ours}
         if worker.first:
@@ -177,9 +179,10 @@ class _Chunk:
     weight: int
     left: int = field(init=False)
     latents: list[np.ndarray] = field(default_factory=list)
+    times: list[np.ndarray] = field(default_factory=list)
     places: dict[str, list[int]] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
-    waiting: list[tuple[str, np.ndarray]] = field(default_factory=list)  # decoded, to be encoded together
+    waiting: list[tuple[str, Frames]] = field(default_factory=list)  # decoded, to be encoded together
     frames: int = 0
 
     def __post_init__(self) -> None:
@@ -190,7 +193,7 @@ class _Build:
     """What a worker encodes of what is missing. missing: clips that all workers encode."""
 
     def __init__(
-        self, index: Index, clips: FrameGrid, codec: Codec, dtype: Any, missing: int, chunks: Sequence[_Chunk]
+        self, index: Index, clips: Thinned, codec: Codec, dtype: Any, missing: int, chunks: Sequence[_Chunk]
     ) -> None:
         self.index, self.clips, self.codec, self.dtype, self.missing = index, clips, codec, dtype, missing
         # For each file: position -> (row, the shards that it goes into).
@@ -206,7 +209,7 @@ class _Build:
     def planned(
         cls,
         index: Index,
-        clips: FrameGrid,
+        clips: Thinned,
         codec: Codec,
         wanted: Mapping[Size, np.ndarray],
         homes: Mapping[Size, Path],
@@ -224,7 +227,7 @@ class _Build:
                 home = homes[size] / file.identity
                 have = {key for path in shards_in(home) for key in _tried(read_about(path))}
                 new = [int(row) for row in rows[starts[number] : starts[number + 1]] if index.keys[row] not in have]
-                missing.append((number, size, home, new, [int(clips.count[row]) * frame_bytes for row in new]))
+                missing.append((number, size, home, new, [clips.count(row) * frame_bytes for row in new]))
         needed = sum(sum(weights) for *_, weights in missing)
         place = next(iter(homes.values())).parent
         if needed > shutil.disk_usage(place).free:
@@ -250,17 +253,16 @@ class _Build:
             for file, places in zip(self.index.files, self.places, strict=True):
                 for position, data in stream(file, places) if places else ():
                     row, chunks = places[position]
-                    frames = tuple(self.clips.frames(row).tolist())
                     for chunk in chunks:
                         ahead.append((row, chunk))
-                        yield Job(file.kind, frames, chunk.size, data)
+                        yield Job(file.kind, self.clips.stretch(row), chunk.size, data)
 
         yield 0, self.mine, 0
         for result in decoders(jobs()):
             self._take(*ahead.popleft(), result)
             yield self.done, self.mine, self.skipped
 
-    def _take(self, row: int, chunk: _Chunk, result: np.ndarray | str) -> None:
+    def _take(self, row: int, chunk: _Chunk, result: Frames | str) -> None:
         key, waits = self.index.keys[row], chunk.waiting
         chunk.left -= 1
         self.done += 1
@@ -268,7 +270,8 @@ class _Build:
             chunk.skipped[key] = result
             self.skipped += 1
         else:
-            if waits and (len(waits[0][1]) != len(result) or (len(waits) + 1) * len(result) > at_most(chunk.size)):
+            count = len(result.times)
+            if waits and (len(waits[0][1].times) != count or (len(waits) + 1) * count > at_most(chunk.size)):
                 self._encode(chunk)
             waits.append((key, result))
         if not chunk.left:
@@ -278,23 +281,26 @@ class _Build:
     def _encode(self, chunk: _Chunk) -> None:
         if not chunk.waiting:
             return
-        found = encode(self.codec, np.stack([frames for _, frames in chunk.waiting])).numpy()
+        found = encode(self.codec, np.stack([frames.pixels for _, frames in chunk.waiting])).numpy()
         with np.errstate(over="ignore"):
             kept = found.astype(self.dtype)
         if not np.isfinite(kept).all():
             what = "are not finite" if not np.isfinite(found).all() else f"are too large for {np.dtype(self.dtype)}"
             raise DataError(f"latents of {chunk.waiting[0][0]} {what}; check the codec, or cache as float32")
-        for (key, _), latents in zip(chunk.waiting, kept, strict=True):
+        for (key, frames), latents in zip(chunk.waiting, kept, strict=True):
             chunk.places[key] = [chunk.frames, len(latents)]
             chunk.latents.append(latents)
+            chunk.times.append(frames.times)
             chunk.frames += len(latents)
         chunk.waiting.clear()
 
     def _write(self, chunk: _Chunk) -> None:
         shape = (0, self.codec.channels, chunk.size[0] // self.codec.factor, chunk.size[1] // self.codec.factor)
         latents = np.concatenate(chunk.latents) if chunk.latents else np.empty(shape, self.dtype)
-        write_shard(chunk.path, {"latents": latents}, {"clips": chunk.places, "skipped": chunk.skipped})
+        times = np.concatenate(chunk.times) if chunk.times else np.empty(0)
+        write_shard(chunk.path, {"latents": latents, "times": times}, {"clips": chunk.places, "skipped": chunk.skipped})
         chunk.latents.clear()
+        chunk.times.clear()
 
 
 def _tried(about: dict) -> list[str]:

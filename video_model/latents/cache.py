@@ -1,7 +1,8 @@
 """The latent cache: frames of every clip encoded once, and the text states of every caption.
 
-    CACHE/latents-<key>/about.json              what the key stands for: encoder, size, rate, limit, type
-    CACHE/latents-<key>/<data file>/<id>.safetensors  latents of some clips; its header names them, and those skipped
+    CACHE/latents-<key>/about.json              what the key stands for: encoder, size, rates, limit, type
+    CACHE/latents-<key>/<data file>/<id>.safetensors  latents of some clips and the times of
+        their frames; its header names them, and those skipped
     CACHE/texts-<key>/<id>.safetensors          states of some captions
     CACHE/skipped.json                          the clips of the last build that could not be decoded, and why
 
@@ -16,7 +17,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,17 +25,27 @@ import torch
 from video_model.codecs import Codec
 from video_model.data.buckets import Size
 from video_model.data.index import Index
+from video_model.data.windows import Thinned, Window, chosen, rate_of
 from video_model.encoders import TextEncoder
 from video_model.errors import DataError
 from video_model.latents.packed import map_shard, read_about, write_whole
 
+FRAMES = "nearest in time, with their times"  # how they are chosen; part of the key
 DTYPES = {"float16": np.float16, "float32": np.float32}
+
+
+class Taken(NamedTuple):
+    """Frames of a clip. latents: [T, C, h, w] float32. fps: their true mean rate; 0 for a single one. first: of the window."""
+
+    latents: torch.Tensor
+    fps: float
+    first: int
 
 
 class Cache:
     """Latents and text states, read through memory maps. Made by `build_cache`.
 
-    rate, max_frames: how clips were thinned, see `buckets.grid`. skipped: (clip id, size) -> why there is nothing.
+    rates, max_frames: how clips were thinned, see `windows.Thinned`. skipped: (clip id, size) -> why there is nothing.
     """
 
     def __init__(
@@ -44,16 +55,16 @@ class Cache:
         codec: Codec,
         encoder: TextEncoder,
         sizes: Sequence[Size],
-        rate: float | None,
+        rates: Sequence[float] | None,
         max_frames: int | None,
         dtype: str,
     ) -> None:
-        self.folder, self.rate, self.max_frames = folder, rate, max_frames
+        self.folder, self.rates, self.max_frames = folder, rates, max_frames
         self.skipped: dict[tuple[str, Size], str] = {}
-        self._clips: dict[tuple[str, Size], tuple[np.ndarray, int, int]] = {}
+        self._clips: dict[tuple[str, Size], tuple[np.ndarray, np.ndarray, int, int]] = {}
         self._texts: dict[bytes, tuple[np.ndarray, int, int]] = {}
         for size in map(tuple, sizes):
-            home = latents_folder(folder, codec, size, rate, max_frames, dtype)
+            home = latents_folder(folder, codec, size, rates, max_frames, dtype)
             for file in index.files:
                 self._add_clips(home / file.identity, size)
         for path in shards_in(texts_folder(folder, encoder, dtype)):
@@ -70,16 +81,18 @@ class Cache:
             )
         return self.skipped[key, size]
 
-    def latents(
-        self, index: Index, wanted: Iterable[tuple[int, Size, np.ndarray]], clips: Any = None
-    ) -> list[torch.Tensor | str]:
-        """[T, C, h, w] float32 of each (row, size, positions in its grid)."""
-        found: list[torch.Tensor | str] = []
-        for row, size, positions in wanted:
-            array, first, count = self._clips[index.keys[row], size]
-            if positions.max() >= count:
-                raise DataError(f"{self.folder}: {index.keys[row]} has {count} frames there; delete it and build again")
-            found.append(torch.from_numpy(array[first + positions].astype(np.float32)))
+    def latents(self, index: Index, wanted: Iterable[tuple[int, Size, Window]], clips: Thinned) -> list[Taken | str]:
+        """The frames of each (row, size, window), or why there are none."""
+        found: list[Taken | str] = []
+        for row, size, window in wanted:
+            array, times, first, count = self._clips[index.keys[row], size]
+            times = times[first : first + count]
+            place, positions = chosen(times, float(clips.fps[row]), window)
+            if place < 0:
+                found.append(window.unfilled(len(positions)))
+                continue
+            latents = torch.from_numpy(array[first + positions].astype(np.float32))
+            found.append(Taken(latents, rate_of(times[positions]), place))
         return found
 
     def texts(self, texts: Sequence[str]) -> list[torch.Tensor]:
@@ -99,9 +112,9 @@ class Cache:
     def _add_clips(self, folder: Path, size: Size) -> None:
         for path in shards_in(folder):
             about = read_about(path)
-            array = map_shard(path)["latents"]
+            arrays = map_shard(path)
             for key, (first, count) in about["clips"].items():
-                self._clips[key, size] = (array, first, count)
+                self._clips[key, size] = (arrays["latents"], arrays["times"], first, count)
             for key, reason in about["skipped"].items():
                 self.skipped[key, size] = reason
 
@@ -113,11 +126,12 @@ class Cache:
 
 
 def latents_folder(
-    folder: Path, codec: Codec, size: Size, rate: float | None, max_frames: int | None, dtype: str
+    folder: Path, codec: Codec, size: Size, rates: Sequence[float] | None, max_frames: int | None, dtype: str
 ) -> Path:
     """Where latents of a codec at a size lie; what decides it is written beside them."""
     encoder = codec.encoder_fingerprint if hasattr(codec, "encoder_fingerprint") else codec.fingerprint
-    about = {"codec": encoder, "size": list(size), "rate": rate, "max_frames": max_frames, "dtype": dtype}
+    about = {"codec": encoder, "size": list(size), "max_frames": max_frames, "dtype": dtype, "frames": FRAMES}
+    about |= {"rates": None if rates is None else list(rates)}
     return _home(folder, "latents", about)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -13,12 +14,13 @@ from video_model.data.decoders import Decoders
 from video_model.data.decoding import Job
 from video_model.data.index import Index
 from video_model.data.reading import Reader
+from video_model.data.windows import Thinned, Window
 from video_model.errors import DataError
 
 
 class FirstFrames:
-    """`first_frames(wanted) -> [B, 3, H, W]` in [-1, 1] of (row, size, number of the frame in its clip). Started when
-    first asked; a clip is decoded up to that frame."""
+    """`first_frames(wanted) -> [B, 3, H, W]` in [-1, 1] of (row, size, window of one frame). Started when first
+    asked; a clip is decoded up to that frame."""
 
     def __init__(self, index: Index, workers: int = 1, timeout: float = 60.0) -> None:
         self.index, self.workers, self.timeout = index, workers, timeout
@@ -26,12 +28,17 @@ class FirstFrames:
         self._decoders: Decoders | None = None
         self._reader = Reader(index)
 
-    def __call__(self, wanted: Sequence[tuple[int, Size, int]]) -> torch.Tensor:
+    def __call__(self, wanted: Sequence[tuple[int, Size, Window]], clips: Thinned) -> torch.Tensor:
         with self._lock:
             self._decoders = self._decoders or Decoders(self.workers, timeout=self.timeout)
             jobs = (
-                Job(self.index.files[self.index.file[row]].kind, (frame,), size, self._reader(row))
-                for row, size, frame in wanted
+                Job(
+                    self.index.files[self.index.file[row]].kind,
+                    replace(clips.stretch(row), window=window),
+                    size,
+                    self._reader(row),
+                )
+                for row, size, window in wanted
             )
             found = []
             for (row, _, _), frames in zip(wanted, self._decoders(jobs), strict=True):
@@ -39,7 +46,7 @@ class FirstFrames:
                     raise DataError(
                         f"{self.index.keys[row]}: {frames}, although its latents were made: use the same shards"
                     )
-                found.append(frames[0])
+                found.append(frames.pixels[0])
         return torch.from_numpy(np.stack(found)).movedim(-1, 1).float() / 127.5 - 1
 
     def close(self) -> None:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from cachetools import LRUCache
 
 from video_model.codecs import Codec
-from video_model.data.buckets import FrameGrid, Size
+from video_model.data.buckets import Size
 from video_model.data.decoders import Decoders
 from video_model.data.decoding import Job
 from video_model.data.index import Index
 from video_model.data.reading import Reader
+from video_model.data.windows import Thinned, Window, rate_of
 from video_model.encoders import TextEncoder
 from video_model.latents.build import encode
+from video_model.latents.cache import Taken
 from video_model.latents.texts import encode_texts
 
 KEEP_TEXTS = 10_000  # states of captions that are kept
@@ -26,7 +28,7 @@ KEEP_TEXTS = 10_000  # states of captions that are kept
 class LiveLatents:
     """Latents and text states in place of a `Cache`: the same batches, at the price of decoding and encoding them.
 
-    rate, max_frames: how clips are thinned; give what a cache would have. workers, timeout, memory_gb: of decoding.
+    rates, max_frames: how clips are thinned; give what a cache would have. workers, timeout, memory_gb: of decoding.
     """
 
     def __init__(
@@ -34,13 +36,13 @@ class LiveLatents:
         codec: Codec,
         encoder: TextEncoder,
         *,
-        rate: float | None = None,
+        rates: Sequence[float] | None = None,
         max_frames: int | None = 128,
         workers: int | None = None,
         timeout: float = 60.0,
         memory_gb: float = 4.0,
     ) -> None:
-        self.codec, self.encoder, self.rate, self.max_frames = codec, encoder, rate, max_frames
+        self.codec, self.encoder, self.rates, self.max_frames = codec, encoder, rates, max_frames
         self.decoders = Decoders(workers, timeout=timeout, memory_gb=memory_gb)
         self._readers: dict[int, tuple[Index, Reader]] = {}
         self._texts: LRUCache[str, torch.Tensor] = LRUCache(KEEP_TEXTS)
@@ -50,19 +52,19 @@ class LiveLatents:
         """Nothing is known beforehand."""
         return None
 
-    def latents(
-        self, index: Index, wanted: Iterable[tuple[int, Size, np.ndarray]], clips: FrameGrid
-    ) -> list[torch.Tensor | str]:
-        """[T, C, h, w] float32 of each (row, size, positions in its grid), or why there are none."""
-        wanted = list(wanted)
+    def latents(self, index: Index, wanted: Iterable[tuple[int, Size, Window]], clips: Thinned) -> list[Taken | str]:
+        """The frames of each (row, size, window), or why there are none."""
         reader = self._reader(index)
         jobs = (
-            Job(index.files[index.file[row]].kind, tuple(clips.frames(row)[positions].tolist()), size, reader(row))
-            for row, size, positions in wanted
+            Job(index.files[index.file[row]].kind, replace(clips.stretch(row), window=window), size, reader(row))
+            for row, size, window in wanted
         )
-        found: list[torch.Tensor | str] = []
+        found: list[Taken | str] = []
         for frames in self.decoders(jobs):
-            found.append(frames if isinstance(frames, str) else encode(self.codec, frames[None])[0])
+            if isinstance(frames, str):
+                found.append(frames)
+                continue
+            found.append(Taken(encode(self.codec, frames.pixels[None])[0], rate_of(frames.times), frames.first))
         return found
 
     def texts(self, texts: Sequence[str]) -> list[torch.Tensor]:

@@ -16,7 +16,7 @@ from safetensors.numpy import save
 from curate.base import files
 from video_model.errors import DataError
 
-TYPES = {"F16": np.float16, "F32": np.float32, "I64": np.int64, "U8": np.uint8}
+TYPES = {"F16": np.float16, "F32": np.float32, "F64": np.float64, "I64": np.int64, "U8": np.uint8}
 
 
 def write_shard(path: Path, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:

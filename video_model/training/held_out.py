@@ -17,7 +17,7 @@ from video_model.diffusion.conditioning import Conditioner
 from video_model.diffusion.denoiser import Denoiser
 from video_model.diffusion.parametrisations import Parametrisation
 from video_model.errors import DataError
-from video_model.latents.batches import Batches, BatchSpec
+from video_model.latents.batches import Batches, BatchSpec, NoClip
 from video_model.latents.cache import Cache, pad
 from video_model.latents.live import LiveLatents
 from video_model.training.steps.rows import draws, in_parts, moved, parts_of
@@ -40,9 +40,7 @@ def held_out_batches(index: Index, store: Cache | LiveLatents, rows: int, spec: 
         for step in range(rows):
             try:
                 row = single.batch(step)
-            except DataError:
-                if isinstance(store, Cache):  # which knows beforehand what cannot be decoded: this is something else
-                    raise
+            except NoClip:
                 continue
             alike.setdefault(row["latents"].shape, []).append(row)
     return [_joined(part[i : i + spec.batch]) for part in alike.values() for i in range(0, len(part), spec.batch)]

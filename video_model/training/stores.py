@@ -12,11 +12,12 @@ import numpy as np
 import torch
 
 from video_model.codecs import Codec
-from video_model.config import TrainConfig, as_rates, rates_of
+from video_model.config import TrainConfig, as_rates
 from video_model.data.buckets import Size, usable_sizes
 from video_model.data.decoding import read_picture
 from video_model.data.excerpts import sample_windows
-from video_model.data.index import Index, join, open_index
+from video_model.data.index import Index, check_captions, join, open_index
+from video_model.data.windows import kept_for
 from video_model.diffusion.generate import Request
 from video_model.encoders import TextEncoder
 from video_model.errors import DataError, RunError
@@ -35,7 +36,7 @@ HELD_OUT_ROWS, WINDOWS = 256, 8  # of the loss that is followed, at most: in all
 class Unread:
     """A store of which nothing is read: enough to plan batches."""
 
-    rate: float | None
+    rates: tuple[float, ...] | None
     max_frames: int
 
     def why_not(self, key: str, size: Size) -> None:
@@ -63,6 +64,7 @@ class Stores:
                 )
         opened = {tuple(found): self._opened(found) for found in self.sources.values()}
         self.whole = join(*opened.values())
+        check_captions(self.whole.files, config.data.captions)
         self.config = config = config.fitted(self.whole.number)
         _, held_out = self.whole.split(config.data.held_out, config.seed)
         apart = set(held_out.rows["video_id"].to_pylist())
@@ -82,7 +84,7 @@ class Stores:
             self.parts[name] = index.select(np.flatnonzero(~away)), index.select(np.flatnonzero(away))
 
     def _opened(self, sources: Sequence[str], where: str | None = None) -> Index:
-        return open_index(sources, where, self.config.data.captions, tuple(self.config.columns))
+        return open_index(sources, where, self.config.data.captions, tuple(self.config.columns), partial=True)
 
     @property
     def training(self) -> Index:
@@ -100,24 +102,24 @@ class Stores:
         """Latents and text states of all that the stages need: cached (each worker encodes a part), or made as they are
         asked for."""
         data = self.config.data
-        rate, most = self.thinning
+        rates, most = self.thinning
         if not data.cache:
             return LiveLatents(
-                codec, encoder, rate=rate, max_frames=most, workers=data.workers, timeout=data.decode_seconds
+                codec, encoder, rates=rates, max_frames=most, workers=data.workers, timeout=data.decode_seconds
             )
 
         def report(what: str, done: int, total: int, skipped: int) -> None:
             watcher.phase(f"latents of {what}" + (f", {skipped} skipped" if skipped else ""), done, total)
 
         needs = [(part, self.sizes(name)) for name, parts in self.parts.items() for part in parts if len(part)]
-        options = LatentOptions(rate, most, data.cache_dtype, data.workers, data.decode_seconds)
+        options = LatentOptions(rates, most, data.cache_dtype, data.workers, data.decode_seconds)
         return cache_for(needs, codec, encoder, cache, options, report, worker)
 
     @property
-    def thinning(self) -> tuple[float | None, int]:
-        """The highest frame rate that a stage wants, and the most frames of a clip."""
-        rates = [rate for stage in self.config.stages.values() if stage.temporal for rate in rates_of(stage)]
-        return (max(rates) if rates else None), self.config.data.frames_per_clip
+    def thinning(self) -> tuple[tuple[float, ...] | None, int]:
+        """The frame rates that some stage wants (of a range the highest), and the most frames of a clip."""
+        wanted = [as_rates(stage) for stage in self.config.stages.values() if stage.temporal]
+        return kept_for(wanted), self.config.data.frames_per_clip
 
     def sizes(self, name: str) -> list[Size]:
         """A stage's sizes; without those of too few clips, where the config merges small buckets."""

@@ -37,7 +37,9 @@ def root(tmp_path_factory):
 @contextmanager
 def served(root):
     listener = listen("127.0.0.1", 0)
-    server = uvicorn.Server(uvicorn.Config(Guard(run_app(root), hosts=hosts_of("127.0.0.1")), log_level="warning"))
+    server = uvicorn.Server(
+        uvicorn.Config(Guard(run_app(root), hosts=hosts_of("127.0.0.1"), token=None), log_level="warning")
+    )
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     try:

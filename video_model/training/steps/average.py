@@ -47,7 +47,7 @@ class Average:
     @torch.no_grad()
     def update(self, step: int, last: bool = False) -> None:
         """last: whatever `every` says, so that the stage's result has all of its steps."""
-        if (step + 1) % self.every and not last:
+        if not self._pairs or ((step + 1) % self.every and not last):
             return
         first = step - step % self.every
         weight = 1 - math.prod(min(self.decay, (1 + n) / (10 + n)) for n in range(first, step + 1))
