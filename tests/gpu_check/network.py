@@ -159,7 +159,7 @@ def probe(setting: Setting) -> Iterator[Row]:
     rows, most = found[0], shared.plan("hq")["most"]
     step.state.micro_batch = rows
     setting.reset_peak()
-    step.take(step.batch(rows + 1))
+    step.take(step.batch(2 * rows))
     yield Row(
         "probe",
         f"{rows} rows at once, found in {took:.1f} s; a step with them takes {gb(setting.peak()[1])}",
