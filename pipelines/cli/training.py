@@ -33,7 +33,12 @@ def register(app: typer.Typer) -> None:
 
 
 def train(
-    config: Annotated[str, typer.Argument(metavar="CONFIG", help="a YAML file, or a shipped config: tiny, demo, svd")],
+    config: Annotated[
+        str,
+        typer.Argument(
+            metavar="CONFIG", help="a YAML file, or a shipped config: tiny, demo, svd, svd-lora, sd21-image"
+        ),
+    ],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="the run to make, or to resume")] = None,
     data: Annotated[
         list[str], typer.Option("--data", "-d", help="a folder that `winnow select` made; give it again for more")
@@ -234,6 +239,9 @@ def export(
     vae: Annotated[Path | None, typer.Option(help="AutoencoderKLTemporalDecoder: a whole pipeline is made")] = None,
     image_encoder: Annotated[Path | None, typer.Option(help="CLIPVisionModelWithProjection, of that pipeline")] = None,
     feature_extractor: Annotated[Path | None, typer.Option(help="CLIPImageProcessor, of that pipeline")] = None,
+    companions: Annotated[
+        Path | None, typer.Option(help="a pipeline's folder that has all three: vae, image_encoder, feature_extractor")
+    ] = None,
     lora: Annotated[
         bool, typer.Option("--lora", help="of a run with `lora`: that alone, as pytorch_lora_weights.safetensors")
     ] = False,
@@ -246,7 +254,7 @@ def export(
 
     winnow weights export out/model --out unet
     winnow weights export out/lora --lora --out lora
-    winnow weights export run --out pipeline --vae svd/vae --image-encoder svd/image_encoder --feature-extractor svd/feature_extractor
+    winnow weights export out/lora --out pipeline --companions weights/stable-video-diffusion-img2vid
     """
     with errors():
         from pipelines.training import schema_of
@@ -254,19 +262,20 @@ def export(
         from video_model.training.sampler import Sampler
 
         loaded = Sampler(run, stage, schema=schema_of(plugin))
-        companions = (vae, image_encoder, feature_extractor)
-        if any(companions) and not all(companions):
+        given = {"vae": vae, "image_encoder": image_encoder, "feature_extractor": feature_extractor}
+        if companions is not None:
+            given = {name: path or companions / name for name, path in given.items()}
+        if any(given.values()) and not all(given.values()):
             raise CommandError(
                 "--vae, --image-encoder and --feature-extractor: a pipeline needs all three; a UNet, none"
             )
-        if lora and any(companions):
-            raise CommandError("--lora: is written alone: leave --vae, --image-encoder and --feature-extractor out")
+        if lora and any(given.values()):
+            raise CommandError("--lora: is written alone: leave --companions and its parts out")
         known, network = format_of(loaded.config.network), loaded.public_network()
         if lora:
             written = known.save_lora(loaded.denoiser.network, out)
-        elif all(companions):
-            parts = {"vae": vae, "image_encoder": image_encoder, "feature_extractor": feature_extractor}
-            written = known.save_pipeline(network, out, parts, max(loaded.stage.frames))
+        elif all(given.values()):
+            written = known.save_pipeline(network, out, given, max(loaded.stage.frames))
         else:
             written = known.save(network, out)
         out_console.print(f"stage {loaded.name}, step {loaded.checkpoint.step}: written: {written}", soft_wrap=True)

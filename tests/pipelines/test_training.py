@@ -167,7 +167,7 @@ def test_samples_are_written_and_the_same_seed_gives_the_same_video(whole, tmp_p
             "mood: no conditioning slot has this name: choose from text, fps, motion",
         ),
         (("-p", "a", "--out", "x.gif"), "--out x.gif: videos are written as .mp4"),
-        (("-p", "a", "--image", __file__), "is not a picture that can be read"),
+        (("-p", "a", "--image", __file__), "is neither a picture nor a video that can be read"),
     ],
 )
 def test_wishes_that_cannot_be_are_one_line(whole, arguments, reason):
@@ -203,7 +203,28 @@ def test_weights_go_out_and_come_in_again(whole, tmp_path):
 def test_shipped_training_configs_load():
     assert list(load_config("tiny", []).stages) == ["image", "video", "hq"]
     paper = load_config("svd", ["stages.hq.steps=5"])
-    assert [stage.noise.mean for stage in paper.stages.values()] == [-1.2, -1.2, -1.2, 0.0, 0.5]
+    table = {
+        name: (stage.noise.mean, stage.noise.std, stage.steps, stage.batch, stage.lr)
+        for name, stage in paper.stages.items()
+    }
+    assert table == {  # arXiv 2311.15127, appendix D and E; batch and lr of the image stages are ours
+        "image_time": (-1.2, 1.0, 1_000, 1536, 1e-4),
+        "image": (-1.2, 1.0, 30_000, 1536, 1e-4),
+        "video": (-1.2, 1.2, 150_000, 1536, 1e-4),
+        "video_large": (0.0, 1.2, 100_000, 768, 1e-4),
+        "hq": (0.5, 1.4, 5, 768, 3e-5),
+        "image_to_video_small": (0.7, 1.6, 50_000, 768, 3e-5),
+        "image_to_video": (1.0, 1.6, 50_000, 768, 3e-5),
+        "image_to_video_long": (1.0, 1.6, 50_000, 768, 3e-5),
+        "interpolation": (1.0, 1.2, 10_000, 256, 1e-4),
+    }
+    assert [paper.before(name) for name in paper.stages][5:] == [
+        "video_large",
+        "image_to_video_small",
+        "image_to_video",
+        "hq",
+    ]
+    assert load_config("svd-lora", []).lora.rank == 16 and load_config("sd21-image", []).denoiser.kind == "v"
     assert paper.stages["hq"].steps == 5 and paper.conditioning.text.dropout == 0.15
 
 

@@ -9,6 +9,7 @@ import torch
 
 from tests.video_model.training import RandomBatches, gradients, network, task
 from video_model.config import TrainingStage
+from video_model.diffusion.conditioning import Conditioner
 from video_model.memory import OutOfMemory, is_out_of_memory, memory_for
 from video_model.training import checkpoints
 from video_model.training.journal import read_log
@@ -73,16 +74,13 @@ def test_a_slow_conditioner_shows_in_waiting_share(tmp_path):
     shares = {}
     for name, seconds in (("quick", 0.0), ("slow", 0.05)):
         made = task(tmp_path / name, steps=3, batch=4)
-        plain = made.conditioner
 
-        class Slow:
-            slots = plain.slots
-
-            def __call__(self, *args, plain=plain, seconds=seconds, **options):
+        class Slow(Conditioner):
+            def __call__(self, *args, seconds=seconds, **options):
                 time.sleep(seconds)
-                return plain(*args, **options)
+                return super().__call__(*args, **options)
 
-        made.conditioner = Slow()
+        made.conditioner = Slow(made.conditioner.slots)
         train_stage(made)
         lines = read_log(made.folder / "log.jsonl")
         assert all(line["waiting_share"] * line["step_seconds"] > 4 * seconds for line in lines)

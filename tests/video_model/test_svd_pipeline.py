@@ -1,5 +1,6 @@
 """Stable Video Diffusion's published folder in, and out: the same frames as diffusers' pipeline, number for number."""
 
+import json
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ from video_model.diffusion.generate import Request, generate
 from video_model.diffusion.slots import FirstFrameSlot, Models
 from video_model.errors import RunError
 from video_model.public.formats import format_of
+from video_model.public.lora import export_lora
 from video_model.training import checkpoints
 from video_model.training.build import build_conditioner, first_network
 from video_model.training.loop import Interrupted
@@ -211,3 +213,34 @@ def test_a_released_stage_wants_a_picture(tmp_path):
         sampler(sampler.request([""], steps=1, frames=2))
     with pytest.raises(RunError, match="motion buckets: give 0"):
         sampler(sampler.request([""], steps=1, frames=2, motion=300, first_frame=picture()))
+
+
+def test_lora_of_a_published_folder_draws_the_same_in_the_pipeline(curated, tmp_path):
+    """Trained from the folder as it is, exported, loaded by peft into diffusers' UNet; and merged into another pipeline."""
+    from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
+    from safetensors import safe_open
+    from safetensors.torch import load_file
+
+    pipeline, pixels = saved_pipeline(tmp_path / "svd"), picture()
+    stages = {"lora": STAGE | {"steps": 2, "lr": 0.1}}
+    chosen = config(
+        tmp_path / "svd", stages=stages, data={"held_out": 0.3}, lora={"rank": 2, "targets": ["attention", "temporal"]}
+    )
+    sampler = Sampler(train(chosen, [str(curated)], tmp_path / "run").root)
+    asked = dict(
+        steps=4, seed=5, fps=7, motion=90, augment=0.05, first_frame=pixels, sampler="euler", guidance=(1.0, 2.5)
+    )
+    ours = sampler(replace(sampler.request([""], **asked), sigma_max=700.0))[0]
+    scales = dict(min_guidance_scale=1.0, max_guidance_scale=2.5)
+    assert (drawn(pipeline, pixels, seed=5, **scales, **OPTIONS) - ours).abs().max() > 1e-3  # it learned something
+    merged = drawn(export(sampler, tmp_path / "svd", tmp_path / "merged"), pixels, seed=5, **scales, **OPTIONS)
+    torch.testing.assert_close(ours, merged, **CLOSE)
+    file = export_lora(sampler.denoiser.network, tmp_path / "lora")
+    with safe_open(file, "pt") as opened:
+        settings = json.loads(opened.metadata()["lora_adapter_metadata"])
+    settings = {key.removeprefix("unet."): value for key, value in settings.items() if key.startswith("unet.")}
+    inject_adapter_in_model(LoraConfig(**settings), pipeline.unet)
+    tensors = {name.removeprefix("unet."): value for name, value in load_file(file).items()}
+    missing = set_peft_model_state_dict(pipeline.unet, tensors)
+    assert not missing.unexpected_keys
+    torch.testing.assert_close(ours, drawn(pipeline, pixels, seed=5, **scales, **OPTIONS), **CLOSE)

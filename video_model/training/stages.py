@@ -73,6 +73,8 @@ def train(
     frozen = frozen_dtype(config.loop.frozen_precision, worker.device)
     encoder = config.text.make(worker.device, frozen)
     check_network(config, encoder)
+    for stage in config.stages.values():
+        stage.optimizer.check(worker.device.type)
     with first_goes_ahead(worker):
         run = Run.begin(out, config, resume, watcher) if worker.first else Run(out, config)
         if worker.first:
@@ -86,7 +88,7 @@ def train(
             encoder.move(torch.device("cpu"))
         if worker.first:
             write_json(out / "data.json", stores.facts())
-        trainer = StageTrainer(run, Models(codec, encoder), stores, store, worker, watcher, stop)
+        trainer = StageTrainer(run, Models(codec, encoder, frozen), stores, store, worker, watcher, stop)
         for name, batches in {name: stores.batches(name, store) for name in chosen}.items():
             trainer.train(name, batches)
     return run
