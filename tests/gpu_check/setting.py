@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -51,7 +52,9 @@ class Setting:
     def svd(self, *overrides: str) -> TrainConfig:
         """svd.yaml on one device: all weights on it, one row at once; tiny, where all is small."""
         usual = ["loop.strategy=ddp", *(f"stages.{name}.micro_batch=1" for name in SIZES)]
-        return load_config("svd", [*usual, *overrides, *(TINY if self.small else [])])
+        config = load_config("svd", [*usual, *overrides, *(TINY if self.small else [])])
+        stages = {name: config.stages[name].model_copy(update={"after": None}) for name in SIZES}
+        return config.model_copy(update={"stages": stages}).fitted(lambda column: np.linspace(0, 10, 101))
 
     def sync(self) -> None:
         if self.gpu:
