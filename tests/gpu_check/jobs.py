@@ -34,6 +34,7 @@ from video_model.training.journal import read_log
 
 CONTEXT = 0.2e9  # that a process with CUDA takes of a GPU, at least
 CLOSE = 0.02  # of scores and embeddings, relative to the largest of a column
+STOP, SAVE = 60, 20  # the step that it is interrupted after, as soon as that is seen, and steps between checkpoints
 STEPS = 400  # of the run that is interrupted
 
 
@@ -165,7 +166,7 @@ def training(setting: Setting) -> Iterator[Row]:
         "ray": setting.gpu,
     }
     began = time.perf_counter()
-    _run(setting, given | {"stop": 3})
+    _run(setting, given | {"stop": 3 if setting.small else STOP})
     stopped = max(
         (int(path.parent.name[5:]) for path in out.glob("stages/video/checkpoints/step-*/state.json")), default=0
     )
@@ -186,7 +187,7 @@ def _config(steps: int) -> TrainConfig:
     from tests.video_model.test_stages import STAGE, config
 
     stages = {"video": STAGE | {"frames": [4], "rates": [4, 8], "steps": steps}}
-    loop = {"log_every": 1, "save_every": 2 if steps < STEPS else 20, "keep": 2, "precision": "bfloat16"}
+    loop = {"log_every": 1, "save_every": 2 if steps < STEPS else SAVE, "keep": 2, "precision": "bfloat16"}
     return config(stages=stages, loop=loop, samples={"count": 1, "steps": 2, "frames": 4})
 
 
