@@ -102,7 +102,9 @@ def sample(
     out: Annotated[Path, typer.Option("--out", "-o", help="an .mp4 (a .png for one frame); numbered for more")] = Path(
         "video.mp4"
     ),
-    image: Annotated[Path | None, typer.Option(help="the first frame: a picture or a video, cropped to the size")] = None,
+    image: Annotated[
+        Path | None, typer.Option(help="the first frame: a picture or a video, cropped to the size")
+    ] = None,
     last_image: Annotated[Path | None, typer.Option(help="the last frame, of a stage that interpolates")] = None,
     frames: Annotated[int | None, typer.Option(min=1, help="default: the stage's")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="of the sampler; default: the config's")] = None,
@@ -117,7 +119,12 @@ def sample(
     fps: Annotated[
         float | None, typer.Option(min=0.1, help="frames a second; the network is conditioned on it")
     ] = None,
-    motion: Annotated[float | None, typer.Option(help="motion score to aim at, or a bucket (0 to 255) of runs with motion buckets; left out: none, or 127")] = None,
+    motion: Annotated[
+        float | None,
+        typer.Option(
+            help="motion score to aim at, or a bucket (0 to 255) of runs with motion buckets; left out: none, or 127"
+        ),
+    ] = None,
     condition: Annotated[
         list[str], typer.Option(metavar="NAME=NUMBER", help="of a conditioning slot that has no option of its own")
     ] = [],  # noqa: B006
