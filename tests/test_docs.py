@@ -72,7 +72,7 @@ def test_commands_of_winnow_are_understood(page):
 def test_other_commands_exist(page):
     made = (ROOT / "Makefile").read_text()
     code = "\n".join([*(block for _, block in BLOCK.findall(TEXTS[page])), *re.findall(r"`([^`\n]*)`", TEXTS[page])])
-    for target in re.findall(r"^make (\w+)", code, re.M):
+    for target in re.findall(r"^make ([\w-]+)", code, re.M):
         assert re.search(rf"^{target}:", made, re.M), f"{page}: make {target}"
     for module in re.findall(r"python -m ([\w.]+)", code):
         assert find_spec(module), f"{page}: python -m {module}"

@@ -39,11 +39,15 @@ def draw(run: Path, wish: Wish, watcher: Any, schema: Any) -> list[Path]:
     from video_model.training.sampler import Sampler
 
     if not wish.prompts and wish.image is None:
-        raise SamplingError('--prompt or --image: name what to draw, e.g. --prompt "a red circle moves left"')
+        raise SamplingError(
+            '--prompt or --image: name what to draw, e.g. --prompt "a red circle moves left", or --image first.png for image to video'
+        )
     chosen = wish.numbers.get("sampler")
     if chosen is not None and chosen not in names_of(schema.parts.samplers):
         raise SamplingError(f"--sampler {chosen}: choose from {', '.join(names_of(schema.parts.samplers))}")
     sampler = Sampler(run, wish.stage, "cuda" if torch.cuda.is_available() else "cpu", schema)
+    if wish.prompts and all(slot.name != "text" for slot in sampler.conditioner.slots):
+        raise SamplingError(f"--prompt: stage {sampler.name} is not conditioned on text: leave it out")
     given = conditions(wish.conditions) | wish.numbers
     given |= {"guidance": guidance(wish.guidance), "size": size(wish.size)}
     request = sampler.request(wish.prompts or [""], **given)
@@ -78,7 +82,9 @@ def pictured(sampler: Any, wish: Wish, size: tuple[int, int]) -> dict[str, Any]:
     if not takers:
         raise SamplingError(f"--image: stage {sampler.name} was not trained to start from a picture: leave it out")
     for slot in takers:
-        if slot.pictures != len(paths):
+        if slot.pictures < len(paths):
+            raise SamplingError(f"--last-image: stage {sampler.name} does not interpolate: leave it out")
+        if slot.pictures > len(paths):
             raise SamplingError(f"stage {sampler.name} is conditioned on {slot.name}: give {slot.option}")
     windows = torch.stack([picture(path, size) for path in paths])[None]
     return {slot.name: slot.shown(windows) for slot in takers}

@@ -223,7 +223,9 @@ def import_(
 def open_(
     pipeline: Annotated[Path, typer.Argument(help="a StableVideoDiffusionPipeline's folder, as it is published")],
     out: Annotated[Path, typer.Option("--out", "-o", help="the run to make")],
-    size: Annotated[str | None, typer.Option(metavar="HxW", help="in px; default: 576x1024, of the release")] = None,
+    size: Annotated[
+        str | None, typer.Option(metavar="HxW", help="in px, multiples of 64; default: 576x1024, of the release")
+    ] = None,
 ) -> None:
     """Make a run of a published image-to-video pipeline, to sample from, evaluate, or export again; nothing is trained.
 

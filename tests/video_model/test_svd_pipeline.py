@@ -244,3 +244,13 @@ def test_lora_of_a_published_folder_draws_the_same_in_the_pipeline(curated, tmp_
     missing = set_peft_model_state_dict(pipeline.unet, tensors)
     assert not missing.unexpected_keys
     torch.testing.assert_close(ours, drawn(pipeline, pixels, seed=5, **scales, **OPTIONS), **CLOSE)
+
+
+def test_opening_what_cannot_be_is_one_line(tmp_path):
+    saved_pipeline(tmp_path / "svd")
+    with pytest.raises(RunError, match=r"--size: 30 x 64 must be multiples of 16"):
+        run_of_pipeline(tmp_path / "svd", tmp_path / "run", (30, 64))
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_text("")
+    with pytest.raises(RunError, match="full: is not empty: choose another --out"):
+        run_of_pipeline(tmp_path / "svd", tmp_path / "full", (32, 64))

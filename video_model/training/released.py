@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from video_model.config import TrainConfig, train_config
 from video_model.diffusion.slots import Models
 from video_model.errors import RunError
@@ -29,7 +31,14 @@ def run_of_pipeline(folder: str | Path, out: str | Path, size: tuple[int, int] |
         raise RunError(
             f"{folder}: is not the folder of a StableVideoDiffusionPipeline: its unet is a {settings.get('_class_name')}"
         )
-    config = config_of(folder, settings, size)
+    try:
+        config = config_of(folder, settings, size)
+    except ValidationError as error:
+        raise RunError(
+            error.errors()[0]["msg"].removeprefix("Value error, ").replace("stages.released.sizes", "--size")
+        ) from None
+    if out.exists() and any(out.iterdir()):
+        raise RunError(f"{out}: is not empty: choose another --out")
     run = Run.begin(out, config, resume=False)
     models = Models(run.codec(), config.text.make())
     network = first_network(config, STAGE, models)

@@ -109,8 +109,11 @@ class Run:
             for key, (old, new) in pairs.items():
                 line = {"date": date, "stage": stage, "step": step, "key": key, "old": old, "new": new}
                 lines.write(json.dumps(line) + "\n")
-        if told := [f"{key} {old} -> {new}" for key, (old, new) in pairs.items() if _is_memory(key)]:
-            watcher.note(f"resumed with {', '.join(told)}: the same run, but no longer to the bit")
+        told = {key: f"{key} {old} -> {new}" for key, (old, new) in pairs.items()}
+        if memory := [told[key] for key in pairs if _is_memory(key)]:
+            watcher.note(f"resumed with {', '.join(memory)}: the same run, but no longer to the bit")
+        if repairs := [told[key] for key in pairs if key.startswith("stages.") and key.rpartition(".")[2] in REPAIRS]:
+            watcher.note(f"resumed with {', '.join(repairs)}: another run from step {step} of stage {stage} on")
 
     def _changed(self, other: TrainConfig) -> dict[str, tuple[Any, Any]]:
         """Keys whose values differ: what they are here, and there."""

@@ -109,7 +109,8 @@ class Stores:
             )
 
         def report(what: str, done: int, total: int, skipped: int) -> None:
-            watcher.phase(f"latents of {what}" + (f", {skipped} skipped" if skipped else ""), done, total)
+            name = "states of captions" if what == "texts" else f"latents of {what}"
+            watcher.phase(name + (f", {skipped} skipped" if skipped else ""), done, total)
 
         needs = [(part, self.sizes(name)) for name, parts in self.parts.items() for part in parts if len(part)]
         options = LatentOptions(rates, most, data.cache_dtype, data.workers, data.decode_seconds)
