@@ -147,6 +147,14 @@ def test_first_frame_tells_how_noisy_it_is():
     assert abs(fixed["concat"][:, 0, :4].std().item() - 0.3) < 0.01
 
 
+def test_noise_on_a_frame_that_is_sampled_from_is_the_same_whatever_is_drawn_with_it():
+    conditioner = Conditioner([FirstFrameSlot(released=True)])
+    both = {"pixels": torch.zeros(2, 3, 4, 4), "frames": 2, "augment": torch.tensor([0.5, 0.25])}
+    noisy = conditioner(both, train=False)["first_frame_pixels"]
+    alone = conditioner({**both, "pixels": both["pixels"][1:], "augment": both["augment"][1:]}, train=False)
+    assert noisy.std() > 0.1 and torch.equal(noisy[1:], alone["first_frame_pixels"])
+
+
 def test_rows_of_images_have_no_first_frame():
     batch = {**_batch(2), "images": torch.tensor([True, False])}
     cond = Conditioner(SLOTS)(batch, train=False)

@@ -1,5 +1,6 @@
 """Stable Video Diffusion's published folder in, and out: the same frames as diffusers' pipeline, number for number."""
 
+import contextlib
 import json
 from dataclasses import replace
 from types import SimpleNamespace
@@ -7,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tests.video_model.clips import clips, write_clips
+from tests.video_model.clips import LetterEncoder, PoolCodec, clips, write_clips
 from tests.video_model.svd_pipeline import FRAMES, HEIGHT, WIDTH, drawn, picture, saved_pipeline
 from video_model.codecs.public_vae import DiffusersCodec
 from video_model.config import TrainConfig
@@ -15,7 +16,10 @@ from video_model.diffusion.conditioning import Conditioner
 from video_model.diffusion.denoiser import Denoiser
 from video_model.diffusion.generate import Request, generate
 from video_model.diffusion.slots import FirstFrameSlot, Models
-from video_model.errors import RunError
+from video_model.errors import DataError, RunError
+from video_model.evaluation.evaluate import draw, evaluate, held_out_losses, unseen
+from video_model.latents.batches import Batches
+from video_model.latents.live import LiveLatents
 from video_model.public.formats import format_of
 from video_model.public.lora import export_lora
 from video_model.training import checkpoints
@@ -24,7 +28,9 @@ from video_model.training.loop import Interrupted
 from video_model.training.released import run_of_pipeline
 from video_model.training.run import Run
 from video_model.training.sampler import Sampler
-from video_model.training.stages import train
+from video_model.training.stages import starting_network, train
+from video_model.training.stores import Stores
+from video_model.training.watching import Silent
 
 CLOSE = dict(rtol=0, atol=1e-4)
 STAGE = {"frames": [FRAMES], "sizes": [[HEIGHT, WIDTH]], "rates": [7], "batch": 2, "lr": 1e-3, "warmup": 1, "ema": 0.5}
@@ -244,3 +250,56 @@ def test_lora_of_a_published_folder_draws_the_same_in_the_pipeline(curated, tmp_
     missing = set_peft_model_state_dict(pipeline.unet, tensors)
     assert not missing.unexpected_keys
     torch.testing.assert_close(ours, drawn(pipeline, pixels, seed=5, **scales, **OPTIONS), **CLOSE)
+
+
+def test_a_published_run_is_evaluated_on_clips_of_ones_own(curated, tmp_path):
+    """It has no clips: motion buckets are of those that are given, videos begin with their first frames."""
+    saved_pipeline(tmp_path / "svd")
+    run = run_of_pipeline(tmp_path / "svd", tmp_path / "run", (HEIGHT, WIDTH))
+    with pytest.raises(DataError, match="nothing is held out: give clips with --data"):
+        evaluate(run.root)
+    sampler = Sampler(run.root)
+    index = unseen(sampler, [str(curated)])
+    found = held_out_losses(sampler, index, 0, Silent(), rows=4)
+    assert len(index) == 12 and found and all(estimate.n == 4 for estimate, _ in found.values())
+    drawn = draw(sampler, ["", ""], torch.zeros(3, FRAMES, 3, HEIGHT, WIDTH), Silent(), steps=1)
+    assert drawn.shape == (2, FRAMES, 3, HEIGHT, WIDTH) and drawn.std() > 0.01
+
+
+@pytest.mark.parametrize("released", [True, False])
+def test_first_frames_have_one_scale_whatever_a_network_starts_from(released, tmp_path):
+    """The published folder, a run of it, and a stage that gave them the other way: one and the same network."""
+    saved_pipeline(tmp_path / "svd")
+    here, other = {"dropout": 0.1, "released": True}, {"dropout": 0.1, "mask": False}
+    if not released:
+        here, other = other, here
+    tree = config(tmp_path / "svd", data={"held_out": 0.3}).model_dump()
+    tree["conditioning"]["first_frame"] = here
+    wanted = TrainConfig.model_validate(tree)
+    models = Models(wanted.codec.load(tmp_path), wanted.text.make())
+    expected = first_network(wanted, "video", models).concat_in.weight
+
+    run = run_of_pipeline(tmp_path / "svd", tmp_path / "run", (HEIGHT, WIDTH))
+    of_run = first_network(wanted.model_copy(update={"start": str(run.root)}), "video", models)
+    torch.testing.assert_close(of_run.concat_in.weight, expected)
+
+    tree["stages"] = {
+        "first": tree["stages"]["video"] | {"conditioning": tree["conditioning"] | {"first_frame": other}},
+        "video": tree["stages"]["video"],
+    }
+    two = Run.begin(tmp_path / "two", TrainConfig.model_validate(tree), resume=False)
+    tensors = {name: value.detach() for name, value in first_network(two.config, "first", models).named_parameters()}
+    assert not torch.allclose(tensors["concat_in.weight"], expected)
+    checkpoints.save(two.stage("first") / "checkpoints", 1, {"ema": tensors}, {"done": True}, 1)
+    torch.testing.assert_close(starting_network(two, "video", models).concat_in.weight, expected)
+
+
+def test_first_frames_are_decoded_for_as_long_as_the_config_lets_them(curated, tmp_path):
+    saved_pipeline(tmp_path / "svd")
+    stores = Stores(config(tmp_path / "svd", data={"held_out": 0.3, "decode_seconds": 1e-3}), [str(curated)])
+    quick, spec = PoolCodec(), stores.spec("video")
+    rates, most = stores.thinning
+    with LiveLatents(quick, LetterEncoder(), rates=rates, max_frames=most, workers=1) as store:
+        batches = Batches(stores.parts["video"][0], store, spec)
+        with contextlib.closing(batches), pytest.raises(DataError, match=r"0\.001 s"):
+            batches.batch(0)
