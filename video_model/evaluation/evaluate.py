@@ -126,11 +126,15 @@ def held_out_losses(
         batches = held_out_batches(index, store, rows, spec)
     if not batches:
         raise DataError(f"{sampler.run.root}: none of {len(index)} unseen clips can be used: give more with --data")
-    return losses(sampler.denoiser, conditioner, batches, watcher)
+    return losses(sampler.denoiser, conditioner, batches, watcher, sampler.at_once)
 
 
 def losses(
-    denoiser: Denoiser, conditioner: Conditioner, batches: Sequence[Mapping[str, Any]], watcher: TrainingWatcher
+    denoiser: Denoiser,
+    conditioner: Conditioner,
+    batches: Sequence[Mapping[str, Any]],
+    watcher: TrainingWatcher,
+    at_once: int | None = None,
 ) -> Found:
     """The loss at each of SIGMAS that the network can be told of; beside it in the name, that of knowing nothing."""
     found: Found = {}
@@ -139,7 +143,7 @@ def losses(
     for i, sigma in enumerate(sigmas):
         watcher.phase("loss by noise level", i, len(sigmas))
         level = Noise(mean=math.log(sigma), std=1e-6)
-        rows = losses_by_row(denoiser, conditioner, level, batches)
+        rows = losses_by_row(denoiser, conditioner, level, batches, at_once)
         nothing = loss_of_nothing(denoiser.parametrisation, sigma)
         found[f"loss at sigma {sigma:g} (knowing nothing: {nothing:.3g})"] = mean_of(rows.losses, rows.clips), None
     return found
@@ -153,9 +157,10 @@ def draw(sampler: Sampler, captions: Sequence[str], real: Tensor, watcher: Train
     slots = [slot for slot in sampler.conditioner.slots if slot.required]
     videos = []
     seed = options.pop("seed", 0)
-    for first in range(0, len(captions), AT_ONCE):
+    most = min(AT_ONCE, sampler.at_once or AT_ONCE)
+    for first in range(0, len(captions), most):
         watcher.phase("drawing videos", first, len(captions))
-        now = slice(first, min(first + AT_ONCE, len(captions)))
+        now = slice(first, min(first + most, len(captions)))
         request = sampler.request(captions[now], seed=seed + first, **options, **shown_to(slots, real[now]))
         videos.append(sampler(request))
     return torch.cat(videos)

@@ -159,6 +159,11 @@ def check_network(config: TrainConfig, encoder: TextEncoder) -> None:
                 f"stage {name}: attends to tokens of {_context(config, name, encoder)} channels, and stage {before}, which it "
                 f"starts from, to {_context(config, before, encoder)}: give both as many (conditioning.text, conditioning.image)"
             )
+        if config.lora and before and _given(config, name) != _given(config, before):
+            raise RunError(
+                f"stage {name}: is conditioned on other things than stage {before}, and LoRA is added to one network: give "
+                "all stages the same conditioning (only dropout may differ), or train without lora"
+            )
     try:
         channels = config.codec.latent_channels
     except ValidationError as error:
@@ -187,6 +192,11 @@ def _built(config: TrainConfig, stage: str, latent_channels: int, encoder: TextE
     except ValidationError as error:
         raise RunError(f"network: {_reason(error)}") from None
     return inflated(network, config, stage, latent_channels) if config.stages[stage].temporal else network
+
+
+def _given(config: TrainConfig, stage: str) -> list[Any]:
+    """What a stage is conditioned on, however often."""
+    return [slot.model_copy(update={"dropout": 0.0}) for slot in config.slots_of(stage)]
 
 
 def _context(config: TrainConfig, stage: str, encoder: TextEncoder) -> int | None:
