@@ -46,7 +46,7 @@ def planned(tree: dict[str, Any]) -> float:
     """Bytes of a step at its peak."""
     found = plan(TrainConfig.model_validate(tree), Machine(1, "cpu", 64, 0.1, "a CPU", "")).stages[0]
     parts = dict(found.memory)
-    parts.pop("codec and text encoder")
+    parts.pop("codec and encoders")
     return sum(parts.values()) - min(parts["activations"], parts["optimizer's step"])
 
 

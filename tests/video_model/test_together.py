@@ -8,7 +8,6 @@ import threading
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import torch.multiprocessing as mp
@@ -21,6 +20,7 @@ from video_model.codecs.small import CodecConfig, SmallCodec
 from video_model.codecs.small_training import train_codec
 from video_model.codecs.temporal_decoder import TemporalOptions, train_temporal_decoder
 from video_model.data.index import open_index
+from video_model.data.windows import Thinned, Window
 from video_model.errors import DataError
 from video_model.latents import together
 from video_model.latents.build import LatentOptions, cache_for
@@ -145,6 +145,13 @@ def test_each_worker_encodes_about_half_and_nothing_twice(made, data):
     assert [at for at in one["seen"] if at[0] == "clips"][-1] == ["clips", CLIPS, CLIPS, 1]  # told of both together
 
 
+def kept(index, cache, row):
+    """All frames of a clip."""
+    clips = Thinned(index.num_frames, index.fps, cache.rates)
+    (found,) = cache.latents(index, [(row, SIZES[0], Window(0, FRAMES, None))], clips)
+    return found
+
+
 def test_what_two_made_is_what_one_makes(made, data, tmp_path):
     folder, _ = made
     index = open_index(data)
@@ -154,8 +161,8 @@ def test_what_two_made_is_what_one_makes(made, data, tmp_path):
     assert codec.frames == 0 and not encoder.seen and cache.skipped == alone.skipped and len(alone.skipped) == 1
     for row in range(CLIPS):
         if (index.keys[row], SIZES[0]) not in cache.skipped:
-            wanted = [(row, SIZES[0], np.arange(FRAMES))]
-            assert torch.equal(cache.latents(index, wanted)[0], alone.latents(index, wanted)[0])
+            one, other = kept(index, cache, row), kept(index, alone, row)
+            assert torch.equal(one.latents, other.latents) and one.fps == other.fps
     texts = ["caption_video of 4", ""]
     assert all(torch.equal(a, b) for a, b in zip(cache.texts(texts), alone.texts(texts), strict=True))
     assert json.loads((folder / "cache/skipped.json").read_text()) == json.loads(
@@ -184,14 +191,14 @@ def _dying(rank, folder, worker, data):
 def test_a_worker_that_dies_costs_its_part_and_the_others_say_so(data, tmp_path):
     told = two(tmp_path, _dying, str(data))
     assert told[1] is None and told[0]["error"].startswith("WorkerError: another worker was lost")
-    kept = set((tmp_path / "cache").rglob("latents-*/*/*.safetensors"))
-    assert kept
+    before = set((tmp_path / "cache").rglob("latents-*/*/*.safetensors"))
+    assert before
     codec = PoolCodec()
     cache = build(data, tmp_path / "cache", codec)
-    assert 0 < codec.frames < (CLIPS - 1) * FRAMES and kept <= set((tmp_path / "cache").rglob("*.safetensors"))
+    assert 0 < codec.frames < (CLIPS - 1) * FRAMES and before <= set((tmp_path / "cache").rglob("*.safetensors"))
     index = open_index(data)
-    found = cache.latents(index, [(row, SIZES[0], np.arange(FRAMES)) for row in range(CLIPS) if row != 7])
-    assert len(found) == CLIPS - 1 and all(frame_numbers(one).tolist() == list(range(FRAMES)) for one in found)
+    found = [kept(index, cache, row).latents for row in range(CLIPS) if row != 7]
+    assert all(frame_numbers(one).tolist() == list(range(FRAMES)) for one in found)
 
 
 def test_what_stops_one_worker_is_told_by_all(made):

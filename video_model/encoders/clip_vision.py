@@ -18,6 +18,7 @@ from video_model.errors import first_line
 from video_model.published import NotPublished, weight_files
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of CLIP (Radford et al. 2021)
+RELEASED_PARAMETERS = 632_000_000  # ViT-H/14
 FIX = (
     "give a folder with config.json and model.safetensors of a CLIPVisionModelWithProjection, or the pipeline's folder"
 )
@@ -46,6 +47,17 @@ class ClipVision:
             return int(json.loads((self.folder / "config.json").read_text())["projection_dim"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise WeightsMissing("CLIP vision tower", f"{self.folder}: {first_line(error)}", FIX) from None
+
+    @property
+    def parameters(self) -> int:
+        """How many it has; from config.json alone. Of a single file, that of the release."""
+        from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+        if not (self.folder / "config.json").is_file():
+            return RELEASED_PARAMETERS
+        with torch.device("meta"):
+            network = CLIPVisionModelWithProjection(CLIPVisionConfig.from_pretrained(self.folder))
+        return sum(parameter.numel() for parameter in network.parameters())
 
     @property
     def folder(self) -> Path:

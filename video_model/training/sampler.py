@@ -49,7 +49,7 @@ class Sampler:
         device, loop = torch.device(device), self.config.loop
         frozen = frozen_dtype(loop.frozen_precision, device)
         self.codec, self.encoder = placed(self.run.codec(), device, frozen), self.config.text.make(device, frozen)
-        self.models = Models(self.codec, self.encoder)
+        self.models = Models(self.codec, self.encoder, frozen)
         network = self.run.network(self.name, self.checkpoint, self.models).to(device)
         precision = "float32" if device.type == "cpu" else loop.precision  # a CPU gains nothing by less
         self.denoiser = Denoiser(network, self.config.denoiser, precision)

@@ -88,7 +88,7 @@ def train(
             encoder.move(torch.device("cpu"))
         if worker.first:
             write_json(out / "data.json", stores.facts())
-        trainer = StageTrainer(run, Models(codec, encoder), stores, store, worker, watcher, stop)
+        trainer = StageTrainer(run, Models(codec, encoder, frozen), stores, store, worker, watcher, stop)
         for name, batches in {name: stores.batches(name, store) for name in chosen}.items():
             trainer.train(name, batches)
     return run

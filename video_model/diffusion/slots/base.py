@@ -31,6 +31,7 @@ class Models(NamedTuple):
 
     codec: Any
     encoder: Any
+    precision: torch.dtype | None = None  # of other frozen networks; None: float32 on a CPU, bfloat16 on a GPU
 
 
 class Slot(Section):
@@ -76,6 +77,11 @@ class Slot(Section):
     def context_dim(self) -> int | None:
         """Channels of the tokens that it adds to those which the network attends to; None: it adds none."""
         return None
+
+    @property
+    def frozen_parameters(self) -> int:
+        """Of networks of its own, which stay beside the one that is trained."""
+        return 0
 
     def fitted(self, values: np.ndarray) -> Slot:
         """The slot as a run keeps it, with what it learns from `column` of the run's clips."""

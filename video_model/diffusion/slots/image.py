@@ -45,6 +45,10 @@ class ImageSlot(Slot):
     def context_dim(self) -> int | None:
         return _tower(self.folder).dim
 
+    @property
+    def frozen_parameters(self) -> int:
+        return _tower(self.folder).parameters
+
     def cond(self, batch: Mapping[str, Any], drop: Tensor, draws: torch.Generator | None) -> Conditions:
         if "pixels" not in batch:
             return Conditions()
@@ -58,7 +62,7 @@ class ImageSlot(Slot):
             return cond
         rest = dict(cond)
         pixels, given = rest.pop("image_pixels"), rest.pop("image_given")
-        tower = _tower(self.folder)
+        tower = _tower(self.folder, models.precision)
         token = pixels.new_zeros(len(pixels), 1, tower.dim)
         if given.any():
             token[given] = tower.encode(pixels[given])[:, None]
@@ -82,9 +86,9 @@ class ImageSlot(Slot):
         return True
 
 
-@lru_cache(maxsize=1)
-def _tower(folder: str) -> Any:
+@lru_cache(maxsize=2)
+def _tower(folder: str, precision: torch.dtype | None = None) -> Any:
     """One tower, however many conditioners ask for it; its weights are loaded when it first encodes."""
     from video_model.encoders.clip_vision import ClipVision
 
-    return ClipVision(folder)
+    return ClipVision(folder, precision)

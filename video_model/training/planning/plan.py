@@ -108,7 +108,7 @@ class _Planner:
         memory = self.memory(rows, parts)
         stays = {key: value for key, value in memory.items() if key not in ("activations", "optimizer's step")}
         samples = simulate_samples(self.config, self.name, self.outlines, self.machine.kind) * self.slack
-        without = sum(stays.values()) - stays["gradients"] - stays.get("codec and text encoder", 0)
+        without = sum(stays.values()) - stays["gradients"] - stays.get("codec and encoders", 0)
         moments = {
             "forward and backward": sum(stays.values()) + memory["activations"],
             "optimizer's step": sum(stays.values()) + memory["optimizer's step"],
@@ -152,7 +152,7 @@ class _Planner:
             "gradients": gradients,
             "moments": step.moments / workers,
             "average (EMA)": self.average() / workers,
-            "codec and text encoder": self.frozen(),
+            "codec and encoders": self.frozen(),
         }
         if self.spread:  # the block that is worked on, the next one, and the gradient of one as it is summed
             found["gathered blocks"] = (step.root + 2 * step.block) * low + 2 * step.block * 4
@@ -168,10 +168,11 @@ class _Planner:
         return self.step.weights if self.spread else self.step.average
 
     def frozen(self) -> float:
-        """Weights of the codec; those of the text encoder too, where latents are made as they are needed."""
+        """Weights of the codec and of what slots bring; the text encoder's too, where latents are made as they are needed."""
         dtype = frozen_dtype(self.loop.frozen_precision, torch.device(self.machine.kind))
         text = 0 if self.config.data.cache and self.machine.kind == "cuda" else self.outlines.text.parameters
-        return self.outlines.codec_bytes(dtype) + text * dtype.itemsize
+        others = sum(slot.frozen_parameters for slot in self.config.slots_of(self.name))
+        return self.outlines.codec_bytes(dtype) + (text + others) * dtype.itemsize
 
     def flops(self) -> float:
         """Of a step over all workers; an image counts as a frame of a clip."""
