@@ -46,11 +46,7 @@ def first_network(config: TrainConfig, stage: str, models: Models) -> Any:
     if config.start is None:
         return build_network(config, stage, models)
     run = run_at_start(config)
-    if run:
-        made, last, network = _result_of(run, config, models)
-        frames_as_given(network, made.conditioning_of(last), config.conditioning_of(stage), models.codec)
-    else:
-        network = format_of(config.network).load(config.start)
+    network = _result_of(run, config, stage, models) if run else format_of(config.network).load(config.start)
     wanted = build_network(config, stage, models)
     if config.stages[stage].temporal and not config.lora and (run or not network.temporal):
         network = inflated(network, config, stage, models.codec.channels)
@@ -103,13 +99,15 @@ def config_of(run: Path, schema: type[TrainConfig]) -> TrainConfig:
         raise RunError(f"start: {run}: is no run of this version ({first_line(error)})") from None
 
 
-def _result_of(run: Path, config: TrainConfig, models: Models) -> tuple[TrainConfig, str, Any]:
-    """A finished run's config and last stage, and the network that it made; LoRA is in its weights."""
+def _result_of(run: Path, config: TrainConfig, stage: str, models: Models) -> Any:
+    """The network that a finished run made, for a stage of another; LoRA is in its weights."""
     made = config_of(run, type(config))
     for name in reversed(made.stages):
         found = checkpoints.latest(run / "stages" / name / "checkpoints")
         if found and found.facts.get("done"):
-            return made, name, merge(trained_network(made, name, found, models))
+            network = merge(trained_network(made, name, found, models))
+            frames_as_given(network, made.conditioning_of(name), config.conditioning_of(stage), models.codec)
+            return network
     raise RunError(f"start: {run}: no stage of this run is done: train it first, or name another")
 
 
