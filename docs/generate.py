@@ -87,7 +87,7 @@ def configs() -> str:
         "`winnow run`, `annotate` and `select` with `--config`: `quickstart` (offline), `svd` (the paper's models), `world`.\n",
         *_section(schema(Parts()), ""),
         "## Training\n",
-        "`winnow train CONFIG`: `tiny`, `demo`, `svd`. `stages.NAME` stands for each stage, in the order they run in.\n",
+        "`winnow train CONFIG`: `tiny`, `demo`, `svd`, `svd-lora`, `sd21-image`. `stages.NAME` stands for each stage, in the order they run in.\n",
         *_section(TrainConfig, ""),
     ]  # fmt: skip
     return "\n".join(lines)

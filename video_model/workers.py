@@ -49,6 +49,11 @@ class TrainingWorker:
     def first(self) -> bool:
         return self.rank == 0
 
+    @property
+    def several(self) -> bool:
+        """Whether a network is wrapped, or spread, for its workers to be trained together."""
+        return self.world > 1
+
     def wait(self) -> None:
         """For all the others to come here."""
         if self.world > 1:

@@ -62,7 +62,7 @@ def train(
     set_: Overrides = [],  # noqa: B006
     plugin: Plugins = [],  # noqa: B006
 ) -> None:
-    """Train the three stages on curated shards: images, videos, the best videos.
+    """Train the stages of a config on curated shards; or a LoRA (svd-lora).
 
     Interrupt it at any time: with --resume the same command continues it, and ends with the same weights.
 
@@ -102,7 +102,9 @@ def sample(
     out: Annotated[Path, typer.Option("--out", "-o", help="an .mp4 (a .png for one frame); numbered for more")] = Path(
         "video.mp4"
     ),
-    image: Annotated[Path | None, typer.Option(help="the first frame: a picture, cropped to the run's size")] = None,
+    image: Annotated[
+        Path | None, typer.Option(help="the first frame: a picture or a video, cropped to the size")
+    ] = None,
     last_image: Annotated[Path | None, typer.Option(help="the last frame, of a stage that interpolates")] = None,
     frames: Annotated[int | None, typer.Option(min=1, help="default: the stage's")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="of the sampler; default: the config's")] = None,
@@ -117,7 +119,12 @@ def sample(
     fps: Annotated[
         float | None, typer.Option(min=0.1, help="frames a second; the network is conditioned on it")
     ] = None,
-    motion: Annotated[float | None, typer.Option(help="motion score to aim at; default: not conditioned on")] = None,
+    motion: Annotated[
+        float | None,
+        typer.Option(
+            help="motion score to aim at, or a bucket (0 to 255) of runs with motion buckets; left out: none, or 127"
+        ),
+    ] = None,
     condition: Annotated[
         list[str], typer.Option(metavar="NAME=NUMBER", help="of a conditioning slot that has no option of its own")
     ] = [],  # noqa: B006

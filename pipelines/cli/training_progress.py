@@ -100,7 +100,9 @@ def print_run(console: Console, root: Path, schema: Any) -> None:
     console.print(
         f"samples: {root}/stages/*/samples    curves: tensorboard --logdir {root}/tensorboard", soft_wrap=True
     )
-    console.print(f'draw:    winnow sample {root} --prompt "..." --out video.mp4', soft_wrap=True)
+    console.print(
+        f'draw:    winnow sample {root} --prompt "..." (or --image first.png) --out video.mp4', soft_wrap=True
+    )
 
 
 def print_metrics(console: Console, found: dict[str, Any]) -> None:

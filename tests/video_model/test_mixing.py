@@ -132,3 +132,14 @@ def test_joint_attention_sees_all_places_of_all_frames():
     places = x.flatten(1, 2)[:, shuffled].view(x.shape)
     mixed = mixer(x, _given(4, 1), 0).flatten(1, 2)[:, shuffled].view(x.shape)
     torch.testing.assert_close(mixer(places, _given(4, 1), 0), mixed, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("bias", [None, (4, 4), (10, 4, 4), (2, 1, 1, 4)])
+def test_attention_in_parts_is_the_same(bias):
+    """As a GPU needs it where positions times heads are more than its grid takes."""
+    from video_model.networks.layers import attend, in_parts
+
+    draw = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, 10, 4, 8, generator=draw) for _ in range(3))
+    added = None if bias is None else torch.randn(bias, generator=draw)
+    torch.testing.assert_close(in_parts(q, k, v, added, 3), attend(q, k, v, added))

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+MOST_HEADS = 65_535  # a dimension of a CUDA kernel's grid; attention over time has positions times heads in it
 META_IS = ContextVar("META_IS", default="cuda")  # the kind of device that tensors without numbers are a plan for
 
 
@@ -133,7 +134,17 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tenso
         # The fused kernel's backward is five times as slow as the plain products on short sequences in bfloat16
         logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
         return (logits if bias is None else logits + bias).softmax(-1).to(v.dtype) @ v
+    if kind_of_device(q) == "cuda" and q.shape[1] > MOST_HEADS:
+        return in_parts(q, k, v, bias, MOST_HEADS)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+
+
+def in_parts(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, most: int) -> Tensor:
+    """The same attention, `most` of its H at once."""
+    each = bias is not None and bias.ndim > 2 and bias.shape[-3] > 1  # a bias for each of them
+    biases = bias.split(most, -3) if each else [bias] * -(-q.shape[1] // most)
+    parts = zip(q.split(most, 1), k.split(most, 1), v.split(most, 1), biases, strict=True)
+    return torch.cat([F.scaled_dot_product_attention(a, b, c, attn_mask=d) for a, b, c, d in parts], 1)
 
 
 def group_norm(x: Tensor, norm: nn.GroupNorm) -> Tensor:

@@ -39,7 +39,7 @@ class TrainingState:
         self, network: Any, parametrisation: Parametrisation, stage: TrainingStage, loop: Loop, worker: TrainingWorker
     ) -> None:
         self.stage, self.loop, self.worker = stage, loop, worker
-        spreads = worker.world > 1 and loop.strategy == "fsdp"  # which moves the network to the device block by block
+        spreads = worker.several and loop.strategy == "fsdp"  # which moves the network to the device block by block
         self.network = network if spreads else network.to(worker.device)
         self.network.checkpointing = loop.checkpointing
         self.trained = choose_trained(network, stage.train)

@@ -23,7 +23,7 @@ def spread(network: nn.Module, worker: TrainingWorker, strategy: str, precision:
     precision: of bfloat16, fsdp gathers the weights as such, and adds up gradients as float32; activations are autocast as
     they are without it, which keeps the noise level exact: the policy would round it with all other inputs.
     """
-    if worker.world == 1:
+    if not worker.several:
         return network
     if strategy == "fsdp":
         network.to(memory_format=torch.contiguous_format)  # fully_shard takes no other
