@@ -77,6 +77,8 @@ def pictured(sampler: Any, wish: Wish, size: tuple[int, int]) -> dict[str, Any]:
     """What slots that take pictures are given, by their names. Raises SamplingError."""
     import torch
 
+    from video_model.diffusion.slots import shown_to
+
     paths = [path for path in (wish.image, wish.last_image) if path is not None]
     takers = [slot for slot in sampler.conditioner.slots if slot.pictures]
     if not takers:
@@ -87,7 +89,7 @@ def pictured(sampler: Any, wish: Wish, size: tuple[int, int]) -> dict[str, Any]:
         if slot.pictures > len(paths):
             raise SamplingError(f"stage {sampler.name} is conditioned on {slot.name}: give {slot.option}")
     windows = torch.stack([picture(path, size) for path in paths])[None]
-    return {slot.name: slot.shown(windows) for slot in takers}
+    return shown_to(takers, windows)
 
 
 def write_still(path: Path, frame: np.ndarray) -> None:

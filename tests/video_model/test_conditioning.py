@@ -142,9 +142,18 @@ def test_first_frame_tells_how_noisy_it_is():
     given, seen = cond["vectors"][:, 0], cond["concat"][:, 0, :4].flatten(1).std(1)
     assert abs(given.log().mean().item() + 1) < 0.04 and abs(given.log().std().item() - 0.5) < 0.03
     assert abs((seen / given).mean().item() - 1) < 0.02
-    fixed = Conditioner(slots)({**batch, "augment": torch.full((rows,), 0.3)}, train=False)
+    one = {"latents": torch.zeros(1, 1, 4, 64, 64), "augment": torch.tensor([0.3])}
+    fixed = Conditioner(slots)(one, train=False)
     assert fixed["vectors"].allclose(torch.tensor(0.3))
     assert abs(fixed["concat"][:, 0, :4].std().item() - 0.3) < 0.01
+
+
+def test_noise_on_a_frame_that_is_sampled_from_is_the_same_whatever_is_drawn_with_it():
+    conditioner = Conditioner([FirstFrameSlot(released=True)])
+    both = {"pixels": torch.zeros(2, 3, 4, 4), "frames": 2, "augment": torch.tensor([0.5, 0.25])}
+    noisy = conditioner(both, train=False)["first_frame_pixels"]
+    alone = conditioner({**both, "pixels": both["pixels"][1:], "augment": both["augment"][1:]}, train=False)
+    assert noisy.std() > 0.1 and torch.equal(noisy[1:], alone["first_frame_pixels"])
 
 
 def test_rows_of_images_have_no_first_frame():

@@ -17,6 +17,7 @@ from video_model.config import TrainConfig
 from video_model.diffusion.slots import Models
 from video_model.errors import RunError
 from video_model.memory import OutOfMemory
+from video_model.training import checkpoints
 from video_model.training.journal import read_log
 from video_model.training.loop import train_stage
 from video_model.training.planning.cards import Machine, machine
@@ -177,7 +178,20 @@ def test_a_probe_on_a_cpu_fills_the_memory_it_is_given_and_says_so(tmp_path):
     made = task(tmp_path, steps=2, micro_batch="probe")
     made.probe = lambda state: 3
     done = train_stage(made)
-    assert read_log(made.folder / "log.jsonl")[0] == {"step": 0, "micro_batch": 3} and done.facts["rows"] == 3
+    assert read_log(made.folder / "log.jsonl")[0] == {"step": 0, "micro_batch": 3} and done.facts["micro_batch"] == 3
+
+
+def test_a_resumed_probe_keeps_the_rows_it_began_with_unless_what_they_depend_on_changed(tmp_path):
+    """Memory is never free to the byte alike: probed anew, the run would not be the same to the bit."""
+    made = task(tmp_path, steps=2, micro_batch="probe")
+    made.probe = lambda state: 3
+    train_stage(made)
+    first = next(found for found in (made.folder / "checkpoints").glob("step-*1"))
+    start = checkpoints.Checkpoint(first, 1, json.loads((first / "state.json").read_text())["facts"])
+    made.probe = lambda state: 5
+    assert train_stage(made, start).facts["micro_batch"] == 3
+    made.loop = made.loop.model_copy(update={"checkpointing": True})
+    assert train_stage(made, start).facts["micro_batch"] == 5
 
 
 def test_the_command_prints_the_plan_and_its_code_tells_whether_it_fits(tmp_path):

@@ -63,6 +63,7 @@ def test_motion_buckets_are_the_share_of_clips_that_move_less():
     assert named["vectors"].tolist() == [[33.0]]
     with pytest.raises(ValueError, match="buckets without percentiles"):
         Conditioner([slot])({"motion": asked}, torch.Generator().manual_seed(0))
+    assert slot.bucket(torch.full((2,), torch.nan)).isnan().all()  # clips without scores train without
 
 
 @pytest.fixture(scope="module")

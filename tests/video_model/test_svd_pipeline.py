@@ -1,5 +1,6 @@
 """Stable Video Diffusion's published folder in, and out: the same frames as diffusers' pipeline, number for number."""
 
+import contextlib
 import json
 from dataclasses import replace
 from types import SimpleNamespace
@@ -7,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tests.video_model.clips import clips, write_clips
+from tests.video_model.clips import LetterEncoder, PoolCodec, clips, write_clips
 from tests.video_model.svd_pipeline import FRAMES, HEIGHT, WIDTH, drawn, picture, saved_pipeline
 from video_model.codecs.public_vae import DiffusersCodec
 from video_model.config import TrainConfig
@@ -15,16 +16,21 @@ from video_model.diffusion.conditioning import Conditioner
 from video_model.diffusion.denoiser import Denoiser
 from video_model.diffusion.generate import Request, generate
 from video_model.diffusion.slots import FirstFrameSlot, Models
-from video_model.errors import RunError
+from video_model.errors import DataError, RunError
+from video_model.evaluation.evaluate import draw, evaluate, held_out_losses, unseen
+from video_model.latents.batches import Batches
+from video_model.latents.live import LiveLatents
 from video_model.public.formats import format_of
 from video_model.public.lora import export_lora
 from video_model.training import checkpoints
-from video_model.training.build import build_conditioner, first_network
+from video_model.training.build import build_conditioner, check_network, first_network
 from video_model.training.loop import Interrupted
 from video_model.training.released import run_of_pipeline
 from video_model.training.run import Run
 from video_model.training.sampler import Sampler
-from video_model.training.stages import train
+from video_model.training.stages import starting_network, train
+from video_model.training.stores import Stores
+from video_model.training.watching import Silent
 
 CLOSE = dict(rtol=0, atol=1e-4)
 STAGE = {"frames": [FRAMES], "sizes": [[HEIGHT, WIDTH]], "rates": [7], "batch": 2, "lr": 1e-3, "warmup": 1, "ema": 0.5}
@@ -254,3 +260,72 @@ def test_opening_what_cannot_be_is_one_line(tmp_path):
     (tmp_path / "full" / "file").write_text("")
     with pytest.raises(RunError, match="full: is not empty: choose another --out"):
         run_of_pipeline(tmp_path / "svd", tmp_path / "full", (32, 64))
+
+
+def test_a_published_run_is_evaluated_on_clips_of_ones_own(curated, tmp_path):
+    """It has no clips: motion buckets are of those that are given, videos begin with their first frames."""
+    saved_pipeline(tmp_path / "svd")
+    run = run_of_pipeline(tmp_path / "svd", tmp_path / "run", (HEIGHT, WIDTH))
+    with pytest.raises(DataError, match="nothing is held out: give clips with --data"):
+        evaluate(run.root)
+    sampler = Sampler(run.root)
+    index = unseen(sampler, [str(curated)])
+    sampler.stage, seen = sampler.stage.model_copy(update={"micro_batch": 1}), set()
+    sampler.denoiser.network.register_forward_pre_hook(lambda _, given: seen.add(len(given[0])))
+    found = held_out_losses(sampler, index, 0, Silent(), rows=4)
+    assert len(index) == 12 and found and all(estimate.n == 4 for estimate, _ in found.values())
+    drawn = draw(sampler, ["", ""], torch.zeros(3, FRAMES, 3, HEIGHT, WIDTH), Silent(), steps=1)
+    assert drawn.shape == (2, FRAMES, 3, HEIGHT, WIDTH) and drawn.std() > 0.01
+    assert max(seen) <= 2  # what training fits into holds this too; guidance may work on both branches at once
+
+
+@pytest.mark.parametrize("released", [True, False])
+def test_first_frames_have_one_scale_whatever_a_network_starts_from(released, tmp_path):
+    """The published folder, a run of it, and a stage that gave them the other way: one and the same network."""
+    saved_pipeline(tmp_path / "svd")
+    here, other = {"dropout": 0.1, "released": True}, {"dropout": 0.1, "mask": False}
+    if not released:
+        here, other = other, here
+    tree = config(tmp_path / "svd", data={"held_out": 0.3}).model_dump()
+    tree["conditioning"]["first_frame"] = here
+    wanted = TrainConfig.model_validate(tree)
+    models = Models(wanted.codec.load(tmp_path), wanted.text.make())
+    expected = first_network(wanted, "video", models).concat_in.weight
+
+    run = run_of_pipeline(tmp_path / "svd", tmp_path / "run", (HEIGHT, WIDTH))
+    of_run = first_network(wanted.model_copy(update={"start": str(run.root)}), "video", models)
+    torch.testing.assert_close(of_run.concat_in.weight, expected)
+
+    tree["stages"] = {
+        "first": tree["stages"]["video"] | {"conditioning": tree["conditioning"] | {"first_frame": other}},
+        "video": tree["stages"]["video"],
+    }
+    two = Run.begin(tmp_path / "two", TrainConfig.model_validate(tree), resume=False)
+    tensors = {name: value.detach() for name, value in first_network(two.config, "first", models).named_parameters()}
+    assert not torch.allclose(tensors["concat_in.weight"], expected)
+    checkpoints.save(two.stage("first") / "checkpoints", 1, {"ema": tensors}, {"done": True}, 1)
+    torch.testing.assert_close(starting_network(two, "video", models).concat_in.weight, expected)
+
+
+def test_first_frames_are_decoded_for_as_long_as_the_config_lets_them(curated, tmp_path):
+    saved_pipeline(tmp_path / "svd")
+    stores = Stores(config(tmp_path / "svd", data={"held_out": 0.3, "decode_seconds": 1e-3}), [str(curated)])
+    quick, spec = PoolCodec(), stores.spec("video")
+    rates, most = stores.thinning
+    with LiveLatents(quick, LetterEncoder(), rates=rates, max_frames=most, workers=1) as store:
+        batches = Batches(stores.parts["video"][0], store, spec)
+        with contextlib.closing(batches), pytest.raises(DataError, match=r"0\.001 s"):
+            batches.batch(0)
+
+
+def test_lora_whose_stages_would_need_two_networks_is_refused(curated, tmp_path):
+    saved_pipeline(tmp_path / "svd")
+    one = config(tmp_path / "svd").conditioning.model_dump()
+    other = one | {"first_frame": {"dropout": 0.1, "mask": False}}
+    stages = {"a": STAGE | {"steps": 1}, "b": STAGE | {"steps": 1, "conditioning": other}}
+    with pytest.raises(RunError, match="stage b: is conditioned on other things than stage a, and LoRA"):
+        train(config(tmp_path / "svd", stages=stages, lora={"rank": 2}), [str(curated)], tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    fewer = one | {"first_frame": {"dropout": 0.5, "released": True}}
+    stages["b"] = STAGE | {"steps": 1, "conditioning": fewer}
+    check_network(config(tmp_path / "svd", stages=stages, lora={"rank": 2}), config(tmp_path / "svd").text.make())

@@ -19,6 +19,7 @@ from video_model.data.index import Index, join, open_index
 from video_model.data.windows import kept_for
 from video_model.diffusion.conditioning import Conditioner
 from video_model.diffusion.denoiser import Denoiser
+from video_model.diffusion.slots import shown_to
 from video_model.errors import DataError
 from video_model.evaluation import metrics
 from video_model.evaluation.features import EfficientNetFeatures, I3DFeatures, VideoFeatures
@@ -27,6 +28,7 @@ from video_model.evaluation.similarity import CaptionSimilarity
 from video_model.latents.batches import BatchSpec
 from video_model.latents.live import LiveLatents
 from video_model.pictures import strip, write_picture
+from video_model.training.build import build_conditioner
 from video_model.training.held_out import held_out_batches, loss_of_nothing, losses_by_row
 from video_model.training.sampler import Sampler
 from video_model.training.stores import Stores
@@ -64,25 +66,8 @@ def evaluate(
     sampler = Sampler(root, stage, "cuda" if torch.cuda.is_available() else "cpu", schema)
     folder = Path(out) if out else Path(root) / "evaluation"
     index = unseen(sampler, list(data))
-    chosen = sampler.stage
-    found: Found = {}
-    of_run, rates = sampler.config.data, kept_for([as_rates(chosen)] if chosen.temporal else [])
-    options = {"rates": rates, "max_frames": of_run.frames_per_clip, "workers": of_run.workers}
-    with LiveLatents(sampler.codec, sampler.encoder, **options) as store:  # frames are chosen as in training
-        spec = BatchSpec(
-            frames=chosen.frames,
-            sizes=chosen.sizes,
-            rates=as_rates(chosen),
-            batch=16,
-            seed=seed,
-            columns=sampler.config.conditioning_of(sampler.name).columns,
-            pixels=any(slot.wants_pixels for slot in sampler.conditioner.slots),
-        )
-        batches = held_out_batches(index, store, LOSS_ROWS, spec)
-        if not batches:
-            raise DataError(f"{root}: none of {len(index)} unseen clips can be used: give more with --data")
-        found |= losses(sampler.denoiser, sampler.conditioner, batches, watcher)
-    if chosen.temporal:
+    found = held_out_losses(sampler, index, seed, watcher)
+    if sampler.stage.temporal:
         found |= _videos(sampler, index, count, steps, seed, i3d, folder, watcher)
     title = f"{root}, stage {sampler.name}, step {sampler.checkpoint.step}, {len(index)} unseen clips"
     figures = {name: ours.facts() | {"real": real and real.facts()} for name, (ours, real) in found.items()}
@@ -95,10 +80,14 @@ def evaluate(
 def unseen(sampler: Sampler, data: list[str]) -> Index:
     """Clips of videos that the run was not trained on. Raises DataError where there are none."""
     sources = {source for found in sampler.run.facts.get("sources", {}).values() for source in found}
-    stores = Stores(sampler.config, sorted(sources))
-    held_out = stores.parts[sampler.name][1]
+    if not sources and not data:
+        raise DataError(
+            f"{sampler.run.root}: was not trained here, so that nothing is held out: give clips with --data"
+        )
+    stores = Stores(sampler.config, sorted(sources)) if sources else None
+    held_out = stores.parts[sampler.name][1] if stores else ()
     if data:
-        trained = set(stores.training.rows["video_id"].to_pylist())
+        trained = set(stores.training.rows["video_id"].to_pylist()) if stores else ()
         captions, columns = sampler.config.data.captions, tuple(sampler.config.columns)
         given = join(*(open_index([source], captions=captions, numbers=columns) for source in data))
         away = [row for row, video in enumerate(given.rows["video_id"].to_pylist()) if video not in trained]
@@ -111,8 +100,41 @@ def unseen(sampler: Sampler, data: list[str]) -> Index:
     return held_out
 
 
+def held_out_losses(
+    sampler: Sampler, index: Index, seed: int, watcher: TrainingWatcher, rows: int = LOSS_ROWS
+) -> Found:
+    """The losses of some windows of unseen clips. Raises DataError where none can be used."""
+    chosen, data = sampler.stage, sampler.config.data
+    # What a run that was not trained here never learned of clips, it learns of these
+    conditioner = build_conditioner(sampler.config.fitted(index.number), sampler.name, sampler.models)
+    spec = BatchSpec(
+        frames=chosen.frames,
+        sizes=chosen.sizes,
+        rates=as_rates(chosen),
+        batch=16,
+        seed=seed,
+        columns=sampler.config.conditioning_of(sampler.name).columns,
+        pixels=any(slot.wants_pixels for slot in conditioner.slots),
+        workers=data.workers,
+        timeout=data.decode_seconds,
+    )
+    rates = kept_for([as_rates(chosen)] if chosen.temporal else [])  # frames are chosen as in training
+    options = {"rates": rates, "max_frames": data.frames_per_clip}
+    with LiveLatents(
+        sampler.codec, sampler.encoder, workers=data.workers, timeout=data.decode_seconds, **options
+    ) as store:
+        batches = held_out_batches(index, store, rows, spec)
+    if not batches:
+        raise DataError(f"{sampler.run.root}: none of {len(index)} unseen clips can be used: give more with --data")
+    return losses(sampler.denoiser, conditioner, batches, watcher, sampler.at_once)
+
+
 def losses(
-    denoiser: Denoiser, conditioner: Conditioner, batches: Sequence[Mapping[str, Any]], watcher: TrainingWatcher
+    denoiser: Denoiser,
+    conditioner: Conditioner,
+    batches: Sequence[Mapping[str, Any]],
+    watcher: TrainingWatcher,
+    at_once: int | None = None,
 ) -> Found:
     """The loss at each of SIGMAS that the network can be told of; beside it in the name, that of knowing nothing."""
     found: Found = {}
@@ -121,19 +143,25 @@ def losses(
     for i, sigma in enumerate(sigmas):
         watcher.phase("loss by noise level", i, len(sigmas))
         level = Noise(mean=math.log(sigma), std=1e-6)
-        rows = losses_by_row(denoiser, conditioner, level, batches)
+        rows = losses_by_row(denoiser, conditioner, level, batches, at_once)
         nothing = loss_of_nothing(denoiser.parametrisation, sigma)
         found[f"loss at sigma {sigma:g} (knowing nothing: {nothing:.3g})"] = mean_of(rows.losses, rows.clips), None
     return found
 
 
-def draw(sampler: Sampler, captions: Sequence[str], watcher: TrainingWatcher, **options: Any) -> Tensor:
-    """[N, T, 3, H, W]: a video for each caption, a few at a time."""
+def draw(sampler: Sampler, captions: Sequence[str], real: Tensor, watcher: TrainingWatcher, **options: Any) -> Tensor:
+    """[N, T, 3, H, W]: a video for each caption, a few at a time.
+
+    real: the videos of these captions and perhaps more, [M,  T, 3, H, W] in [-1, 1], of which a stage that cannot do without pictures gets them.
+    """
+    slots = [slot for slot in sampler.conditioner.slots if slot.required]
     videos = []
     seed = options.pop("seed", 0)
-    for first in range(0, len(captions), AT_ONCE):
+    most = min(AT_ONCE, sampler.at_once or AT_ONCE)
+    for first in range(0, len(captions), most):
         watcher.phase("drawing videos", first, len(captions))
-        request = sampler.request(captions[first : first + AT_ONCE], seed=seed + first, **options)
+        now = slice(first, min(first + most, len(captions)))
+        request = sampler.request(captions[now], seed=seed + first, **options, **shown_to(slots, real[now]))
         videos.append(sampler(request))
     return torch.cat(videos)
 
@@ -154,7 +182,7 @@ def _videos(
         index, request.size, request.frames, rate, 2 * max(count, 4), seed, sampler.config.data.workers
     )
     real = torch.from_numpy(pixels).float() / 127.5 - 1
-    drawn = draw(sampler, captions[:count], watcher, steps=steps, seed=seed, fps=float(np.median(fps)))
+    drawn = draw(sampler, captions[:count], real, watcher, steps=steps, seed=seed, fps=float(np.median(fps)))
     rebuilt = torch.cat([sampler.codec.decode(sampler.codec.encode(part)) for part in real.split(AT_ONCE)]).clamp(-1, 1)
     watcher.phase("comparing videos", 0, 1)
     found = compared(real, drawn, captions, clips, CaptionSimilarity(), [EfficientNetFeatures(), *i3d_features(i3d)])

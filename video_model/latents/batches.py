@@ -51,7 +51,8 @@ class BatchSpec:
     these, default `batch`. merge: a bucket with fewer clips than a batch joins the next shorter at its size, or is left out
     and counted where there is none; otherwise it is an error. (For sizes: `usable_sizes(train.shape, sizes, batch)`, given
     to the cache and to all batches of a stage alike.) columns: entry of a batch -> the column of the clips that it is read
-    from. pixels: whether a batch holds the pixels of first frames, which `workers` processes decode. Raises DataError.
+    from. pixels: whether a batch holds the pixels of first frames, which `workers` processes decode, in `timeout` s each
+    at most. Raises DataError.
     """
 
     frames: Sequence[int]
@@ -65,6 +66,7 @@ class BatchSpec:
     columns: Mapping[str, str] = field(default_factory=lambda: {"motion": "motion_score"})
     pixels: bool = False
     workers: int = 1
+    timeout: float = 120.0
 
     def __post_init__(self) -> None:
         check_rates(self.rates)
@@ -91,7 +93,7 @@ class Batches:
         self.images = 1.0 if self.frames == [1] else spec.images
         self.clips = Thinned(index.num_frames, index.fps, store.rates, store.max_frames)
         self.columns = {name: index.number(column) for name, column in spec.columns.items()}
-        self._first_frames = FirstFrames(index, spec.workers) if spec.pixels else None
+        self._first_frames = FirstFrames(index, spec.workers, spec.timeout) if spec.pixels else None
         self._why_not: Counter[str] = Counter()
         image_batch = spec.image_batch or spec.batch
         rows, stills = self._sort()

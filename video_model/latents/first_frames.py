@@ -22,7 +22,7 @@ class FirstFrames:
     """`first_frames(wanted) -> [B, 3, H, W]` in [-1, 1] of (row, size, window of one frame). Started when first
     asked; a clip is decoded up to that frame."""
 
-    def __init__(self, index: Index, workers: int = 1, timeout: float = 60.0) -> None:
+    def __init__(self, index: Index, workers: int, timeout: float) -> None:
         self.index, self.workers, self.timeout = index, workers, timeout
         self._lock = threading.Lock()
         self._decoders: Decoders | None = None

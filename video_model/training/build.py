@@ -9,7 +9,7 @@ import torch
 from pydantic import ValidationError
 
 from video_model.codecs import Codec
-from video_model.config import TrainConfig
+from video_model.config import Conditioning, TrainConfig
 from video_model.diffusion.conditioning import Conditioner
 from video_model.diffusion.slots import Models
 from video_model.encoders import TextEncoder
@@ -46,7 +46,7 @@ def first_network(config: TrainConfig, stage: str, models: Models) -> Any:
     if config.start is None:
         return build_network(config, stage, models)
     run = run_at_start(config)
-    network = _result_of(run, config, models) if run else format_of(config.network).load(config.start)
+    network = _result_of(run, config, stage, models) if run else format_of(config.network).load(config.start)
     wanted = build_network(config, stage, models)
     if config.stages[stage].temporal and not config.lora and (run or not network.temporal):
         network = inflated(network, config, stage, models.codec.channels)
@@ -99,14 +99,29 @@ def config_of(run: Path, schema: type[TrainConfig]) -> TrainConfig:
         raise RunError(f"start: {run}: is no run of this version ({first_line(error)})") from None
 
 
-def _result_of(run: Path, config: TrainConfig, models: Models) -> Any:
-    """The network that a finished run made; LoRA is in its weights."""
+def _result_of(run: Path, config: TrainConfig, stage: str, models: Models) -> Any:
+    """The network that a finished run made, for a stage of another; LoRA is in its weights."""
     made = config_of(run, type(config))
     for name in reversed(made.stages):
         found = checkpoints.latest(run / "stages" / name / "checkpoints")
         if found and found.facts.get("done"):
-            return merge(trained_network(made, name, found, models))
+            network = merge(trained_network(made, name, found, models))
+            frames_as_given(network, made.conditioning_of(name), config.conditioning_of(stage), models.codec)
+            return network
     raise RunError(f"start: {run}: no stage of this run is done: train it first, or name another")
+
+
+def frames_as_given(network: Any, before: Conditioning, now: Conditioning, codec: Codec) -> None:
+    """Let a network that was given the first frame's latent as `before` says take it as `now` does: scaled, or as the VAE has it.
+
+    Nothing is done where the appended channels are not the same: then they start anew.
+    """
+    was, slot = (getattr(section, "first_frame", None) for section in (before, now))
+    if was is None or slot is None or was.released == slot.released or was.mask != slot.mask:
+        return
+    if not getattr(network.config, "concat_channels", 0):
+        return
+    _scale_frames(network, codec, slot.released)
 
 
 def frames_unscaled(network: Any, config: TrainConfig, stage: str, codec: Codec, back: bool = False) -> None:
@@ -117,11 +132,16 @@ def frames_unscaled(network: Any, config: TrainConfig, stage: str, codec: Codec,
     slot = (
         config.conditioning_of(stage).first_frame if "first_frame" in type(config.conditioning).model_fields else None
     )
-    scale = getattr(codec, "scale", 1.0)
     if slot is None or slot.released or not network.config.concat_channels:
         return
+    _scale_frames(network, codec, back)
+
+
+def _scale_frames(network: Any, codec: Codec, unscaled: bool) -> None:
+    """Let a network that took the other take unscaled latents of the first frame, or scaled ones."""
+    scale = getattr(codec, "scale", 1.0)
     with torch.no_grad():
-        network.concat_in.weight[:, : network.config.in_channels] *= scale if back else 1 / scale
+        network.concat_in.weight[:, : network.config.in_channels] *= scale if unscaled else 1 / scale
 
 
 def check_network(config: TrainConfig, encoder: TextEncoder) -> None:
@@ -136,6 +156,11 @@ def check_network(config: TrainConfig, encoder: TextEncoder) -> None:
             raise RunError(
                 f"stage {name}: attends to tokens of {_context(config, name, encoder)} channels, and stage {before}, which it "
                 f"starts from, to {_context(config, before, encoder)}: give both as many (conditioning.text, conditioning.image)"
+            )
+        if config.lora and before and _given(config, name) != _given(config, before):
+            raise RunError(
+                f"stage {name}: is conditioned on other things than stage {before}, and LoRA is added to one network: give "
+                "all stages the same conditioning (only dropout may differ), or train without lora"
             )
     try:
         channels = config.codec.latent_channels
@@ -165,6 +190,11 @@ def _built(config: TrainConfig, stage: str, latent_channels: int, encoder: TextE
     except ValidationError as error:
         raise RunError(f"network: {_reason(error)}") from None
     return inflated(network, config, stage, latent_channels) if config.stages[stage].temporal else network
+
+
+def _given(config: TrainConfig, stage: str) -> list[Any]:
+    """What a stage is conditioned on, however often."""
+    return [slot.model_copy(update={"dropout": 0.0}) for slot in config.slots_of(stage)]
 
 
 def _context(config: TrainConfig, stage: str, encoder: TextEncoder) -> int | None:

@@ -84,7 +84,7 @@ def train_stage(task: StageTask, start: Checkpoint | None = None) -> Checkpoint:
     first, saved = start.step if start else 0, start
     journal = Journal(task.folder, task.board, first, _wandb(task)) if worker.first else None
     if stage.micro_batch == "probe" and task.probe:
-        state.micro_batch = task.probe(state)
+        state.micro_batch = _probed(task, state, start)
         if journal:
             journal.numbers(first, {"micro_batch": state.micro_batch})
     everyone = worker.first or loop.strategy == "fsdp"  # who evaluates and draws: a spread network needs all
@@ -108,7 +108,9 @@ def train_stage(task: StageTask, start: Checkpoint | None = None) -> Checkpoint:
                 task.report(done, numbers)
             stopping = worker.any(task.stop())
             if done % loop.save_every == 0 or done == stage.steps or stopping:
-                facts = {"stage": task.name, "done": done == stage.steps, "seed": task.seed, "rows": state.at_once}
+                facts = {"stage": task.name, "done": done == stage.steps, "seed": task.seed}
+                if stage.micro_batch == "probe":
+                    facts |= {"micro_batch": state.micro_batch, "probed_for": _probed_for(task)}
                 saved = state.save(task.folder / "checkpoints", done, facts)
             # After saving: whatever fails here, for want of memory or disk, costs no step
             if everyone and task.evaluate and _due(done, loop.evaluate_every, stage.steps):
@@ -126,6 +128,18 @@ def train_stage(task: StageTask, start: Checkpoint | None = None) -> Checkpoint:
         if journal:
             journal.close()
     return saved
+
+
+def _probed(task: StageTask, state: TrainingState, start: Checkpoint | None) -> int:
+    """Rows of a forward pass: those of the checkpoint where nothing changed that they depend on, so that it is the same run."""
+    if start and start.facts.get("probed_for") == _probed_for(task):
+        return start.facts["micro_batch"]
+    return task.probe(state)
+
+
+def _probed_for(task: StageTask) -> dict[str, Any]:
+    keys = {"memory_gb", "checkpointing", "compile", "strategy"}
+    return {"workers": task.worker.world, "device": task.worker.device.type, **task.loop.model_dump(include=keys)}
 
 
 def _step(task: StageTask, state: TrainingState, step: int, batch: Batch) -> tuple[Tensor, Tensor]:

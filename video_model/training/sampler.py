@@ -71,6 +71,12 @@ class Sampler:
             raise RunError(f"{self.run.root}: stage {self.name} is an image stage: --frames must be 1")
         return request
 
+    @property
+    def at_once(self) -> int | None:
+        """Rows of one forward pass that the run was trained with; None: as many as there are."""
+        chosen = self.checkpoint.facts.get("micro_batch") or self.stage.micro_batch
+        return None if chosen == "probe" else chosen
+
     def public_network(self) -> Any:
         """A copy of the network as public pipelines drive it: it takes the first frame's latent unscaled; LoRA is in the weights."""
         network = merge(copy.deepcopy(self.denoiser.network))

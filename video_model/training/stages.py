@@ -23,13 +23,13 @@ from video_model.config import TrainConfig
 from video_model.diffusion.conditioning import Conditioner
 from video_model.diffusion.denoiser import Denoiser
 from video_model.diffusion.generate import Request, generate
-from video_model.diffusion.slots import Models
+from video_model.diffusion.slots import Models, shown_to
 from video_model.errors import RunError
 from video_model.latents.batches import Batches
 from video_model.pictures import strip, write_picture, write_video
 from video_model.precision import frozen_dtype
 from video_model.training import checkpoints
-from video_model.training.build import build_conditioner, check_network, first_network, inflated
+from video_model.training.build import build_conditioner, check_network, first_network, frames_as_given, inflated
 from video_model.training.codec_of_run import codec_of
 from video_model.training.held_out import held_out_loss
 from video_model.training.journal import Journal
@@ -156,8 +156,7 @@ class StageTrainer:
         )
         prompts = list(request.prompts) or [""]
         windows, captions = self.stores.windows(name, request)
-        shown = {slot.name: slot.shown(windows) for slot in slots} if windows is not None else {}
-        shown = {key: value for key, value in shown.items() if value is not None}
+        shown = shown_to(slots, windows) if windows is not None else {}
         if not shown:
             return replace(request, prompts=[]) if any(slot.required for slot in slots) else request
         if not self.run.config.samples.prompts and captions:
@@ -213,5 +212,8 @@ def starting_network(run: Run, name: str, models: Models) -> Any:
         raise RunError(f"{run.root}: stage {name} starts from stage {before}, which is not done: train that one first")
     network = run.network(before, found, models)
     if run.config.stages[name].temporal and not run.config.lora:
+        conditions = (run.config.conditioning_of(one) for one in (before, name))
+        if run.config.stages[before].temporal:
+            frames_as_given(network, *conditions, models.codec)
         network = inflated(network, run.config, name, models.codec.channels)
     return network.train()

@@ -143,6 +143,7 @@ class Stores:
             columns=self.config.conditioning_of(name).columns,
             pixels=any(slot.wants_pixels for slot in self.config.slots_of(name)),
             workers=self.config.data.workers,
+            timeout=self.config.data.decode_seconds,
         )
 
     def batches(self, name: str, store: Any) -> Batches:

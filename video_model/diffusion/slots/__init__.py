@@ -1,6 +1,6 @@
 """What a network is conditioned on. To add a slot: a file here, and its class in the list; keys of `conditioning` follow it."""
 
-from video_model.diffusion.slots.base import Conditions, Models, Slot
+from video_model.diffusion.slots.base import Conditions, Models, Slot, shown_to
 from video_model.diffusion.slots.first_frame import FirstFrameSlot
 from video_model.diffusion.slots.fps import FpsSlot
 from video_model.diffusion.slots.image import ImageSlot
@@ -23,4 +23,5 @@ __all__ = [
     "NumberSlot",
     "Slot",
     "TextSlot",
+    "shown_to",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from pydantic import Field, model_serializer, model_validator
@@ -126,6 +126,11 @@ class Slot(Section):
     def _short(self, handler: Any) -> Any:
         tree = handler(self)
         return tree["dropout"] if [*tree] == ["dropout"] else tree
+
+
+def shown_to(slots: Iterable[Slot], windows: Tensor) -> dict[str, Tensor]:
+    """What the slots that take pictures are given in a request, by their names; windows: see `Slot.shown`."""
+    return {slot.name: shown for slot in slots if (shown := slot.shown(windows)) is not None}
 
 
 def rows_like(rows: Tensor, value: Tensor) -> Tensor:

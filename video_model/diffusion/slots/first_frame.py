@@ -165,7 +165,10 @@ class FirstFrameSlot(Slot):
 
         sigma = self._sigma(batch, len(value), draws)
         if sigma.any():
-            noise = torch.randn(value.shape, generator=draws or torch.Generator().manual_seed(0))
+            if draws is None:  # the same in all rows: none depends on what it is drawn with
+                noise = torch.randn(value.shape[1:], generator=torch.Generator().manual_seed(0)).expand(value.shape)
+            else:
+                noise = torch.randn(value.shape, generator=draws)
             value = value + (rows_like(sigma, noise) * noise).to(value)
         return value, sigma.to(value.device)
 

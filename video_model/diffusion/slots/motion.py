@@ -68,11 +68,14 @@ class MotionSlot(NumberSlot):
         return {"motion_bucket": self.repeated(bucket, len(request.prompts))}
 
     def bucket(self, scores: Tensor) -> Tensor:
-        """[B] of motion scores [B]: whole numbers from 0 to 255; nan where a score is not finite."""
+        """[B] of motion scores [B]: whole numbers from 0 to 255; nan where a score is not finite. Raises ValueError
+        for scores where there are no percentiles."""
         import torch
 
         if self.percentiles is None:
-            raise ValueError("conditioning.motion: buckets without percentiles: none of the clips has a motion_score")
+            if scores.isfinite().any():
+                raise ValueError("conditioning.motion: buckets without percentiles: fit the slot to the clips first")
+            return torch.full_like(scores, torch.nan, dtype=torch.float32)  # no clip of the run has one
         steps = np.linspace(0, 255, len(self.percentiles))
         values = scores.double().cpu().numpy()
         found = np.where(np.isfinite(values), np.round(np.interp(values, self.percentiles, steps)), np.nan)
