@@ -235,7 +235,9 @@ class TrainConfig(Section):
     text: one_of(PARTS.encoders) = PARTS.encoders[0]()  # type: ignore[valid-type]
     network: one_of(PARTS.networks) = PARTS.networks[0]()  # type: ignore[valid-type]
     start: str | None = Field(
-        None, description="UNet in diffusers' layout, or a finished run, that the first stage starts from"
+        None,
+        description="what the first stage starts from: a UNet or pipeline as published, a finished run, or a stage of one "
+        "(RUN/stages/NAME)",
     )
     lora: LoraSection | None = None
     denoiser: one_of(PARTS.parametrisations) = PARTS.parametrisations[0]()  # type: ignore[valid-type]

@@ -8,11 +8,12 @@ from tests.video_model.clips import clips, write_clips
 from tests.video_model.networks import inputs, tiny
 from video_model.config import TrainConfig
 from video_model.diffusion.conditioning import Conditioner
-from video_model.diffusion.slots import KeyFramesSlot, MotionSlot
+from video_model.diffusion.slots import KeyFramesSlot, Models, MotionSlot
 from video_model.errors import RunError
 from video_model.networks.conditions import reconditioned
+from video_model.public.configs import WeightsError
 from video_model.training import checkpoints
-from video_model.training.build import check_network
+from video_model.training.build import check_network, first_network
 from video_model.training.run import Run
 from video_model.training.sampler import Sampler
 from video_model.training.stages import train
@@ -137,3 +138,16 @@ def test_stages_that_cannot_be_are_named(run):
         check_network(changed, changed.text.make())
     with pytest.raises(ValueError, match=r"text\.kind none needs conditioning\.text: null"):
         TrainConfig.model_validate({**tree, "text": {"kind": "none"}})
+
+
+def test_a_run_starts_from_the_stage_of_another_that_it_names(run, tmp_path):
+    """Without a name it is the last one that is done, here `interpolation`."""
+    tree = run.config.model_dump() | {"start": str(run.root / "stages" / "image_to_video")}
+    tree["stages"] = {"more": tree["stages"]["image_to_video"]}
+    more = TrainConfig.model_validate(tree)
+    models = Models(run.codec(), more.text.make())
+    ema = checkpoints.latest(run.stage("image_to_video") / "checkpoints").tensors("ema")
+    network = first_network(more, "more", models)
+    assert torch.equal(network.concat_in.weight, ema["concat_in.weight"]) and network.concat_in.weight.any()
+    with pytest.raises(WeightsError, match="nothing: there is no such folder"):
+        first_network(more.model_copy(update={"start": str(run.root / "stages" / "nothing")}), "more", models)

@@ -18,10 +18,12 @@ from video_model.data.windows import Stretch, Thinned, rate_of
 from video_model.errors import DataError
 
 
-def sample_frames(index: Index, size: Size, count: int, seed: int = 0, workers: int | None = None) -> np.ndarray:
+def sample_frames(
+    index: Index, size: Size, count: int, seed: int = 0, workers: int | None = None, timeout: float = 60.0
+) -> np.ndarray:
     """[count, 3, H, W] uint8: random frames, from as many clips and pictures as there are. Raises DataError.
 
-    size: (height, width) px. A clip that cannot be decoded gives its place to others.
+    size: (height, width) px. timeout: s to decode one clip. A clip that cannot be decoded gives its place to others.
     """
     usable = np.flatnonzero(index.num_frames > 0)
     each = math.ceil(count / max(1, len(usable)))  # of a clip, so that few are decoded again
@@ -30,7 +32,7 @@ def sample_frames(index: Index, size: Size, count: int, seed: int = 0, workers: 
         return tuple(sorted(draws(seed, "frames", row, turn).integers(index.num_frames[row], size=each).tolist()))
 
     found: list[np.ndarray] = []
-    for _, _, frames in _decoded(index, usable, frames_of, size, seed, workers):
+    for _, _, frames in _decoded(index, usable, frames_of, size, seed, workers, timeout):
         found += list(frames.pixels)
         if len(found) >= count:
             break
@@ -39,7 +41,14 @@ def sample_frames(index: Index, size: Size, count: int, seed: int = 0, workers: 
 
 
 def sample_windows(
-    index: Index, size: Size, frames: int, rate: float, count: int, seed: int = 0, workers: int | None = None
+    index: Index,
+    size: Size,
+    frames: int,
+    rate: float,
+    count: int,
+    seed: int = 0,
+    workers: int | None = None,
+    timeout: float = 60.0,
 ) -> tuple[np.ndarray, list[str], np.ndarray, np.ndarray, list[str]]:
     """Random windows of clips: (pixels [N, T, 3, H, W] uint8, captions, fps [N], motion [N], clip ids).
 
@@ -62,7 +71,7 @@ def sample_windows(
         return replace(clips.stretch(row), window=window)
 
     pixels, captions, taken, fps = [], [], [], []
-    for row, turn, window in _decoded(index, usable, frames_of, size, seed, workers):
+    for row, turn, window in _decoded(index, usable, frames_of, size, seed, workers, timeout):
         pixels.append(window.pixels)
         fps.append(rate_of(window.times))
         captions.append(index.caption(row, draws(seed, "caption", row, turn).random()))
@@ -80,11 +89,12 @@ def _decoded(
     size: Size,
     seed: int,
     workers: int | None,
+    timeout: float,
 ) -> Iterator[tuple[int, int, Frames]]:
     """(row, turn, frames): all rows in random order, and again in another turn. What comes does not depend on the
     workers. Raises DataError where a whole turn fails."""
     reader = Reader(index)
-    with Decoders(workers) as decoders:
+    with Decoders(workers, timeout=timeout) as decoders:
         for turn in itertools.count():
             order = draws(seed, "rows", turn).permutation(rows).tolist()
             jobs = (Job(index.files[index.file[row]].kind, frames_of(row, turn), size, reader(row)) for row in order)

@@ -178,8 +178,9 @@ def _videos(
 ) -> Found:
     request = sampler.request([""], steps=steps)
     rate = request.fps or 8.0
+    of = sampler.config.data
     pixels, captions, fps, _, clips = sample_windows(
-        index, request.size, request.frames, rate, 2 * max(count, 4), seed, sampler.config.data.workers
+        index, request.size, request.frames, rate, 2 * max(count, 4), seed, of.workers, of.decode_seconds
     )
     real = torch.from_numpy(pixels).float() / 127.5 - 1
     drawn = draw(sampler, captions[:count], real, watcher, steps=steps, seed=seed, fps=float(np.median(fps)))

@@ -30,24 +30,22 @@ class FirstFrames:
 
     def __call__(self, wanted: Sequence[tuple[int, Size, Window]], clips: Thinned) -> torch.Tensor:
         with self._lock:
-            self._decoders = self._decoders or Decoders(self.workers, timeout=self.timeout)
-            jobs = (
-                Job(
-                    self.index.files[self.index.file[row]].kind,
-                    replace(clips.stretch(row), window=window),
-                    size,
-                    self._reader(row),
-                )
-                for row, size, window in wanted
-            )
+            decoders = self._decoders = self._decoders or Decoders(self.workers, timeout=self.timeout)
             found = []
-            for (row, _, _), frames in zip(wanted, self._decoders(jobs), strict=True):
+            for one, frames in zip(wanted, decoders(self._job(*place, clips) for place in wanted), strict=True):
+                if isinstance(frames, str):  # a machine may be busy for a while: once more, alone
+                    frames = next(iter(decoders([self._job(*one, clips)])))
                 if isinstance(frames, str):
                     raise DataError(
-                        f"{self.index.keys[row]}: {frames}, although its latents were made: use the same shards"
+                        f"{self.index.keys[one[0]]}: {frames}, twice, although its latents were made: use the same shards, "
+                        "or raise data.decode_seconds"
                     )
                 found.append(frames.pixels[0])
         return torch.from_numpy(np.stack(found)).movedim(-1, 1).float() / 127.5 - 1
+
+    def _job(self, row: int, size: Size, window: Window, clips: Thinned) -> Job:
+        kind = self.index.files[self.index.file[row]].kind
+        return Job(kind, replace(clips.stretch(row), window=window), size, self._reader(row))
 
     def close(self) -> None:
         """End the decoding processes."""

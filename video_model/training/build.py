@@ -86,9 +86,11 @@ def trained_network(config: TrainConfig, stage: str, checkpoint: Checkpoint, mod
 
 
 def run_at_start(config: TrainConfig) -> Path | None:
-    """The run that `start` names, if it is one."""
-    folder = Path(config.start) if config.start else None
-    return folder if folder and (folder / "stages").is_dir() else None
+    """The run that `start` names, or of which it names a stage (RUN/stages/NAME)."""
+    folder = Path(config.start) if config.start else Path()
+    if (folder / "checkpoints").is_dir() and folder.parent.name == "stages":
+        return folder.parent.parent
+    return folder if config.start and (folder / "stages").is_dir() else None
 
 
 def config_of(run: Path, schema: type[TrainConfig]) -> TrainConfig:
@@ -102,13 +104,15 @@ def config_of(run: Path, schema: type[TrainConfig]) -> TrainConfig:
 def _result_of(run: Path, config: TrainConfig, stage: str, models: Models) -> Any:
     """The network that a finished run made, for a stage of another; LoRA is in its weights."""
     made = config_of(run, type(config))
-    for name in reversed(made.stages):
+    chosen = Path(config.start or "").name if Path(config.start or "") != run else None
+    for name in [chosen] if chosen in made.stages else reversed(made.stages):
         found = checkpoints.latest(run / "stages" / name / "checkpoints")
         if found and found.facts.get("done"):
             network = merge(trained_network(made, name, found, models))
             frames_as_given(network, made.conditioning_of(name), config.conditioning_of(stage), models.codec)
             return network
-    raise RunError(f"start: {run}: no stage of this run is done: train it first, or name another")
+    what = f"stage {chosen} of this run is not done" if chosen else "no stage of this run is done"
+    raise RunError(f"start: {run}: {what}: train it first, or name another")
 
 
 def frames_as_given(network: Any, before: Conditioning, now: Conditioning, codec: Codec) -> None:

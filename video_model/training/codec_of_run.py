@@ -41,7 +41,8 @@ def codec_of(
             raise RunError(f"codec: the run in start, {source}, has another one: give the same keys here")
         _copied(source / "codec", run, worker)
         return run.codec()
-    data = RunFrames(index, _size(run), _window(run), run.config.seed, run.config.data.workers, worker)
+    of = run.config.data
+    data = RunFrames(index, _size(run), _window(run), run.config.seed, of.workers, of.decode_seconds, worker)
     key = [chosen.model_dump(), index.fingerprint, data.size, data.window, run.config.seed]
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     shared = cache / "codecs" / name
@@ -77,14 +78,15 @@ class RunFrames:
     window: tuple[int, float] | None
     seed: int
     workers: int
+    timeout: float
     worker: TrainingWorker
 
     def frames(self, count: int) -> Tensor:
-        return self._for_all(lambda: sample_frames(self.index, self.size, count, self.seed, self.workers))
+        return self._for_all(lambda: sample_frames(self.index, self.size, count, self.seed, self.workers, self.timeout))
 
     def windows(self, count: int) -> Tensor:
         return self._for_all(
-            lambda: sample_windows(self.index, self.size, *self.window, count, self.seed, self.workers)[0]
+            lambda: sample_windows(self.index, self.size, *self.window, count, self.seed, self.workers, self.timeout)[0]
         )
 
     def _for_all(self, decode: Callable[[], np.ndarray]) -> Tensor:

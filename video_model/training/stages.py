@@ -109,7 +109,6 @@ class StageTrainer:
     def train(self, name: str, batches: Batches) -> None:
         """Train a stage to its end, from where it stopped the last time; nothing where it is done."""
         run, config, folder = self.run, self.run.config, self.run.stage(name)
-        network = starting_network(run, name, self.models)
         stage, start = config.stages[name], checkpoints.latest(folder / "checkpoints")
         seen = self.worker.told(str(start.step if start else 0))
         if len(set(seen)) > 1:
@@ -118,6 +117,7 @@ class StageTrainer:
             )
         if run.done(name) and start.step >= stage.steps:
             return
+        network = starting_network(run, name, self.models)
         conditioner = build_conditioner(config, name, self.models)
         held_out = self.stores.held_out(name, self.store)
         self.watcher.stage(name, start.step if start else 0, stage.steps, batches.report)

@@ -182,7 +182,16 @@ class Stores:
         elif any(slot.required for slot in slots) and len(held_out):
             rate, workers = request.fps or 8.0, self.config.data.workers
             try:
-                found = sample_windows(held_out, request.size, request.frames, rate, samples.count, 0, workers)
+                found = sample_windows(
+                    held_out,
+                    request.size,
+                    request.frames,
+                    rate,
+                    samples.count,
+                    0,
+                    workers,
+                    self.config.data.decode_seconds,
+                )
             except DataError:
                 return None, []
             pixels, captions = found[0].transpose(0, 1, 3, 4, 2), found[1]

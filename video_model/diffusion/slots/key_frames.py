@@ -26,6 +26,10 @@ class KeyFramesSlot(Slot):
     pictures: ClassVar[int] = 2
     option: ClassVar[str] = "--image and --last-image"
 
+    @property
+    def required(self) -> bool:
+        return True
+
     def concat_channels(self, latent_channels: int) -> int:
         return latent_channels + 1
 
