@@ -154,12 +154,13 @@ class StageTrainer:
             default_request(self.run.config, name, self.stores.prompts(name)),
             self.run.config.slots_of(name),
         )
-        prompts = list(request.prompts) or [""]
+        reads = any(slot.name == "text" for slot in slots)
+        prompts = (list(request.prompts) if reads else []) or [""]
         windows, captions = self.stores.windows(name, request)
         shown = shown_to(slots, windows) if windows is not None else {}
         if not shown:
             return replace(request, prompts=[]) if any(slot.required for slot in slots) else request
-        if not self.run.config.samples.prompts and captions:
+        if reads and not self.run.config.samples.prompts and captions:
             prompts = captions
         prompts = [prompts[i % len(prompts)] for i in range(len(windows))]
         return replace(request, prompts=prompts, conditions={**request.conditions, **shown})

@@ -75,13 +75,40 @@ def stages(root: Path) -> Iterable[dict[str, Any]]:
         charts = [chart(title, [(title, points(lines, key))]) for title, key in CURVES]
         levels = list(dict.fromkeys(level for line in lines for level in sigma_levels(line)))
         by_sigma = [(level, [(line["step"], sigma_levels(line).get(level)) for line in lines]) for level in levels]
-        charts.append(chart("held-out loss by sigma", [(n, [p for p in c if p[1] is not None]) for n, c in by_sigma]))
+        charts.append(
+            chart(
+                "held-out loss by noise level (sigma)", [(n, [p for p in c if p[1] is not None]) for n, c in by_sigma]
+            )
+        )
         yield {
             "name": name,
             "step": int(lines[-1]["step"]) if lines else 0,
+            "facts": facts(root, name),
             "charts": [found for found in charts if found],
             "samples": samples(root / "stages" / name / "samples"),
         }
+
+
+def facts(root: Path, name: str) -> str:
+    """What a stage is, in a line: steps that are planned, clips, size and length, LoRA and what it starts from."""
+    found = []
+    for path, keys in ((root / "config.json", ("stages", name)), (root / "data.json", ("clips", name))):
+        try:
+            tree = json.loads(path.read_text())
+            found.append((tree, tree[keys[0]][keys[1]]))
+        except (OSError, ValueError, KeyError, TypeError):
+            found.append(({}, {}))
+    (config, stage), (_, clips) = found
+    size = "x".join(str(side) for side in (stage.get("sizes") or [[]])[0])
+    frames = max(stage.get("frames") or [0])
+    said = [
+        f"of {stage['steps']:,} steps" if "steps" in stage else "",
+        f"{frames} {'frame' if frames == 1 else 'frames'} of {size} px" if frames and size else "",
+        f"{clips['train']:,} clips, {clips['held_out']:,} held out" if clips else "",
+        f"LoRA of rank {config['lora']['rank']}" if config.get("lora") else "",
+        f"from {Path(config['start']).name}" if config.get("start") else "",
+    ]
+    return "; ".join(text for text in said if text)
 
 
 def points(lines: Sequence[dict[str, float]], key: str) -> list[tuple[float, float]]:
@@ -89,20 +116,25 @@ def points(lines: Sequence[dict[str, float]], key: str) -> list[tuple[float, flo
 
 
 def chart(title: str, curves: Sequence[tuple[str, Sequence[tuple[float, float]]]]) -> dict[str, Any] | None:
-    """Curves (name, [(step, value)]) over one pair of axes, from 0 to the largest value; None where there is nothing."""
+    """Curves (name, [(step, value)]) over one pair of axes, from 0 to the largest value, or from the smallest where all are
+    near each other; None where there is nothing."""
     curves = [(name, found) for name, found in curves if found]
     if not curves:
         return None
-    most = max(value for _, found in curves for _, value in found) or 1.0
+    values = [value for _, found in curves for _, value in found]
+    most = max(values) or 1.0
+    least = min(values) if 0.6 * most < min(values) < most else 0.0
     last = max(step for _, found in curves for step, _ in found) or 1
     made = []
     for name, found in curves:
-        kept = found[:: max(1, -(-len(found) // POINTS))] + ([found[-1]] if len(found) > 1 else [])
+        kept = list(found[:: max(1, -(-len(found) // POINTS))])
+        kept += [found[-1]] if kept[-1] != found[-1] else []
         line = " ".join(
-            f"{WIDTH * step / last:.1f},{HEIGHT * (1 - 0.96 * max(value, 0) / most):.1f}" for step, value in kept
+            f"{WIDTH * step / last:.1f},{HEIGHT * (1 - 0.96 * max(value - least, 0) / (most - least)):.1f}"
+            for step, value in kept
         )
-        made.append({"name": name, "points": line, "now": f"{found[-1][1]:.4g}"})
-    return {"title": title, "curves": made, "most": f"{most:.3g}", "last": f"{int(last):,}"}
+        made.append({"name": name, "points": line, "first": f"{found[0][1]:.4g}", "now": f"{found[-1][1]:.4g}"})
+    return {"title": title, "curves": made, "least": f"{least:.4g}", "most": f"{most:.4g}", "last": f"{int(last):,}"}
 
 
 def samples(folder: Path) -> list[dict[str, Any]]:

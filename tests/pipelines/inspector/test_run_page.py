@@ -21,7 +21,10 @@ def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("runs") / "model"
     folder = root / "stages" / "video"
     (folder / "samples").mkdir(parents=True)
-    (root / "config.json").write_text(json.dumps({"stages": {"video": {}, "hq": {}}}))
+    planned = {"steps": 1000, "frames": [8], "sizes": [[32, 48]]}
+    tree = {"stages": {"video": planned, "hq": {}}, "lora": {"rank": 4}, "start": "weights/svd"}
+    (root / "config.json").write_text(json.dumps(tree))
+    (root / "data.json").write_text(json.dumps({"clips": {"video": {"train": 57, "held_out": 3}}}))
     lines = [{"step": step, "loss": 1 / step, "learning_rate": 1e-4} for step in range(1, 41)]
     for step in (20, 40):
         levels = {"held_out_loss/sigma_0_0.14": 0.9, "held_out_loss/sigma_2.7_inf": 10 / step}
@@ -53,7 +56,15 @@ def test_curves_end_where_the_log_ends():
     found = chart("loss", [("a", [(1, 2.0), (4, 1.0)]), ("none", [])])
     (curve,) = found["curves"]
     assert curve["points"].split()[0] == "130.0,6.0" and curve["points"].split()[-1] == "520.0,78.0"
-    assert curve["now"] == "1" and found["most"] == "2" and chart("x", [("a", [])]) is None
+    assert curve["now"] == "1" and (found["least"], found["most"]) == ("0", "2") and chart("x", [("a", [])]) is None
+
+
+def test_curves_whose_values_are_near_each_other_are_seen_to_move():
+    found = chart("loss", [("a", [(1, 1.039), (2, 1.037)])])
+    assert found["curves"][0]["points"] == "260.0,6.0 520.0,150.0" and (found["least"], found["most"]) == (
+        "1.037",
+        "1.039",
+    )
 
 
 def test_a_run_is_told_from_a_dataset(root, tmp_path):
@@ -69,10 +80,12 @@ def test_the_page_of_a_run(root, browser):
         )
         page.goto(address)
         assert page.locator("h2").all_inner_texts() == ["video step 40"]
+        said = "of 1,000 steps; 8 frames of 32x48 px; 57 clips, 3 held out; LoRA of rank 4; from svd"
+        assert page.locator(".facts").inner_text() == said
         titles = page.locator(".charts figcaption").all_inner_texts()
-        assert titles == ["loss in training", "held-out loss", "learning rate", "held-out loss by sigma"]
-        levels = page.locator("figure", has_text="by sigma").locator(".names span").all_inner_texts()
-        assert levels == ["0 to 0.14: 0.9", "2.7 to inf: 0.25"]
+        assert titles == ["loss in training", "held-out loss", "learning rate", "held-out loss by noise level (sigma)"]
+        levels = page.locator("figure", has_text="noise level").locator(".names span").all_inner_texts()
+        assert levels == ["0 to 0.14: 0.9 to 0.9", "2.7 to inf: 0.5 to 0.25"]
         assert page.locator("svg polyline").count() == 5
         assert page.locator("h3").all_inner_texts() == ["samples at step 40", "samples at step 20"]
         assert page.locator(".strip img").first.evaluate("i => i.decode().then(() => i.naturalWidth)") == 256
