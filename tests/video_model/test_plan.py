@@ -121,14 +121,14 @@ def test_fsdp_divides_what_stays_and_ddp_does_not():
 
 
 def test_a_plan_that_does_not_fit_names_what_would():
-    """A card of just what 32 rows at once need, and a batch of 512."""
-    needed = plan(config(batch=512, micro_batch=32), Machine(1, "cuda", 80, 100, "a card", "")).stages[0].peak
+    """A card of just what 8 rows at once need, and a batch of 64."""
+    needed = plan(config(batch=64, micro_batch=8), Machine(1, "cuda", 80, 100, "a card", "")).stages[0].peak
     tight = Machine(1, "cuda", needed / 1e9 + 1e-6, 100, "a card", "")
-    found = plan(config(batch=512), tight).stages[0]
-    assert not found.fits and found.most_rows == 32 and found.fixes == ["stages.video.micro_batch=32"]
-    probed = plan(config(batch=512, micro_batch="probe"), tight).stages[0]
-    assert probed.fits and 26 <= probed.rows <= 32
-    tiny = plan(config(batch=512), Machine(1, "cuda", 1.0, 100, "a card", "")).stages[0]
+    found = plan(config(batch=64), tight).stages[0]
+    assert not found.fits and found.most_rows == 8 and found.fixes == ["stages.video.micro_batch=8"]
+    probed = plan(config(batch=64, micro_batch="probe"), tight).stages[0]
+    assert probed.fits and 6 <= probed.rows <= 8
+    tiny = plan(config(batch=64), Machine(1, "cuda", 1.0, 100, "a card", "")).stages[0]
     assert not tiny.fits and tiny.most_rows == 0 and "a larger GPU" in tiny.fixes[0]
 
 
