@@ -138,20 +138,14 @@ def size(text: str | None) -> tuple[int, int] | None:
 
 
 def picture(path: Path, size: tuple[int, int]) -> Any:
-    """[3, H, W] in [-1, 1] of a picture, or of a video's first frame: as the frames of training are read (resized to cover,
-    cropped around the centre)."""
+    """[3, H, W] in [-1, 1] of a picture, or of a video's first frame. Raises SamplingError."""
     import torch
 
-    from video_model.data.decoders import Decoders
-    from video_model.data.decoding import NO_PICTURE, Job
+    from video_model.data.decoders import read_picture
+    from video_model.errors import DataError
 
-    data = path.read_bytes()
-    with Decoders(1) as decoders:
-        still, moving = decoders(Job(kind, (0,), size, data) for kind in ("image", "video"))
-    if isinstance(still, str) and isinstance(moving, str):
-        why = moving if still.startswith(NO_PICTURE) else still
-        raise SamplingError(
-            f"--image {path}: is neither a picture nor a video that can be read (it {why}): give a PNG, JPEG or mp4"
-        )
-    found = moving if isinstance(still, str) else still
-    return torch.from_numpy(found.pixels[0].copy()).permute(2, 0, 1).float() / 127.5 - 1
+    try:
+        found = read_picture(path, size)
+    except DataError as error:
+        raise SamplingError(f"--image {error}") from None
+    return torch.from_numpy(found).permute(2, 0, 1).float() / 127.5 - 1

@@ -4,19 +4,20 @@ import numpy as np
 import pytest
 import torch
 
-from tests.video_model.clips import clips, write_clips
+from tests.video_model.clips import clips, png, write_clips
 from tests.video_model.networks import inputs, tiny
 from video_model.config import TrainConfig
 from video_model.diffusion.conditioning import Conditioner
 from video_model.diffusion.slots import KeyFramesSlot, Models, MotionSlot
-from video_model.errors import RunError
+from video_model.errors import DataError, RunError
 from video_model.networks.conditions import reconditioned
 from video_model.public.configs import WeightsError
 from video_model.training import checkpoints
 from video_model.training.build import check_network, first_network
 from video_model.training.run import Run
-from video_model.training.sampler import Sampler
+from video_model.training.sampler import Sampler, default_request
 from video_model.training.stages import train
+from video_model.training.stores import Stores
 
 STAGE = {"frames": [4], "sizes": [[32, 32]], "rates": [8], "batch": 4, "lr": 1e-3, "warmup": 1, "ema": 0.5, "steps": 1}
 
@@ -151,3 +152,23 @@ def test_a_run_starts_from_the_stage_of_another_that_it_names(run, tmp_path):
     assert torch.equal(network.concat_in.weight, ema["concat_in.weight"]) and network.concat_in.weight.any()
     with pytest.raises(WeightsError, match="nothing: there is no such folder"):
         first_network(more.model_copy(update={"start": str(run.root / "stages" / "nothing")}), "more", models)
+
+
+def test_samples_on_the_way_begin_with_the_pictures_that_are_named(run, tmp_path):
+    (tmp_path / "grey.png").write_bytes(png(100))
+    (tmp_path / "text.png").write_text("no picture")
+    sources = [str(run.root.parent / "curated")]
+
+    def windows(*images):
+        samples = {**run.config.samples.model_dump(), "images": [str(image) for image in images]}
+        chosen = TrainConfig.model_validate({**run.config.model_dump(), "samples": samples})
+        request = default_request(chosen, "image_to_video", [""])
+        return Stores(chosen, sources).windows("image_to_video", request)
+
+    found, captions = windows(tmp_path / "grey.png", tmp_path / "grey.png")
+    assert found.shape == (2, 1, 3, 32, 32) and captions == []
+    assert torch.allclose(found, torch.tensor(100 / 127.5 - 1))
+    with pytest.raises(DataError, match=r"text\.png: is neither a picture nor a video"):
+        windows(tmp_path / "text.png")
+    with pytest.raises(DataError, match=r"samples\.images: .*none\.png cannot be read"):
+        windows(tmp_path / "none.png")

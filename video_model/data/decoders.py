@@ -11,11 +11,12 @@ import os
 import queue
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 
 from curate.base.child import Child, Lost, NotStarted, in_order
-from video_model.data.decoding import Frames, Job
+from video_model.data.decoding import NO_PICTURE, Frames, Job
 from video_model.errors import DataError
 
 CHILD = "video_model.data.decoding"  # its `answer` is what a child does; imports nothing heavy
@@ -80,3 +81,17 @@ def _decoded(child: Child, job: Job) -> Frames | str:
     if not pixels or len(pixels) != len(times) * one or len(times) > job.most or not np.isfinite(times).all():
         return f"{len(pixels)} bytes of pixels came back for {len(times)} frames"
     return Frames(np.frombuffer(pixels, np.uint8).reshape(len(times), *job.size, 3), times, first)
+
+
+def read_picture(path: Path, size: tuple[int, int]) -> np.ndarray:
+    """[H, W, 3] uint8 RGB of a picture, or of a video's first frame: as the frames of training are read (resized to cover,
+    cropped around the centre), in a child process. Raises DataError, OSError."""
+    data = path.read_bytes()
+    with Decoders(1) as decoders:
+        still, moving = decoders(Job(kind, (0,), size, data) for kind in ("image", "video"))
+    if isinstance(still, str) and isinstance(moving, str):
+        why = moving if still.startswith(NO_PICTURE) else still
+        raise DataError(
+            f"{path}: is neither a picture nor a video that can be read (it {why}): give a PNG, JPEG or mp4"
+        )
+    return (moving if isinstance(still, str) else still).pixels[0].copy()

@@ -10,7 +10,6 @@ import io
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import av
@@ -19,7 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from curate.base import orientation, pixels
 from video_model.data.windows import Stretch, thinned
-from video_model.errors import DataError, first_line
+from video_model.errors import first_line
 
 MAX_PIXELS = 8192 * 4320
 PNG_DEPTH = 24  # place of the byte that says how many bits a sample has
@@ -112,14 +111,6 @@ def cover(height: int, width: int, size: tuple[int, int]) -> tuple[int, int]:
     """(height, width) of a picture scaled, its proportions kept, until it just covers `size`."""
     scale = max(size[0] / height, size[1] / width)
     return max(size[0], round(height * scale)), max(size[1], round(width * scale))
-
-
-def read_picture(path: Path, size: tuple[int, int]) -> np.ndarray:
-    """[H, W, 3] uint8 RGB of a picture file, as training sees it. Raises DataError."""
-    try:
-        return decode(Job("image", (0,), size, path.read_bytes()))[0]
-    except (OSError, DecodeError) as error:
-        raise DataError(f"{path}: is not a picture that can be read ({error}): give a PNG or JPEG") from None
 
 
 def _of_stretch(data: bytes, wanted: Stretch, size: tuple[int, int]) -> Frames:

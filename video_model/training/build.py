@@ -133,9 +133,7 @@ def frames_unscaled(network: Any, config: TrainConfig, stage: str, codec: Codec,
 
     Nothing is done where the stage gives unscaled ones itself (first_frame.released), or no frame at all.
     """
-    slot = (
-        config.conditioning_of(stage).first_frame if "first_frame" in type(config.conditioning).model_fields else None
-    )
+    slot = getattr(config.conditioning_of(stage), "first_frame", None)
     if slot is None or slot.released or not network.config.concat_channels:
         return
     _scale_frames(network, codec, back)

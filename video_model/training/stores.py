@@ -14,7 +14,7 @@ import torch
 from video_model.codecs import Codec
 from video_model.config import TrainConfig, as_rates
 from video_model.data.buckets import Size, usable_sizes
-from video_model.data.decoding import read_picture
+from video_model.data.decoders import read_picture
 from video_model.data.excerpts import sample_windows
 from video_model.data.index import Index, check_captions, join, open_index
 from video_model.data.windows import kept_for
@@ -177,7 +177,13 @@ class Stores:
         samples, (_, held_out) = self.config.samples, self.parts[name]
         slots = self.config.slots_of(name)
         if samples.images:
-            pixels = np.stack([read_picture(Path(path), request.size) for path in samples.images])[:, None]
+            try:
+                stills = np.stack([read_picture(Path(path), request.size) for path in samples.images])
+            except OSError as error:
+                raise DataError(
+                    f"samples.images: {error.filename} cannot be read ({error.strerror}): name a picture"
+                ) from None
+            pixels = stills[:, None].transpose(0, 1, 4, 2, 3)
             captions: list[str] = []
         elif any(slot.required for slot in slots) and len(held_out):
             rate, workers = request.fps or 8.0, self.config.data.workers
@@ -194,10 +200,10 @@ class Stores:
                 )
             except DataError:
                 return None, []
-            pixels, captions = found[0].transpose(0, 1, 3, 4, 2), found[1]
+            pixels, captions = found[0], found[1]
         else:
             return None, []
-        return torch.from_numpy(pixels).movedim(-1, -3).float() / 127.5 - 1, captions
+        return torch.from_numpy(pixels).float() / 127.5 - 1, captions
 
     def compare(self, run: Run) -> None:
         """Raise RunError where the run was begun on other clips: it would not be the same run."""
