@@ -11,11 +11,14 @@ from typing import Any
 import av
 import numpy as np
 
+from curate.base.child import LATE
+from curate.base.store import StoreError
 from curate.clip import COUNTED, FILE, Unit, Video
 from curate.video.clock import longest_step
 from curate.video.decode import probe
 from curate.video.opening import MAX_PIXELS, VideoError, open_video
 from curate.video.reading import Mark, average_rate, demuxed
+from curate.video.remote import is_remote, reader, spent
 
 __all__ = ["plan"]
 
@@ -38,13 +41,16 @@ def plan(video: Video, *, unit_seconds: float = 300.0, max_pixels: int = MAX_PIX
     """The units of a video: one, or for a file much longer than `unit_seconds` several, bounded at keyframes.
 
     Only the first frame is decoded. Each unit's `facts` are those of `probe`, `first_frame` (how many frames of the file are
-    displayed before it), and the marks that bound it. On a VideoError: one failed unit with the reason.
+    displayed before it), and the marks that bound it. On a VideoError: one failed unit with the reason; one that is lost
+    where a store does not answer.
     """
     try:
         facts = probe(video.path, max_pixels=max_pixels)
         bounds = boundaries(video.path, facts, unit_seconds, max_pixels)
     except VideoError as error:
-        return [Unit(video).fail(error.reason)]
+        return [Unit(video, facts=spent(video.path)).fail(error.reason)]
+    except StoreError as error:  # a store that does not answer is not the file's fault
+        return [Unit(video, lost=[LATE], facts=spent(video.path)).lose(str(error))]
     units = []
     for index, (first, end) in enumerate(pairwise([None, *bounds, None])):
         place = {"first_frame": first.frame if first else 0, "clock": COUNTED if bounds and bounds[0].counted else FILE}
@@ -52,6 +58,7 @@ def plan(video: Video, *, unit_seconds: float = 300.0, max_pixels: int = MAX_PIX
             place |= {f"{name}_packet": bound and bound.mark.packet, f"{name}_pts": bound and bound.mark.pts}
         span = first and first.time, end and end.time
         units.append(Unit(video, index, len(bounds) + 1, *span, facts=facts | place))
+    units[0].facts |= spent(video.path)
     return units
 
 
@@ -64,8 +71,11 @@ def boundaries(path: str, facts: dict[str, Any], unit_seconds: float, max_pixels
     duration = facts["duration"]
     if duration is not None and round(duration / unit_seconds) < 2 and facts["bytes"] < LARGE:
         return []
-    container, stream = open_video(path, max_pixels=max_pixels)
+    source = reader(path, keep=True) if is_remote(path) else None
+    container, stream = open_video(path, max_pixels=max_pixels, source=source)
     with container:
+        if source is not None and _indexed(container, stream):
+            source.skim = True
         packets = []
         with suppress(av.FFmpegError):  # the decode reports what is damaged
             for packet in demuxed(container, stream):
@@ -73,6 +83,13 @@ def boundaries(path: str, facts: dict[str, Any], unit_seconds: float, max_pixels
                     return []  # packed B-frames: a packet holds two pictures, and no unit can begin with the second
                 packets.append((packet.pts, packet.dts, packet.is_keyframe, packet.is_discard))
         return split(packets, float(stream.time_base), float(average_rate(stream)), unit_seconds)
+
+
+def _indexed(container: Any, stream: Any) -> bool:
+    """Whether the header holds all that there is to know of the packets, so that these need not be read: an MP4 or MOV
+    with a complete index, of a codec whose packets FFmpeg takes as they are."""
+    whole = bool(stream.frames) and len(stream.index_entries) == stream.frames
+    return whole and "mp4" in container.format.name.split(",") and stream.codec_context.name in ("h264", "hevc")
 
 
 def split(packets: Sequence[tuple], base: float, rate: float, unit_seconds: float) -> list[UnitBound]:

@@ -14,16 +14,20 @@ from typing import Any
 import cv2
 import numpy as np
 
+from curate.base.child import LATE, Lost
+from curate.base.store import StoreError
 from curate.clip import Unit
 from curate.observers.observer import Observer
 from curate.parts import Parts
 from curate.pipeline_part import check_values
 from curate.video.clock import longest_step
 from curate.video.decode import Decode, VideoError, frames
-from curate.video.identity import checksum, identify
+from curate.video.identity import cheap_checksum, checksum, identify
+from curate.video.remote import spent
 from curate.video.timeline import Timeline
 from curate.video.units import plan
 from curate.watching.facts import rate_warnings, record_facts, record_rates, snap_to
+from curate.watching.isolation import record_loss
 from curate.watching.rereading import captioner_frames
 
 __all__ = ["watch"]
@@ -51,14 +55,19 @@ def watch(
         _watch(unit, reader, [part.create(options, unit, frames_per_clip) for part, options in chosen])
     except VideoError as error:
         unit.fail(error.reason)
+    except StoreError as error:  # a store that does not answer, or an object that changes, is not the video's fault
+        unit = record_loss(unit, Lost(str(error), LATE))
     except MemoryError:
         raise  # the caller knows the limit
     except Exception as error:  # the observer that finds the clips, or the decode: this unit, not the job
         unit.fail(f"{type(error).__name__}: {error}")
     unit.facts.setdefault("checksum", None)
     if unit.status == "ok" and unit.index == 0 and not unit.facts["checksum"]:
-        with suppress(OSError):  # deleted meanwhile: the caller compares size and time of writing
-            unit.facts["checksum"] = checksum(unit.video.path)
+        with suppress(OSError, StoreError):  # deleted meanwhile: the caller compares size and time of writing
+            unit.facts["checksum"] = cheap_checksum(unit.video.path)
+    for name, count in spent(unit.video.path).items():
+        before = unit.facts.get(name)
+        unit.facts[name] = count if before is None else before + (count or 0)
     unit.seconds["decode"] = time.perf_counter() - began
     return unit
 
