@@ -49,7 +49,7 @@ def probe(path: str, *, max_pixels: int = MAX_PIXELS) -> dict[str, Any]:
 
     Decodes the first frame, for its rotation and to check that it can be decoded.
     """
-    container, stream = open_video(path, max_pixels=max_pixels)
+    container, stream = open_video(path, max_pixels=max_pixels, keep=True)
     with container:
         return facts_of(path, container, stream)
 

@@ -55,22 +55,22 @@ def open_video(
     max_pixels: int = MAX_PIXELS,
     container_options: dict[str, str] | None = None,
     through: bool = False,
+    keep: bool = False,
     source: Ranges | None = None,
 ) -> tuple[Any, Any]:
     """(container, its video stream), ready to decode; the caller closes the container.
 
-    path: or URL. through: most of it will be read. source: the stream of a URL to read from, if the caller wants it.
-    Raises VideoError, and StoreError.
+    path: or URL. through, keep: of a URL, see `curate.video.remote.reader`. source: a stream of it to read from. Raises
+    VideoError, and StoreError.
     """
     check_file(path)
-    remote = is_remote(path)
-    if remote:
-        source = source or reader(path, through=through)
+    if source is None and is_remote(path):
+        source = reader(path, through=through, keep=keep)
     try:
         container = av.open(
-            source if remote else "file:" + path,
+            source or "file:" + path,
             options={"max_pixels": str(max_pixels)},
-            container_options={"protocol_whitelist": "none" if remote else "file", **(container_options or {})},
+            container_options={"protocol_whitelist": "none" if source else "file", **(container_options or {})},
             metadata_errors="replace",
         )
     except (av.FFmpegError, ValueError, UnicodeError) as error:

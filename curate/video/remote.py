@@ -6,15 +6,21 @@ so that a change meanwhile is a lost unit, and never a mixture.
 
 from __future__ import annotations
 
+import os
+import tempfile
 import time
 from collections import OrderedDict
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
 
 from curate.base.store import Entry, is_remote, locate, store_of
 from curate.base.store.blocks import kept
 from curate.base.store.ranges import BLOCK, Ranges
 
-__all__ = ["checksum_seen", "entry_of", "is_remote", "reader", "remember", "samples", "spent", "stand_in"]
+__all__ = ["checksum_seen", "entry_of", "is_remote", "reader", "remember", "samples", "spent", "spooled", "stand_in"]
 
 WHOLE = 8 << 20  # bytes of an object that is read by one request by who will read most of it anyway
 TRUSTED = 60.0  # s
@@ -52,10 +58,12 @@ def remember(url: str, entry: Entry) -> None:
 
 
 def reader(url: str, *, through: bool = False, keep: bool = False) -> Ranges:
-    """A stream of an object. through: it is read to the end. keep: on this machine's disk, for other processes of the job.
-
-    Blocks that are kept already are used in any case. Raises FileNotFoundError, StoreError.
+    """A stream of an object, or of a file. through: it is read to the end. keep: on this machine's disk, for other processes
+    of the job; blocks that are kept already are used in any case. Raises FileNotFoundError, StoreError.
     """
+    if not is_remote(url):
+        folder, name = locate(os.path.abspath(url))
+        return Ranges(store_of(folder), name, store_of(folder).head(name))
     entry = entry_of(url)
     folder, name = locate(_stand_ins[url][0] if url in _stand_ins else url)
     blocks = kept(url, entry, BLOCK)
@@ -92,9 +100,29 @@ def samples(url: str, places: list[tuple[int, int]]) -> list[bytes]:
     return found
 
 
-def stand_in(url: str, path: str, entry: Entry) -> None:
-    """Read a local file instead of an object that this process cannot see."""
-    _stand_ins[url] = path, entry
+@contextmanager
+def spooled(url: str) -> Iterator[tuple[str, dict[str, Any]] | None]:
+    """For `stand_in` of another process: a temporary file, and what is known of the object, where only this process sees
+    it (memory://); else None."""
+    folder, name = locate(url)
+    if store_of(folder).shared:
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="winnow-") as temporary:
+        try:
+            entry = store_of(folder).head(name)
+        except FileNotFoundError:
+            yield None
+            return
+        path = os.path.join(temporary, os.path.basename(name))
+        with open(path, "wb") as file:
+            file.write(store_of(folder).read(name))
+        yield path, asdict(entry)
+
+
+def stand_in(url: str, found: tuple[str, dict[str, Any]]) -> None:
+    """Read a local file instead of an object that this process cannot see. found: by `spooled`."""
+    _stand_ins[url] = found[0], Entry(**found[1])
 
 
 def spent(url: str) -> dict[str, int | None]:

@@ -7,7 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from curate.base.child import RAISED, SUSPECT, Child, Lost, NotStarted
+from curate.base.store.blocks import enter
 from curate.clip import Unit, Video
+from curate.video.remote import is_remote, spooled
 
 __all__ = ["Isolated", "record_loss"]
 
@@ -25,10 +27,21 @@ class Isolated(Child):
     def __init__(self, *, timeout: float = 600.0, memory_gb: float = 4.0) -> None:
         super().__init__("curate.watching.watch", timeout=timeout, memory_gb=memory_gb, setting="decode.memory_gb")
 
+    def ask(
+        self, request: dict[str, Any], timeout: float | None = None, max_bytes: int | None = None
+    ) -> dict[str, Any]:
+        """As `Child.ask`; an object of a store is read by the child itself, or from a file if only this process sees it."""
+        url = request["path"]
+        if not is_remote(url):
+            return super().ask(request, timeout, max_bytes)
+        enter()  # so that what one child has read the next one need not
+        with spooled(url) as stand_in:
+            return super().ask(request | {"stand_in": stand_in}, timeout, max_bytes)
+
     def watch(self, unit: Unit, timeout: float | None = None, **arguments: Any) -> Unit:
         """`watch(unit, **arguments)`; after a loss the unit is that of `record_loss`."""
         try:
-            request = {"do": "watch", "unit": unit.pack(), "arguments": arguments}
+            request = {"do": "watch", "path": unit.video.path, "unit": unit.pack(), "arguments": arguments}
             (found,) = self.ask(request, timeout)["units"]
         except NotStarted:
             raise
@@ -41,7 +54,7 @@ class Isolated(Child):
         loss the unit is lost."""
         bare = replace(unit, clips=[replace(clip, values={}, errors={}) for clip in unit.clips])
         try:
-            request = {"do": "frames", "unit": bare.pack(), "arguments": arguments}
+            request = {"do": "frames", "path": unit.video.path, "unit": bare.pack(), "arguments": arguments}
             (found,) = self.ask(request, timeout)["units"]
         except NotStarted:
             raise
@@ -62,7 +75,7 @@ class Isolated(Child):
     ) -> list[Unit]:
         """`plan(video, **arguments)`. lost: kinds of its losses so far."""
         try:
-            request = {"do": "plan", "unit": Unit(video).pack(), "arguments": arguments}
+            request = {"do": "plan", "path": video.path, "unit": Unit(video).pack(), "arguments": arguments}
             found = self.ask(request, timeout)["units"]
         except NotStarted:
             raise
@@ -73,16 +86,20 @@ class Isolated(Child):
     def identify(self, path: str, timeout: float | None = None) -> dict[str, Any]:
         """`identify(path)`; after a loss all values are None."""
         try:
-            return self.ask({"do": "identify", "unit": Unit(Video(path)).pack(), "arguments": {}}, timeout)
+            return self.ask(
+                {"do": "identify", "path": path, "unit": Unit(Video(path)).pack(), "arguments": {}}, timeout
+            )
         except NotStarted:
             raise
         except Lost:
-            return {"video_id": None, "bytes": None, "modified": None}
+            return {"video_id": None, "bytes": None, "modified": None, "version": None}
 
     def checksum(self, path: str, timeout: float | None = None) -> str | None:
         """`checksum(path)`; None where it cannot be read."""
         try:
-            return self.ask({"do": "checksum", "unit": Unit(Video(path)).pack(), "arguments": {}}, timeout)["checksum"]
+            return self.ask(
+                {"do": "checksum", "path": path, "unit": Unit(Video(path)).pack(), "arguments": {}}, timeout
+            )["checksum"]
         except NotStarted:
             raise
         except Lost:

@@ -23,7 +23,7 @@ from curate.pipeline_part import check_values
 from curate.video.clock import longest_step
 from curate.video.decode import Decode, VideoError, frames
 from curate.video.identity import cheap_checksum, checksum, identify
-from curate.video.remote import spent
+from curate.video.remote import spent, stand_in
 from curate.video.timeline import Timeline
 from curate.video.units import plan
 from curate.watching.facts import rate_warnings, record_facts, record_rates, snap_to
@@ -157,6 +157,8 @@ def _interrupted(frame: Any, reader: Decode, times: Sequence[float], sizes: Sequ
 def answer(request: dict[str, Any]) -> dict[str, Any]:
     """Answers requests of `Isolated` in the child process: `identify`, `checksum`, `plan`, `watch` or `captioner_frames`."""
     unit, arguments = Unit.unpack(request["unit"]), request["arguments"]
+    if request.get("stand_in"):
+        stand_in(unit.video.path, request["stand_in"])
     if request["do"] == "identify":
         return identify(unit.video.path)
     if request["do"] == "checksum":

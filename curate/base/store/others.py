@@ -131,7 +131,9 @@ class Others(Store):
             raise
 
     def _entry(self, name: str, info: dict[str, Any]) -> Entry:
-        time_of = next((info[key] for key in ("mtime", "last_modified", "LastModified", "created") if info.get(key)), None)
+        time_of = next(
+            (info[key] for key in ("mtime", "last_modified", "LastModified", "created") if info.get(key)), None
+        )
         seconds = time_of.timestamp() if isinstance(time_of, datetime) else time_of
         modified = None if not isinstance(seconds, (int, float)) else int(seconds * 1e9)
         version = next((str(info[key]) for key in ("ETag", "etag", "blob_id", "oid", "sha256") if info.get(key)), None)
