@@ -16,10 +16,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from curate.base.files import commit, writing
 from curate.base.store.places import Store, join, store_of
@@ -33,7 +33,7 @@ from pipelines.curated.scratch import scratch_folder
 from pipelines.curated.shards import ShardCounts
 from pipelines.dataset.dataset import Dataset
 from pipelines.dataset.empty import why_empty
-from pipelines.dataset.lock import locked
+from pipelines.dataset.lock import LEASE_NAME, held
 
 
 @dataclass(frozen=True)
@@ -78,24 +78,28 @@ def make_curated(
     recorded = request.to_dict(dataset)
     if state_of(out, recorded) is State.DONE:
         return _read(store, selection)
-    with _held(store):
+    with held(store_of(join(store.url, PARTIAL)), "curated dataset", CuratedError, waiting=work.note) as lock:
         state = state_of(out, recorded)  # by the time it is ours
-        if state is State.DONE:
-            return _read(store, selection)
         if state is State.NEW:
             store.replace(f"{PARTIAL}/{REQUEST}", _json(recorded))
-        with scratch_folder(store_of(join(store.url, PARTIAL))) as scratch:
-            job = Job(dataset, selection, request, store, work, scratch)
-            try:
-                counts = job.run()
-            except (CutterError, ExecutorError) as error:
-                raise CuratedError(f"{out}: not finished: {error}; then the same command resumes it") from None
-            if not counts.clips:
-                raise CuratedError(
-                    f"{out}: not one of {selection.kept} clips could be cut: {counts.failed[0]['reason']}"
-                )
-            _finish(job, recorded, counts)
-    return _read(store, selection, already=False)
+        if state is not State.DONE:
+            with scratch_folder(store_of(join(store.url, PARTIAL))) as scratch:
+                _make(Job(dataset, selection, request, store, work, scratch, lock), recorded)
+    if store.folder is None:  # the lease that was given back: nothing else is left there
+        store.delete(f"{PARTIAL}/{LEASE_NAME}")
+    return _read(store, selection, already=state is State.DONE)
+
+
+def _make(job: Job, recorded: dict[str, Any]) -> None:
+    out, kept = job.store, job.selection.kept
+    try:
+        counts = job.run()
+    except (CutterError, ExecutorError) as error:
+        raise CuratedError(f"{out}: not finished: {error}; then the same command resumes it") from None
+    if not counts.clips:
+        raise CuratedError(f"{out}: not one of {kept} clips could be cut: {counts.failed[0]['reason']}")
+    job.lock.check()
+    _finish(job, recorded, counts)
 
 
 def _check(dataset: Dataset, request: CuratedRequest, store: Store, work: Work) -> None:
@@ -109,14 +113,7 @@ def _check(dataset: Dataset, request: CuratedRequest, store: Store, work: Work) 
         raise CuratedError(f"{store}: is in the memory of this process: use --executor inline, or another --out")
 
 
-def _held(store: Store) -> AbstractContextManager[None]:
-    """The lock of a curated dataset that is being made."""
-    if store.folder is None:
-        return nullcontext()
-    return locked(store.folder / PARTIAL, "curated dataset", CuratedError)
-
-
-def _finish(job: Job, request: dict, counts: ShardCounts) -> None:
+def _finish(job: Job, request: dict[str, Any], counts: ShardCounts) -> None:
     dataset, store = job.dataset, job.store
     about = {
         "winnow": version("winnow"),

@@ -28,6 +28,7 @@ from pipelines.curated.shards import ShardCounts, ShardPlan, ShardSet
 from pipelines.curated.spool import Spool
 from pipelines.curated.worker import CutProgress, ShardWorker
 from pipelines.dataset.dataset import Dataset
+from pipelines.dataset.lock import LEASE_NAME, Lock
 
 __all__ = ["Job"]
 
@@ -37,7 +38,7 @@ DELETING = 16  # objects deleted at once
 
 
 class Job:
-    """One curated dataset in the making. scratch: a local folder for the length of it. `run` may be called once."""
+    """One curated dataset in the making. scratch: a local folder for the length of it. lock: is held meanwhile."""
 
     DATA = "data"
 
@@ -49,9 +50,10 @@ class Job:
         store: Store,
         work: Work,
         scratch: Path,
+        lock: Lock,
     ) -> None:
         self.dataset, self.selection, self.request, self.work = dataset, selection, request, work
-        self.store, self.scratch = store, scratch
+        self.store, self.scratch, self.lock = store, scratch, lock
         self.partial = store_of(join(store.url, PARTIAL))
         self.drop = [name for name in IN_THE_VIDEO if name not in request.format.needs]
         self.schema: pa.Schema = schema_of(dataset.schema("clips"), request.format, self.drop)
@@ -84,7 +86,7 @@ class Job:
                 return self._count(_Here(self._worker(cut, progress)), progress)
         cluster = self.work.cluster
         with (
-            RaySession(cluster.address, "use --executor inline", cluster.note),
+            RaySession(cluster.address, "use --executor inline", self.work.note),
             Crew(self._spec(), self.work.workers) as crew,
         ):
             return self._count(_Cluster(crew), progress)
@@ -95,7 +97,8 @@ class Job:
             shutil.rmtree(self.partial.folder, ignore_errors=True)
             return
         with ThreadPoolExecutor(DELETING) as threads:
-            list(threads.map(self.partial.delete, [entry.name for entry in self.partial.list()]))
+            names = [entry.name for entry in self.partial.list() if entry.name != LEASE_NAME]
+            list(threads.map(self.partial.delete, names))
 
     def _count(self, hands: _Here | _Cluster, progress: CutProgress) -> ShardCounts:
         groups = _Groups(self.clips)
@@ -106,6 +109,7 @@ class Job:
         left = [plan for plan in plans if plan.index not in footers]
         groups.limit(plans, {plan.index for plan in left})
         for plan, footer in hands.write(left, groups, progress):
+            self.lock.check()
             footers[plan.index] = footer
         return ShardCounts.over(footers)
 

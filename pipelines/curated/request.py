@@ -111,11 +111,10 @@ class CuratedRequest:
 @dataclass(frozen=True)
 class Cluster:
     """Ray's workers. address: of a cluster, None: this machine. config: of the job, as JSON: each worker makes the format
-    of it. note: is told what is waited for."""
+    of it."""
 
     address: str | None
     config: str
-    note: Callable[[str], None] = lambda _: None
 
 
 @dataclass(frozen=True)
@@ -125,6 +124,7 @@ class Work:
     limits: of a decode, as in the config: max_pixels of a picture, timeout_seconds for a clip, memory_gb of a process; they
     say what can be cut and not what comes of it. workers: processes that cut. map_fn: in their place, anything that turns
     jobs into results in the same order. cluster: Ray's workers cut and write, not this machine's processes.
+    note: is told what is waited for.
     """
 
     limits: Mapping[str, Any] = field(default_factory=dict)
@@ -132,6 +132,7 @@ class Work:
     map_fn: MapFn | None = None
     progress: Progress | None = None
     cluster: Cluster | None = None
+    note: Callable[[str], None] = lambda _: None
 
     @property
     def form(self) -> dict[str, Any]:
