@@ -310,7 +310,7 @@ def test_iterating_stops_when_it_is_closed(world):
 
 def test_an_error_in_the_background_is_raised_here(world):
     class Broken:
-        rates, max_frames, why_not = (4, 8), 128, world[2].why_not
+        rates, max_frames, unusable, folder = (4, 8), 128, world[2].unusable, None
 
         def latents(self, *_):
             raise DataError("the disk is gone")
