@@ -16,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -98,8 +99,125 @@ def make(root: Path, clips: int, seed: int = 0) -> None:
     write_json(root / "dataset.json", {"format": 1, "config": config.model_dump(mode="json"), "models": {}})
 
 
+def measure(root: Path, cache: Path) -> dict[str, float]:
+    """Figures of one dataset, in this process: seconds, MB."""
+    from curate.selection.filters import Filter
+    from pipelines.inspector.data.listing import Find, Page
+    from pipelines.inspector.data.loaded import load
+    from pipelines.inspector.data.media import ClipCache
+
+    class Clips(ClipCache):
+        def __init__(self) -> None:  # a folder alone: no child process is wanted
+            self.folder = cache
+
+    process = psutil.Process()
+    found: dict[str, float] = {}
+
+    def timed(what: str, call: Callable[[], object], times: int = 1) -> None:
+        took = []
+        for _ in range(times):
+            began = time.perf_counter()
+            call()
+            took.append(time.perf_counter() - began)
+        found[what] = statistics.median(took)
+
+    peak = _Peak(process)
+    loaded = None
+
+    def opened() -> None:
+        nonlocal loaded
+        loaded = load(str(root), Clips(), None)
+
+    timed("tables made, and opened", opened)
+    found["memory while they are made, MB"] = peak.stop()
+    peak = _Peak(process)
+    timed("opened again", opened)
+    chooser, listing, columns = loaded.chooser, loaded.listing, loaded.columns
+    found["clips"] = columns.count
+    timed("recorded selection, the first time", lambda: chooser.choose(loaded.inspected.filters))
+    base, names = list(loaded.inspected.filters), list(chooser.axes)[:SHOWN]
+    moved = iter(np.linspace(1.0, 3.0, 200))
+
+    def move() -> None:
+        choice = chooser.choose([*base, Filter("min", "camera_zoom", float(next(moved)))])
+        for name in names:
+            chooser.histogram(name, choice)
+
+    timed(f"first histograms ({SHOWN})", move)
+    timed(f"threshold moved: counts, and {SHOWN} histograms", move, 9)
+    timed("of them the counts", lambda: chooser.choose([*base, Filter("min", "camera_zoom", float(next(moved)))]), 9)
+    first = [*base[:1], Filter("drop_bottom", "motion_score", 30.0), *base[2:]]
+    timed("another first filter: counts", lambda: chooser.choose(first))
+    timed("another choice: histogram", lambda: chooser.histogram(names[0], chooser.choose([])))
+    choice = chooser.choose(base)
+    timed("sorted list, a score's first time", lambda: listing.page(choice, Page(sort="camera_pan_x")))
+    timed("sorted list", lambda: listing.page(choice, Page(sort="camera_pan_x", descending=True)), 5)
+    timed(
+        "sorted list, in the middle",
+        lambda: listing.page(choice, Page(sort="camera_pan_x", offset=choice.clips // 2)),
+        5,
+    )
+    timed("random list", lambda: listing.page(choice, Page(sort="random", seed=3)), 5)
+    timed("SQL condition", lambda: chooser.verdict(Filter("where", sql="width >= 700 AND motion_score > text_area")))
+    timed("words in captions", lambda: listing.found(Find(words="dog beach")))
+    timed("a clip by its id", lambda: columns.rows([columns.place(columns.id(columns.count // 3))], columns.held), 5)
+    found["memory in use at most, MB"] = peak.stop()
+    found["disk, MB"] = sum(file.stat().st_size for file in cache.rglob("*") if file.is_file()) / 1e6
+    return found
+
+
+class _Peak(threading.Thread):
+    """The most that a process has of its own, in MB, looked at 20 times a second: resident, and not of a file."""
+
+    def __init__(self, process: psutil.Process) -> None:
+        super().__init__(daemon=True)
+        self.process, self.most, self.ended = process, 0.0, threading.Event()
+        self.start()
+
+    def run(self) -> None:
+        while not self.ended.wait(0.05):
+            memory = self.process.memory_info()
+            self.most = max(self.most, (memory.rss - memory.shared) / 1e6)
+
+    def stop(self) -> float:
+        self.ended.set()
+        self.join()
+        return self.most
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clips", type=int, nargs="+", default=[1_000_000, 10_000_000])
+    parser.add_argument("--folder", type=Path, help="where the datasets are made, and kept")
+    parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.measure:
+        with tempfile.TemporaryDirectory(dir=arguments.folder) as cache:
+            print(json.dumps(measure(arguments.measure, Path(cache))))
+        return
+    columns = []
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = arguments.folder or Path(scratch)
+        for clips in arguments.clips:
+            root = folder / f"clips-{clips}"
+            if not (root / "dataset.json").exists():
+                make(root, clips)
+            command = [
+                sys.executable,
+                "-m",
+                "tests.benchmarks.inspector_scale",
+                "--measure",
+                str(root),
+                "--folder",
+                str(folder),
+            ]
+            columns.append(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout))
+    table = Table("what", *(f"{int(column.pop('clips')):,} clips" for column in columns))
+    for what in columns[0]:
+        shown = (f"{c[what]:,.0f} MB" if what.endswith("MB") else f"{c[what] * 1000:,.0f} ms" for c in columns)
+        table.add_row(what.removesuffix(", MB"), *shown)
+    Console(width=120).print(table)
+
+
 if __name__ == "__main__":
-    for n in map(int, sys.argv[1:]):
-        t = time.time()
-        make(Path(f"/tmp/h/d{n}"), n)
-        print(n, time.time() - t)
+    main()

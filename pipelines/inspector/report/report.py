@@ -19,7 +19,8 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 from PIL import Image
 
-from curate.base.files import atomic_file
+from curate.base.files import write_atomic
+from curate.base.store import is_remote, locate, store_of
 from pipelines.dataset.statistics import clock, short
 from pipelines.inspector.data.blocks import Mask, shuffled, sliced
 from pipelines.inspector.data.choice import Choice, Verdict
@@ -36,9 +37,8 @@ class ReportError(Exception):
     """A report that cannot be made. One line."""
 
 
-def write_report(dataset: str | Path, out: str | Path) -> Path:
-    """Write the report of an annotated or a curated dataset to the file `out`. Raises ReportError."""
-    out = Path(out)
+def write_report(dataset: str | Path, out: str | Path) -> str | Path:
+    """Write the report of an annotated or a curated dataset to the file or URL `out`. Raises ReportError."""
     with tempfile.TemporaryDirectory() as scratch:
         session = Session(dataset, Path(scratch))
         session.load()
@@ -46,9 +46,12 @@ def write_report(dataset: str | Path, out: str | Path) -> Path:
         if session.loaded is None:
             raise ReportError(session.wrong)
         text = html(session.loaded)
-    with atomic_file(out) as stream:
-        stream.write(text.encode())
-    return out
+    if is_remote(out):
+        folder, name = locate(str(out))
+        store_of(folder).replace(name, text.encode())
+        return str(out)
+    write_atomic(Path(out), text.encode())
+    return Path(out)
 
 
 def html(loaded: Loaded) -> str:
