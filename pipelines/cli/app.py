@@ -217,18 +217,17 @@ def select(
 @app.command()
 def stats(
     dataset: Annotated[
-        str, typer.Argument(metavar="DATASET|CURATED", help="a folder that annotate, select or run made")
+        str, typer.Argument(metavar="DATASET|CURATED", help="a folder or URL that annotate, select or run made")
     ],
 ) -> None:
     """Show what is in a dataset: funnel, score quantiles, failures by reason, seconds by stage."""
     with errors():
-        from pathlib import Path
-
+        from curate.base.store import store_of
         from pipelines.dataset import statistics
         from pipelines.dataset.empty import why_empty
 
         filters = why = None
-        if (Path(dataset) / "dataset.json").exists():
+        if store_of(dataset).exists("dataset.json"):
             made = recorded_config(dataset)
             filters, why = made.filters, why_empty(made.model_dump(mode="json"))
         statistics.show(statistics.read(dataset, filters, why_null=why), out_console)

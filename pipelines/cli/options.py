@@ -21,7 +21,7 @@ def recorded_config(dataset: str, overrides: list[str] = [], plugins: list[str] 
     from pipelines.dataset.dataset import read_about
 
     files = [str(Path(name).expanduser().absolute()) for name in plugins]
-    made = load_recorded(read_about(Path(dataset))["config"], f"{dataset}/dataset.json", Parts.load(files))
+    made = load_recorded(read_about(dataset)["config"], f"{dataset}/dataset.json", Parts.load(files))
     tree = made.model_dump(mode="json") | {"plugins": files}
     for item in overrides:
         override(tree, item)
