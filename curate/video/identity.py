@@ -19,6 +19,7 @@ __all__ = [
     "distinct_id",
     "fingerprint",
     "identify",
+    "is_there",
     "same_stamp",
     "stamp",
 ]
@@ -41,6 +42,11 @@ def stamp(path: str, *, fresh: bool = True) -> dict[str, Any]:
     return {"bytes": found.st_size, "modified": found.st_mtime_ns, "version": None}
 
 
+def is_there(path: str) -> bool:
+    """Whether there is such a file or object."""
+    return stamp(path)["bytes"] is not None if is_remote(path) else os.path.exists(path)
+
+
 def same_stamp(one: dict[str, Any], other: dict[str, Any]) -> bool:
     """Whether two stamps are of one content: the versions decide where both have one, else the times of writing."""
     by = "version" if one.get("version") and other.get("version") else "modified"
@@ -54,7 +60,7 @@ def identify(path: str) -> dict[str, Any]:
     one version.
     """
     for _ in range(TRIES):
-        before = stamp(path, fresh=False)
+        before = stamp(path)
         try:
             content = fingerprint(path)
         except (VideoError, OSError, ValueError, StoreError):

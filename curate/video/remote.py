@@ -10,7 +10,7 @@ import os
 import tempfile
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -20,7 +20,19 @@ from curate.base.store import Entry, is_remote, locate, store_of
 from curate.base.store.blocks import kept
 from curate.base.store.ranges import BLOCK, Ranges
 
-__all__ = ["checksum_seen", "entry_of", "is_remote", "reader", "remember", "samples", "spent", "spooled", "stand_in"]
+__all__ = [
+    "add_cost",
+    "checksum_seen",
+    "entry_of",
+    "is_remote",
+    "reader",
+    "remember",
+    "samples",
+    "spent",
+    "spooled",
+    "stand_in",
+    "trust",
+]
 
 WHOLE = 8 << 20  # bytes of an object that is read by one request by who will read most of it anyway
 TRUSTED = 60.0  # s
@@ -55,6 +67,12 @@ def remember(url: str, entry: Entry) -> None:
     _entries[url] = entry, time.monotonic()
     while len(_entries) > REMEMBERED:
         _entries.popitem(last=False)
+
+
+def trust(url: str, facts: Mapping[str, Any]) -> None:
+    """Read that version of an object only which these facts are of. Nothing for a local file."""
+    if is_remote(url) and facts.get("version") and facts.get("bytes") is not None:
+        remember(url, Entry(locate(url)[1], facts["bytes"], facts["version"], facts.get("modified")))
 
 
 def reader(url: str, *, through: bool = False, keep: bool = False) -> Ranges:
@@ -131,6 +149,13 @@ def spent(url: str) -> dict[str, int | None]:
         return {"bytes_read": None, "requests": None}
     requests, read = _spent.pop(url, (0, 0))
     return {"bytes_read": read, "requests": requests}
+
+
+def add_cost(facts: dict[str, Any], cost: Mapping[str, Any]) -> None:
+    """Add what `spent` said to facts."""
+    for name in ("bytes_read", "requests"):
+        if cost.get(name) is not None:
+            facts[name] = cost[name] + (facts.get(name) or 0)
 
 
 def _count(url: str, read: int) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from curate.base.child import LATE, Lost
+from curate.base.child import CHANGED, LATE, Lost
 from curate.base.store import StoreError
 from curate.clip import Unit
 from curate.observers.observer import Observer
@@ -23,7 +23,7 @@ from curate.pipeline_part import check_values
 from curate.video.clock import longest_step
 from curate.video.decode import Decode, VideoError, frames
 from curate.video.identity import cheap_checksum, checksum, identify
-from curate.video.remote import spent, stand_in
+from curate.video.remote import add_cost, spent, stand_in, trust
 from curate.video.timeline import Timeline
 from curate.video.units import plan
 from curate.watching.facts import rate_warnings, record_facts, record_rates, snap_to
@@ -48,6 +48,7 @@ def watch(
     """
     cv2.setNumThreads(1)
     began = time.perf_counter()
+    trust(unit.video.path, unit.facts)
     try:
         known = Parts.load(plugins).observers
         chosen = [(part, part.Options(**observers[name])) for name, part in known.items() if name in observers]
@@ -56,7 +57,7 @@ def watch(
     except VideoError as error:
         unit.fail(error.reason)
     except StoreError as error:  # a store that does not answer, or an object that changes, is not the video's fault
-        unit = record_loss(unit, Lost(str(error), LATE))
+        unit = record_loss(unit, Lost(str(error), CHANGED if error.changed else LATE))
     except MemoryError:
         raise  # the caller knows the limit
     except Exception as error:  # the observer that finds the clips, or the decode: this unit, not the job
@@ -65,9 +66,7 @@ def watch(
     if unit.status == "ok" and unit.index == 0 and not unit.facts["checksum"]:
         with suppress(OSError, StoreError):  # deleted meanwhile: the caller compares size and time of writing
             unit.facts["checksum"] = cheap_checksum(unit.video.path)
-    for name, count in spent(unit.video.path).items():
-        before = unit.facts.get(name)
-        unit.facts[name] = count if before is None else before + (count or 0)
+    add_cost(unit.facts, spent(unit.video.path))
     unit.seconds["decode"] = time.perf_counter() - began
     return unit
 

@@ -16,11 +16,12 @@ SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+)://")
 class StoreError(Exception):
     """A store cannot be used. One line: the place, the reason, the fix.
 
-    transient: the same call may succeed later. denied: the place is there, or may be, but access is refused."""
+    transient: the same call may succeed later. denied: the place is there, or may be, but access is refused. changed: an
+    object has another version than the one that was to be read."""
 
-    def __init__(self, message: str, transient: bool = False, denied: bool = False) -> None:
+    def __init__(self, message: str, transient: bool = False, denied: bool = False, changed: bool = False) -> None:
         super().__init__(message)
-        self.transient, self.denied = transient, denied
+        self.transient, self.denied, self.changed = transient, denied, changed
 
 
 class Changed(Exception):

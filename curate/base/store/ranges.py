@@ -158,7 +158,11 @@ class Ranges(io.RawIOBase):
         try:
             found = self.store.read(self.object, start, end, self.entry.version)
         except (Changed, FileNotFoundError):
-            raise StoreError(f"{shown(place)}: was written to, or deleted, while it was read", transient=True) from None
+            raise StoreError(
+                f"{shown(place)}: was written to, or deleted, while it was worked on: run the same command again",
+                transient=True,
+                changed=True,
+            ) from None
         self.requests, self.bytes = self.requests + 1, self.bytes + len(found)
         if self.counted:
             self.counted(len(found))
