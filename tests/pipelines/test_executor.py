@@ -9,14 +9,14 @@ import psutil
 import pytest
 
 from curate.clip import Unit, Video
-from pipelines.annotation.actors import OnRay
 from pipelines.annotation.annotate import annotate
-from pipelines.annotation.executor import run
-from pipelines.annotation.feed import Feed
+from pipelines.annotation.planning.feed import Feed
 from pipelines.annotation.pools import Place, allocate, pools_of
 from pipelines.annotation.stages import TABLES, with_needs
 from pipelines.annotation.tasks import Task
-from pipelines.annotation.worker import Target, work
+from pipelines.annotation.workers.actors import OnRay
+from pipelines.annotation.workers.executor import run
+from pipelines.annotation.workers.worker import Target, work
 from pipelines.cluster import ExecutorError
 from pipelines.config import load
 from pipelines.dataset.dataset import Dataset

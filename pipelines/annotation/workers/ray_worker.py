@@ -14,7 +14,7 @@ from curate.base.store import StoreError
 from curate.clip import Unit
 from curate.parts import PluginError
 from pipelines.annotation.tasks import Task
-from pipelines.annotation.worker import Reply, Target, Worker
+from pipelines.annotation.workers.worker import Reply, Target, Worker
 from pipelines.cluster import ExecutorError
 from pipelines.config import resolve
 

@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from curate.base.child import KILLED
-from pipelines.annotation.deaths import cause_of
-from pipelines.annotation.force import Committed, Died, Done, Event
 from pipelines.annotation.pools import Place, Pool, Share, allocate, pools_of
-from pipelines.annotation.ray_worker import actor_class
 from pipelines.annotation.tasks import Task
-from pipelines.annotation.worker import Target
+from pipelines.annotation.workers.deaths import cause_of
+from pipelines.annotation.workers.force import Committed, Died, Done, Event
+from pipelines.annotation.workers.ray_worker import actor_class
+from pipelines.annotation.workers.worker import Target
 from pipelines.cluster import ExecutorError, RaySession, worker_environment
 from pipelines.config import Config
 from pipelines.status.runlog import RunLog
