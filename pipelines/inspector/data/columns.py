@@ -122,7 +122,7 @@ class Columns:
     def order(self, name: str) -> np.ndarray:
         """[K] int32: indices of the clips that have the score, lowest first, ties in order of id."""
         if name not in self._orders:
-            self._orders[name] = self.snapshot.order(name)
+            self._orders[name] = self.snapshot.order(name, self.values[name])
         return self._orders[name]
 
     def standing(self, name: str, place: int) -> float | None:
