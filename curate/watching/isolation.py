@@ -57,27 +57,29 @@ class Isolated(Child):
             clip.frames, clip.errors = seen.frames, clip.errors | seen.errors
         return unit
 
-    def plan(
-        self, video: Video, timeout: float | None = None, lost: Sequence[str] = (), **arguments: Any
-    ) -> list[Unit]:
-        """`plan(video, **arguments)`. lost: kinds of its losses so far."""
-        try:
-            request = {"do": "plan", "unit": Unit(video).pack(), "arguments": arguments}
-            found = self.ask(request, timeout)["units"]
-        except NotStarted:
-            raise
-        except Lost as error:
-            return [record_loss(Unit(video, lost=list(lost)), error)]
-        return [Unit.unpack(unit) for unit in found]
+    def plan(self, video: Video, timeout: float | None = None, **arguments: Any) -> list[Unit]:
+        """`plan(video, **arguments)`; after a loss one unit, that of `record_loss`."""
+        return self.plan_each([(video, (), self.timeout if timeout is None else timeout, arguments)])[0]
 
-    def identify(self, path: str, timeout: float | None = None) -> dict[str, Any]:
-        """`identify(path)`; after a loss all values are None."""
-        try:
-            return self.ask({"do": "identify", "unit": Unit(Video(path)).pack(), "arguments": {}}, timeout)
-        except NotStarted:
-            raise
-        except Lost:
-            return {"video_id": None, "bytes": None, "modified": None}
+    def plan_each(self, videos: Sequence[tuple[Video, Sequence[str], float, dict[str, Any]]]) -> list[list[Unit]]:
+        """`plan` of each. videos: with the kinds of its losses so far, seconds, and arguments."""
+        found = self.ask_each(
+            [({"do": "plan", "unit": Unit(video).pack(), "arguments": how}, limit) for video, _, limit, how in videos]
+        )
+        return [
+            [record_loss(Unit(video, lost=list(lost)), answer)]
+            if isinstance(answer, Lost)
+            else [Unit.unpack(unit) for unit in answer["units"]]
+            for (video, lost, _, _), answer in zip(videos, found, strict=True)
+        ]
+
+    def identify_each(self, paths: Sequence[str], limit: float) -> list[dict[str, Any]]:
+        """`identify(path)` of each; after a loss all values are None. limit: seconds for each."""
+        found = self.ask_each(
+            [({"do": "identify", "unit": Unit(Video(path)).pack(), "arguments": {}}, limit) for path in paths]
+        )
+        nothing = {"video_id": None, "bytes": None, "modified": None}
+        return [dict(nothing) if isinstance(answer, Lost) else answer for answer in found]
 
     def checksum(self, path: str, timeout: float | None = None) -> str | None:
         """`checksum(path)`; None where it cannot be read."""

@@ -1,40 +1,30 @@
-"""Runs the stages over units: in this process, or in Ray Data actor pools, with the same rows.
+"""Runs tasks on whoever works on them, with the same rows: each once, whatever dies meanwhile.
 
-Units pass between processes as MessagePack bytes in an Arrow column. A worker or decoder that dies costs only its current
-unit. That unit is lost, not failed: it is retried with nothing beside it, and recorded as failed only if that reproduces
-the loss.
+A worker or decoder that dies costs its current unit only. That unit is lost, not failed: it is retried with nothing beside
+it, and recorded as failed only if that reproduces the loss. Units that waited behind it, or were not committed yet, are
+just queued again.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import sys
-import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
-from dataclasses import replace
-from typing import Any
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
 
-import psutil
-import pyarrow as pa
-
-from curate.base.child import CHANGED, KILLED, LATE, MEMORY, RESOURCE_ERRNOS, TIME, WORKER, Lost, NotStarted
-from curate.base.extras import missing_package
-from curate.clip import Unit
-from curate.parts import PluginError
+from curate.base.child import CHANGED, KILLED, LATE, MEMORY, TIME, WORKER, Lost
 from curate.watching.isolation import record_loss
-from curate.weights import MissingWeights
-from pipelines.annotation.models import ModelCache, uses
-from pipelines.annotation.pools import Place, allocate, pools_of
-from pipelines.annotation.stages import Step, build
-from pipelines.cluster import ExecutorError, RaySession, worker_environment
-from pipelines.config import Config, resolve
+from pipelines.annotation.feed import Feed
+from pipelines.annotation.force import Committed, Died, Done, Event, Force
+from pipelines.annotation.tasks import Report, Task, again
+from pipelines.cluster import ExecutorError
+from pipelines.dataset.shards import Footer
+from pipelines.status.runlog import RunLog
 
-POOLS = 3  # starts of the pool of workers, if all of it dies
-RESTARTS = 4  # restarts of one worker
 RETRIES_ALONE = 2  # retries of a lost unit, with nothing beside it
+QUEUED_AGAIN = 3  # times that a unit whose worker was killed from outside is queued again as if nothing had happened
 AT_ONCE, IN_A_ROW = 6, 32  # equal losses in a row that stop the job: before anything succeeded, and after
+DEATHS, DEATHS_EACH = 8, 3  # deaths of workers without a finished unit that stop the job: so many, and for each worker
 ADVICE = {  # fix by kind of loss; crashes are not the machine's fault
     KILLED: "free memory of the machine, or use fewer --workers",
     LATE: "use fewer --workers, and look at the disk or network that the files are on",
@@ -42,288 +32,171 @@ ADVICE = {  # fix by kind of loss; crashes are not the machine's fault
     TIME: "look at the disk or network that the files are on, or raise decode.timeout_seconds",
 }
 LOG = logging.getLogger("winnow")
-BLOCKS = 4096  # limit of Ray blocks: one unit each, up to this many units
+
+Outcome = tuple[Task, Report]
 
 
-def run(
-    units: Sequence[Unit], config: Config, stages: Sequence[str], place: Place, *, before: int = 0
-) -> Iterator[Unit]:
-    """Yield every unit once, in the order they finish, with status "ok", "failed", or "lost" if every attempt was lost.
+def run(feed: Feed, force: Force, log: RunLog | None = None, *, before: int = 0) -> Iterator[Outcome | Footer]:
+    """Yield every task once, in the order they finish, with its report: "ok", "failed", or "lost" if every attempt was lost;
+    and the footers of committed shards.
 
-    Lost units are retried after all others, by one process with nothing beside it. before: how many units earlier runs
-    completed: if none, fewer equal losses stop the job. Raises ExecutorError if the job cannot continue, after yielding the
-    lost units.
+    Lost units are retried after all others, with nothing beside them. before: how many units earlier runs completed: if
+    none, fewer equal losses stop the job. Raises ExecutorError if the job cannot continue, after yielding the lost units.
     """
-    if not units:
-        return
-    with RaySession(place.address, "use --executor inline") if place.executor == "ray" else nullcontext():
-        yield from _Rounds(units, config, stages, place, before).run()
+    yield from _Rounds(feed, force, log or RunLog(None, ""), before).run()
 
 
 class _Rounds:
     """Runs all units in parallel, then retries the lost ones alone."""
 
-    def __init__(self, units: Sequence[Unit], config: Config, stages: Sequence[str], place: Place, before: int) -> None:
-        self.units = {unit.id: unit for unit in units}
-        self.config, self.stages, self.place = config, stages, place
-        self.lost: dict[str, Unit] = {}
+    def __init__(self, feed: Feed, force: Force, log: RunLog, before: int) -> None:
+        self.feed, self.force, self.log = feed, force, log
+        self.queued: deque[Task] = deque()  # given before, and innocent of what became of their worker
+        self.lost: dict[str, tuple[Task, Report]] = {}
+        self.told: set[str] = set()  # units whose outcome was yielded, and whose rows are made again
+        self.alike: list[str] = []
+        self.deaths = 0
         self.patience = IN_A_ROW if before else AT_ONCE
         self.hopeless = False
-        self.memory = max((pool.memory for pool in pools_of(config, stages)), default=0.0)  # of one worker
 
-    def run(self) -> Iterator[Unit]:
-        alike: list[str] = []
-        for unit in self._run_all():
-            if not _to_retry(unit):
-                if unit.status == "ok":
-                    self.patience = IN_A_ROW
-                alike.clear()
-                yield unit
-                continue
-            self.lost[unit.id] = unit
-            kind = unit.lost[-1]
-            alike = [*alike, kind] if alike[-1:] == [kind] and kind in ADVICE else [kind]
-            if kind in ADVICE and len(alike) >= self.patience:
-                yield from self.lost.values()
-                raise ExecutorError(_stop_reason(len(alike), unit))
-        for _ in range(RETRIES_ALONE):
-            if self.lost and not self.hopeless:
-                yield from self._retry_alone()
+    def run(self) -> Iterator[Outcome | Footer]:
+        try:
+            yield from self._all()
+            for _ in range(RETRIES_ALONE):
+                if self.lost and not self.hopeless:
+                    yield from self._retry_alone()
+                    yield from self._all()
+        except ExecutorError:
+            yield from self.lost.values()
+            yield from settled(self.force)
+            raise
         yield from self.lost.values()
 
-    def _run_all(self) -> Iterator[Unit]:
-        """Run all units. A pool of workers that died completely is restarted as long as units finish."""
-        left = dict(self.units)
-        for _ in range(POOLS):
-            there = len(left)
-            for unit in self._execute(list(left.values()), self.place):
-                if left.pop(unit.id, None) is not None:
-                    yield unit
-            if len(left) <= RESTARTS or len(left) == there:
-                break
-            LOG.warning("lost: %d of %d units, with their workers: restarting them", len(left), len(self.units))
-        for unit in left.values():
-            yield self._lost_with_worker(unit, sure=len(left) <= RESTARTS)
+    def _all(self) -> Iterator[Outcome | Footer]:
+        """Work until nothing is left to give, and everything is committed."""
+        while True:
+            while self.force.room() and (task := self._next()):
+                self.force.give(task)
+            if not self.force.busy() and not self.queued and self.feed.ended:
+                if not self.force.uncommitted():
+                    return
+                self.force.flush()
+            for event in self.force.events():
+                yield from self._handle(event)
 
-    def _retry_alone(self) -> Iterator[Unit]:
+    def _next(self) -> Task | None:
+        if self.queued:
+            return self.queued.popleft()
+        return self.feed.take(wait=not self.force.busy())
+
+    def _handle(self, event: Event) -> Iterator[Outcome | Footer]:
+        if isinstance(event, Committed):
+            yield event.footer
+        elif isinstance(event, Died):
+            yield from self._buried(event)
+        elif _to_retry(event.report):
+            self._lose(event.task, event.report)
+        else:
+            if event.report.status == "ok":
+                self.patience = IN_A_ROW
+            self.alike.clear()
+            self.deaths = 0
+            self.lost.pop(event.task.id, None)
+            if event.task.id not in self.told:
+                yield event.task, event.report
+            self.told.discard(event.task.id)
+
+    def _lose(self, task: Task, report: Report) -> None:
+        """Keep a lost unit for later. Raises ExecutorError if too many in a row were lost alike."""
+        self.lost[task.id] = again(task, report.lost), report
+        kind = report.lost[-1]
+        self.log.lost(task.id, kind, report.error or "")
+        self.alike = [*self.alike, kind] if self.alike[-1:] == [kind] and kind in ADVICE else [kind]
+        if kind in ADVICE and len(self.alike) >= self.patience:
+            raise ExecutorError(
+                f"stopped: {len(self.alike)} units in a row were lost alike ({report.error}): {ADVICE[kind]}; finished "
+                "units are kept, and the same command resumes"
+            )
+
+    def _buried(self, event: Died) -> Iterator[Outcome]:
+        """What becomes of the units of a worker that died."""
+        self.deaths += 1
+        self.queued.extend([*event.innocent, *event.uncommitted])
+        self.told |= {task.id for task in event.uncommitted}
+        stop = self.deaths >= DEATHS + DEATHS_EACH * self.force.size
+        for task in event.suspects:
+            self.log.lost(task.id, event.kind, event.reason)
+            unit = record_loss(again(task, task.unit.lost).unit, Lost(_death(task, event), event.kind))
+            report = Report.of(unit)
+            if event.kind == KILLED and unit.lost.count(KILLED) <= QUEUED_AGAIN and not stop:
+                self.queued.append(again(task, unit.lost))
+            elif _to_retry(report) or stop:
+                report.status = "lost"
+                self.lost[task.id] = again(task, unit.lost), report
+            else:
+                self.lost.pop(task.id, None)
+                yield task, report
+        if stop:
+            raise ExecutorError(
+                f"stopped: {self.deaths} workers in a row ended without finishing a unit ({event.reason}): free memory of "
+                "the machines, or use fewer --workers; finished units are kept, and the same command resumes"
+            )
+        if event.suspects or event.uncommitted:
+            count = len(event.suspects) + len(event.innocent) + len(event.uncommitted)
+            LOG.warning("a worker was lost (%s): %d units are queued again", event.reason, count)
+
+    def _retry_alone(self) -> Iterator[Outcome | Footer]:
         """Retry the lost units with nothing beside them. Those that are lost again stay in `lost`."""
-        count, of = len(self.lost), len(self.units)
-        LOG.warning("lost: %d of %d units (%s): retrying one by one", count, of, _reasons(self.lost.values()))
-        left = dict(self.lost)
+        tasks = [task for task, _ in self.lost.values()]
+        LOG.warning("lost: %d units (%s): retrying one by one", len(tasks), _reasons(self.lost.values()))
+        self.force.alone()
         in_vain = 0
-        again = [replace(self.units[name], lost=unit.lost) for name, unit in self.lost.items()]
-        for unit in self._execute(again, replace(self.place, workers=1)):
-            if left.pop(unit.id, None) is None:
-                continue
-            if _to_retry(unit):
-                self.lost[unit.id] = unit
+        for task in tasks:
+            before = len(task.unit.lost)
+            self.alike.clear()
+            self.force.give(task)
+            while self.force.busy():
+                for event in self.force.events():
+                    yield from self._handle(event)
+            if task.id in self.lost and len(self.lost[task.id][1].lost) > before:
                 in_vain += 1
                 if in_vain >= AT_ONCE:  # the machine has not recovered: leave the rest to the next run
                     self.hopeless = True
                     return
             else:
-                del self.lost[unit.id]
                 in_vain = 0
-                yield unit
-        for name in left:
-            unit = self._lost_with_worker(self.lost[name], sure=len(left) <= RESTARTS)
-            if _to_retry(unit):
-                self.lost[name] = unit
-            else:
-                del self.lost[name]
-                yield unit
-
-    def _lost_with_worker(self, unit: Unit, sure: bool) -> Unit:
-        """sure: the worker that died was working on it, it was not waiting."""
-        short = not self.place.address and psutil.virtual_memory().available < self.memory
-        times = sum(kind == WORKER for kind in unit.lost) + 1
-        reason = (
-            "the worker process died while working on it"
-            if times == 1
-            else f"the worker process died {times} times while working on it, also with nothing beside it"
-        )
-        reason += " (out of memory, or a crash in a model): see Ray's logs"
-        return record_loss(replace(unit), Lost(reason, WORKER if sure and not short else KILLED))
-
-    def _execute(self, units: list[Unit], place: Place) -> Iterator[Unit]:
-        over = _over_ray if place.executor == "ray" else _inline
-        return over(units, self.config, self.stages, place)
 
 
-def _to_retry(unit: Unit) -> bool:
-    return unit.status == "lost" and unit.lost[-1] != CHANGED  # a modified file has to be planned again
+def settled(force: Force, seconds: float = float("inf")) -> Iterator[Footer]:
+    """Have the rows of finished units committed, and nothing else. seconds: to wait for it."""
+    end = time.monotonic() + seconds
+    force.flush()
+    while True:
+        for event in force.events(work=False):
+            if isinstance(event, Committed):
+                yield event.footer
+        if not force.uncommitted() or time.monotonic() > end:
+            return
 
 
-def _stop_reason(count: int, unit: Unit) -> str:
-    return (
-        f"stopped: {count} units in a row were lost alike ({unit.error}): {ADVICE[unit.lost[-1]]}; finished "
-        "units are kept, and the same command resumes"
+def _death(task: Task, event: Died) -> str:
+    if event.kind != WORKER:
+        return f"the worker was lost while working on it ({event.reason})"
+    times = sum(kind == WORKER for kind in task.unit.lost) + 1
+    reason = (
+        "the worker process died while working on it"
+        if times == 1
+        else f"the worker process died {times} times while working on it, also with nothing beside it"
     )
+    return f"{reason} ({event.reason})"
 
 
-def _reasons(units: Iterable[Unit]) -> str:
-    return "; ".join(dict.fromkeys(str(unit.error) for unit in units))[:300]
+def _to_retry(report: Report) -> bool:
+    return report.status == "lost" and report.lost[-1] != CHANGED  # a modified file has to be planned again
 
 
-def _inline(units: Sequence[Unit], config: Config, stages: Sequence[str], place: Place) -> Iterator[Unit]:
-    if not units:
-        return
-    steps = load_steps(config, stages)
-    limit_threads(config.execution.threads)
-    for unit in units:
-        try:
-            yield from work([Unit.unpack(unit.pack())], steps)  # a copy: the unit may be retried
-        except NotStarted as error:
-            raise ExecutorError(str(error)) from None
+def _reasons(lost: Iterable[tuple[Task, Report]]) -> str:
+    return "; ".join(dict.fromkeys(str(report.error) for _, report in lost))[:300]
 
 
-def load_steps(config: Config, stages: Sequence[str]) -> list[Step]:
-    """The callables of one worker, with their models loaded. ExecutorError names the model that cannot be loaded."""
-    try:
-        return build(config, stages)
-    except MissingWeights as error:
-        raise ExecutorError(str(error)) from error
-    except ModuleNotFoundError as error:
-        raise ExecutorError(missing_package(error) or str(error)) from error
-    except TypeError as error:
-        raise ExecutorError(
-            f"{_failing_model(config, stages)} cannot be made: {_reason(error)}: its constructor must take its Options, and "
-            "its models, as keyword arguments"
-        ) from error
-    except Exception as error:
-        raise ExecutorError(
-            f"{_failing_model(config, stages)} cannot be loaded: {_reason(error)}: its weights may be damaged: "
-            "`winnow models` lists where they are and how to get them"
-        ) from error
-
-
-def _failing_model(config: Config, stages: Sequence[str]) -> str:
-    """The model that cannot be loaded, found by loading them one by one."""
-    cache = ModelCache(config)
-    for use in uses(config, stages):
-        try:
-            cache.get(use.section)
-        except Exception:
-            return f"{use.column}: model {use.kind}"
-    return f"a model of the stages {', '.join(stages)}"
-
-
-def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:297] + '...' if len(text) > 300 else text}"
-
-
-def work(units: list[Unit], steps: Sequence[Step]) -> list[Unit]:
-    """Run the steps on units. A step that raises fails its unit, with the reason.
-
-    If the exception is the machine's lack of a resource, the unit is lost. Raises NotStarted.
-    """
-    for step in steps:
-        for unit in units:
-            try:
-                step([unit])
-            except NotStarted:
-                raise
-            except Exception as error:
-                name = getattr(step, "name", type(step).__name__)
-                reason = f"{name}: {type(error).__name__}: {error}"
-                if isinstance(error, MemoryError):
-                    record_loss(unit, Lost(reason, MEMORY))
-                elif getattr(error, "errno", None) in RESOURCE_ERRNOS:
-                    record_loss(unit, Lost(reason, KILLED))
-                else:
-                    unit.fail(reason)
-    return units
-
-
-class StageWorker:
-    """One actor of a pool: builds its stages once, then maps batches of packed units.
-
-    If a model cannot be loaded, the column `refused` has the reason, and the driver stops the job: after an exception Ray
-    would restart the actor.
-    """
-
-    def __init__(self, config: str, stages: Sequence[str]) -> None:
-        self.refused: str | None = None
-        try:
-            resolved = resolve(json.loads(config), "the job's config")
-            self.steps = load_steps(resolved, stages)
-            limit_threads(resolved.execution.threads)
-        except (ExecutorError, PluginError) as error:  # a plugin: its file is not on this machine
-            self.refused = str(error)
-
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        refused = [reason for reason in batch.column("refused").to_pylist() if reason]
-        units = [Unit.unpack(data) for data in batch.column("unit").to_pylist()]
-        if refused or self.refused:
-            return _table(units, refused=refused[0] if refused else self.refused)
-        try:
-            return _table(work(units, self.steps))
-        except NotStarted as error:
-            return _table(units, refused=str(error))
-
-
-def _over_ray(units: list[Unit], config: Config, stages: Sequence[str], place: Place) -> Iterator[Unit]:
-    import ray
-    from ray.data import ActorPoolStrategy, DataContext
-
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    context = DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    context.max_errored_blocks = -1  # `run` detects lost blocks and retries their units
-    pools = pools_of(config, stages)
-    there = ray.cluster_resources()
-    allotted = allocate(pools, config, place, len(units), there.get("CPU", 1.0), there.get("GPU", 0.0))
-    size = -(-len(units) // BLOCKS)
-    blocks = [_table(units[i : i + size]) for i in range(0, len(units), size)]
-    data = ray.data.from_arrow(blocks)
-    for pool, share in zip(pools, allotted, strict=True):
-        make = {
-            "max_restarts": RESTARTS,
-            "max_task_retries": 0,
-            "runtime_env": {"env_vars": worker_environment(config.execution.threads)},
-        }
-        data = _map(
-            data,
-            StageWorker,
-            fn_constructor_args=(config.model_dump_json(), pool.stages),
-            batch_size=1,
-            batch_format="pyarrow",
-            zero_copy_batch=True,
-            compute=ActorPoolStrategy(
-                size=share.workers, max_tasks_in_flight_per_actor=1
-            ),  # a crash costs the current unit only
-            num_cpus=share.cpus,
-            num_gpus=share.gpus or None,
-            **make,
-        )
-    try:
-        for batch in data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
-            for packed, refused in zip(batch["unit"].to_pylist(), batch["refused"].to_pylist(), strict=True):
-                if refused:
-                    raise ExecutorError(refused)
-                yield Unit.unpack(packed)
-    except ray.exceptions.RayError as error:  # the whole pool; units that have not come back are retried
-        LOG.warning("Ray lost its workers (%s)", " ".join(str(error).split())[:200])
-
-
-def _map(data: Any, *arguments: Any, **options: Any) -> Any:
-    """`data.map_batches`, without Ray's deprecation warning about restarts (Ray is pinned below 2.64)."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return data.map_batches(*arguments, **options)
-
-
-def limit_threads(threads: int) -> None:
-    """Limit the threads of the loaded libraries, since every worker has its own core."""
-    import cv2
-
-    cv2.setNumThreads(threads)
-    if torch := sys.modules.get("torch"):
-        torch.set_num_threads(threads)
-
-
-def _table(units: Sequence[Unit], refused: str | None = None) -> pa.Table:
-    packed = pa.array([unit.pack() for unit in units], pa.large_binary())
-    return pa.table({"unit": packed, "refused": pa.array([refused] * len(units), pa.string())})
+__all__ = ["Done", "run", "settled"]

@@ -1,7 +1,7 @@
 """Identifies files and plans their units, in a few child processes.
 
 A file that stalls blocks one child for `decode.open_seconds` (planning: longer by its size, as all its packets may be
-read), and is retried once after all others.
+read), and is retried once after all others of its batch.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from pipelines.config import Config
 
 PLANNERS = 8  # files at a time; mostly waiting for disks
 UNSPLIT_SECONDS = 1e12  # longer than any file: it becomes one unit
-FILES_EACH = 4  # files for each child, which takes a second to start
+FILES_EACH = 16  # files that a child is asked for at a time: it takes a second to start, and little for a file
 
 Identity = dict[str, Any]  # video_id (None: not readable), bytes, modified; checksum, if it was needed
+Wanted = tuple[Video, list[str]]  # a video, and the kinds of its losses so far
 Item = TypeVar("Item")
 Found = TypeVar("Found")
 
@@ -36,87 +37,88 @@ class Planner:
         self.config = config
         self.free: list[Isolated] = []
         self.sums: dict[str, str | None] = {}
+        self.threads = ThreadPoolExecutor(PLANNERS)
 
     def __enter__(self) -> Planner:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.threads.shutdown(cancel_futures=True)
         for child in self.free:
             child.close()
         self.free = []
 
-    def identities(self, paths: Sequence[str], progress: Callable[[int, int], None]) -> dict[str, Identity]:
+    def identities(self, paths: Sequence[str]) -> dict[str, Identity]:
         """Path, as in tables, -> its identity."""
         found = self._each(paths, self._identify)
-        seen = {}
-        for done, (path, identity) in enumerate(zip(paths, found, strict=True), 1):
-            progress(done, len(paths))
-            seen[path_to_text(path)] = identity
-        return seen
+        return {path_to_text(path): identity for path, identity in zip(paths, found, strict=True)}
 
     def checksum(self, path: str) -> str | None:
         """Checksum of a file, cached; None where it cannot be read."""
         if path not in self.sums:
-            (self.sums[path],) = self._each([path], self._checksum)
+            (self.sums[path],) = self._each([path], self._checksums)
         return self.sums[path]
 
-    def units(self, videos: Sequence[Video], progress: Callable[[int, int], None]) -> Iterator[list[Unit]]:
-        """The units of each video, in order; one that is failed or lost where it cannot be opened."""
-        lost: list[tuple[Video, list[str]]] = []
-        found = self._each([(video, []) for video in videos], self._plan)
-        for done, (video, units) in enumerate(zip(videos, found, strict=True), 1):
-            progress(done, len(videos))
-            if units[0].status == "lost":
-                lost.append((video, units[0].lost))
-            else:
-                yield units
-        yield from self._each(lost, self._plan)
+    def units(self, videos: Sequence[Video]) -> list[list[Unit]]:
+        """The units of each video; one that is failed or lost where it cannot be opened."""
+        found = list(self._each([(video, []) for video in videos], self._plan))
+        lost = [at for at, units in enumerate(found) if units[0].status == "lost"]
+        again = self._each([(videos[at], found[at][0].lost) for at in lost], self._plan)
+        for at, units in zip(lost, again, strict=True):
+            found[at] = units
+        return found
 
-    def _each(self, items: Sequence[Item], look: Callable[[Item], Found]) -> Iterator[Found]:
-        with ThreadPoolExecutor(min(PLANNERS, max(1, len(items) // FILES_EACH))) as pool:
-            try:
-                yield from pool.map(look, items)
-            except NotStarted as error:
-                raise ExecutorError(str(error)) from None
+    def _each(self, items: Sequence[Item], look: Callable[[Sequence[Item]], list[Found]]) -> Iterator[Found]:
+        """Each item looked at, some at a time, in order."""
+        size = max(1, min(FILES_EACH, -(-len(items) // PLANNERS)))
+        parts = [items[at : at + size] for at in range(0, len(items), size)]
+        try:
+            for found in self.threads.map(look, parts):
+                yield from found
+        except NotStarted as error:
+            raise ExecutorError(str(error)) from None
 
-    def _identify(self, path: str) -> Identity:
-        return self._ask(
-            lambda child, limit: child.identify(path, limit), lambda: identify(path), self.config.decode.open_seconds
-        )
+    def _identify(self, paths: Sequence[str]) -> list[Identity]:
+        limit = self.config.decode.open_seconds
+        return self._ask(lambda child: child.identify_each(paths, limit), lambda: [identify(path) for path in paths])
 
-    def _checksum(self, path: str) -> str | None:
-        def here() -> str | None:
+    def _checksums(self, paths: Sequence[str]) -> list[str | None]:
+        def here() -> list[str | None]:
             with suppress(OSError):
-                return checksum(path)
+                return [checksum(path) for path in paths]
+            return [None for _ in paths]
 
-        return self._ask(lambda child, limit: child.checksum(path, limit), here, self.limit(path))
+        return self._ask(lambda child: [child.checksum(path, self.limit(path)) for path in paths], here)
 
-    def _plan(self, wanted: tuple[Video, list[str]]) -> list[Unit]:
-        video, lost = wanted
+    def _plan(self, wanted: Sequence[Wanted]) -> list[list[Unit]]:
+        found = self._ask(
+            lambda child: child.plan_each(
+                [(video, lost, self.limit(video.path), self._options(video)) for video, lost in wanted]
+            ),
+            lambda: [plan(video, **self._options(video)) for video, _ in wanted],
+        )
+        return [  # files that are no videos are never duplicates of each other
+            [replace(unit, video=replace(video, video_id="")) for unit in units] if units[0].status != "ok" else units
+            for (video, _), units in zip(wanted, found, strict=True)
+        ]
+
+    def _options(self, video: Video) -> dict[str, Any]:
         decode = self.config.decode
         # spans of a list may lie anywhere: no unit bound may cut them
         unit_seconds = UNSPLIT_SECONDS if video.spans else decode.unit_seconds
-        options = {"unit_seconds": unit_seconds, "max_pixels": decode.max_pixels}
-        units = self._ask(
-            lambda child, limit: child.plan(video, limit, lost, **options),
-            lambda: plan(video, **options),
-            self.limit(video.path),
-        )
-        if units[0].status != "ok":  # files that are no videos are never duplicates of each other
-            units = [replace(unit, video=replace(video, video_id="")) for unit in units]
-        return units
+        return {"unit_seconds": unit_seconds, "max_pixels": decode.max_pixels}
 
     def limit(self, path: str) -> float:
         """Time limit of reading a whole file, s."""
         size = stamp(path)["bytes"] or 0
         return self.config.decode.open_seconds + size // READING
 
-    def _ask(self, there: Callable[[Isolated, float], Found], here: Callable[[], Found], limit: float) -> Found:
+    def _ask(self, there: Callable[[Isolated], Found], here: Callable[[], Found]) -> Found:
         decode = self.config.decode
         if not decode.isolate:
             return here()
         child = self.free.pop() if self.free else Isolated(memory_gb=decode.memory_gb)
         try:
-            return there(child, limit)
+            return there(child)
         finally:
             self.free.append(child)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,12 @@ import duckdb
 from curate.clip import SKIPPED, TOO_SHORT, Unit, Video, path_to_text, text_to_path
 from curate.parts import Parts
 from curate.video.identity import stamp
+from pipelines.annotation.ledger import Ledger
 from pipelines.dataset.dataset import Dataset
 from pipelines.dataset.tables import video_of
 from pipelines.sources.listed import list_changed, spans_changed
+
+__all__ = ["RecordedUnits", "duplicate", "recorded_rows"]
 
 COLUMNS = """video_id, video_path, unit, units, unit_start, unit_end, status, error, duration, bytes,
     source_caption, source_captions, source_columns, source_spans"""
@@ -29,174 +32,161 @@ OLD_ROW_VALUES = {  # column -> value for rows of an older Winnow, which has it 
 
 
 class RecordedUnits:
-    """wanted: stages of this job. retry_failed: repeat failed videos, and clips on which a wanted stage failed.
+    """What is recorded about the inputs of a job.
 
-    parts: of this job. changed: paths, as in tables, whose file has other content than recorded (see
-    `pipelines.annotation.changes`).
+    wanted: stages of this job. retry_failed: repeat failed videos, and clips on which a wanted stage failed.
+    changed: paths, as in tables, whose file has other content than recorded (see `pipelines.annotation.changes`).
     """
 
     def __init__(self, dataset: Dataset, wanted: Sequence[str], retry_failed: bool, parts: Parts) -> None:
         self.wanted, self.retry_failed, self.parts = wanted, retry_failed, parts
         self.changed: set[str] = set()
         self.moved: set[str] = set()
+        self.ledger = Ledger()
         self.read(dataset)
+
+    def close(self) -> None:
+        self.ledger.close()
 
     def read(self, dataset: Dataset) -> None:
         """Read the rows of the dataset again."""
         self.dataset = dataset
-        self.rows: dict[str, dict[str, Any]] = {}
-        self.paths: dict[str, list[dict[str, Any]]] = {}
-        self.contents: dict[str, list[dict[str, Any]]] = {}
-        self.copies: dict[str, list[str]] = {}
-        if dataset.newest:
-            for row in _recorded(dataset):
-                self.rows[_id(row)] = row
-                self.paths.setdefault(row["video_path"], []).append(row)
-                if row["status"] == "duplicate":
-                    self.copies.setdefault(row["duplicate_of"], []).append(row["video_path"])
-                else:
-                    self.contents.setdefault(row["video_id"], []).append(row)
+        self.ledger.load(recorded_rows(dataset))
+        self.failed_stages = self._failed_stages() if self.retry_failed else {}
+        self.refused_before = bool(self.ledger.no_files())
 
     @property
     def done(self) -> int:
         """How many units are recorded as ok."""
-        return sum(row["status"] == "ok" for row in self.rows.values())
+        return self.ledger.count("ok")
 
-    def videos(self) -> list[Video]:
+    def videos(self) -> Iterator[Video]:
         """Every recorded video, with its captions, columns and spans; without refused folders and rows of lists."""
-        found = (rows[0] for _, rows in sorted(self.paths.items()))
-        return [replace(video_of(row), video_id="") for row in found if not _is_no_file(row)]
+        for path in self.ledger.paths():
+            yield replace(video_of(self.ledger.of_path(path)[0]), video_id="")
 
-    def accepted_now(self, accepted: Callable[[str], bool]) -> list[str]:
-        """Ids of rows of folders, links and entries of lists that were refused before and are accepted now."""
-        refused = (row for row in self.rows.values() if _is_no_file(row))
-        return [_id(row) for row in refused if accepted(text_to_path(row["video_path"]))]
-
-    def planned(self, video: Video) -> bool:
+    def planned(self, video: Video, rows: Sequence[dict[str, Any]] | None = None) -> bool:
         """Whether every unit of this video is recorded, so that it need not be opened. Lost units do not count."""
         path = path_to_text(video.path)
-        rows = self.paths.get(path, [])
+        rows = self.ledger.of_path(path) if rows is None else rows
         again = {"lost", "failed"} if self.retry_failed else {"lost"}
         if path in self.changed or any(row["status"] in again for row in rows):
             return False
-        return bool(rows) and len(rows) >= rows[0]["units"] and not self._spans_changed(video)
+        return bool(rows) and len(rows) >= rows[0]["units"] and not self.spans_changed(video, rows)
 
-    def _spans_changed(self, video: Video) -> bool:
+    def spans_changed(self, video: Video, rows: Sequence[dict[str, Any]] | None = None) -> bool:
         """Whether the list names other spans than those of the recorded clips, which then have to be found again."""
-        rows = self.paths.get(path_to_text(video.path), ())
+        if not video.spans:
+            return False
+        rows = self.ledger.of_path(path_to_text(video.path)) if rows is None else rows
         return any(row["status"] == "ok" and spans_changed(video, video_of(row)) for row in rows)
 
     def contents_of(self, path: str) -> set[str]:
         """The recorded `video_id` of this path; of a duplicate, that of the first file."""
         found = set()
-        for row in self.paths.get(path, ()):
+        for row in self.ledger.of_path(path):
             copied = row["duplicate_of"]
             found |= (
-                {row["video_id"]} if copied is None else {other["video_id"] for other in self.paths.get(copied, ())}
+                {row["video_id"]} if copied is None else {other["video_id"] for other in self.ledger.of_path(copied)}
             )
         return found
 
     def may_have_changed(self, path: str) -> bool:
         """Whether a file exists with another size or time of writing than recorded, or is not recorded."""
-        rows = self.paths.get(path, [])
-        if not rows:
-            return True
-        if self._differs(path):
+        rows = self.ledger.of_path(path)
+        if not rows or self._differs(path, rows):
             return True
         if rows[0]["status"] != "duplicate":
             return False
         owner = rows[0]["duplicate_of"]
-        return owner not in self.paths or self._differs(owner) or not os.path.exists(text_to_path(owner))
+        theirs = self.ledger.of_path(owner)
+        return not theirs or self._differs(owner, theirs) or not os.path.exists(text_to_path(owner))
 
-    def _differs(self, path: str) -> bool:
+    def _differs(self, path: str, rows: Sequence[dict[str, Any]]) -> bool:
         """Whether the file exists with another size or time of writing than recorded."""
         now = stamp(text_to_path(path))
-        return None not in now.values() and any(row[name] != now[name] for row in self.paths[path] for name in now)
+        return None not in now.values() and any(row[name] != now[name] for row in rows for name in now)
 
     def stamped(self, path: str) -> bool:
         """Whether size and time of writing are recorded."""
-        return all(row["modified"] is not None for row in self.paths.get(path, ()))
-
-    def failures(self, paths: set[str]) -> list[tuple[str, str]]:
-        """(path, reason) of the recorded failures of these videos."""
-        failed = (
-            (path, row) for path in sorted(paths) for row in self.paths.get(path, ()) if row["status"] == "failed"
-        )
-        return [(text_to_path(path), row["error"]) for path, row in failed]
+        return all(row["modified"] is not None for row in self.ledger.of_path(path))
 
     def lost(self, unit: Unit) -> bool:
         """Whether an earlier run lost the unit."""
-        row = self.rows.get(unit.id)
+        row = self.ledger.row(unit.id)
         return row is not None and row["status"] == "lost"
 
     def recorded(self, unit: Unit) -> bool:
-        row = self.rows.get(unit.id)
+        row = self.ledger.row(unit.id)
         if row is None or row["status"] == "lost" or path_to_text(unit.video.path) in self.changed:
             return False
-        if self._spans_changed(unit.video):
+        if self.spans_changed(unit.video):
             return False
         return not (self.retry_failed and row["status"] == "failed")
 
     def has_good_rows(self, unit: Unit) -> bool:
         """Whether the unit is recorded as ok, which a failure must not replace."""
-        row = self.rows.get(unit.id)
+        row = self.ledger.row(unit.id)
         return row is not None and row["status"] == "ok"
 
     def stages_of(self, unit: Unit) -> tuple[str, ...]:
         """Stages of the unit that are recorded as ok."""
-        return self.dataset.newest[unit.id].stages if self.has_good_rows(unit) else ()
+        row = self.ledger.row(unit.id)
+        return tuple(row["stages"]) if row is not None and row["status"] == "ok" else ()
 
     def replacement(self, unit: Unit, keep: Collection[str] = (), drop: Iterable[str] = ()) -> dict[str, Any]:
-        """The rows that the new ones of a unit replace, as arguments for `Writer.add`: those of its path with other content.
+        """The rows that the new ones of a unit replace, as `generation` and `replaces`: those of its path with other content.
 
         keep: contents whose rows stay. drop: other units to remove.
         """
-        rows = self.paths.get(path_to_text(unit.video.path), [])
-        above = (
-            row for folder in Path(unit.video.path).parents for row in self.paths.get(path_to_text(str(folder)), ())
-        )
-        rows = [*rows, *(row for row in above if _is_no_file(row))]  # a refused folder that is readable now
+        if self.ledger.empty:
+            return {"generation": 0, "replaces": ()}
+        rows = self.ledger.of_path(path_to_text(unit.video.path))
+        if self.refused_before:  # a refused folder that is readable now
+            above = [
+                row
+                for folder in Path(unit.video.path).parents
+                for row in self.ledger.of_path(path_to_text(str(folder)))
+            ]
+            rows += [row for row in above if row["kind"] != "file"]
         kept = (unit.video.video_id, *keep)
-        gone = {_id(row) for row in rows if row["video_id"] not in kept}
-        gone |= {_id(row) for row in rows if row["video_id"] == unit.video.video_id and row["unit"] >= unit.count}
+        gone = {row["id"] for row in rows if row["video_id"] not in kept}
+        gone |= {row["id"] for row in rows if row["video_id"] == unit.video.video_id and row["unit"] >= unit.count}
         gone |= set(drop)
-        known = {unit.id, *gone, *(_id(row) for row in rows)}
-        generations = [shard.generation for name in known if (shard := self.dataset.newest.get(name))]
+        known = {unit.id, *gone, *(row["id"] for row in rows)}
+        generations = [row["generation"] for name in known if (row := self.ledger.row(name))]
         return {"generation": max(generations, default=-1) + 1, "replaces": sorted(gone)}
 
     def owner(self, video_id: str) -> str | None:
         """Path of the recorded video with this content, if the file still has it."""
-        row = self.rows.get(f"{video_id}-0000")
+        row = self.ledger.row(f"{video_id}-0000")
         if row is None or row["status"] == "duplicate" or row["video_path"] in self.changed:
             return None
         return row["video_path"] if os.path.exists(text_to_path(row["video_path"])) else None
 
-    def incomplete(self, listed: Mapping[str, Video]) -> Iterator[Unit]:
-        """Units that lack a wanted stage, or whose list entry changed, as references into their shards.
-
-        listed: path -> video, of those with captions, columns or spans from a list.
-        """
-        failed = self._failed_stages() if self.retry_failed else {}
-        for unit_id, row in self.rows.items():
-            shard = self.dataset.newest[unit_id]
-            todo = [name for name in self.wanted if name not in shard.stages or name in failed.get(unit_id, ())]
-            video = listed.get(row["video_path"])
-            if (video and self._spans_changed(video)) or row["video_path"] in self.changed:
-                continue
-            if row["status"] == "ok" and (todo or (video and list_changed(video, video_of(row)))):
-                same = replace(video, video_id=row["video_id"]) if video else None
+    def incomplete(self, video: Video, rows: Sequence[dict[str, Any]] | None = None) -> Iterator[Unit]:
+        """Units of a video that lack a wanted stage, or whose list entry changed, as references into their shards."""
+        path = path_to_text(video.path)
+        rows = self.ledger.of_path(path) if rows is None else rows
+        listed = bool(video.captions or video.columns or video.spans)
+        if path in self.changed or self.spans_changed(video, rows):
+            return
+        for row in rows:
+            again = self.failed_stages.get(row["id"], ())
+            todo = [name for name in self.wanted if name not in row["stages"] or name in again]
+            if row["status"] == "ok" and (todo or (listed and list_changed(video, video_of(row)))):
+                same = replace(video, video_id=row["video_id"]) if listed else Video(video.path, row["video_id"])
+                old = row["modified"] is None  # an older Winnow wrote the row
+                facts = {"duration": row["duration"], **(stamp(video.path) if old else {})}
                 yield Unit(
-                    same or Video(text_to_path(row["video_path"]), row["video_id"]),
+                    same,
                     index=row["unit"],
                     count=row["units"],
                     start=row["unit_start"],
                     end=row["unit_end"],
-                    facts={
-                        "duration": row["duration"],
-                        **(stamp(text_to_path(row["video_path"])) if row["modified"] is None else {}),
-                    },
+                    facts=facts,
                     todo=todo,
-                    stored=(str(self.dataset.root.absolute()), shard.name),
+                    stored=(str(self.dataset.root.absolute()), row["shard"]),
                 )
 
     def _failed_stages(self) -> dict[str, set[str]]:
@@ -206,7 +196,7 @@ class RecordedUnits:
         query = f"""SELECT DISTINCT video_id, unit, error.key FROM ({each})
                     WHERE NOT starts_with(error.value, ?) AND NOT starts_with(error.value, ?)"""
         for video_id, unit, key in (
-            duckdb.execute(query, [TOO_SHORT, SKIPPED]).fetchall() if self.dataset.newest else ()
+            duckdb.execute(query, [TOO_SHORT, SKIPPED]).fetchall() if not self.ledger.empty else ()
         ):
             found.setdefault(f"{video_id}-{unit:04d}", set()).add(self.parts.stage_of(key))
         return found
@@ -218,19 +208,18 @@ def duplicate(unit: Unit, owner: str) -> Unit:
     return unit
 
 
-def _recorded(dataset: Dataset) -> list[dict[str, Any]]:
+def recorded_rows(dataset: Dataset) -> Iterator[dict[str, Any]]:
+    """A row for each current unit, for `Ledger.load`."""
+    if not dataset.newest:
+        return
     there = duckdb.sql(f"SELECT * FROM {dataset.videos_sql}").columns
     late = [
         f"coalesce({name}, {old}) AS {name}" if name in there else f"{old} AS {name}"
         for name, old in OLD_ROW_VALUES.items()
     ]
-    return duckdb.sql(f"SELECT {COLUMNS}, {', '.join(late)} FROM {dataset.videos_sql}").to_arrow_table().to_pylist()
-
-
-def _is_no_file(row: dict[str, Any]) -> bool:
-    """Whether the row is of a refused folder, link or entry of a list."""
-    return row["kind"] != "file"
-
-
-def _id(row: dict[str, Any]) -> str:
-    return f"{row['video_id']}-{row['unit']:04d}"
+    found = duckdb.sql(f"SELECT {COLUMNS}, {', '.join(late)} FROM {dataset.videos_sql}").to_arrow_reader(10_000)
+    for batch in found:
+        for row in batch.to_pylist():
+            unit = f"{row['video_id']}-{row['unit']:04d}"
+            shard = dataset.newest[unit]
+            yield {**row, "id": unit, "shard": shard.name, "generation": shard.generation, "stages": shard.stages}

@@ -27,7 +27,7 @@ from curate.base.store.files import opened
 from curate.clip import text_to_path
 from curate.export.extract import Span
 from pipelines.curated.cutting import CutJob, CutterError, Cutters
-from pipelines.curated.rows import job_of
+from pipelines.curated.plan.planned import job_of
 from pipelines.inspector.data.columns import Columns
 from pipelines.inspector.data.inspected import Gone
 

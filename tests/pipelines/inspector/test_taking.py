@@ -51,8 +51,8 @@ def run(command):
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
     """The card's plots take longest, and show nothing here."""
-    monkeypatch.setattr("pipelines.curated.card.plot_scores", lambda *_: [])
-    monkeypatch.setattr("pipelines.curated.card.contact_sheet", lambda *_: False)
+    monkeypatch.setattr("pipelines.curated.card.card.plot_scores", lambda *_: [])
+    monkeypatch.setattr("pipelines.curated.card.card.contact_sheet", lambda *_: False)
 
 
 @pytest.fixture(scope="module")
