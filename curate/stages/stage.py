@@ -12,13 +12,17 @@ from typing import Any
 from curate.clip import Clip, Column, Unit
 from curate.pipeline_part import PipelinePart, check_values
 
+CLIPS_AT_ONCE = 16  # bounds the memory of a worker without a GPU
+
 
 class Stage(PipelinePart):
     """A callable from units to units that fills some columns of their clips.
 
     Subclasses declare `name`, `needs` and `columns`, and write `process`. If it raises, it is retried clip by clip; a clip
-    that fails has null scores and the reason in `errors[name]`.
+    that fails has null scores and the reason in `errors[name]`. at_once: clips whose pictures it holds decoded at a time.
     """
+
+    at_once: int = CLIPS_AT_ONCE
 
     @classmethod
     def create(cls, section: Any, models: Mapping[str, Any]) -> Stage:
@@ -26,29 +30,36 @@ class Stage(PipelinePart):
         return cls(**cls.arguments(section), **models)
 
     def process(self, clips: Sequence[Clip]) -> None:
-        """Write this stage's columns into `clip.values`. clips: all of one unit; batch them here."""
+        """Write this stage's columns into `clip.values`. clips: of one unit, or of several; batch them here."""
         raise NotImplementedError
 
     def __call__(self, units: Sequence[Unit]) -> list[Unit]:
-        for unit in units:
-            if not unit.wants(self.name):
-                continue
-            began = time.perf_counter()
-            if unit.clips:
-                before = [dict(clip.errors) for clip in unit.clips]
-                attempt(self.process, unit.clips, self.name, self.columns)
-                check_values(self, unit.clips)
-                if not unit.lost:  # in the second attempt the reason is recorded instead
-                    self._raise_if_out_of_memory(unit, before)
-            unit.seconds[self.name] = time.perf_counter() - began
+        """Fill the columns of the clips of all these units at once. Raises MemoryError if a clip failed for lack of memory;
+        of several units nothing is kept then: they may be tried one by one."""
+        wanted = [unit for unit in units if unit.wants(self.name)]
+        clips = [clip for unit in wanted for clip in unit.clips]
+        began = time.perf_counter()
+        if clips:
+            before = [dict(clip.errors) for clip in clips]
+            attempt(self.process, clips, self.name, self.columns)
+            check_values(self, clips)
+            if (reason := _out_of_memory(clips, before)) and (len(wanted) > 1 or not wanted[0].lost):
+                for clip, errors in zip(clips, before, strict=True):  # a unit that was lost before keeps the reason
+                    clip.errors = errors
+                raise MemoryError(reason)
+        spent = time.perf_counter() - began
+        for unit in wanted:
+            unit.seconds[self.name] = spent * (len(unit.clips) / len(clips) if clips else 1 / len(wanted))
         return list(units)
 
-    def _raise_if_out_of_memory(self, unit: Unit, before: Sequence[dict[str, str]]) -> None:
-        """Raise MemoryError if a clip failed for lack of memory: the unit is retried with nothing beside it."""
-        for clip, old in zip(unit.clips, before, strict=True):
-            for key, reason in clip.errors.items():
-                if old.get(key) != reason and is_out_of_memory(reason):
-                    raise MemoryError(reason)
+
+def _out_of_memory(clips: Sequence[Clip], before: Sequence[dict[str, str]]) -> str | None:
+    """The reason of a clip that has just failed for lack of memory."""
+    for clip, old in zip(clips, before, strict=True):
+        for key, reason in clip.errors.items():
+            if old.get(key) != reason and is_out_of_memory(reason):
+                return reason
+    return None
 
 
 def is_out_of_memory(reason: str) -> bool:

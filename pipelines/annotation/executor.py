@@ -23,10 +23,11 @@ from curate.base.child import CHANGED, KILLED, LATE, MEMORY, RESOURCE_ERRNOS, TI
 from curate.base.extras import missing_package
 from curate.clip import Unit
 from curate.parts import PluginError
+from curate.stages.stage import CLIPS_AT_ONCE
 from curate.watching.isolation import record_loss
 from curate.weights import MissingWeights
 from pipelines.annotation.models import ModelCache, uses
-from pipelines.annotation.pools import Place, allocate, pools_of
+from pipelines.annotation.pools import Place, actor_options, allocate, nodes_of_ray, pools_of
 from pipelines.annotation.stages import Step, build
 from pipelines.cluster import ExecutorError, RaySession, worker_environment
 from pipelines.config import Config, resolve
@@ -177,10 +178,10 @@ def _inline(units: Sequence[Unit], config: Config, stages: Sequence[str], place:
             raise ExecutorError(str(error)) from None
 
 
-def load_steps(config: Config, stages: Sequence[str]) -> list[Step]:
+def load_steps(config: Config, stages: Sequence[str], without: Sequence[str] = (), batch: int = 0) -> list[Step]:
     """The callables of one worker, with their models loaded. ExecutorError names the model that cannot be loaded."""
     try:
-        return build(config, stages)
+        return build(config, stages, without, batch or CLIPS_AT_ONCE)
     except MissingWeights as error:
         raise ExecutorError(str(error)) from error
     except ModuleNotFoundError as error:
@@ -219,21 +220,33 @@ def work(units: list[Unit], steps: Sequence[Step]) -> list[Unit]:
     If the exception is the machine's lack of a resource, the unit is lost. Raises NotStarted.
     """
     for step in steps:
+        try:
+            if len(units) > 1:
+                step(units)
+                continue
+        except NotStarted:
+            raise
+        except Exception:  # one by one: which of them it is
+            pass
         for unit in units:
-            try:
-                step([unit])
-            except NotStarted:
-                raise
-            except Exception as error:
-                name = getattr(step, "name", type(step).__name__)
-                reason = f"{name}: {type(error).__name__}: {error}"
-                if isinstance(error, MemoryError):
-                    record_loss(unit, Lost(reason, MEMORY))
-                elif getattr(error, "errno", None) in RESOURCE_ERRNOS:
-                    record_loss(unit, Lost(reason, KILLED))
-                else:
-                    unit.fail(reason)
+            _step_on(unit, step)
     return units
+
+
+def _step_on(unit: Unit, step: Step) -> None:
+    try:
+        step([unit])
+    except NotStarted:
+        raise
+    except Exception as error:
+        name = getattr(step, "name", type(step).__name__)
+        reason = f"{name}: {type(error).__name__}: {error}"
+        if isinstance(error, MemoryError):
+            record_loss(unit, Lost(reason, MEMORY))
+        elif getattr(error, "errno", None) in RESOURCE_ERRNOS:
+            record_loss(unit, Lost(reason, KILLED))
+        else:
+            unit.fail(reason)
 
 
 class StageWorker:
@@ -243,11 +256,11 @@ class StageWorker:
     would restart the actor.
     """
 
-    def __init__(self, config: str, stages: Sequence[str]) -> None:
+    def __init__(self, config: str, stages: Sequence[str], without: Sequence[str] = (), batch: int = 0) -> None:
         self.refused: str | None = None
         try:
             resolved = resolve(json.loads(config), "the job's config")
-            self.steps = load_steps(resolved, stages)
+            self.steps = load_steps(resolved, stages, without, batch)
             limit_threads(resolved.execution.threads)
         except (ExecutorError, PluginError) as error:  # a plugin: its file is not on this machine
             self.refused = str(error)
@@ -273,29 +286,23 @@ def _over_ray(units: list[Unit], config: Config, stages: Sequence[str], place: P
     context.print_on_execution_start = False
     context.max_errored_blocks = -1  # `run` detects lost blocks and retries their units
     pools = pools_of(config, stages)
-    there = ray.cluster_resources()
-    allotted = allocate(pools, config, place, len(units), there.get("CPU", 1.0), there.get("GPU", 0.0))
+    allotted = allocate(pools, config, place, len(units), nodes_of_ray())
     size = -(-len(units) // BLOCKS)
     blocks = [_table(units[i : i + size]) for i in range(0, len(units), size)]
     data = ray.data.from_arrow(blocks)
     for pool, share in zip(pools, allotted, strict=True):
-        make = {
-            "max_restarts": RESTARTS,
-            "max_task_retries": 0,
-            "runtime_env": {"env_vars": worker_environment(config.execution.threads)},
-        }
+        make = actor_options(pool, share) | {"max_restarts": RESTARTS, "max_task_retries": 0}
+        make["runtime_env"]["env_vars"] |= worker_environment(config.execution.threads)
         data = _map(
             data,
             StageWorker,
-            fn_constructor_args=(config.model_dump_json(), pool.stages),
+            fn_constructor_args=(config.model_dump_json(), pool.stages, pool.without, share.batch),
             batch_size=1,
             batch_format="pyarrow",
             zero_copy_batch=True,
             compute=ActorPoolStrategy(
-                size=share.workers, max_tasks_in_flight_per_actor=1
+                size=share.workers_max, max_tasks_in_flight_per_actor=1
             ),  # a crash costs the current unit only
-            num_cpus=share.cpus,
-            num_gpus=share.gpus or None,
             **make,
         )
     try:
