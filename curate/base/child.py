@@ -303,8 +303,11 @@ def serve(descriptor: int, memory_gb: float, module: str) -> None:
         except Exception as error:
             kind = LATE if getattr(error, "errno", None) in RESOURCE_ERRNOS else RAISED
             reply, raw = pack({"error": f"{type(error).__name__}: {error}", "kind": kind}), {}
-        for part in (reply, *raw.values()):
-            pipe.send_bytes(part)
+        try:
+            for part in (reply, *raw.values()):
+                pipe.send_bytes(part)
+        except OSError:  # the parent is gone
+            return
 
 
 @contextlib.contextmanager

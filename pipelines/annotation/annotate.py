@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from curate.base.child import CHANGED
+from curate.base.store import store_of
 from curate.clip import Unit, Video, path_to_text
 from pipelines.annotation.agreement import check_types, open_dataset, refuse_foreign
 from pipelines.annotation.changes import Changes, find_changes
@@ -27,10 +28,11 @@ from pipelines.dataset.dataset import (
     DatasetError,
     Writer,
     forget,
+    open_for_writing,
     read_shards,
     sweep,
 )
-from pipelines.dataset.lock import locked
+from pipelines.dataset.lock import held
 from pipelines.sources.folders import SkippedFiles
 from pipelines.sources.sources import FoundVideos, find_videos
 
@@ -116,13 +118,15 @@ def annotate(
     else:
         found = FoundVideos(RecordedUnits(Dataset(root), chosen, retry_failed, config.parts).videos())
     summary = Summary(skipped=found.skipped)
-    with locked(root, "dataset", DatasetError):
+    with held(root, "dataset", DatasetError):
         shards = [shard.name for shard in read_shards(root)]
         check_types(root, config, shards)
         open_dataset(root, config, chosen, models)
+        tables = tables_of(config.parts).with_stored(root, shards)
+        open_for_writing(store_of(root), tables)
         writer = Writer(
-            root,
-            tables_of(config.parts).with_stored(root, shards),
+            store_of(root),
+            tables,
             models=models,
             shard_clips=config.execution.shard_clips,
             shard_seconds=config.execution.shard_seconds,

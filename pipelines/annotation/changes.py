@@ -64,7 +64,7 @@ class Changes:
         """Rewrite one unit with the current path and stamp of its file, and the captions and columns of a new list."""
         reference = Unit(Video(text_to_path(row["video_path"]), row["video_id"]), index=row["unit"])
         shard = state.dataset.newest[reference.id]
-        unit = read_unit(state.dataset.root, shard.name, reference, writer.tables)
+        unit = read_unit(state.dataset.store, shard.name, reference, writer.tables)
         unit.video.path = text_to_path(path)
         if video is not None and (video.captions or video.columns):
             unit.video.captions, unit.video.columns = video.captions, video.columns

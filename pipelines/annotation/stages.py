@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from curate.base.store import store_of
 from curate.clip import Unit
 from curate.observers.observer import Observer
 from curate.parts import Parts
@@ -138,7 +139,7 @@ class Recall:
 
     def _read(self, unit: Unit, root: Path, shard: str) -> None:
         stamps = {name: unit.facts[name] for name in ("bytes", "modified") if name in unit.facts}
-        stored = read_unit(root, shard, unit, tables_of(self.parts).with_stored(root, [shard]))
+        stored = read_unit(store_of(root), shard, unit, tables_of(self.parts).with_stored(root, [shard]))
         if unit.video.captions or unit.video.columns or unit.video.spans:  # from the current list
             apply_list(stored, unit.video)
         for name in ("video", "count", "start", "end", "status", "error", "warnings", "facts", "clips", "seconds"):

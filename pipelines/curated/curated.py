@@ -31,7 +31,7 @@ from pipelines.curated.rows import IN_THE_VIDEO, PlannedClips, SourceRoots, writ
 from pipelines.curated.shards import Cutting, ShardCounts, ShardSet, bounds_of, write_shards
 from pipelines.dataset.dataset import Dataset
 from pipelines.dataset.empty import why_empty
-from pipelines.dataset.lock import locked
+from pipelines.dataset.lock import held
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def make_curated(
     recorded = request.to_dict(dataset)
     if state_of(out, recorded) is State.DONE:
         return _read(out, selection)
-    with locked(out / PARTIAL, "curated dataset", CuratedError):
+    with held(out / PARTIAL, "curated dataset", CuratedError):
         state = state_of(out, recorded)  # by the time it is ours
         if state is State.DONE:
             return _read(out, selection)

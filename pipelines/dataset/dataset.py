@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,24 +23,21 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curate.clip import Unit
+from curate.base.store import Store, store_of
 from pipelines.dataset.dataset_card import write_dataset_card
-from pipelines.dataset.files import FOOTER, write_parquet
+from pipelines.dataset.files import FOOTER, DatasetError
 from pipelines.dataset.labels import labelled
 from pipelines.dataset.relation import missing_facts, relation
+from pipelines.dataset.shards import Manifest, Writer, read_unit
 from pipelines.dataset.tables import PAIRS, Tables
 from pipelines.dataset.upgrade import keep_units, upgrade_shard
 
 __all__ = [
-    "FORMAT", "Dataset", "DatasetError", "Shard", "Tables", "Writer", "forget", "read_about", "read_shards", "read_unit",
-    "sweep",
+    "FORMAT", "Dataset", "DatasetError", "Manifest", "Shard", "Tables", "Writer", "forget", "open_for_writing", "read_about",
+    "read_shards", "read_unit", "sweep",
 ]  # fmt: skip
 
 FORMAT = 1
-
-
-class DatasetError(Exception):
-    """One line: the folder, what is wrong with it, and the fix."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +58,9 @@ class Shard:
 class Dataset:
     """An annotated dataset, for reading. `clips_sql` and `videos_sql` are DuckDB relations of the current rows."""
 
-    def __init__(self, root: str | os.PathLike[str]) -> None:
-        self.root = Path(root)
+    def __init__(self, place: str | os.PathLike[str] | Store) -> None:
+        self.store = store_of(place)
+        self.root = self.store.folder or Path(self.store.url)
         self.about = read_about(self.root)
         self.shards = read_shards(self.root)
         newest: dict[str, Shard] = {}
@@ -148,77 +145,19 @@ class Dataset:
         return self._sql("videos")
 
 
-def read_unit(root: Path, shard: str, unit: Unit, tables: Tables) -> Unit:
-    """The stored rows of one unit of a shard, for more stages; columns that the shard lacks are null.
-
-    Rows are sorted by unit, so that row group statistics leave one or two groups to read."""
-    (video,) = _rows_of(root / "videos" / f"part-{shard}.parquet", unit, tables.videos.names)
-    return tables.unit_of(video, _rows_of(root / "clips" / f"part-{shard}.parquet", unit, tables.clips.names))
-
-
-def _rows_of(path: Path, unit: Unit, columns: list[str]) -> list[dict[str, Any]]:
-    wanted = [("video_id", "=", unit.video.video_id), ("unit", "=", unit.index)]
-    held = set(pq.read_schema(path).names)
-    present = [name for name in columns if name in held]
-    return pq.read_table(path, columns=present, filters=wanted, use_threads=False).to_pylist()
-
-
-class Writer:
-    """Collects finished units and commits them as shards. Units that are not committed when the process dies run again.
-
-    A shard is committed at `shard_clips` clips, at 256 MB of stills, or `shard_seconds` after its first unit.
-    """
-
-    MAX_BYTES = 256 << 20
-
-    def __init__(
-        self,
-        root: Path,
-        tables: Tables,
-        *,
-        models: dict[str, Any],
-        shard_clips: int = 1000,
-        shard_seconds: float = 30.0,
-    ) -> None:
-        self.root, self.tables, self.models = Path(root), tables, models
-        self.shard_clips, self.shard_seconds = shard_clips, shard_seconds
-        self._pending: dict[tuple[tuple[str, ...], int], list[Unit]] = {}
-        self._replaced: dict[str, int] = {}
-        self._since, self._clips, self._bytes = 0.0, 0, 0
-        for table in ("clips", "videos"):
-            (self.root / table).mkdir(parents=True, exist_ok=True)
-        sweep(self.root)
-        for path in sorted((self.root / "clips").glob("part-*.parquet")):
-            upgrade_shard(path, tables.clips, twin=self.root / "videos" / path.name)
-            upgrade_shard(self.root / "videos" / path.name, tables.videos)
-        write_dataset_card(self.root, tables)
-
-    def add(self, unit: Unit, *, stages: Sequence[str], generation: int = 0, replaces: Sequence[str] = ()) -> None:
-        if not self._pending:
-            self._since = time.monotonic()
-        self._pending.setdefault((tuple(stages), generation), []).append(unit)
-        self._replaced.update(dict.fromkeys(replaces, generation))
-        self._clips += len(unit.clips)
-        self._bytes += sum(len(still) for clip in unit.clips for still in clip.stills())
-        old = time.monotonic() - self._since > self.shard_seconds
-        if self._clips >= self.shard_clips or self._bytes >= self.MAX_BYTES or old:
-            self.flush()
-
-    def flush(self) -> None:
-        for (stages, generation), units in self._pending.items():
-            self._commit(units, stages, generation)
-        self._pending, self._replaced, self._clips, self._bytes = {}, {}, 0, 0
-
-    def _commit(self, units: list[Unit], stages: tuple[str, ...], generation: int) -> None:
-        units = sorted(units, key=lambda unit: unit.id)
-        ids = [unit.id for unit in units]
-        gone = sorted(unit for unit, by in self._replaced.items() if by == generation)
-        footer = {"units": ids, "stages": stages, "generation": generation, "replaces": gone, "models": self.models}
-        name = _name(ids, stages, generation)
-        clips = [self.tables.clip_row(unit, clip) for unit in units for clip in unit.clips]
-        write_parquet(self.root / "clips" / f"part-{name}.parquet", self.tables.clips, clips, footer)
-        videos = [self.tables.video_row(unit) for unit in units]
-        write_parquet(self.root / "videos" / f"part-{name}.parquet", self.tables.videos, videos, footer)
+def open_for_writing(store: Store, tables: Tables) -> None:
+    """Make a dataset ready for shards of these tables: leftovers are removed, older shards get the columns of today, and
+    README.md is written. Called by the one process that holds the lock."""
+    root = store.folder
+    if root is None:
+        raise NotImplementedError(store.url)
+    for table in ("clips", "videos"):
+        (root / table).mkdir(parents=True, exist_ok=True)
+    sweep(root)
+    for path in sorted((root / "clips").glob("part-*.parquet")):
+        upgrade_shard(path, tables.clips, twin=root / "videos" / path.name)
+        upgrade_shard(root / "videos" / path.name, tables.videos)
+    write_dataset_card(root, tables)
 
 
 def read_about(root: Path) -> dict[str, Any]:

@@ -1,4 +1,11 @@
-"""A lock that lets one process at a time write a folder."""
+"""A lock that lets one process at a time write a place: the operating system's on a disk, a lease in a bucket.
+
+A lease is the object `lock.json`, which its holder writes again every few seconds, each time only over its own last version.
+A process that finds one watches its version: if that does not change for LEASE seconds *of the watcher's own clock*, the
+holder is gone, and the watcher writes its own over that version. Whose write comes too late does not hold the lock. So clocks
+need not agree, and two processes never both succeed. A holder that could not renew for so long must assume it was taken over:
+`Lock.check`.
+"""
 
 from __future__ import annotations
 
@@ -6,24 +13,69 @@ import fcntl
 import json
 import os
 import socket
+import threading
 import time
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from curate.base.files import writing
+from curate.base.store import Changed, Store, StoreError, store_of
+
+__all__ = ["LEASE", "LOCK", "Lock", "held"]
 
 LOCK = ".lock"
+LEASE_NAME = "lock.json"
+LEASE = 60.0  # s without a renewal after which a holder counts as gone
+RENEW = 10.0  # s between renewals
+
+
+class Lock:
+    """A lock that is held. run: an id of this holding, different every time."""
+
+    def __init__(self, error: type[Exception]) -> None:
+        self.run = uuid.uuid4().hex[:12]
+        self.since = time.time()
+        self._error = error
+        self._lost: str | None = None
+
+    def check(self) -> None:
+        """Raise where the lock may have gone to another process: whoever holds it must not commit any more."""
+        if self._lost:
+            raise self._error(self._lost)
 
 
 @contextmanager
-def locked(root: Path, what: str, error: type[Exception]) -> Iterator[None]:
-    """Hold the folder's lock, which the operating system releases when the process ends; creates the folder if needed.
+def held(
+    place: str | os.PathLike[str] | Store,
+    what: str,
+    error: type[Exception],
+    *,
+    waiting: Callable[[str], None] | None = None,
+) -> Iterator[Lock]:
+    """Hold the lock of a place; a folder is made if needed.
 
-    what: what is written, for the message. error: raised if another process holds the lock, or the folder cannot be written
-    to or locked. Raises DiskError if its disk is full.
+    what: is written there, for messages. error: raised where another process holds it, or the place cannot be written to or
+    locked. waiting: told, once, that a lock is watched to see whether its holder is alive. Raises DiskError if a disk is full.
     """
+    store = store_of(place)
+    if store.folder is not None:
+        with _flocked(store.folder, what, error):
+            yield Lock(error)
+    else:
+        lease = _Lease(store, what, error)
+        lease.take(waiting)
+        try:
+            yield lease
+        finally:
+            lease.give_back()
+
+
+@contextmanager
+def _flocked(root: Path, what: str, error: type[Exception]) -> Iterator[None]:
     try:
         root.mkdir(parents=True, exist_ok=True)
         stream = open(root / LOCK, "a+", encoding="utf-8")  # noqa: SIM115
@@ -33,9 +85,7 @@ def locked(root: Path, what: str, error: type[Exception]) -> Iterator[None]:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise error(
-                f"{root}: another process is writing this {what}{_holder(stream)}: wait for it or stop it, or choose another --out"
-            ) from None
+            raise error(_taken(str(root), what, _read(stream))) from None
         except OSError as reason:  # as of NFS without its lock service, or Lustre mounted without flock
             raise error(
                 f"{root}: its file system has no locks ({os.strerror(reason.errno or 0)}), which keep a second process from writing "
@@ -43,17 +93,152 @@ def locked(root: Path, what: str, error: type[Exception]) -> Iterator[None]:
             ) from None
         with writing(root):
             stream.truncate(0)
-            json.dump({"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}, stream)
+            json.dump(_self(), stream)
             stream.flush()
         yield
 
 
-def _holder(stream: TextIO) -> str:
-    """The process that holds a lock, in brackets; "" if the file does not name it."""
+@dataclass(frozen=True)
+class _Found:
+    """A lease object as it was read."""
+
+    version: str
+    holder: dict[str, Any]
+
+
+class _Lease(Lock):
+    """A lease in a bucket, renewed by a thread."""
+
+    def __init__(self, store: Store, what: str, error: type[Exception]) -> None:
+        super().__init__(error)
+        self.store, self.what = store, what
+        self._version = ""
+        self._renewed = 0.0
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._renew, name="winnow-lease", daemon=True)
+
+    def take(self, waiting: Callable[[str], None] | None) -> None:
+        """Take the lease; where another holds it, watch for LEASE seconds whether that one is alive."""
+        since, seen = time.monotonic(), None
+        while True:
+            found = self._look()
+            if found is None:
+                if self._first():
+                    break
+                continue
+            if found.holder.get("free"):
+                if self._over(found.version):
+                    break
+                continue
+            if seen is None:
+                seen = found.version
+                if waiting:
+                    waiting(
+                        f"{self.store}: has a lock{_named(found.holder)}: looking for {LEASE:.0f} s whether its holder is alive"
+                    )
+            elif seen != found.version:
+                raise self._error(_taken(str(self.store), self.what, found.holder))
+            elif time.monotonic() - since >= LEASE:
+                if self._over(found.version):
+                    break
+                raise self._error(_taken(str(self.store), self.what, (self._look() or found).holder))
+            time.sleep(min(1.0, RENEW / 4))
+        self._thread.start()
+
+    def check(self) -> None:
+        super().check()
+        if time.monotonic() - self._renewed > LEASE - RENEW:
+            raise self._error(
+                f"{self.store}: its lock could not be renewed for {time.monotonic() - self._renewed:.0f} s, so another process "
+                "may have taken it: stopped before writing more; the same command resumes"
+            )
+
+    def give_back(self) -> None:
+        """Mark the lease as free: deleting has no condition on a version, so another's could be hit."""
+        self._ended.set()
+        self._thread.join()
+        if self._lost is None:
+            try:
+                self.store.replace(LEASE_NAME, json.dumps({"free": True}).encode(), self._version)
+            except (Changed, StoreError):
+                pass  # it runs out
+
+    def _look(self) -> _Found | None:
+        try:
+            version = self.store.head(LEASE_NAME).version
+            holder = json.loads(self.store.read(LEASE_NAME))
+            return _Found(version, holder if isinstance(holder, dict) else {})
+        except FileNotFoundError:
+            return None
+        except ValueError:
+            return _Found(version, {})
+
+    def _first(self) -> bool:
+        if not self.store.put(LEASE_NAME, self._text()):
+            return False
+        found = self._look()
+        if found is None or found.holder.get("run") != self.run:
+            return False
+        self._version, self._renewed = found.version, time.monotonic()
+        return True
+
+    def _over(self, version: str) -> bool:
+        began = time.monotonic()
+        try:
+            self._version = self.store.replace(LEASE_NAME, self._text(), version)
+        except Changed:
+            return False
+        self._renewed = began
+        return True
+
+    def _renew(self) -> None:
+        while not self._ended.wait(RENEW):
+            try:
+                if not self._over(self._version) and not self._mine():
+                    found = self._look()
+                    holder = _named(found.holder) if found else ""
+                    self._lost = (
+                        f"{self.store}: another process has taken its lock{holder}, as it was not renewed for {LEASE:.0f} s: "
+                        "stopped before writing more; the same command resumes"
+                    )
+                    return
+            except StoreError:  # tried again; `check` says when that has been too long
+                continue
+
+    def _mine(self) -> bool:
+        """Whether the lease there is this one's: a write may have succeeded although its answer was lost."""
+        found = self._look()
+        if found is None or found.holder.get("run") != self.run:
+            return False
+        self._version, self._renewed = found.version, time.monotonic()
+        return True
+
+    def _text(self) -> bytes:
+        """Differs each time, so that the version changes also where it is a hash of the content."""
+        return json.dumps(_self() | {"since": self.since, "run": self.run, "beat": uuid.uuid4().hex}).encode()
+
+
+def _self() -> dict[str, Any]:
+    return {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
+
+
+def _taken(place: str, what: str, holder: dict[str, Any]) -> str:
+    return f"{place}: another process is writing this {what}{_named(holder)}: wait for it or stop it, or choose another --out"
+
+
+def _named(holder: dict[str, Any]) -> str:
+    """The process that holds a lock, in brackets; "" if the lock does not name it."""
     try:
-        stream.seek(0)
-        holder = json.load(stream)
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder["since"]))
         return f" (process {holder['pid']} on {holder['host']}, since {since})"
-    except (ValueError, KeyError, TypeError, OSError):
+    except (KeyError, TypeError, ValueError, OSError):
         return ""
+
+
+def _read(stream: TextIO) -> dict[str, Any]:
+    try:
+        stream.seek(0)
+        found = json.load(stream)
+        return found if isinstance(found, dict) else {}
+    except (ValueError, OSError):
+        return {}

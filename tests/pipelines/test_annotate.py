@@ -125,10 +125,10 @@ def test_failed_videos_are_tried_again_when_asked_or_when_the_file_is_another(sm
 
 
 def test_two_writers_are_refused(small_footage, tmp_path, watcher):
-    from pipelines.dataset.lock import locked
+    from pipelines.dataset.lock import held
 
     message = rf"writing this dataset \(process {os.getpid()} on {re.escape(socket.gethostname())}, since 20"
-    with locked(tmp_path / "d", "dataset", DatasetError), pytest.raises(DatasetError, match=message):
+    with held(tmp_path / "d", "dataset", DatasetError), pytest.raises(DatasetError, match=message):
         job(small_footage, tmp_path / "d", watcher)
 
 

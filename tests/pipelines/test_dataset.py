@@ -13,12 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from curate.base.files import write_json
+from curate.base.store import store_of
 from curate.clip import Clip, Column, Listed, Unit, Video
 from curate.parts import Parts
 from curate.selection.filters import Filter
 from curate.selection.selection import select
 from curate.watching.facts import FILE_COLUMNS
-from pipelines.dataset.dataset import FORMAT, Dataset, DatasetError, Tables, Writer, read_unit, sweep
+from pipelines.dataset.dataset import FORMAT, Dataset, DatasetError, Tables, Writer, open_for_writing, read_unit, sweep
 from pipelines.dataset.tables import OF_VIDEO
 from pipelines.dataset.upgrade import upgrade_shard
 
@@ -41,8 +42,13 @@ def root(tmp_path):
     return tmp_path
 
 
+def opened_writer(root, tables, **options):
+    open_for_writing(store_of(root), tables)
+    return Writer(root, tables, models={}, **options)
+
+
 def writer(root, **options):
-    return Writer(root, TABLES, models={}, **options)
+    return opened_writer(root, TABLES, **options)
 
 
 def rows(root):
@@ -69,32 +75,35 @@ def test_what_is_written_is_read_back(root):
     dataset = Dataset(root)
     assert sorted(dataset.newest) == [f"{n:016x}-0000" for n in range(6)]
     shard = dataset.newest["0000000000000003-0000"]
-    back = read_unit(root, shard.name, unit(3), TABLES)
+    back = read_unit(store_of(root), shard.name, unit(3), TABLES)
     assert back.clips[1].values == {"motion_score": 1.5, "text_area": None}
     assert (back.video, back.facts, back.seconds) == (unit(3).video, unit(3).facts, {"shots": 0.25})
     assert [clip.start_frame for clip in back.clips] == [0, 10]
 
 
 def dying(root, step, before):
-    """In a process of its own: write everything, and die at the rename number `step`."""
-    real, calls = os.replace, iter(range(100))
+    """In a process of its own: write everything, and die at the rename or link number `step`."""
+    calls = iter(range(100))
 
-    def fatal(*args):
-        last = next(calls) == step
-        if last and before:
-            os._exit(9)
-        real(*args)
-        if last:
-            os._exit(9)
+    def fatal(real):
+        def call(*args):
+            last = next(calls) == step
+            if last and before:
+                os._exit(9)
+            real(*args)
+            if last:
+                os._exit(9)
 
-    os.replace = fatal
+        return call
+
+    os.replace, os.link = fatal(os.replace), fatal(os.link)
     write_all(Path(root))
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["before the rename", "after the rename"])
 @pytest.mark.parametrize("step", range(7))
 def test_killed_at_any_commit_and_started_again(root, tmp_path_factory, step, before):
-    """The writer of a card and three shards makes seven renames; it is killed around each of them in turn."""
+    """The writer of a card and three shards makes seven names of files; it is killed around each of them in turn."""
     # a process of its own: a fork of this one would have its locks and not its threads
     code = "import sys; from tests.pipelines.test_dataset import dying; dying(sys.argv[1], int(sys.argv[2]), sys.argv[3] == 'True')"
     command = [sys.executable, "-c", code, str(root), str(step), str(before)]
@@ -141,7 +150,12 @@ def test_rows_that_do_not_count_are_swept_out_of_their_shards(root):
             for table in ("clips", "videos")
         ]
         assert raw == [12, 6]  # what a tool counts that opens the files itself
-    assert read_unit(root, Dataset(root).newest[unit(0).id].name, unit(0), TABLES).clips[1].values["motion_score"] == 0
+    assert (
+        read_unit(store_of(root), Dataset(root).newest[unit(0).id].name, unit(0), TABLES)
+        .clips[1]
+        .values["motion_score"]
+        == 0
+    )
 
 
 def test_failed_and_empty_units_have_a_row(root):
@@ -181,7 +195,7 @@ def test_paths_that_are_not_text_survive(root):
     target.add(odd, stages=["shots"])
     target.flush()
     shard = Dataset(root).newest[odd.id]
-    assert read_unit(root, shard.name, odd, TABLES).video.path == odd.video.path
+    assert read_unit(store_of(root), shard.name, odd, TABLES).video.path == odd.video.path
 
 
 def test_thousands_of_stale_units_do_not_count(root):
@@ -206,7 +220,7 @@ def test_a_unit_is_read_without_the_rest_of_its_shard(root):
         target.add(unit(number, motion_score=number / 2), stages=["shots", "motion"])
     target.flush()
     shard = Dataset(root).newest[unit(250).id].name
-    assert read_unit(root, shard, unit(250), TABLES).clips[1].values["motion_score"] == 125.0
+    assert read_unit(store_of(root), shard, unit(250), TABLES).clips[1].values["motion_score"] == 125.0
     file = pq.ParquetFile(root / "clips" / f"part-{shard}.parquet")
     ids = [file.read_row_group(g, columns=["clip_id"])["clip_id"].to_pylist() for g in range(file.num_row_groups)]
     assert max(map(len, ids)) <= 64 and list(chain(*ids)) == sorted(chain(*ids))
@@ -261,7 +275,7 @@ def test_a_dataset_of_the_first_form_is_read_and_added_to(root):
         f"SELECT seconds['shots'], source_captions, source_spans FROM {dataset.videos_sql} ORDER BY video_id"
     )
     assert spent.fetchall() == [(0.25, ["a cat"], None), (0.25, ["a cat"], None), (0.25, ["a dog", "a hound"], None)]
-    back = read_unit(root, dataset.newest[unit(2).id].name, unit(2), TABLES)
+    back = read_unit(store_of(root), dataset.newest[unit(2).id].name, unit(2), TABLES)
     assert (back.video, back.seconds, back.clips[0].bounds) == (unit(2).video, {"shots": 0.25}, "shots")
     assert {"source_captions", "bounds"} <= set(dataset.schema("clips").names)
     assert not any(pa.types.is_map(field.type) for field in dataset.schema("clips"))
@@ -292,7 +306,7 @@ def film(number: int, **values) -> Unit:
 
 
 def test_facts_of_the_video_are_there_for_clips_that_were_recorded_without_them(root):
-    target = Writer(root, FILM, models={}, shard_clips=4)
+    target = opened_writer(root, FILM, shard_clips=4)
     for number in range(3):
         target.add(film(number), stages=["shots"])
     target.flush()
@@ -315,7 +329,7 @@ def test_facts_of_the_video_are_there_for_clips_that_were_recorded_without_them(
     chosen = select(dataset.clips_sql, [Filter("where", sql="NOT interlaced AND codec = 'codec1'")])
     assert (chosen.clips, chosen.steps[0].remaining) == (6, 2)
     assert "filename" not in duckdb.sql(f"FROM {dataset.clips_sql}").columns
-    target = Writer(root, FILM, models={})  # brings the shards to the form of today
+    target = opened_writer(root, FILM)  # brings the shards to the form of today
     assert list(facts()) == [expected] * 3
     assert all({"codec", "hdr"} <= set(pq.read_schema(path).names) for path in root.glob("clips/*.parquet"))
     target.add(film(1, motion_score=2.0), stages=["shots", "motion"], generation=1)
@@ -324,7 +338,7 @@ def test_facts_of_the_video_are_there_for_clips_that_were_recorded_without_them(
 
 
 def test_facts_are_those_of_the_row_that_counts(root):
-    target = Writer(root, FILM, models={})
+    target = opened_writer(root, FILM)
     for number in range(2):
         target.add(film(number), stages=["shots"])
     target.flush()
@@ -355,7 +369,7 @@ def test_spans_of_a_list_come_back_as_they_were(root):
     target = writer(root)
     target.add(listed, stages=["shots"])
     target.flush()
-    back = read_unit(root, Dataset(root).newest[listed.id].name, listed, TABLES)
+    back = read_unit(store_of(root), Dataset(root).newest[listed.id].name, listed, TABLES)
     assert back.video == listed.video
     assert back.clips[0] == Clip(**{**vars(listed.clips[0]), "values": dict.fromkeys(("motion_score", "text_area"))})
     result = duckdb.sql(

@@ -18,7 +18,7 @@ from curate.video.identity import fingerprint
 from pipelines.curated.curated import CuratedError
 from pipelines.curated.cutting import Cutters, cut_together
 from pipelines.dataset.dataset import FORMAT, Dataset, Writer
-from pipelines.dataset.lock import locked
+from pipelines.dataset.lock import held
 from tests.curate.odd_clocks import levels
 from tests.pipelines.test_curated import TABLES, curate, footage, map_here, no_pictures  # noqa: F401
 
@@ -271,7 +271,7 @@ def test_a_dataset_that_cannot_be_read_is_not_blamed_on_the_folder_that_is_writt
 
 
 def hold(folder, ready, done):
-    with locked(folder, "curated dataset", CuratedError):
+    with held(folder, "curated dataset", CuratedError):
         ready.set()
         done.wait(60)
 

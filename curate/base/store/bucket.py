@@ -106,7 +106,7 @@ class Bucket(Store):
         pause = PAUSE
         for left in reversed(range(TRIES)):
             try:
-                return call(_connected(self.bucket), self._key(name))
+                return call(_connected(self.bucket, _endpoint()), self._key(name))
             except (AlreadyExistsError, PreconditionError):
                 raise
             except (NotFoundError, FileNotFoundError):
@@ -165,9 +165,13 @@ def _obstore() -> Any:
     return obstore
 
 
+def _endpoint() -> str:
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+
+
 @lru_cache(maxsize=64)
-def _connected(bucket: str) -> Any:
-    """The client of a bucket, one for each process."""
+def _connected(bucket: str, endpoint: str) -> Any:
+    """The client of a bucket, one for each process. endpoint: of S3."""
     _obstore()
     from obstore.store import from_url
 
@@ -180,7 +184,6 @@ def _connected(bucket: str) -> Any:
         "client_options": {"timeout": "60s", "connect_timeout": "10s"},
         "retry_config": {"max_retries": 8, "retry_timeout": timedelta(seconds=120)},
     }
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
     if scheme in ("http",) or (scheme.startswith("s3") and endpoint.startswith("http://")):
         options["client_options"]["allow_http"] = True
     if scheme.startswith("s3"):
