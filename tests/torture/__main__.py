@@ -128,7 +128,9 @@ def main() -> int:
     wrong = [result.plan.seed for result in results if result.faults]
     console.print(table_of(results))
     if wrong:
-        console.print(f"again: {'; '.join(f'python -m tests.torture --seed {seed}' for seed in wrong)}", highlight=False)
+        console.print(
+            f"again: {'; '.join(f'python -m tests.torture --seed {seed}' for seed in wrong)}", highlight=False
+        )
     elif not options.keep:
         shutil.rmtree(scratch, ignore_errors=True)
     return 1 if wrong else 0

@@ -103,7 +103,18 @@ class Run:
         sources = [self.place.url("footage/films"), self.place.url("footage/listed/list.jsonl")]
         settings = [word for setting in SETTINGS for word in ("--set", setting)]
         command = self._command(
-            ["annotate", *sources, "--out", self._url("dataset"), "--plugin", PLUGIN, "--stages", STAGES, *settings, *how]
+            [
+                "annotate",
+                *sources,
+                "--out",
+                self._url("dataset"),
+                "--plugin",
+                PLUGIN,
+                "--stages",
+                STAGES,
+                *settings,
+                *how,
+            ]
         )
         self._until_done(command, plan.attempts, calm, self._all_recorded)
         if not self.result.faults:  # once more: there is nothing left to do
