@@ -34,32 +34,41 @@ class Stage(PipelinePart):
         raise NotImplementedError
 
     def __call__(self, units: Sequence[Unit]) -> list[Unit]:
-        """Fill the columns of the clips of all these units at once. Raises MemoryError if a clip failed for lack of memory;
-        of several units nothing is kept then: they may be tried one by one."""
+        """Score the clips of these units, all in one call of `process`, or where that raises unit by unit."""
         wanted = [unit for unit in units if unit.wants(self.name)]
         clips = [clip for unit in wanted for clip in unit.clips]
         began = time.perf_counter()
         if clips:
             before = [dict(clip.errors) for clip in clips]
-            attempt(self.process, clips, self.name, self.columns)
+            if sum(bool(unit.clips) for unit in wanted) < 2 or not self._all_at_once(clips):
+                for unit in wanted:
+                    if unit.clips:
+                        attempt(self.process, unit.clips, self.name, self.columns)
             check_values(self, clips)
-            if (reason := _out_of_memory(clips, before)) and (len(wanted) > 1 or not wanted[0].lost):
-                for clip, errors in zip(clips, before, strict=True):  # a unit that was lost before keeps the reason
-                    clip.errors = errors
-                raise MemoryError(reason)
+            if not all(unit.lost for unit in wanted):  # in the second attempt the reason is recorded instead
+                self._raise_if_out_of_memory(clips, before)
         spent = time.perf_counter() - began
         for unit in wanted:
             unit.seconds[self.name] = spent * (len(unit.clips) / len(clips) if clips else 1 / len(wanted))
         return list(units)
 
+    def _all_at_once(self, clips: list[Clip]) -> bool:
+        """Score clips of several units; False, and their errors are as before, where that raises."""
+        before = [dict(clip.errors) for clip in clips]
+        try:
+            self.process(clips)
+        except Exception:
+            for clip, errors in zip(clips, before, strict=True):
+                clip.errors = errors
+            return False
+        return True
 
-def _out_of_memory(clips: Sequence[Clip], before: Sequence[dict[str, str]]) -> str | None:
-    """The reason of a clip that has just failed for lack of memory."""
-    for clip, old in zip(clips, before, strict=True):
-        for key, reason in clip.errors.items():
-            if old.get(key) != reason and is_out_of_memory(reason):
-                return reason
-    return None
+    def _raise_if_out_of_memory(self, clips: Sequence[Clip], before: Sequence[dict[str, str]]) -> None:
+        """Raise MemoryError if a clip failed for lack of memory: its unit is retried with nothing beside it."""
+        for clip, old in zip(clips, before, strict=True):
+            for key, reason in clip.errors.items():
+                if old.get(key) != reason and is_out_of_memory(reason):
+                    raise MemoryError(reason)
 
 
 def is_out_of_memory(reason: str) -> bool:

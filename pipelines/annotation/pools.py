@@ -96,14 +96,14 @@ class Share:
 def actor_options(pool: Pool, share: Share) -> dict[str, Any]:
     """Options of Ray for one worker of a pool; its `env_vars` are to be joined with others.
 
-    A worker without a GPU of its own sees none: all of them would load their models onto one. Workers with one are spread,
-    so that each machine keeps memory for those that feed them.
+    A worker without a GPU of its own sees none: all of them would load their models onto one. Workers are spread, so that
+    each machine keeps memory for those that feed the others.
     """
     return {
         "num_cpus": share.cpus,
         "num_gpus": share.gpus,
         "memory": int(share.memory),
-        "scheduling_strategy": "SPREAD" if pool.gpu else "DEFAULT",
+        "scheduling_strategy": "SPREAD",
         "runtime_env": {"env_vars": {} if pool.gpu else {"CUDA_VISIBLE_DEVICES": ""}},
     }
 

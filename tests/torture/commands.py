@@ -44,9 +44,7 @@ class Attempt:
         found = [f"process left over: {process}" for process in self.left]
         if self.hung:
             found.append(f"hung for {HANG_SECONDS:.0f} s")
-        elif (
-            self.code in (0, 1) or self.driver_was_asked or (self.code == 2 and self.killed and "winnow: " in self.said)
-        ):
+        elif self.code in (0, 1) or self.driver_was_asked or (self.code == 2 and self.killed and "winnow: " in self.said):
             pass
         else:
             found.append(f"exit code {self.code} after kills of {[k.kind for k in self.killed]}: {self.said[-300:]!r}")
