@@ -25,11 +25,7 @@ from typing import Any, TextIO
 from curate.base.files import writing
 from curate.base.store import Changed, Store, StoreError, store_of
 
-<<<<<<< HEAD
-__all__ = ["LEASE", "LOCK", "Lock", "has_ended", "held"]
-=======
-__all__ = ["LEASE", "LEASE_NAME", "LOCK", "Lock", "held"]
->>>>>>> main
+__all__ = ["LEASE", "LEASE_NAME", "LOCK", "Lock", "has_ended", "held"]
 
 LOCK = ".lock"
 LEASE_NAME = "lock.json"
