@@ -25,7 +25,7 @@ from typing import Any, TextIO
 from curate.base.files import writing
 from curate.base.store import Changed, Store, StoreError, store_of
 
-__all__ = ["LEASE", "LOCK", "Lock", "held"]
+__all__ = ["LEASE", "LEASE_NAME", "LOCK", "Lock", "held"]
 
 LOCK = ".lock"
 LEASE_NAME = "lock.json"

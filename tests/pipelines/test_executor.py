@@ -10,11 +10,17 @@ import pytest
 
 from curate.clip import Unit, Video
 from pipelines.annotation.annotate import annotate
-from pipelines.annotation.executor import ExecutorError, run, work
+from pipelines.annotation.planning.feed import Feed
 from pipelines.annotation.pools import Place, allocate, pools_of
-from pipelines.annotation.stages import with_needs
+from pipelines.annotation.stages import TABLES, with_needs
+from pipelines.annotation.tasks import Task
+from pipelines.annotation.workers.actors import OnRay
+from pipelines.annotation.workers.executor import run
+from pipelines.annotation.workers.worker import Target, work
+from pipelines.cluster import ExecutorError
 from pipelines.config import load
 from pipelines.dataset.dataset import Dataset
+from pipelines.status.runlog import RunLog
 
 SMALL = ["text.size=256"]  # CRAFT at a quarter of the pixels: the models are those of the demo, the time is not
 
@@ -42,7 +48,9 @@ def test_a_killed_worker_costs_nothing(small_footage, tmp_path, watcher):
         while not killed and process.poll() is None:
             for child in psutil.Process(process.pid).children(recursive=True):
                 try:
-                    if "MapWorker" in " ".join(child.cmdline()) and child.children():  # its decoder runs: it is at work
+                    if (
+                        "StageWorker" in " ".join(child.cmdline()) and child.children()
+                    ):  # its decoder runs: it is at work
                         child.kill()
                         killed = True
                 except psutil.Error:
@@ -119,6 +127,8 @@ def test_memory_says_how_many_workers_this_machine_holds(monkeypatch):
     assert [share.workers for share in allocate([pool], config, Place("ray", address="auto"), 100, 16, 0)] == [16]
 
 
-def test_a_cluster_that_is_not_there_is_one_line():
+def test_a_cluster_that_is_not_there_is_one_line(tmp_path):
+    place, target = Place("ray", address="127.0.0.1:1"), Target(str(tmp_path), TABLES, {})
+    force = OnRay(load("quickstart"), ["shots"], place, target, RunLog(None, ""))
     with pytest.raises(ExecutorError, match=r"Ray at 127.0.0.1:1 cannot be reached .*--executor inline"):
-        list(run([Unit(Video("a"))], load("quickstart"), ["shots"], Place("ray", address="127.0.0.1:1")))
+        list(run(Feed([Task(Unit(Video("a")))]), force))

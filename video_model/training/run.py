@@ -23,11 +23,13 @@ from video_model.errors import RunError, first_line
 from video_model.training import checkpoints
 from video_model.training.build import trained_network
 from video_model.training.checkpoints import Checkpoint
+from video_model.training.mirror import Mirror, local_run
 from video_model.training.watching import Silent, TrainingWatcher
 
 # What may differ when a run is resumed: nothing of it changes what a step computes.
 FREE = (
     "loop.save_every",
+    "loop.background_saves",
     "loop.keep",
     "loop.log_every",
     "loop.evaluate_every",
@@ -47,6 +49,7 @@ class Run:
 
     root: Path
     config: TrainConfig
+    mirror: Mirror | None = None  # of a run in a store
 
     @classmethod
     def begin(cls, root: str | Path, config: TrainConfig, resume: bool, watcher: TrainingWatcher | None = None) -> Run:
@@ -69,8 +72,9 @@ class Run:
 
     @classmethod
     def open(cls, root: str | Path, schema: type[TrainConfig] = TrainConfig) -> Run:
-        """schema: the config's class, where the run was begun with parts of one's own (see config.train_config)."""
-        root = Path(root)
+        """A run at a path, or at a URL, from which it is fetched. schema: the config's class, where the run was begun with
+        parts of one's own (see config.train_config)."""
+        root = local_run(root)
         try:
             return cls(root, schema.model_validate_json((root / "config.json").read_text()))
         except FileNotFoundError:

@@ -1,0 +1,1 @@
+"""Kills anything at any moment, starts the same command again, and compares: `make torture`."""
