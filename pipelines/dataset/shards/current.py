@@ -164,9 +164,7 @@ class Current:
         import duckdb
 
         try:
-            columns = {
-                row[1] for row in self._db.execute(f"SELECT * FROM parquet_schema({literal(part)})").fetchall()
-            }
+            columns = {row[1] for row in self._db.execute(f"SELECT * FROM parquet_schema({literal(part)})").fetchall()}
             return set(ROWS.names) <= columns
         except duckdb.Error:
             return False
@@ -209,7 +207,11 @@ def _parquet(paths: list[str]) -> str:
 
 
 def _sql_type(kind: pa.DataType) -> str:
-    names = {pa.string(): "VARCHAR", pa.int32(): "INTEGER", pa.int64(): "BIGINT", pa.float64(): "DOUBLE", pa.bool_(): "BOOLEAN"}
+    names = {
+        pa.string(): "VARCHAR",
+        pa.int32(): "INTEGER",
+        pa.int64(): "BIGINT",
+        pa.float64(): "DOUBLE",
+        pa.bool_(): "BOOLEAN",
+    }
     return names[kind]
-
-
