@@ -117,7 +117,7 @@ def _finish(job: Job, request: dict[str, Any], counts: ShardCounts) -> None:
     dataset, store = job.dataset, job.store
     about = {
         "winnow": version("winnow"),
-        "dataset": {"path": str(dataset.root.absolute()), "config": dataset.config, "models": dataset.models},
+        "dataset": {"path": dataset.store.url, "config": dataset.config, "models": dataset.models},
         "request": request,
         **job.selection.to_dict(),
         "curated": asdict(counts) | {"why_transcoded": dict(sorted(counts.why_transcoded.items()))},
