@@ -3,94 +3,63 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
 from curate.base.child import CHANGED
-from curate.base.store import store_of
-from curate.clip import Unit, Video, path_to_text
+from curate.base.files import DiskError
+from curate.base.store import StoreError, store_of
+from curate.clip import Unit, Video, text_to_path
 from pipelines.annotation.agreement import check_types, open_dataset, refuse_foreign
-from pipelines.annotation.changes import Changes, find_changes
-from pipelines.annotation.executor import run
 from pipelines.annotation.models import check_weights
-from pipelines.annotation.planner import Planner
-from pipelines.annotation.planning import plan_videos
+from pipelines.annotation.planning.feed import AheadFeed, Feed
+from pipelines.annotation.planning.intake import Input, Intake
+from pipelines.annotation.planning.recorded import RecordedUnits
 from pipelines.annotation.pools import Place
-from pipelines.annotation.recorded import RecordedUnits
 from pipelines.annotation.stages import check_views, tables_of, with_needs
+from pipelines.annotation.summary import Summary
+from pipelines.annotation.tasks import Report, Task
+from pipelines.annotation.workers.actors import OnRay
+from pipelines.annotation.workers.executor import run, settled
+from pipelines.annotation.workers.force import Force, Inline
+from pipelines.annotation.workers.worker import Committer, Target
+from pipelines.cluster import ExecutorError
 from pipelines.config import Config
 from pipelines.dataset.dataset import (
     Dataset,
     DatasetError,
-    Writer,
+    Manifest,
     forget,
     open_for_writing,
     read_shards,
     sweep,
 )
-from pipelines.dataset.lock import held
-from pipelines.sources.folders import SkippedFiles
+from pipelines.dataset.lock import Lock, held
+from pipelines.dataset.shards import Footer
 from pipelines.sources.sources import FoundVideos, find_videos
+from pipelines.status.runlog import RunLog
+
+INTERRUPTED_SECONDS = 20.0  # for what is finished to be committed, after Ctrl-C
 
 
 class JobWatcher(Protocol):
-    """Displays the progress of a job."""
+    """Displays the progress of a job. Called by more than one thread."""
 
-    def planning(self, done: int, total: int) -> None: ...
-    def start(self, units: int, seconds: float, already: int) -> None: ...
-    def unit(self, unit: Unit) -> None: ...
+    def planning(self, looked: int) -> None:
+        """looked: how many inputs were looked at so far."""
+        ...
 
+    def planned(self, units: int, seconds: float, already: int) -> None:
+        """What there is to do, as far as it is known now. already: inputs of which nothing is left to do."""
+        ...
 
-@dataclass
-class Summary:
-    """Counts of one run. already, failed_before: videos recorded before, and the failed ones of them. footage: seconds.
-
-    changed: videos whose file has other content than recorded. moved: those found at another path. failures, earlier, lost:
-    (path, reason) of units that failed now, failed before, and were lost.
-    """
-
-    videos: int = 0
-    already: int = 0
-    failed: int = 0
-    failed_before: int = 0
-    duplicates: int = 0
-    warned: int = 0
-    clips: int = 0
-    clip_failures: int = 0
-    changed: int = 0
-    moved: int = 0
-    footage: float = 0.0
-    wall: float = 0.0
-    failures: list[tuple[str, str]] = field(default_factory=list)
-    earlier: list[tuple[str, str]] = field(default_factory=list)
-    lost: list[tuple[str, str]] = field(default_factory=list)
-    skipped: SkippedFiles = field(default_factory=SkippedFiles)
-
-    @property
-    def anything_failed(self) -> bool:
-        """Whether videos failed, now or earlier, stages failed on clips of this run, or units were lost."""
-        return bool(self.failed or self.failed_before or self.clip_failures or self.lost)
-
-    @property
-    def nothing_to_do(self) -> bool:
-        return not (self.videos or self.clips or self.failures or self.lost or self.moved or self.changed)
-
-    def count(self, unit: Unit) -> None:
-        self.videos += unit.index == 0
-        self.clips += len(unit.clips)
-        self.footage += unit.footage if unit.status == "ok" else 0.0
-        self.warned += bool(unit.warnings)
-        self.duplicates += unit.status == "duplicate"
-        self.clip_failures += sum(clip.failed for clip in unit.clips)
-        if unit.status == "failed":
-            self.failures.append((unit.video.path, unit.error or "no reason was recorded"))
-            self.failed = len({path for path, _ in self.failures})
-        elif unit.status == "lost":
-            self.lost.append((unit.video.path, unit.error or "no reason was recorded"))
+    def unit(self, unit: Report) -> None: ...
 
 
 def annotate(
@@ -116,115 +85,146 @@ def annotate(
     if sources:
         found = find_videos(sources, root)
     else:
-        found = FoundVideos(RecordedUnits(Dataset(root), chosen, retry_failed, config.parts).videos())
+        Dataset(root)
+        found = FoundVideos()
     summary = Summary(skipped=found.skipped)
-    with held(root, "dataset", DatasetError):
+    with held(root, "dataset", DatasetError) as lock:
         shards = [shard.name for shard in read_shards(root)]
         check_types(root, config, shards)
         open_dataset(root, config, chosen, models)
         tables = tables_of(config.parts).with_stored(root, shards)
         open_for_writing(store_of(root), tables)
-        writer = Writer(
-            store_of(root),
-            tables,
-            models=models,
-            shard_clips=config.execution.shard_clips,
-            shard_seconds=config.execution.shard_seconds,
-        )
-        try:
-            _Annotation(root, config, chosen, writer, watcher, summary).run(found, place, retry_failed)
-        finally:
-            writer.flush()
+        target = Target(str(root.absolute()), tables, models, lock.run)
+        job = _Job(target, config, chosen, place, watcher, summary, lock)
+        job.run(found if sources else None, retry_failed)
         sweep(root)
     summary.wall = time.perf_counter() - began
     return summary
 
 
-class _Annotation:
-    """One run of `annotate`: plans the units, runs the stages, and writes the rows."""
+class _Job:
+    """One run of `annotate`: counts what planning and workers tell, and records what nothing is computed on."""
 
     def __init__(
-        self, root: Path, config: Config, stages: tuple[str, ...], writer: Writer, watcher: JobWatcher, summary: Summary
+        self,
+        target: Target,
+        config: Config,
+        stages: tuple[str, ...],
+        place: Place,
+        watcher: JobWatcher,
+        summary: Summary,
+        lock: Lock,
     ) -> None:
-        self.root, self.config, self.stages = root, config, stages
-        self.writer, self.watcher, self.summary = writer, watcher, summary
+        self.target, self.config, self.stages, self.place = target, config, stages, place
+        self.watcher, self.summary, self.lock = watcher, summary, lock
+        self.store = store_of(target.place)
+        self.manifest = Manifest(self.store)
+        self.committer = Committer(target, config)
+        self.guard = threading.RLock()  # of the two above: planning records too
+        self.log = RunLog(self.store, target.run)
+        self.units, self.seconds = 0, 0.0
+        self.modified: dict[str, Video] = {}
 
-    def run(self, found: FoundVideos, place: Place, retry_failed: bool) -> None:
-        known = self._known(found, retry_failed)
-        units = self._planned(found.videos, found.refused, known)
-        self._count_known(found, units, known, retry_failed)
-        modified = self._work(units, known, place, again=True)
-        if videos := [video for video in found.videos if video.path in modified]:
-            self.writer.flush()
-            known = RecordedUnits(Dataset(self.root), self.stages, retry_failed, self.config.parts)
-            self._work(self._planned(videos, [], known), known, place, again=False)
+    def run(self, found: FoundVideos | None, retry_failed: bool) -> None:
+        """found: the inputs; None: the recorded ones."""
+        state, reason = "stopped", None
+        try:
+            known = self._known(found, retry_failed)
+            inputs = known.videos() if found is None else chain(found.refused, found.videos)
+            self._work(inputs, known, first=True)
+            if videos := list(self.modified.values()):
+                known = self._recorded(retry_failed)
+                self._work(videos, known, first=False)
+            state = "finished"
+        except KeyboardInterrupt:
+            state = "interrupted"
+            raise
+        except Exception as error:
+            reason = str(error)
+            raise
+        finally:
+            self._flush()
+            self.manifest.flush()
+            self.log.close(state, reason)
 
-    def _known(self, found: FoundVideos, retry_failed: bool) -> RecordedUnits:
+    def _recorded(self, retry_failed: bool) -> RecordedUnits:
+        return RecordedUnits(Dataset(self.target.place), self.stages, retry_failed, self.config.parts)
+
+    def _known(self, found: FoundVideos | None, retry_failed: bool) -> RecordedUnits:
         """The recorded units. Rows of refused inputs that are accepted now are removed."""
-        known = RecordedUnits(Dataset(self.root), self.stages, retry_failed, self.config.parts)
-        if gone := known.accepted_now(found.accepts):
-            forget(self.root, gone)
-            known = RecordedUnits(Dataset(self.root), self.stages, retry_failed, self.config.parts)
+        known = self._recorded(retry_failed)
+        refused = known.ledger.no_files() if found is not None else []
+        if gone := [row["id"] for row in refused if found.accepts(text_to_path(row["video_path"]))]:
+            forget(Path(self.target.place), gone)
+            known.close()
+            known = self._recorded(retry_failed)
         return known
 
-    def _planned(self, videos: Sequence[Video], refused: Sequence[Unit], known: RecordedUnits) -> list[Unit]:
-        """The units to run. Those that planning failed, lost, or found to be duplicates are written."""
-        with Planner(self.config) as planner:
-            changes = find_changes(videos, known, planner, self.watcher.planning)
-            if changes.adopt(videos, known, self.writer):
-                known.read(Dataset(self.root))
-            known.changed, known.moved = changes.changed, set(changes.moved)
-            units = []
-            for unit in chain(refused, self._wanted(videos, planner, changes, known)):
-                if unit.status == "ok":
-                    units.append(unit)
-                elif not known.recorded(unit):
-                    self.writer.add(unit, stages=self.stages, **known.replacement(unit))
-                    self.summary.count(unit)
-        units = [replace(unit, todo=list(self.stages)) if unit.todo is None else unit for unit in units]
-        return sorted(units, key=known.lost)  # stable: units that were lost before come last
+    def _work(self, inputs: Iterable[Input], known: RecordedUnits, first: bool) -> None:
+        """Plan and run the units, and count what becomes of them. first: files that were modified meanwhile are kept in
+        `modified`, for another time; otherwise they are recorded as lost."""
+        intake = Intake(
+            known, self.config, self.stages, self.summary, self._record, self._flush, self.watcher.planning, first
+        )
+        tasks = self._counted(intake.tasks(inputs))
+        ray = self.place.executor == "ray"
+        feed = AheadFeed(tasks) if ray else Feed(tasks)
+        force: Force = (OnRay if ray else _inline)(self.config, self.stages, self.place, self.target, self.log)
+        try:
+            for told in run(feed, force, self.log, before=known.done):
+                self.lock.check()
+                if isinstance(told, Footer):
+                    self._committed(told)
+                else:
+                    self._count(*told, first)
+        except BaseException:
+            with suppress(ExecutorError, DiskError, StoreError):  # the first error is the one to tell
+                for footer in settled(force, INTERRUPTED_SECONDS):
+                    self._committed(footer)
+            raise
+        finally:
+            feed.close()
+            force.close()
+            known.close()
 
-    def _wanted(
-        self, videos: Sequence[Video], planner: Planner, changes: Changes, known: RecordedUnits
-    ) -> Iterator[Unit]:
-        """Units of videos that are new, that lack a stage, or for which a list changed."""
-        fresh = [video for video in videos if not known.planned(video)]
-        for unit in plan_videos(fresh, planner, changes.seen, known, self.watcher.planning):
-            if not known.recorded(unit):
-                yield unit
-        wanted = {path_to_text(video.path) for video in videos}
-        listed = {path_to_text(v.path): v for v in videos if v.captions or v.columns or v.spans}
-        yield from (unit for unit in known.incomplete(listed) if path_to_text(unit.video.path) in wanted)
+    def _counted(self, tasks: Iterator[Task]) -> Iterator[Task]:
+        for task in tasks:
+            self.units += 1
+            self.seconds += task.unit.footage
+            self.log.planned(1, task.unit.footage)
+            self.watcher.planned(self.units, self.seconds, self.summary.already)
+            yield task
+        self.log.planned(0, 0.0, final=True)
 
-    def _count_known(self, found: FoundVideos, units: Sequence[Unit], known: RecordedUnits, retry_failed: bool) -> None:
-        """Count the inputs that are recorded already, and those of them that failed."""
-        summary = self.summary
-        inputs = [*found.videos, *(unit.video for unit in found.refused)]
-        wanted = {path_to_text(video.path) for video in inputs}
-        summary.already = len(inputs) - len({unit.video.path for unit in units}) - summary.videos
-        summary.changed, summary.moved = len(known.changed), len(known.moved)
-        summary.earlier = [] if retry_failed else known.failures(wanted - known.changed)
-        summary.failed_before = len({path for path, _ in summary.earlier})
+    def _count(self, task: Task, report: Report, first: bool) -> None:
+        if first and report.lost[-1:] == [CHANGED]:
+            self.modified[report.path] = replace(task.unit.video, video_id="")
+            return
+        if not report.written and task.writes(Unit(task.unit.video, status=report.status, stored=task.unit.stored)):
+            unit = replace(task.unit, status=report.status, error=report.error, lost=report.lost)
+            self._record(replace(task, unit=unit))
+        self.summary.count(report)
+        self.watcher.unit(report)
+        facts = {"path": report.path, "footage": report.footage, "clips": report.clips}
+        self.log.finished(report.id, report.status, **facts, seconds=report.seconds, error=report.error)
 
-    def _work(self, units: Sequence[Unit], known: RecordedUnits, place: Place, again: bool) -> set[str]:
-        """Run the stages and write the rows. Returns paths of files that were modified meanwhile, if `again`: the caller
-        retries them; otherwise they are recorded as lost."""
-        self.watcher.start(len(units), sum(unit.footage for unit in units), self.summary.already)
-        modified: set[str] = set()
-        for unit in run(units, self.config, self.stages, place, before=known.done):
-            if again and unit.lost[-1:] == [CHANGED]:
-                modified.add(unit.video.path)
-                continue
-            if unit.status == "ok" or not (
-                unit.stored or known.has_good_rows(unit)
-            ):  # a failure never replaces good rows
-                self.writer.add(unit, stages=self._done(unit, known), **known.replacement(unit))
-            self.summary.count(unit)
-            self.watcher.unit(unit)
-        return modified
+    def _record(self, task: Task) -> None:
+        """Commit a unit on which nothing is computed, some time."""
+        with self.guard:
+            for footer in self.committer.add(task.unit, task):
+                self._committed(footer)
 
-    def _done(self, unit: Unit, known: RecordedUnits) -> list[str]:
-        """All stages whose columns the rows of a unit have now, including those of plugins that are not loaded."""
-        done = dict.fromkeys([*known.stages_of(unit), *self.stages])
-        parts = self.config.parts
-        return [*parts.with_needs(name for name in done if name in parts.stages), *(done.keys() - parts.stages.keys())]
+    def _flush(self) -> None:
+        """Commit what `_record` has collected."""
+        with self.guard:
+            for footer in self.committer.flush():
+                self._committed(footer)
+
+    def _committed(self, footer: Footer) -> None:
+        with self.guard:
+            self.manifest.add(footer)
+        self.log.committed(footer.shard, len(footer.units))
+
+
+def _inline(config: Config, stages: Sequence[str], place: Place, target: Target, log: RunLog) -> Inline:
+    return Inline(config, stages, target, log)

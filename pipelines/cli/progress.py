@@ -12,8 +12,8 @@ from rich.progress import Task
 from rich.table import Table
 from rich.text import Text
 
-from curate.clip import Unit
-from pipelines.annotation.annotate import Summary
+from pipelines.annotation.summary import Summary
+from pipelines.annotation.tasks import Report
 from pipelines.cli.errors import progress_bar
 from pipelines.curated.curated import Curated
 from pipelines.dataset.statistics import clock, funnel_table
@@ -27,12 +27,13 @@ class LiveProgress:
     """
 
     PLAIN_SECONDS = 15.0
+    MOST_TOLD = 1000  # failures that are printed; `videos/` has all
 
     def __init__(self, console: Console) -> None:
         self.console = console
         self.progress = progress_bar(console)
         self.task: Task | None = None
-        self.units = self.done = self.videos = self.clips = self.failed = 0
+        self.units = self.done = self.videos = self.clips = self.failed = self.told = 0
         self.total = self.footage = 0.0
         self.began = self.printed = time.monotonic()
 
@@ -44,27 +45,30 @@ class LiveProgress:
     def __exit__(self, *_: object) -> None:
         self.progress.stop()
 
-    def planning(self, done: int, total: int) -> None:
-        self.progress.update(self.id, description=f"opening files: {done} of {total}", completed=done, total=total)
+    def planning(self, looked: int) -> None:
+        if not self.units:
+            self.progress.update(self.id, description=f"opening files: {looked}")
 
-    def start(self, units: int, seconds: float, already: int) -> None:
-        self.units, self.total, self.began = units, seconds, time.monotonic()
-        if already and units:
-            self.console.print(f"{counted(already, 'input')} in the dataset already: resuming")
-        self.progress.update(
-            self.id, description=f"0 of {units} units, starting workers", completed=0, total=max(seconds, 1e-9)
-        )
+    def planned(self, units: int, seconds: float, already: int) -> None:
+        if not self.units:
+            self.began = time.monotonic()
+            if already:
+                self.console.print(f"{counted(already, 'input')} in the dataset already: resuming")
+            self.progress.update(self.id, description="starting workers", completed=0, total=max(seconds, 1e-9))
+        self.units, self.total = units, seconds
 
-    def unit(self, unit: Unit) -> None:
+    def unit(self, unit: Report) -> None:
         self.done += 1
         self.videos += unit.index == 0
-        self.clips += len(unit.clips)
+        self.clips += unit.clips
         self.failed += unit.status == "failed"
         self.footage += unit.footage
         if unit.status in ("failed", "lost"):
-            self.console.print(
-                Text(f"{unit.status}: {os.path.basename(unit.video.path)!r}: {unit.error}", style="yellow")
-            )
+            self.told += 1
+            if self.told <= self.MOST_TOLD:
+                self.console.print(
+                    Text(f"{unit.status}: {os.path.basename(unit.path)!r}: {unit.error}", style="yellow")
+                )
         spent = time.monotonic() - self.began
         rate = self.footage / max(spent, 1e-9)
         left = clock((self.total - self.footage) / rate) if rate > 0 and self.footage < self.total else "0 s"
@@ -103,16 +107,15 @@ def print_summary(console: Console, summary: Summary, out: str) -> None:
         rows.append(("moved", f"{counted(summary.moved, 'video')}: rows adopted, nothing computed again"))
     rows.append(("failed", _failed(summary)))
     if summary.lost:
-        lost = counted(len({path for path, _ in summary.lost}), "video")
-        rows.append(("lost", f"{lost}, not their fault: run the same command again"))
+        rows.append(("lost", f"{counted(summary.lost_videos, 'video')}, not their fault: run the same command again"))
     for name, value in rows:
         table.add_row(name, escape(value))
     console.print(table)
     unlucky = summary.failures + summary.lost + (summary.earlier if summary.nothing_to_do else [])
-    reasons = Counter(reason for _, reason in unlucky)
+    reasons = summary.reasons or Counter(reason for _, reason in unlucky)
     for reason, count in reasons.most_common(12):
-        example = next(path for path, why in unlucky if why == reason)
-        console.print(Text(f"  {count} x {reason}  (e.g. {os.path.basename(example)!r})", style="yellow"))
+        example = next((f"  (e.g. {os.path.basename(path)!r})" for path, why in unlucky if why == reason), "")
+        console.print(Text(f"  {count} x {reason}{example}", style="yellow"))
     if len(reasons) > 12:
         console.print(f"  ... and {len(reasons) - 12} other reasons: `winnow stats {out}` lists them")
 
@@ -143,6 +146,10 @@ class CutLine:
 
     def __exit__(self, *_: object) -> None:
         self.progress.stop()
+
+    def note(self, text: str) -> None:
+        """Show what is waited for."""
+        self.progress.update(self.id, description=text)
 
     def update(self, done: int, total: int, failed: int) -> None:
         rate = done / max(time.monotonic() - self.began, 1e-9)

@@ -14,9 +14,9 @@ class Silent:
     def __init__(self):
         self.units = []
 
-    def planning(self, done, total): ...
+    def planning(self, looked): ...
 
-    def start(self, units, seconds, already):
+    def planned(self, units, seconds, already):
         self.started = (units, seconds, already)
 
     def unit(self, unit):

@@ -9,11 +9,12 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from curate.clip import Unit, Video
-from pipelines.annotation.annotate import Summary
-from pipelines.annotation.executor import StageWorker, _table
+from pipelines.annotation.summary import Summary
+from pipelines.annotation.tasks import Report
+from pipelines.annotation.workers.ray_worker import StageWorker
 from pipelines.cli import app as cli
 from pipelines.cli.progress import LiveProgress, print_summary
+from pipelines.cluster import ExecutorError
 from pipelines.config import load
 
 PASS = ["--executor", "inline", "--stages", "shots,motion,stills"]
@@ -245,11 +246,10 @@ def test_broken_weights(small_footage, tmp_path):
     stages = [*INLINE, "--stages", "appearance"]
     message = refused("annotate", small_footage / "film 0.mp4", "--out", tmp_path / "d", *stages, *options)
     assert "aesthetic_score: model laion cannot be loaded: " in message
-    # Ray's worker hands the reason on, through every pool, to the driver.
+    # Ray's worker hands the reason on to the driver.
     config = load("quickstart", changes)
-    worker = StageWorker(config.model_dump_json(), ("appearance",))
-    answer = worker(_table([Unit(Video("a"))]))
-    assert answer.num_rows == 1 and "model laion cannot be loaded" in answer["refused"][0].as_py()
+    reply = StageWorker("a").start(config.model_dump_json(), ("appearance",), None)
+    assert isinstance(reply, ExecutorError) and "model laion cannot be loaded" in str(reply)
 
 
 def test_a_defect_has_a_traceback_and_a_code_of_its_own(dataset, monkeypatch):
@@ -269,19 +269,17 @@ def test_the_progress_line_counts_units_and_videos_as_such():
 
     live = LiveProgress(Console(quiet=True))
     with live:
-        live.start(3, 900.0, 0)
+        live.planned(3, 900.0, 0)
         for index in range(3):
-            live.unit(Unit(Video("long.mp4"), index=index, count=3, status="failed" if index else "ok"))
+            live.unit(Report(str(index), "long.mp4", index, 3, status="failed" if index else "ok"))
         line = live.progress.tasks[0].description
     assert line.startswith("3 of 3 units · 1 video ·") and line.endswith("2 units failed")
 
 
 def test_the_summary_counts_videos_not_their_units(capsys):
-    from curate.clip import Unit, Video
-
     summary = Summary(failed_before=1)
     for path, index in (("a.mp4", 0), ("a.mp4", 1), ("b.mp4", 0)):
-        summary.count(Unit(Video(path), index).fail("lost"))
+        summary.count(Report(path, path, index, 2, status="failed", error="lost"))
     print_summary(Console(), summary, "out")
     printed = " ".join(capsys.readouterr().out.split())
     assert "videos 2" in printed and "failed 2 videos (+ 1 in earlier runs" in printed

@@ -18,15 +18,18 @@ from curate.base.files import DiskError, write_json
 from curate.clip import Clip, Column, Unit, Video
 from curate.stages.stage import Stage
 from curate.watching.isolation import record_loss
-from pipelines.annotation import executor
 from pipelines.annotation.annotate import annotate
 from pipelines.annotation.decoding import decode_time_limit
-from pipelines.annotation.executor import run, work
-from pipelines.annotation.planner import Planner
+from pipelines.annotation.planning.feed import Feed
+from pipelines.annotation.planning.planner import Planner
 from pipelines.annotation.pools import Place
+from pipelines.annotation.tasks import Report, Task
+from pipelines.annotation.workers.executor import run
+from pipelines.annotation.workers.force import Died, Done
+from pipelines.annotation.workers.ray_worker import StageWorker
+from pipelines.annotation.workers.worker import Worker, work
 from pipelines.cluster import ExecutorError
 from pipelines.config import load
-from pipelines.dataset import files
 from pipelines.demo import write
 from tests.footage import pan
 from tests.pipelines.test_annotate import rows
@@ -176,48 +179,89 @@ def test_where_all_are_lost_alike_the_job_stops_and_what_was_done_stays(films, n
     assert naughty.read_text().count('["watch"') == 6  # nothing was tried again in vain
 
 
-def fake_pool(monkeypatch, outcome):
-    """Workers on Ray that are none: outcome(unit, workers, times) says which kind of loss a unit meets there, or None;
-    "gone": it does not come back."""
-    asked = []
+class FakeForce:
+    """Workers that are none: outcome(unit, alone, times) says which kind of loss a unit meets there, or None; "gone": its
+    worker dies. Rows are committed `every` so many units, and go with the worker before that."""
 
-    def pool(units, config, stages, place):
-        for unit in units:
-            asked.append((unit.video.path, place.workers))
-            kind = outcome(unit, place.workers, sum(path == unit.video.path for path, _ in asked))
-            if kind != "gone":
-                yield record_loss(unit, Lost("so it was", kind)) if kind else unit
+    size = 4
 
-    monkeypatch.setattr(executor, "_over_ray", pool)
-    monkeypatch.setattr(executor, "RaySession", lambda *_: executor.nullcontext())
-    return asked
+    def __init__(self, outcome, every=1):
+        self.outcome, self.every = outcome, every
+        self.given, self.kept, self.asked, self.single, self.commits = [], [], [], False, []
+
+    def room(self):
+        return len(self.given) < 4
+
+    def give(self, task):
+        self.given.append(task)
+
+    def busy(self):
+        return len(self.given)
+
+    def uncommitted(self):
+        return len(self.kept)
+
+    def alone(self):
+        self.single = True
+
+    def flush(self):
+        self.commits += [task.id for task in self.kept]
+        self.kept = []
+
+    def close(self): ...
+
+    def events(self, work=True):
+        if not (work and self.given):
+            return
+        task = self.given.pop(0)
+        self.asked.append((task.unit.video.path, self.single))
+        kind = self.outcome(task.unit, self.single, sum(path == task.unit.video.path for path, _ in self.asked))
+        if kind == "gone":
+            kept, self.kept, given, self.given = self.kept, [], self.given, []
+            yield Died("so it was", "worker", [task], given, kept)
+            return
+        unit = record_loss(task.unit, Lost("so it was", kind)) if kind else task.unit
+        if unit.status != "lost":
+            self.kept.append(task)
+        yield Done(task, Report.of(unit, written=unit.status != "lost"))
+        if len(self.kept) >= self.every:
+            self.flush()
 
 
-def over(count, **options):
-    units = [Unit(Video(f"{i:02}")) for i in range(count)]
-    return run(units, load("quickstart"), ["shots"], Place("ray", workers=4), **options)
+def over(count, outcome, every=1, **options):
+    """(force, path -> status in the order they finish) of so many units."""
+    force = FakeForce(outcome, every)
+    return force, outcomes(count, force, **options)
 
 
-def test_crashes_do_not_stop_the_job_and_one_done_unit_buys_patience(monkeypatch):
-    fake_pool(monkeypatch, lambda unit, workers, times: "crash")
-    assert [unit.status for unit in over(9)] == ["failed"] * 9
-    asked = fake_pool(monkeypatch, lambda unit, workers, times: None if unit.video.path == "00" else "killed")
-    assert [unit.status for unit in over(20)] == ["ok"] + ["lost"] * 19
-    assert len(asked) == 20 + 6  # six in vain, with nothing beside them, are enough
+def outcomes(count, force, **options):
+    for _, report in run(Feed(Task(Unit(Video(f"{i:02}"))) for i in range(count)), force, **options):
+        yield report
+
+
+def statuses(found):
+    return [report.status for report in found]
+
+
+def test_crashes_do_not_stop_the_job_and_one_done_unit_buys_patience():
+    _, found = over(9, lambda unit, alone, times: "crash")
+    assert statuses(found) == ["failed"] * 9
+    first_only = lambda unit, alone, times: None if unit.video.path == "00" else "killed"  # noqa: E731
+    force, found = over(20, first_only)
+    assert statuses(found) == ["ok"] + ["lost"] * 19
+    assert len(force.asked) == 20 + 6  # six in vain, with nothing beside them, are enough
     found = []
     with pytest.raises(ExecutorError, match=r"stopped: 32 units in a row were lost alike \(so it was\)"):
-        found.extend(over(50))
-    assert [unit.status for unit in found] == ["ok"] + ["lost"] * 32
-    assert sum(1 for _ in over(20, before=1)) == 20
+        found.extend(over(50, first_only)[1])
+    assert statuses(found) == ["ok"] + ["lost"] * 32
+    assert sum(1 for _ in over(20, first_only, before=1)[1]) == 20
 
 
-def test_kinds_of_losses_do_not_add_up_to_a_failure(monkeypatch):
+def test_kinds_of_losses_do_not_add_up_to_a_failure():
     kinds = ["killed", "memory", "late"]
-    fake_pool(monkeypatch, lambda unit, workers, times: kinds[times - 1])
-    (unit,) = over(1)
-    assert (unit.status, unit.lost) == ("lost", kinds)
-    fake_pool(monkeypatch, lambda unit, workers, times: ["killed", "time", "time"][times - 1])
-    assert [unit.status for unit in over(1)] == ["failed"]
+    (report,) = over(1, lambda unit, alone, times: kinds[times - 1])[1]
+    assert (report.status, report.lost) == ("lost", kinds)
+    assert statuses(over(1, lambda unit, alone, times: ["killed", "time", "time"][times - 1])[1]) == ["failed"]
 
 
 def test_two_files_that_stall_when_they_are_opened(films, naughty, tmp_path, watcher):
@@ -238,7 +282,7 @@ def test_the_time_to_plan_a_file_follows_its_size(films, tmp_path, naughty, watc
     with Planner(config) as planner:
         assert planner.limit(str(tmp_path / "large")) == 2 + 3000
         assert planner.limit(str(tmp_path / "gone")) == 2
-    monkeypatch.setattr("pipelines.annotation.planner.READING", os.path.getsize(folder / "plan sleep.mp4"))
+    monkeypatch.setattr("pipelines.annotation.planning.planner.READING", os.path.getsize(folder / "plan sleep.mp4"))
     summary = job(folder, tmp_path / "d", watcher, "decode.open_seconds=2")
     assert [why for _, why in summary.failures] == ["took longer than 3 s"]
 
@@ -283,31 +327,45 @@ def test_a_memory_limit_that_no_decoder_starts_under_ends_the_job(films, naughty
     assert not list((tmp_path / "d" / "videos").iterdir())  # no video was blamed
 
 
-def test_a_worker_on_ray_without_memory_for_a_decoder_stops_the_job(monkeypatch):
-    """What a worker says in the column `refused` ends the job, without another try."""
-    worker = executor.StageWorker.__new__(executor.StageWorker)
-    worker.refused, worker.steps = None, [lambda units: (_ for _ in ()).throw(children.NotStarted("no room"))]
-    table = worker(executor._table([Unit(Video("a"))]))
-    assert table["refused"].to_pylist() == ["no room"]
+def test_a_worker_on_ray_without_memory_for_a_decoder_stops_the_job():
+    """What a worker's reply says ends the job, without another try: an exception would be Ray's to retry."""
+    worker = StageWorker("a")
+    worker.worker = Worker.__new__(Worker)
+    worker.worker.steps = [lambda units: (_ for _ in ()).throw(children.NotStarted("no room"))]
+    reply, made = worker.work([Task(Unit(Video("a"))).pack()])
+    assert isinstance(reply, ExecutorError) and str(reply) == "no room" and made == b""
 
 
 @pytest.mark.parametrize("deaths, status", [(1, "ok"), (2, "failed")])
-def test_a_worker_that_dies_is_a_loss_and_alone_again_a_failure(monkeypatch, deaths, status):
-    asked = fake_pool(
-        monkeypatch, lambda unit, workers, times: "gone" if unit.video.path == "01" and times <= deaths else None
-    )
-    found = list(over(3))
-    assert [(unit.video.path, unit.status) for unit in found] == [("00", "ok"), ("02", "ok"), ("01", status)]
-    assert [workers for path, workers in asked if path == "01"] == [4, 1]
+def test_a_worker_that_dies_is_a_loss_and_alone_again_a_failure(deaths, status):
+    force, found = over(3, lambda unit, alone, times: "gone" if unit.video.path == "01" and times <= deaths else None)
+    found = list(found)
+    assert [(report.path, report.status) for report in found] == [("00", "ok"), ("02", "ok"), ("01", status)]
+    assert [alone for path, alone in force.asked if path == "01"] == [False, True]
     if status == "failed":
         assert found[-1].error.startswith(
             "the worker process died 2 times while working on it, also with nothing beside"
         )
 
 
-def test_a_pool_that_dies_as_a_whole_blames_no_unit(monkeypatch):
-    fake_pool(monkeypatch, lambda unit, workers, times: "gone" if unit.video.path >= "10" else None)
-    assert [unit.status for unit in over(30)] == ["ok"] * 10 + ["lost"] * 20
+def test_what_waited_or_was_not_committed_is_done_again_and_blamed_for_nothing():
+    """Of 30 units, every seventh kills its worker once: with it go up to nine that were done, and three that waited."""
+    force, found = over(
+        30, lambda unit, alone, times: "gone" if int(unit.video.path) % 7 == 6 and times == 1 else None, 10
+    )
+    found = list(found)
+    assert statuses(found) == ["ok"] * 30 and len({report.path for report in found}) == 30
+    assert all(not report.lost for report in found if int(report.path) % 7 != 6)
+    assert sorted(force.commits) == sorted(report.id for report in found)
+
+
+def test_workers_that_all_die_stop_the_job_and_blame_no_unit():
+    found = []
+    with pytest.raises(
+        ExecutorError, match=r"stopped: 20 workers in a row ended without finishing a unit \(so it was\)"
+    ):
+        found.extend(over(60, lambda unit, alone, times: "gone" if unit.video.path >= "10" else None)[1])
+    assert statuses(found) == ["ok"] * 10 + ["lost"] * 20
 
 
 def test_a_step_without_memory_is_a_loss_then_recorded_on_the_clip():
@@ -355,7 +413,7 @@ def test_a_full_disk_is_named(films, tmp_path, watcher, monkeypatch):
         write_json(tmp_path / "a.json", {})
     monkeypatch.undo()
     with monkeypatch.context() as patch:
-        patch.setattr(files.pq, "write_table", lambda *_, **__: full(None))
+        patch.setattr("curate.base.store.folder.flush", full)
         with pytest.raises(DiskError, match=r"d/clips: cannot be written to \(No space left on device\)"):
             job(folder, tmp_path / "d", watcher)
     assert not list((tmp_path / "d").rglob("*.tmp"))

@@ -12,10 +12,10 @@ import pytest
 from curate.clip import Unit
 from curate.parts import Parts, PluginError
 from pipelines.annotation.annotate import annotate
-from pipelines.annotation.executor import work as run_steps
+from pipelines.annotation.planning.recorded import RecordedUnits
 from pipelines.annotation.pools import Place, pools_of
-from pipelines.annotation.recorded import RecordedUnits
 from pipelines.annotation.stages import StageError, build, prefilter_columns, stage_identity, tables_of, with_needs
+from pipelines.annotation.workers.worker import work as run_steps
 from pipelines.config import ConfigError, load
 from pipelines.dataset.dataset import Dataset, DatasetError
 
@@ -298,7 +298,7 @@ def test_a_resumed_unit_keeps_what_an_earlier_pool_computed(small_footage, tmp_p
     work(small_footage, tmp_path / "d", watcher, ["stills"])
     config = load("quickstart", [], [SHARPNESS, BRIGHTNESS])
     known = RecordedUnits(Dataset(tmp_path / "d"), ["sharpness", "brightness"], False, config.parts)
-    (unit, *_) = known.incomplete({})
+    (unit, *_) = known.incomplete(next(known.videos()))
     for stages in (["sharpness"], ["brightness"]):
         (unit,) = run_steps([Unit.unpack(unit.pack())], build(config, stages))
     assert all(clip.values["sharpness"] > 0 and clip.values["brightness"] > 0 for clip in unit.clips) and unit.clips

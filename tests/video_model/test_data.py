@@ -141,8 +141,8 @@ def test_what_select_makes_can_be_trained_on(tmp_path, monkeypatch):
     """Shards of `winnow select`: the hub's Video feature in their metadata, nested columns beside it."""
     from tests.pipelines.test_curated import FILTERS, curate, make_dataset, map_here
 
-    monkeypatch.setattr("pipelines.curated.card.plot_scores", lambda *_: [])
-    monkeypatch.setattr("pipelines.curated.card.contact_sheet", lambda *_: False)
+    monkeypatch.setattr("pipelines.curated.card.card.plot_scores", lambda *_: [])
+    monkeypatch.setattr("pipelines.curated.card.card.contact_sheet", lambda *_: False)
     curated = curate(make_dataset(tmp_path / "annotated", videos=2), FILTERS, tmp_path / "c", map_fn=map_here)
     with pytest.raises(DataError, match="is an annotated dataset"):
         open_index(tmp_path / "annotated")

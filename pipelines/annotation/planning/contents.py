@@ -7,37 +7,32 @@ first digits, by which it is found again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from curate.clip import text_to_path
 from curate.video.identity import SAMPLED, distinct_id
-from pipelines.annotation.planner import Identity, Planner
-from pipelines.annotation.recorded import RecordedUnits
+from pipelines.annotation.planning.planner import Identity, Planner
+from pipelines.annotation.planning.recorded import RecordedUnits
 
 __all__ = ["identities", "stamps", "tell_apart"]
 
 FINGERPRINT_DIGITS = 16  # first hex digits that ids of one fingerprint share
 
 
-def identities(
-    paths: Sequence[str], state: RecordedUnits, planner: Planner, progress: Callable[[int, int], None]
-) -> dict[str, Identity]:
+def identities(paths: Sequence[str], state: RecordedUnits, planner: Planner) -> dict[str, Identity]:
     """Path, as in tables, -> identity, with the recorded `video_id` if the content is recorded.
 
     `checksum` is set if it was needed to decide. Raises ExecutorError.
     """
-    found = planner.identities(paths, progress)
-    known: dict[str, list[str]] = {}
-    for content in state.contents:
-        known.setdefault(content[:FINGERPRINT_DIGITS], []).append(content)
+    found = planner.identities(paths)
     for path, identity in found.items():
         sampled = (identity["bytes"] or 0) > SAMPLED and identity["video_id"]
         if not sampled:
             continue
         sums = {
-            content: recorded_checksum(state.contents[content])
-            for content in known.get(sampled[:FINGERPRINT_DIGITS], ())
+            content: recorded_checksum(state.ledger.of_content(content))
+            for content in state.ledger.contents_like(sampled[:FINGERPRINT_DIGITS])
         }
         if any(sums.values()) and (checksum := planner.checksum(text_to_path(path))):
             own = distinct_id(sampled, checksum)
@@ -67,6 +62,6 @@ def tell_apart(path: str, identity: Identity, owner: str, planner: Planner) -> b
 
 
 def stamps(identity: Identity) -> dict[str, Any]:
-    """Facts of a file's units from its identity: size, time of writing, and checksum if known."""
+    """Facts of a file's units from its identity: size, version, time of writing, and checksum if known."""
     known = ["checksum"] if identity.get("checksum") else []
-    return {name: identity[name] for name in ("bytes", "modified", *known)}
+    return {name: identity[name] for name in ("bytes", "modified", "version", *known)}

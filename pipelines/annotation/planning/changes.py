@@ -8,17 +8,21 @@ rows are replaced by the first new ones. A file with the recorded size and time 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from curate.clip import Unit, Video, path_to_text, text_to_path
-from pipelines.annotation.contents import identities
-from pipelines.annotation.planner import Identity, Planner
-from pipelines.annotation.recorded import RecordedUnits, duplicate
-from pipelines.dataset.dataset import Writer, read_unit
+from pipelines.annotation.planning.contents import identities
+from pipelines.annotation.planning.planner import Identity, Planner
+from pipelines.annotation.planning.recorded import RecordedUnits, duplicate
+from pipelines.annotation.stages import tables_of
+from pipelines.annotation.tasks import Task
+from pipelines.dataset.dataset import read_unit
 
-__all__ = ["Changes", "find_changes"]
+__all__ = ["Changes", "Record", "find_changes"]
+
+Record = Callable[[Task], None]  # commits the rows of a unit that nothing is computed on
 
 
 @dataclass
@@ -31,24 +35,22 @@ class Changes:
     moved: dict[str, str] = field(default_factory=dict)
     touched: set[str] = field(default_factory=set)
 
-    def adopt(self, videos: Sequence[Video], state: RecordedUnits, writer: Writer) -> bool:
+    def adopt(self, videos: Iterable[Video], state: RecordedUnits, record: Record) -> bool:
         """Rewrite the rows of moved and touched files, without decoding; True if there were any."""
         named = {path_to_text(video.path): video for video in videos}
         for content, path in self.moved.items():
-            old = state.contents[content][0]["video_path"]
-            copies = [copy for copy in state.copies.get(old, ()) if copy != path]
+            rows = state.ledger.of_content(content)
+            copies = [copy for copy in state.ledger.copies(rows[0]["video_path"]) if copy != path]
             alike = {copy for copy in copies if self.seen.get(copy, {}).get("video_id") == content}
             drop = [row_id for copy in copies if copy not in alike for row_id in _duplicates(state, copy)]
-            for row in state.contents[content]:
-                self._rewrite(row, path, named.get(path), state, writer, drop)
+            for row in rows:
+                self._rewrite(row, path, named.get(path), state, record, drop)
             for copy in alike:
-                for row in state.paths[copy]:
-                    self._rewrite(row, copy, None, state, writer, owner=path)
+                for row in state.ledger.of_path(copy):
+                    self._rewrite(row, copy, None, state, record, owner=path)
         for path in self.touched:
-            for row in state.paths[path]:
-                self._rewrite(row, path, None, state, writer)
-        if self.moved or self.touched:
-            writer.flush()
+            for row in state.ledger.of_path(path):
+                self._rewrite(row, path, None, state, record)
         return bool(self.moved or self.touched)
 
     def _rewrite(
@@ -57,33 +59,32 @@ class Changes:
         path: str,
         video: Video | None,
         state: RecordedUnits,
-        writer: Writer,
+        record: Record,
         drop: Sequence[str] = (),
         owner: str | None = None,
     ) -> None:
         """Rewrite one unit with the current path and stamp of its file, and the captions and columns of a new list."""
         reference = Unit(Video(text_to_path(row["video_path"]), row["video_id"]), index=row["unit"])
-        shard = state.dataset.newest[reference.id]
-        unit = read_unit(state.dataset.store, shard.name, reference, writer.tables)
+        tables = tables_of(state.parts).with_stored(state.dataset.root, [row["shard"]])
+        unit = read_unit(state.dataset.store, row["shard"], reference, tables)
         unit.video.path = text_to_path(path)
         if video is not None and (video.captions or video.columns):
             unit.video.captions, unit.video.columns = video.captions, video.columns
-        unit.facts |= {name: self.seen[path][name] for name in ("bytes", "modified")}
+        unit.facts |= {name: self.seen[path][name] for name in ("bytes", "modified", "version")}
         if owner is not None:
             duplicate(unit, owner)
-        writer.add(unit, stages=shard.stages, **state.replacement(unit, keep=self.moved.keys(), drop=drop))
+        replaced = state.replacement(unit, keep=self.moved.keys(), drop=drop)
+        record(Task(unit, stages=row["stages"], **replaced))
 
 
-def find_changes(
-    videos: Sequence[Video], state: RecordedUnits, planner: Planner, progress: Callable[[int, int], None]
-) -> Changes:
-    """Compare the videos of a job with the recorded ones.
+def find_changes(paths: Iterable[str], state: RecordedUnits, planner: Planner) -> Changes:
+    """Compare files with the recorded ones. paths: as in tables, of those that may have changed.
 
-    Contents are read only if size or time of writing differ, and completely only if the samples of two files agree."""
+    Contents are read completely only if the samples of two files agree."""
     seen: dict[str, Identity] = {}
-    doubtful = {path for video in videos if state.may_have_changed(path := path_to_text(video.path))}
+    doubtful = set(paths)
     while doubtful:
-        seen |= identities([text_to_path(path) for path in sorted(doubtful)], state, planner, progress)
+        seen |= identities([text_to_path(path) for path in sorted(doubtful)], state, planner)
         doubtful = _related_paths(seen, state) - seen.keys()
     found = Changes(seen)
     for path, identity in sorted(seen.items()):
@@ -94,7 +95,7 @@ def find_changes(
             found.moved.setdefault(content, path)
     for path, identity in seen.items():
         content = identity["video_id"]
-        if content is None or path not in state.paths or found.moved.get(content) == path:
+        if content is None or found.moved.get(content) == path or not state.ledger.of_path(path):
             continue
         if content not in state.contents_of(path):
             found.changed.add(path)
@@ -111,19 +112,19 @@ def _related_paths(seen: dict[str, Identity], state: RecordedUnits) -> set[str]:
         if content is None:
             continue
         left = {path} if content not in state.contents_of(path) else set()  # paths that may have lost their content
-        for row in state.contents.get(content, ())[:1]:
+        for row in state.ledger.of_content(content)[:1]:
             place = row["video_path"]
             if not os.path.exists(text_to_path(place)):
                 left.add(place)
             elif state.may_have_changed(place):
                 more.add(place)
-        more |= {copy for place in left for copy in state.copies.get(place, ()) if os.path.exists(text_to_path(copy))}
+        more |= {copy for place in left for copy in state.ledger.copies(place) if os.path.exists(text_to_path(copy))}
     return more
 
 
 def _has_moved(content: str, path: str, seen: dict[str, Identity], state: RecordedUnits) -> bool:
     """Whether the content is recorded, and no longer at its recorded path."""
-    rows = state.contents.get(content, ())
+    rows = state.ledger.of_content(content)
     if not rows or any(row["status"] == "lost" for row in rows):
         return False
     place = rows[0]["video_path"]
@@ -135,4 +136,6 @@ def _has_moved(content: str, path: str, seen: dict[str, Identity], state: Record
 
 
 def _duplicates(state: RecordedUnits, path: str) -> list[str]:
-    return [f"{row['video_id']}-{row['unit']:04d}" for row in state.paths[path] if row["status"] == "duplicate"]
+    return [
+        f"{row['video_id']}-{row['unit']:04d}" for row in state.ledger.of_path(path) if row["status"] == "duplicate"
+    ]

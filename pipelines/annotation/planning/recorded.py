@@ -1,0 +1,224 @@
+"""The recorded units of a dataset, by path and by unit: what a job can skip, and which rows new ones replace."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from curate.clip import SKIPPED, TOO_SHORT, Unit, Video, path_to_text, text_to_path
+from curate.parts import Parts
+from curate.video.identity import is_there, same_stamp, stamp
+from pipelines.annotation.planning.ledger import Ledger
+from pipelines.dataset.dataset import Dataset
+from pipelines.dataset.tables import video_of
+from pipelines.sources.listed import list_changed, spans_changed
+
+__all__ = ["RecordedUnits", "duplicate", "recorded_rows"]
+
+COLUMNS = """video_id, video_path, unit, units, unit_start, unit_end, status, error, duration, bytes,
+    source_caption, source_captions, source_columns, source_spans"""
+OLD_ROW_VALUES = {  # column -> value for rows of an older Winnow, which has it in the error only
+    "modified": "NULL::BIGINT",
+    "checksum": "NULL::VARCHAR",
+    "duplicate_of": "CASE WHEN status = 'duplicate' THEN substr(error, length('same content as ') + 1) END",
+    "kind": """CASE WHEN status <> 'failed' THEN 'file' WHEN starts_with(error, 'folder may not be read') THEN 'folder'
+        WHEN starts_with(error, 'list entry ') THEN 'entry' WHEN starts_with(error, 'link to ') THEN 'link' ELSE 'file' END""",
+}
+
+
+class RecordedUnits:
+    """What is recorded about the inputs of a job.
+
+    wanted: stages of this job. retry_failed: repeat failed videos, and clips on which a wanted stage failed.
+    changed: paths, as in tables, whose file has other content than recorded (see `pipelines.annotation.planning.changes`).
+    """
+
+    def __init__(self, dataset: Dataset, wanted: Sequence[str], retry_failed: bool, parts: Parts) -> None:
+        self.wanted, self.retry_failed, self.parts = wanted, retry_failed, parts
+        self.changed: set[str] = set()
+        self.moved: set[str] = set()
+        self.ledger = Ledger()
+        self.read(dataset)
+
+    def close(self) -> None:
+        self.ledger.close()
+
+    def read(self, dataset: Dataset) -> None:
+        """Read the rows of the dataset again."""
+        self.dataset = dataset
+        self.ledger.load(recorded_rows(dataset))
+        self.failed_stages = self._failed_stages() if self.retry_failed else {}
+        self.refused_before = bool(self.ledger.no_files())
+
+    @property
+    def done(self) -> int:
+        """How many units are recorded as ok."""
+        return self.ledger.count("ok")
+
+    def videos(self) -> Iterator[Video]:
+        """Every recorded video, with its captions, columns and spans; without refused folders and rows of lists."""
+        for path in self.ledger.paths():
+            yield replace(video_of(self.ledger.of_path(path)[0]), video_id="")
+
+    def planned(self, video: Video, rows: Sequence[dict[str, Any]] | None = None) -> bool:
+        """Whether every unit of this video is recorded, so that it need not be opened. Lost units do not count."""
+        path = path_to_text(video.path)
+        rows = self.ledger.of_path(path) if rows is None else rows
+        again = {"lost", "failed"} if self.retry_failed else {"lost"}
+        if path in self.changed or any(row["status"] in again for row in rows):
+            return False
+        return bool(rows) and len(rows) >= rows[0]["units"] and not self.spans_changed(video, rows)
+
+    def spans_changed(self, video: Video, rows: Sequence[dict[str, Any]] | None = None) -> bool:
+        """Whether the list names other spans than those of the recorded clips, which then have to be found again."""
+        if not video.spans:
+            return False
+        rows = self.ledger.of_path(path_to_text(video.path)) if rows is None else rows
+        return any(row["status"] == "ok" and spans_changed(video, video_of(row)) for row in rows)
+
+    def contents_of(self, path: str) -> set[str]:
+        """The recorded `video_id` of this path; of a duplicate, that of the first file."""
+        found = set()
+        for row in self.ledger.of_path(path):
+            copied = row["duplicate_of"]
+            found |= (
+                {row["video_id"]} if copied is None else {other["video_id"] for other in self.ledger.of_path(copied)}
+            )
+        return found
+
+    def may_have_changed(self, path: str, now: dict[str, Any] | None = None) -> bool:
+        """Whether a file exists with another size or time of writing than recorded, or is not recorded."""
+        rows = self.ledger.of_path(path)
+        if not rows or self._differs(path, rows, now):
+            return True
+        if rows[0]["status"] != "duplicate":
+            return False
+        owner = rows[0]["duplicate_of"]
+        theirs = self.ledger.of_path(owner)
+        return not theirs or self._differs(owner, theirs) or not is_there(text_to_path(owner))
+
+    def _differs(self, path: str, rows: Sequence[dict[str, Any]], now: dict[str, Any] | None = None) -> bool:
+        """Whether the file exists with another size, version or time of writing than recorded. now: its stamp, if known."""
+        now = now or stamp(text_to_path(path))
+        return now["bytes"] is not None and not all(same_stamp(row, now) for row in rows)
+
+    def stamped(self, path: str) -> bool:
+        """Whether size and time of writing are recorded."""
+        return all(row["modified"] is not None for row in self.ledger.of_path(path))
+
+    def lost(self, unit: Unit) -> bool:
+        """Whether an earlier run lost the unit."""
+        row = self.ledger.row(unit.id)
+        return row is not None and row["status"] == "lost"
+
+    def recorded(self, unit: Unit) -> bool:
+        row = self.ledger.row(unit.id)
+        if row is None or row["status"] == "lost" or path_to_text(unit.video.path) in self.changed:
+            return False
+        if self.spans_changed(unit.video):
+            return False
+        return not (self.retry_failed and row["status"] == "failed")
+
+    def has_good_rows(self, unit: Unit) -> bool:
+        """Whether the unit is recorded as ok, which a failure must not replace."""
+        row = self.ledger.row(unit.id)
+        return row is not None and row["status"] == "ok"
+
+    def stages_of(self, unit: Unit) -> tuple[str, ...]:
+        """Stages of the unit that are recorded as ok."""
+        row = self.ledger.row(unit.id)
+        return tuple(row["stages"]) if row is not None and row["status"] == "ok" else ()
+
+    def replacement(self, unit: Unit, keep: Collection[str] = (), drop: Iterable[str] = ()) -> dict[str, Any]:
+        """The rows that the new ones of a unit replace, as `generation` and `replaces`: those of its path with other content.
+
+        keep: contents whose rows stay. drop: other units to remove.
+        """
+        if self.ledger.empty:
+            return {"generation": 0, "replaces": ()}
+        rows = self.ledger.of_path(path_to_text(unit.video.path))
+        if self.refused_before:  # a refused folder that is readable now
+            above = [
+                row
+                for folder in Path(unit.video.path).parents
+                for row in self.ledger.of_path(path_to_text(str(folder)))
+            ]
+            rows += [row for row in above if row["kind"] != "file"]
+        kept = (unit.video.video_id, *keep)
+        gone = {row["id"] for row in rows if row["video_id"] not in kept}
+        gone |= {row["id"] for row in rows if row["video_id"] == unit.video.video_id and row["unit"] >= unit.count}
+        gone |= set(drop)
+        known = {unit.id, *gone, *(row["id"] for row in rows)}
+        generations = [row["generation"] for name in known if (row := self.ledger.row(name))]
+        return {"generation": max(generations, default=-1) + 1, "replaces": sorted(gone)}
+
+    def owner(self, video_id: str) -> str | None:
+        """Path of the recorded video with this content, if the file still has it."""
+        row = self.ledger.row(f"{video_id}-0000")
+        if row is None or row["status"] == "duplicate" or row["video_path"] in self.changed:
+            return None
+        return row["video_path"] if is_there(text_to_path(row["video_path"])) else None
+
+    def incomplete(self, video: Video, rows: Sequence[dict[str, Any]] | None = None) -> Iterator[Unit]:
+        """Units of a video that lack a wanted stage, or whose list entry changed, as references into their shards."""
+        path = path_to_text(video.path)
+        rows = self.ledger.of_path(path) if rows is None else rows
+        listed = bool(video.captions or video.columns or video.spans)
+        if path in self.changed or self.spans_changed(video, rows):
+            return
+        for row in rows:
+            again = self.failed_stages.get(row["id"], ())
+            todo = [name for name in self.wanted if name not in row["stages"] or name in again]
+            if row["status"] == "ok" and (todo or (listed and list_changed(video, video_of(row)))):
+                same = replace(video, video_id=row["video_id"]) if listed else Video(video.path, row["video_id"])
+                old = row["modified"] is None  # an older Winnow wrote the row
+                facts = {"duration": row["duration"], **(stamp(video.path) if old else {})}
+                yield Unit(
+                    same,
+                    index=row["unit"],
+                    count=row["units"],
+                    start=row["unit_start"],
+                    end=row["unit_end"],
+                    facts=facts,
+                    todo=todo,
+                    stored=(str(self.dataset.root.absolute()), row["shard"]),
+                )
+
+    def _failed_stages(self) -> dict[str, set[str]]:
+        """Unit -> stages that failed on one of its clips."""
+        found: dict[str, set[str]] = {}
+        each = f"SELECT video_id, unit, unnest(map_entries(errors)) AS error FROM {self.dataset.clips_sql}"
+        query = f"""SELECT DISTINCT video_id, unit, error.key FROM ({each})
+                    WHERE NOT starts_with(error.value, ?) AND NOT starts_with(error.value, ?)"""
+        for video_id, unit, key in (
+            duckdb.execute(query, [TOO_SHORT, SKIPPED]).fetchall() if not self.ledger.empty else ()
+        ):
+            found.setdefault(f"{video_id}-{unit:04d}", set()).add(self.parts.stage_of(key))
+        return found
+
+
+def duplicate(unit: Unit, owner: str) -> Unit:
+    """Mark a unit as a second copy. owner: path of the first, as in tables."""
+    unit.status, unit.error, unit.duplicate_of = "duplicate", f"same content as {owner}", owner
+    return unit
+
+
+def recorded_rows(dataset: Dataset) -> Iterator[dict[str, Any]]:
+    """A row for each current unit, for `Ledger.load`."""
+    if not dataset.newest:
+        return
+    there = duckdb.sql(f"SELECT * FROM {dataset.videos_sql}").columns
+    late = [
+        f"coalesce({name}, {old}) AS {name}" if name in there else f"{old} AS {name}"
+        for name, old in OLD_ROW_VALUES.items()
+    ]
+    found = duckdb.sql(f"SELECT {COLUMNS}, {', '.join(late)} FROM {dataset.videos_sql}").to_arrow_reader(10_000)
+    for batch in found:
+        for row in batch.to_pylist():
+            unit = f"{row['video_id']}-{row['unit']:04d}"
+            shard = dataset.newest[unit]
+            yield {**row, "id": unit, "shard": shard.name, "generation": shard.generation, "stages": shard.stages}
