@@ -31,7 +31,8 @@ class Ranges(io.RawIOBase):
 
     through: it is read to the end, more or less. kept: blocks on this machine's disk, which other processes see. keep:
     whether what is read now goes there. skim: what is not at hand is not read, but zeros: for who needs an index only.
-    requests, bytes: what was asked of the store. counted: told of each request's bytes.
+    requests, bytes: what was asked of the store. counted: told of each request's bytes. held: blocks in memory, of an earlier
+    reader of the same version in this thread.
     """
 
     def __init__(
@@ -43,13 +44,14 @@ class Ranges(io.RawIOBase):
         through: bool = False,
         kept: Kept | None = None,
         counted: Callable[[int], None] | None = None,
+        held: OrderedDict[int, bytes] | None = None,
     ) -> None:
         self.store, self.object, self.entry, self.size = store, name, entry, entry.bytes
         self.name = name.rpartition("/")[2]  # formats are guessed by its end too
         self.through, self.kept, self.keep, self.skim = through, kept, kept is not None, False
         self.counted = counted
         self.requests = self.bytes = self.at = 0
-        self._held: OrderedDict[int, bytes] = OrderedDict()
+        self._held: OrderedDict[int, bytes] = OrderedDict() if held is None else held
         self._next, self._run = 0, 0  # where reading in order goes on, and bytes of it so far
         self.digest: Digest | None = Digest(self.size) if through else None
 
