@@ -102,10 +102,6 @@ class Ranges(io.RawIOBase):
         """BLAKE2b of the object, 32 hex digits, if little of it was not read; that is read now."""
         if self.digest is None:
             return None
-        rest = self.size - self.digest.next * BLOCK
-        there = sum(len(block) for block in self.digest.early.values())
-        if self.kept is None and rest - there > self.size // REST:
-            return None
         missing = 0
         while (number := self.digest.next) * BLOCK < self.size:
             if self._at_hand(number) is None:
