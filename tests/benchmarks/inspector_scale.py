@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -99,8 +100,8 @@ def make(root: Path, clips: int, seed: int = 0) -> None:
     write_json(root / "dataset.json", {"format": 1, "config": config.model_dump(mode="json"), "models": {}})
 
 
-def measure(root: Path, cache: Path) -> dict[str, float]:
-    """Figures of one dataset, in this process: seconds, MB."""
+def measure(root: Path, cache: Path) -> dict[str, Any]:
+    """Figures of one dataset, in this process: (wall, CPU) in seconds; MB."""
     from curate.selection.filters import Filter
     from pipelines.inspector.data.listing import Find, Page
     from pipelines.inspector.data.loaded import load
@@ -111,15 +112,15 @@ def measure(root: Path, cache: Path) -> dict[str, float]:
             self.folder = cache
 
     process = psutil.Process()
-    found: dict[str, float] = {}
+    found: dict[str, Any] = {}
 
     def timed(what: str, call: Callable[[], object], times: int = 1) -> None:
         took = []
         for _ in range(times):
-            began = time.perf_counter()
+            began, spent = time.perf_counter(), time.process_time()
             call()
-            took.append(time.perf_counter() - began)
-        found[what] = statistics.median(took)
+            took.append((time.perf_counter() - began, time.process_time() - spent))
+        found[what] = [statistics.median(column) for column in zip(*took, strict=True)]
 
     peak = _Peak(process)
     loaded = None
@@ -212,9 +213,11 @@ def main() -> None:
                 str(folder),
             ]
             columns.append(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout))
-    table = Table("what", *(f"{int(column.pop('clips')):,} clips" for column in columns))
+    table = Table("what: seconds, (of CPU)", *(f"{int(column.pop('clips')):,} clips" for column in columns))
     for what in columns[0]:
-        shown = (f"{c[what]:,.0f} MB" if what.endswith("MB") else f"{c[what] * 1000:,.0f} ms" for c in columns)
+        shown = (
+            f"{c[what]:,.0f} MB" if what.endswith("MB") else f"{c[what][0]:,.3f} ({c[what][1]:,.3f})" for c in columns
+        )
         table.add_row(what.removesuffix(", MB"), *shown)
     Console(width=120).print(table)
 

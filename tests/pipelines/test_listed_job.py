@@ -10,8 +10,8 @@ from rich.console import Console
 
 from curate.parts import Parts
 from pipelines.annotation.annotate import annotate
+from pipelines.annotation.planning.recorded import RecordedUnits
 from pipelines.annotation.pools import Place
-from pipelines.annotation.recorded import RecordedUnits
 from pipelines.cli.progress import print_summary
 from pipelines.config import load
 from pipelines.dataset.dataset import Dataset

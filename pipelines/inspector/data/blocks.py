@@ -174,7 +174,7 @@ def ordered(values: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
             return found
         out[:] = found
         return out
-    sample = values[:: len(values) // SAMPLE]
+    sample = values[:: max(1, len(values) // SAMPLE)]
     sample = np.asarray(sample[~np.isnan(sample)], np.float64)
     share = np.linspace(0, 1, -(-len(values) // PIECE) + 1)[1:-1]
     edges = [-np.inf, *np.unique(np.quantile(sample, share)), np.inf] if len(sample) else [-np.inf, np.inf]

@@ -37,8 +37,10 @@ LENGTH_NOTES = {"formula": "end_time - start_time", "unit": "s", "range": "0..",
 LENGTH = re.compile(r"\s*end_time\s*-\s*start_time\s*(>=|<=)\s*(\d+\.?\d*|\.\d+)\s*$", re.IGNORECASE)
 SETTINGS = {"memory_limit": "1GB", "threads": "2", "temp_directory": ""}
 PLACE = "_place"  # the column of the table that is a clip's index
+OURS = {PLACE, "_held", "_labels"}  # names that a condition may not use, as `winnow select` does not have them
 QUERY_SECONDS, INSIST_SECONDS = 30.0, 0.05
-NAMING = ("column_names", "using_columns", "exclude_list")  # in DuckDB's tree of a statement
+NAMING = ("column_names", "using_columns", "exclude_list")  # in DuckDB's tree of a statement: of columns
+TABLES = ("table_name", "schema_name", "catalog_name")  # and of tables
 
 
 class TooLong(SelectionError):
@@ -52,8 +54,8 @@ class HeldTable(ScoreTable):
         self.db = connect()
         for name, value in SETTINGS.items():
             self.db.execute(f"SET {name} = {literal(value)}").fetchall()
-        self.db.execute(f"ATTACH {literal(held.folder / 'clips.duckdb')} AS held (READ_ONLY)").fetchall()
-        self.db.execute("CREATE TABLE labels (place BIGINT, label VARCHAR, label_note VARCHAR)").fetchall()
+        self.db.execute(f"ATTACH {literal(held.folder / 'clips.duckdb')} AS _held (READ_ONLY)").fetchall()
+        self.db.execute("CREATE TABLE _labels (place BIGINT, label VARCHAR, label_note VARCHAR)").fetchall()
         if given:
             rows = pa.table(
                 {
@@ -62,10 +64,10 @@ class HeldTable(ScoreTable):
                     "label_note": pa.array([label.note for _, label in given], pa.string()),
                 }
             )
-            self.db.from_arrow(rows).insert_into("labels")
+            self.db.from_arrow(rows).insert_into("_labels")
         self.db.execute(
             f"""CREATE VIEW clips AS SELECT c.rowid AS {PLACE}, c.* EXCLUDE ({", ".join(PLACES)}), l.label, l.label_note
-                FROM held.clips c LEFT JOIN labels l ON l.place = c.rowid"""
+                FROM _held.clips c LEFT JOIN _labels l ON l.place = c.rowid"""
         ).fetchall()
         locked.lock(self.db)
         self.types = {name: kind for name, kind in held.types.items() if name not in PLACES}
@@ -122,7 +124,7 @@ class Columns:
     def order(self, name: str) -> np.ndarray:
         """[K] int32: indices of the clips that have the score, lowest first, ties in order of id."""
         if name not in self._orders:
-            self._orders[name] = self.snapshot.order(name)
+            self._orders[name] = self.snapshot.order(name, self.values[name])
         return self._orders[name]
 
     def standing(self, name: str, place: int) -> float | None:
@@ -170,8 +172,8 @@ class Columns:
         if length := LENGTH.match(chosen.sql):
             return self.compared(SECONDS, length[1], float(length[2])), self.unknown(SECONDS)
         named = identifiers(chosen.sql)
-        if PLACE in named:
-            raise SelectionError(f"{chosen.name}: no column {PLACE}; {locked.nearest(PLACE, list(self.table.types))}")
+        if ours := OURS & (named | identifiers(chosen.sql, TABLES)):
+            raise SelectionError(f"{chosen.name}: {', '.join(ours)} is the inspector's own; use the columns of clips")
         named = {name for name in self.inspected.types if name.lower() in named and name not in PLACES}
         if media := [name for name in self.inspected.types if name in named and "BLOB" in self.inspected.types[name]]:
             raise SelectionError(
@@ -237,9 +239,9 @@ class Columns:
     def set_label(self, place: int, given: labels.Label) -> None:
         with self.lock:
             self.labels[int(place)] = given
-            self.table.db.execute("DELETE FROM labels WHERE place = ?", [int(place)]).fetchall()
+            self.table.db.execute("DELETE FROM _labels WHERE place = ?", [int(place)]).fetchall()
             self.table.db.execute(
-                "INSERT INTO labels VALUES (?, ?, ?)", [int(place), given.label, given.note]
+                "INSERT INTO _labels VALUES (?, ?, ?)", [int(place), given.label, given.note]
             ).fetchall()
 
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple]:
@@ -306,8 +308,9 @@ class Columns:
                 watcher.join()
 
 
-def identifiers(sql: str) -> set[str]:
-    """Names that a condition uses as columns, in lower case. Empty for what does not parse: running it says why."""
+def identifiers(sql: str, keys: Sequence[str] = NAMING) -> set[str]:
+    """Names that a condition uses, as columns or of these keys, in lower case. Empty for what does not parse: running it
+    says why."""
     with duckdb.connect() as db:
         (tree,) = db.execute("SELECT json_serialize_sql(?::VARCHAR)", [f"SELECT (\n{sql}\n) FROM clips"]).fetchone()
     found: set[str] = set()
@@ -315,7 +318,10 @@ def identifiers(sql: str) -> set[str]:
     while rest:
         part = rest.pop()
         if isinstance(part, dict):
-            found.update(name.lower() for key in NAMING for name in part.get(key) or () if isinstance(name, str))
+            for key in keys:
+                names = part.get(key) or ()
+                names = [names] if isinstance(names, str) else names
+                found.update(name.lower() for name in names if isinstance(name, str))
             rest += part.values()
         elif isinstance(part, list):
             rest += part

@@ -147,9 +147,10 @@ def signature(place: str) -> str:
     return "\n".join([state(store), root, *_version(store_of(root), labels.NAME)])
 
 
-def labels_root(store: Store) -> str:
+def labels_root(place: str | os.PathLike[str] | Store) -> str:
     """Where labels of a dataset are kept: those of a curated one beside the annotated one that it was made of, where
     `winnow select` looks for them. In itself where that is gone or cannot be written, or where it has labels already."""
+    store = store_of(place)
     try:
         recorded = str(json.loads(store.read("selection.json"))["dataset"]["path"])
         annotated = recorded if is_remote(recorded) else str(Path(recorded).resolve())

@@ -45,7 +45,7 @@ from pipelines.inspector.data.blocks import ordered
 VERSION = 1  # of these files
 SECONDS = "seconds"  # a clip's length: shown and filtered as a score, though the table has only its start and end
 PLACES = ("filename", "file_row_number")
-MEMORY = {"memory_limit": "1GB", "preserve_insertion_order": True}
+MEMORY = {"memory_limit": "700MB", "preserve_insertion_order": True}
 BATCH = 1 << 18  # rows
 MOST = 50_000_000_000  # bytes of all datasets
 IN_USE = "in-use"
@@ -70,15 +70,14 @@ class Snapshot:
         """Mapped. kind: values or codes of a score; file or row of every clip."""
         return mapped(self.folder / (f"{self.scores[name]}.{kind}.npy" if name else f"{kind}.npy"))
 
-    def order(self, name: str) -> np.ndarray:
-        """[K] int32, mapped: places of the clips that have the score, lowest first, ties in order of id."""
+    def order(self, name: str, values: np.ndarray) -> np.ndarray:
+        """[K] int32, mapped: places of the clips that have the score, lowest first, ties in order of id. values: its."""
         path = self.folder / f"{self.scores[name]}.order.npy"
         with suppress(FileNotFoundError):
             return mapped(path)
-        values, there = self.array(name, "values"), self.count - self.nulls[name]
         aside = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
         try:
-            ordered(values, empty(aside, np.int32, there))
+            ordered(values, empty(aside, np.int32, self.count - self.nulls[name]))
             os.replace(aside, path)
             return mapped(path)
         except OSError:  # a full disk, or a cache that was emptied: it is kept in memory

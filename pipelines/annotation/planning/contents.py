@@ -12,8 +12,8 @@ from typing import Any
 
 from curate.clip import text_to_path
 from curate.video.identity import SAMPLED, distinct_id
-from pipelines.annotation.planner import Identity, Planner
-from pipelines.annotation.recorded import RecordedUnits
+from pipelines.annotation.planning.planner import Identity, Planner
+from pipelines.annotation.planning.recorded import RecordedUnits
 
 __all__ = ["identities", "stamps", "tell_apart"]
 

@@ -9,9 +9,9 @@ from curate.base.child import LATE, Lost
 from curate.clip import Unit, Video, path_to_text
 from curate.video.remote import add_cost
 from curate.watching.isolation import record_loss
-from pipelines.annotation.contents import identities, stamps, tell_apart
-from pipelines.annotation.planner import Identity, Planner
-from pipelines.annotation.recorded import RecordedUnits, duplicate
+from pipelines.annotation.planning.contents import identities, stamps, tell_apart
+from pipelines.annotation.planning.planner import Identity, Planner
+from pipelines.annotation.planning.recorded import RecordedUnits, duplicate
 
 __all__ = ["plan_videos"]
 

@@ -12,7 +12,7 @@ import duckdb
 from curate.clip import SKIPPED, TOO_SHORT, Unit, Video, path_to_text, text_to_path
 from curate.parts import Parts
 from curate.video.identity import is_there, same_stamp, stamp
-from pipelines.annotation.ledger import Ledger
+from pipelines.annotation.planning.ledger import Ledger
 from pipelines.dataset.dataset import Dataset
 from pipelines.dataset.tables import video_of
 from pipelines.sources.listed import list_changed, spans_changed
@@ -34,7 +34,7 @@ class RecordedUnits:
     """What is recorded about the inputs of a job.
 
     wanted: stages of this job. retry_failed: repeat failed videos, and clips on which a wanted stage failed.
-    changed: paths, as in tables, whose file has other content than recorded (see `pipelines.annotation.changes`).
+    changed: paths, as in tables, whose file has other content than recorded (see `pipelines.annotation.planning.changes`).
     """
 
     def __init__(self, dataset: Dataset, wanted: Sequence[str], retry_failed: bool, parts: Parts) -> None:

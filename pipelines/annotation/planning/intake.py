@@ -12,11 +12,11 @@ from dataclasses import replace
 from itertools import islice
 
 from curate.clip import Unit, Video, path_to_text
-from pipelines.annotation.changes import Record, find_changes
-from pipelines.annotation.contents import identities
-from pipelines.annotation.planner import Identity, Planner
-from pipelines.annotation.planning import plan_videos
-from pipelines.annotation.recorded import RecordedUnits
+from pipelines.annotation.planning.changes import Record, find_changes
+from pipelines.annotation.planning.contents import identities
+from pipelines.annotation.planning.planner import Identity, Planner
+from pipelines.annotation.planning.recorded import RecordedUnits
+from pipelines.annotation.planning.units import plan_videos
 from pipelines.annotation.summary import Summary
 from pipelines.annotation.tasks import Report, Task
 from pipelines.config import Config
