@@ -72,7 +72,7 @@ def _copy(path: str, span: Span, keyframes: list[float] | None, form: ClipForm) 
     if keyframes is not None and not any(span.start_time - CLOSE <= time <= late for time in keyframes):
         raise CannotCopy(NO_KEYFRAME)
     for back in BACK:
-        with opened(path, max_pixels=form.max_pixels) as (source, stream):
+        with opened(path, max_pixels=form.max_pixels, around=(span.start_time, span.end_time)) as (source, stream):
             found = _packets(source, stream, span, back)
             if found:
                 return _copied(stream, found, span, form.most_lost(span.num_frames))

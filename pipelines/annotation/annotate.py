@@ -42,7 +42,7 @@ from pipelines.dataset.dataset import (
 )
 from pipelines.dataset.lock import Lock, held
 from pipelines.dataset.shards import Footer
-from pipelines.sources.sources import FoundVideos, find_videos
+from pipelines.sources.stream import SourceStream
 from pipelines.status.runlog import RunLog
 
 INTERRUPTED_SECONDS = 20.0  # for what is finished to be committed, after Ctrl-C
@@ -82,12 +82,13 @@ def annotate(
     check_views(config, chosen)
     models = check_weights(config, chosen)
     refuse_foreign(root)
-    if sources:
-        found = find_videos(sources, root)
+    found, inputs = SourceStream(sources, root) if sources else None, None
+    if found is not None:
+        stream = iter(found)
+        inputs = chain([next(stream)], stream)  # what is wrong with the sources is told before anything is written
     else:
         Dataset(root)
-        found = FoundVideos()
-    summary = Summary(skipped=found.skipped)
+    summary = Summary() if found is None else Summary(skipped=found.skipped)
     with held(root, "dataset", DatasetError) as lock:
         shards = [shard.name for shard in read_shards(root)]
         check_types(root, config, shards)
@@ -96,8 +97,11 @@ def annotate(
         open_for_writing(store_of(root), tables)
         target = Target(str(root.absolute()), tables, models, lock.run)
         job = _Job(target, config, chosen, place, watcher, summary, lock)
-        job.run(found if sources else None, retry_failed)
+        job.run(inputs, retry_failed)
         sweep(root)
+        if found is not None:
+            job.forget_accepted(found, retry_failed)
+            found.close()
     summary.wall = time.perf_counter() - began
     return summary
 
@@ -125,13 +129,12 @@ class _Job:
         self.units, self.seconds = 0, 0.0
         self.modified: dict[str, Video] = {}
 
-    def run(self, found: FoundVideos | None, retry_failed: bool) -> None:
-        """found: the inputs; None: the recorded ones."""
+    def run(self, inputs: Iterable[Input] | None, retry_failed: bool) -> None:
+        """inputs: of the sources; None: the recorded ones."""
         state, reason = "stopped", None
         try:
-            known = self._known(found, retry_failed)
-            inputs = known.videos() if found is None else chain(found.refused, found.videos)
-            self._work(inputs, known, first=True)
+            known = self._recorded(retry_failed)
+            self._work(known.videos() if inputs is None else inputs, known, first=True)
             if videos := list(self.modified.values()):
                 known = self._recorded(retry_failed)
                 self._work(videos, known, first=False)
@@ -150,15 +153,13 @@ class _Job:
     def _recorded(self, retry_failed: bool) -> RecordedUnits:
         return RecordedUnits(Dataset(self.target.place), self.stages, retry_failed, self.config.parts)
 
-    def _known(self, found: FoundVideos | None, retry_failed: bool) -> RecordedUnits:
-        """The recorded units. Rows of refused inputs that are accepted now are removed."""
+    def forget_accepted(self, found: SourceStream, retry_failed: bool) -> None:
+        """Remove the rows of inputs that were refused in an earlier run, and are accepted now."""
         known = self._recorded(retry_failed)
-        refused = known.ledger.no_files() if found is not None else []
-        if gone := [row["id"] for row in refused if found.accepts(text_to_path(row["video_path"]))]:
+        refused = [(row["id"], text_to_path(row["video_path"])) for row in known.ledger.no_files()]
+        known.close()
+        if gone := [unit for unit, path in refused if found.accepts(path)]:
             forget(Path(self.target.place), gone)
-            known.close()
-            known = self._recorded(retry_failed)
-        return known
 
     def _work(self, inputs: Iterable[Input], known: RecordedUnits, first: bool) -> None:
         """Plan and run the units, and count what becomes of them. first: files that were modified meanwhile are kept in

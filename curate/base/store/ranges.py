@@ -52,6 +52,7 @@ class Ranges(io.RawIOBase):
         self.counted = counted
         self.requests = self.bytes = self.at = 0
         self._held: OrderedDict[int, bytes] = OrderedDict() if held is None else held
+        self.expected: tuple[int, int] | None = None  # bytes that will be read for certain: in as few requests as may be
         self._next, self._run = 0, 0  # where reading in order goes on, and bytes of it so far
         self.digest: Digest | None = Digest(self.size) if through else None
 
@@ -143,6 +144,10 @@ class Ranges(io.RawIOBase):
         """How many blocks to ask for from this one on."""
         near = 0 <= number - self._next <= NEAR // BLOCK
         wanted = min(self._run // SHARE[self.through], LONGEST[self.through]) if near else 0
+        if self.expected and self.expected[0] < (number + 1) * BLOCK and number * BLOCK < self.expected[1]:
+            wanted = min(-(-self.expected[1] // BLOCK) - number, LONGEST[True] // BLOCK) * BLOCK
+        elif self.expected:
+            wanted = 0  # past what was asked for: no more than has to be
         count = 1
         while (
             count < wanted // BLOCK and (number + count) * BLOCK < self.size and self._at_hand(number + count) is None
