@@ -18,7 +18,7 @@ from dataclasses import asdict
 from typing import Any
 
 from curate.base.store import Entry, is_remote, locate, store_of
-from curate.base.store.blocks import kept
+from curate.base.store.blocks import enter, kept
 from curate.base.store.ranges import BLOCK, Ranges
 
 __all__ = [
@@ -86,6 +86,8 @@ def reader(url: str, *, through: bool = False, keep: bool = False) -> Ranges:
     if not is_remote(url):
         folder, name = locate(os.path.abspath(url))
         return Ranges(store_of(folder), name, store_of(folder).head(name))
+    if keep or through:
+        enter()
     entry = entry_of(url)
     folder, name = locate(_stand_ins[url][0] if url in _stand_ins else url)
     blocks = kept(url, entry, BLOCK)

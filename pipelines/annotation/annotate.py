@@ -14,7 +14,7 @@ from typing import Protocol
 
 from curate.base.child import CHANGED
 from curate.base.files import DiskError
-from curate.base.store import StoreError, store_of
+from curate.base.store import StoreError, blocks, store_of
 from curate.clip import Unit, Video, text_to_path
 from pipelines.annotation.agreement import check_types, open_dataset, refuse_foreign
 from pipelines.annotation.models import check_weights
@@ -102,6 +102,7 @@ def annotate(
         if found is not None:
             job.forget_accepted(found, retry_failed)
             found.close()
+    blocks.sweep()
     summary.wall = time.perf_counter() - began
     return summary
 

@@ -143,6 +143,7 @@ def test_an_object_that_is_replaced_meanwhile_is_lost_not_failed(bucket, films):
     (unit,) = plan(Video(url))
     store_of(bucket).replace("small.mp4", (films / "a.ts").read_bytes())
     forget()
+    blocks.sweep()
     seen = watch(unit, observers={"shots": {}}, decode={})
     assert (seen.status, seen.lost) == ("lost", [CHANGED]) and "was written to" in seen.error
     assert not same_stamp(unit.facts, stamp(url)) and same_stamp(stamp(url), stamp(url) | {"modified": 1})
@@ -153,6 +154,7 @@ def test_a_store_that_does_not_answer_is_not_the_videos_fault(bucket, storage, m
     (unit,) = plan(Video(url))
     for fault in ("reset", "cut"):
         forget()
+        blocks.sweep()
         storage.faults(1, 1.0, [fault], only="GET", in_a_row=1000)
         monkeypatch.setattr(connections, "PATIENCE", 0.0)
         seen = watch(Unit.unpack(unit.pack()), observers={"shots": {}}, decode={})
@@ -160,6 +162,7 @@ def test_a_store_that_does_not_answer_is_not_the_videos_fault(bucket, storage, m
     monkeypatch.setattr(connections, "PATIENCE", 60.0)
     storage.faults(2, 0.3)
     forget()
+    blocks.sweep()
     seen = watch(unit, observers={"shots": {}}, decode={})
     assert (seen.status, seen.facts["frames_decoded"]) == ("ok", 300)
 
