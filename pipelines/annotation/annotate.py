@@ -35,13 +35,9 @@ from pipelines.dataset.dataset import (
     Dataset,
     DatasetError,
     Manifest,
-    forget,
-    open_for_writing,
-    read_shards,
-    sweep,
 )
 from pipelines.dataset.lock import Lock, held
-from pipelines.dataset.shards import Footer
+from pipelines.dataset.shards import Footer, compact, forget, open_for_writing
 from pipelines.sources.sources import FoundVideos, find_videos
 from pipelines.status.runlog import RunLog
 
@@ -89,15 +85,16 @@ def annotate(
         found = FoundVideos()
     summary = Summary(skipped=found.skipped)
     with held(root, "dataset", DatasetError) as lock:
-        shards = [shard.name for shard in read_shards(root)]
-        check_types(root, config, shards)
+        store = store_of(root)
+        shards = Dataset(store).samples() if store.exists("dataset.json") else []
+        check_types(store, config, shards)
         open_dataset(root, config, chosen, models)
-        tables = tables_of(config.parts).with_stored(root, shards)
-        open_for_writing(store_of(root), tables)
+        tables = tables_of(config.parts).with_stored(store, shards)
+        open_for_writing(store, tables, lock.check)
         target = Target(str(root.absolute()), tables, models, lock.run)
         job = _Job(target, config, chosen, place, watcher, summary, lock)
         job.run(found if sources else None, retry_failed)
-        sweep(root)
+        compact(store, check=lock.check)
     summary.wall = time.perf_counter() - began
     return summary
 
@@ -155,7 +152,7 @@ class _Job:
         known = self._recorded(retry_failed)
         refused = known.ledger.no_files() if found is not None else []
         if gone := [row["id"] for row in refused if found.accepts(text_to_path(row["video_path"]))]:
-            forget(Path(self.target.place), gone)
+            forget(self.store, self.target.tables, gone)
             known.close()
             known = self._recorded(retry_failed)
         return known

@@ -9,6 +9,7 @@ import typer
 from rich.text import Text
 
 from curate.selection.presets import preset_help
+from pipelines.cli import compacting
 from pipelines.cli import inspecting as inspector
 from pipelines.cli import training as training_cli
 from pipelines.cli.errors import DONE, WITH_FAILURES, err_console, errors, out_console
@@ -316,6 +317,7 @@ def _root(
 
 training_cli.register(app)
 inspector.register(app)
+compacting.register(app)
 
 
 def main() -> None:

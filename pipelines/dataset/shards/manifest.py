@@ -19,7 +19,6 @@ import pyarrow.parquet as pq
 
 from curate.base.store import Store
 from pipelines.dataset.files import parquet_bytes
-from pipelines.dataset.scratch import Scratch
 from pipelines.dataset.shards.current import Current
 from pipelines.dataset.shards.footer import ROWS, Footer
 from pipelines.dataset.shards.reading import read_footer
