@@ -35,13 +35,9 @@ from pipelines.dataset.dataset import (
     Dataset,
     DatasetError,
     Manifest,
-    forget,
-    open_for_writing,
-    read_shards,
-    sweep,
 )
 from pipelines.dataset.lock import Lock, held
-from pipelines.dataset.shards import Footer
+from pipelines.dataset.shards import Footer, compact, forget, open_for_writing
 from pipelines.sources.stream import SourceStream
 from pipelines.status.runlog import RunLog
 
@@ -90,18 +86,19 @@ def annotate(
         Dataset(root)
     summary = Summary() if found is None else Summary(skipped=found.skipped)
     with held(root, "dataset", DatasetError) as lock:
-        shards = [shard.name for shard in read_shards(root)]
-        check_types(root, config, shards)
+        store = store_of(root)
+        shards = Dataset(store).samples() if store.exists("dataset.json") else []
+        check_types(store, config, shards)
         open_dataset(root, config, chosen, models)
-        tables = tables_of(config.parts).with_stored(root, shards)
-        open_for_writing(store_of(root), tables)
+        tables = tables_of(config.parts).with_stored(store, shards)
+        open_for_writing(store, tables, lock.check)
         target = Target(str(root.absolute()), tables, models, lock.run)
         job = _Job(target, config, chosen, place, watcher, summary, lock)
         job.run(inputs, retry_failed)
-        sweep(root)
         if found is not None:
             job.forget_accepted(found, retry_failed)
             found.close()
+        compact(store, check=lock.check)
     summary.wall = time.perf_counter() - began
     return summary
 
@@ -159,7 +156,7 @@ class _Job:
         refused = [(row["id"], text_to_path(row["video_path"])) for row in known.ledger.no_files()]
         known.close()
         if gone := [unit for unit, path in refused if found.accepts(path)]:
-            forget(Path(self.target.place), gone)
+            forget(self.store, self.target.tables, gone)
 
     def _work(self, inputs: Iterable[Input], known: RecordedUnits, first: bool) -> None:
         """Plan and run the units, and count what becomes of them. first: files that were modified meanwhile are kept in
