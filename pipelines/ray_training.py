@@ -1,7 +1,7 @@
-"""A training run on Ray Train: several workers and nodes that share a file system.
+"""A training run on Ray Train: several workers and nodes that share a file system, or a store.
 
 The driver waits with a limit for each phase, and names the one that does not come: Ray itself, a place for each worker, their
-torch.distributed group, the first step. What the first worker is at is told through a file, RUN/ray/progress.json.
+torch.distributed group, the first step. What the first worker is at is told through RUN/ray/progress.json.
 """
 
 from __future__ import annotations
@@ -12,12 +12,15 @@ import logging
 import os
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from curate.base.files import write_json
+from curate.base.store import StoreError, is_remote
 from pipelines.cluster import PLACE_SECONDS, RaySession, place, worker_environment
-from pipelines.training import TrainingError, TrainingJob, schema_of
+from pipelines.training import TrainingError, TrainingJob, owned, schema_of
+from video_model.data.sources import whole_path
 
 ATTEMPTS = 3  # how often a run is resumed after a worker was lost
 PLACES = 5  # how often its workers are waited for, for PLACE_SECONDS each: a lost machine may come back
@@ -25,26 +28,35 @@ GROUP_SECONDS = 600.0  # until all workers are up and know each other
 STEP_SECONDS = 2400.0  # without a sign before the first step; workers themselves lose patience with each other sooner
 OURS = ("video_model.", "curate.")  # modules of errors that would come again
 FAILURE = "failure.txt"  # in RUN: what a worker raised that would come again
+PROGRESS = "ray/progress.json"  # in RUN: what the first worker is at
+FAR = 10.0  # seconds between looks at a run in a store
 
 
 def train_on_ray(job: TrainingJob, workers: int, address: str | None, watcher: Any = None) -> None:
     """`workers` processes with Ray Train, each with a share of every batch; on GPUs where the cluster has them.
 
-    RUN and the data must be under the same paths on every node. A worker that is lost costs the steps since the last
-    checkpoint. Raises TrainingError, ExecutorError, and what is wrong with the config, the run or the data at once.
+    RUN and the data must be under the same paths on every node, or URLs; `--cache` too, where latents are kept. A worker that
+    is lost costs the steps since the last checkpoint. Raises TrainingError, ExecutorError, and what is wrong with the config, the run or the data at once.
     """
+    from video_model.training.watching import Silent
+
+    with owned(job):
+        _on_ray(job, workers, address, watcher or Silent())
+
+
+def _on_ray(job: TrainingJob, workers: int, address: str | None, watcher: Any) -> None:
+    from video_model.training.mirror import default_cache
     from video_model.training.run import Run
     from video_model.training.stores import Stores
-    from video_model.training.watching import Silent
     from video_model.workers import PATIENCE
 
-    watcher = watcher or Silent()
     if job.stage is not None and job.stage not in job.config.stages:
         raise TrainingError(f"--stage {job.stage}: the config's stages are {', '.join(job.config.stages)}")
-    stores = Stores(job.config, job.sources)
-    stores.compare(Run.begin(job.out, stores.config, job.resume, watcher))
-    failure = job.out / FAILURE
-    failure.unlink(missing_ok=True)
+    run = LookedOn(job.out)
+    run.fetch()
+    stores = Stores(job.config, job.sources, Path(job.cache) if job.cache else default_cache(job.out))
+    stores.compare(Run.begin(run.folder, stores.config, job.resume, watcher, run.mirror))
+    run.forget(FAILURE, PROGRESS)
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(PLACE_SECONDS)
     with RaySession(address, "leave --workers and --address out", watcher.note):
         import ray
@@ -68,12 +80,14 @@ def train_on_ray(job: TrainingJob, workers: int, address: str | None, watcher: A
             scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpus, resources_per_worker=bundle),
             run_config=RunConfig(
                 name="train",
-                storage_path=str(job.out.absolute() / "ray"),
+                storage_path=run.storage,
                 failure_config=FailureConfig(**retries),
                 worker_runtime_env={"env_vars": worker_environment(threads)},
             ),
         )
-        error = _followed(job, trainer, watcher)
+        error = _followed(job, run, trainer, watcher)
+        run.look()
+        failure = run.folder / FAILURE
         if failure.exists():
             raise TrainingError(failure.read_text())
         if error is not None:  # Ray wraps what a worker raised in several errors of its own
@@ -83,8 +97,8 @@ def train_on_ray(job: TrainingJob, workers: int, address: str | None, watcher: A
 def _told(job: TrainingJob, threads: int) -> dict[str, Any]:
     return {
         "config": job.config.model_dump_json(),
-        "sources": [str(Path(source).absolute()) for source in job.sources],
-        "out": str(job.out.absolute()),
+        "sources": [whole_path(source) for source in job.sources],
+        "out": whole_path(job.out),
         "stage": job.stage,
         "plugins": [str(Path(plugin).absolute()) for plugin in job.plugins],
         "cache": str(Path(job.cache).absolute()) if job.cache else None,
@@ -100,21 +114,26 @@ def _work(options: dict[str, Any]) -> None:
     from video_model.training.stages import train
     from video_model.workers import TrainingWorker
 
-    failure = Path(options["out"]) / FAILURE
-    if failure.exists():  # started again, for what would come again: end, and let the driver report it
+    out = options["out"]
+    mirror = _mirror(out)
+    folder = mirror.folder if mirror else Path(out)
+    failure = folder / FAILURE
+    if (
+        mirror.store.exists(FAILURE) if mirror else failure.exists()
+    ):  # started again, for what would come again: end, and let the driver report it
         return
     torch.set_num_threads(options["threads"])
     context = ray.train.get_context()
     os.environ["LOCAL_RANK"] = str(context.get_local_rank())
     worker = TrainingWorker.here()
-    told = Told(progress_file(Path(options["out"]))) if worker.first else None
+    told = Told(folder / PROGRESS, mirror) if worker.first else None
     if told:
         told.note(f"{worker.world} workers up, on {worker.device.type}")
     try:
         train(
             schema_of(options["plugins"]).model_validate_json(options["config"]),
             options["sources"],
-            options["out"],
+            out,
             only=options["stage"],
             resume=True,
             cache=options["cache"],
@@ -125,9 +144,12 @@ def _work(options: dict[str, Any]) -> None:
     except Exception as error:
         if line := would_come_again(error):
             try:
-                with open(failure, "x", encoding="utf-8") as file:  # the first one's: the others fail because of it
-                    file.write(line)
-            except FileExistsError:
+                if mirror:
+                    mirror.store.put(FAILURE, line.encode())
+                else:
+                    with open(failure, "x", encoding="utf-8") as file:  # the first one's: the others fail because of it
+                        file.write(line)
+            except (FileExistsError, StoreError):
                 pass
         raise
 
@@ -150,21 +172,19 @@ def would_come_again(error: BaseException) -> str | None:
     return None
 
 
-def progress_file(out: Path) -> Path:
-    return out / "ray" / "progress.json"
-
-
 class Told:
-    """What the first worker is at, for the driver to read: a TrainingWatcher that writes a file, at most once a second."""
+    """What the first worker is at, for the driver to read: a TrainingWatcher that writes a file, at most once a second; of a
+    run in a store an object, every few seconds."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, mirror: Any = None) -> None:
         self.path, self.state, self.written = path, {"notes": [], "phase": None, "stepped": False}, 0.0
+        self.mirror, self.every = mirror, FAR if mirror else 1.0
 
     def note(self, line: str) -> None:
         self._change(notes=[*self.state["notes"], line])
 
     def phase(self, what: str, done: int, total: int) -> None:
-        if done == total or time.monotonic() - self.written > 1:
+        if done == total or time.monotonic() - self.written > self.every:
             self._change(phase=[what, done, total])
 
     def stage(self, name: str, first: int, steps: int, facts: dict[str, Any]) -> None:
@@ -184,13 +204,55 @@ class Told:
         self.written = time.monotonic()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_json(self.path, self.state, durable=False)
+        if self.mirror:
+            with suppress(StoreError):  # it is told again
+                self.mirror.store.replace(PROGRESS, self.path.read_bytes())
 
 
-def _followed(job: TrainingJob, trainer: Any, watcher: Any) -> BaseException | None:
+def _mirror(out: str, apart: str = "") -> Any:
+    """Of a run in a store; None for a folder."""
+    from video_model.training.mirror import Mirror
+
+    return Mirror(out, apart) if is_remote(out) else None
+
+
+class LookedOn:
+    """A run as the driver sees it: a folder, or of one in a store a copy that is brought up to date now and then."""
+
+    def __init__(self, out: str) -> None:
+        self.mirror = _mirror(out, "-looked-on")
+        self.folder = self.mirror.folder if self.mirror else Path(out)
+        self._looked = 0.0
+
+    @property
+    def storage(self) -> str:
+        """For Ray's own files, which no other machine needs."""
+        return str(self.folder.absolute() / "ray")
+
+    def fetch(self) -> None:
+        if self.mirror:
+            self.mirror.fetch()
+
+    def forget(self, *names: str) -> None:
+        """Delete files of an earlier attempt."""
+        for name in names:
+            (self.folder / name).unlink(missing_ok=True)
+            if self.mirror:
+                self.mirror.store.delete(name)
+        if self.mirror:
+            self.mirror.sync()
+
+    def look(self) -> None:
+        if self.mirror and time.monotonic() - self._looked > FAR:
+            self._looked = time.monotonic()
+            with suppress(StoreError):  # the next time
+                self.mirror.fetch_small((PROGRESS, FAILURE))
+
+
+def _followed(job: TrainingJob, run: LookedOn, trainer: Any, watcher: Any) -> BaseException | None:
     """Run the trainer, and show what its first worker tells; what the trainer raised. Raises TrainingError for a phase that
     takes too long."""
     raised: list[BaseException] = []
-    progress_file(job.out).unlink(missing_ok=True)
 
     def fit() -> None:
         try:
@@ -202,7 +264,7 @@ def _followed(job: TrainingJob, trainer: Any, watcher: Any) -> BaseException | N
     thread = threading.Thread(
         target=fit, daemon=True, name="ray train"
     )  # so that this one can end it, or be interrupted
-    followed = Followed(job, watcher)
+    followed = Followed(job, watcher, run)
     thread.start()
     while thread.is_alive():
         thread.join(1.0)
@@ -213,16 +275,17 @@ def _followed(job: TrainingJob, trainer: Any, watcher: Any) -> BaseException | N
 class Followed:
     """Shows what the first worker tells, and the lines that it adds to the logs of the stages."""
 
-    def __init__(self, job: TrainingJob, watcher: Any) -> None:
-        self.job, self.watcher = job, watcher
+    def __init__(self, job: TrainingJob, watcher: Any, run: LookedOn | None = None) -> None:
+        self.job, self.watcher, self.run = job, watcher, run or LookedOn(job.out)
         self.state: dict[str, Any] = {}
         self.changed = time.monotonic()
         self.seen: dict[str, int] = {}
 
     def look(self) -> None:
         """Raises TrainingError where nothing has come for too long."""
+        self.run.look()
         try:
-            state = json.loads(progress_file(self.job.out).read_text())
+            state = json.loads((self.run.folder / PROGRESS).read_text())
         except (OSError, ValueError):
             state = self.state
         if state != self.state:
@@ -250,7 +313,7 @@ class Followed:
         from video_model.training.journal import read_log
 
         for name, stage in self.job.config.stages.items():
-            lines = [line for line in read_log(self.job.out / "stages" / name / "log.jsonl") if "loss" in line]
+            lines = [line for line in read_log(self.run.folder / "stages" / name / "log.jsonl") if "loss" in line]
             for line in lines:
                 step = int(line["step"])
                 if name not in self.seen:

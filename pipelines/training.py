@@ -8,9 +8,10 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from curate.base.store import is_remote
+from pipelines.dataset.lock import held
 from pipelines.typed_yaml import SHIPPED, find, read
 from video_model.config import TrainConfig, train_config
 
@@ -21,11 +22,11 @@ class TrainingError(Exception):
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """What `winnow train` was asked for."""
+    """What `winnow train` was asked for. out: the run's folder, or the URL of one in a store."""
 
     config: TrainConfig
     sources: tuple[str, ...]
-    out: Path
+    out: str
     stage: str | None = None
     resume: bool = False
     cache: str | None = None
@@ -51,11 +52,21 @@ def train_here(job: TrainingJob, watcher: Any = None) -> None:
     """All stages in this process. Interrupted, it finishes its step, saves, and raises video_model.training.loop.Interrupted."""
     from video_model.training.stages import train
 
-    with _asked_to_stop() as asked:
+    with _asked_to_stop() as asked, owned(job):
         train(
             job.config, job.sources, job.out, only=job.stage, resume=job.resume, cache=job.cache, watcher=watcher,
             stop=asked.is_set,
         )  # fmt: skip
+
+
+@contextmanager
+def owned(job: TrainingJob) -> Iterator[None]:
+    """One command at a time trains a run in a store; a folder of this machine is left as it was."""
+    if not is_remote(job.out):
+        yield
+        return
+    with held(job.out, "this run", TrainingError):
+        yield
 
 
 @contextmanager

@@ -50,6 +50,9 @@ REFUSED = (
     "EXISTS (SELECT * FROM read_csv('/etc/passwd'))",
     "motion_score::TEXT::DATE > DATE '2020-01-01'",
     "clip_id IN (SELECT clip_id FROM others)",
+    "_place < 3",
+    "clip_id IN (SELECT clip_id FROM _held.clips)",
+    "EXISTS (SELECT * FROM _labels)",
     "",
 )
 
@@ -61,7 +64,7 @@ def askers(tmp_path_factory):
     table = pa.table(ROWS)
     pq.write_table(table, path)
     relation = f"read_parquet('{path}')"
-    columns = _inspected(relation, table)
+    columns = _inspected(relation, table, tmp_path_factory.mktemp("cache"))
 
     def selected(sql):
         try:
@@ -74,7 +77,7 @@ def askers(tmp_path_factory):
             passed, _ = columns.where(Filter("where", sql=sql))
         except SelectionError:
             return None
-        return table["clip_id"].filter(pa.array(passed)).to_pylist()
+        return table["clip_id"].filter(pa.array(passed.flags())).to_pylist()
 
     def trained(sql):
         try:
@@ -85,14 +88,15 @@ def askers(tmp_path_factory):
     return {"select": selected, "inspector": inspected, "training": trained}
 
 
-def _inspected(relation, table):
+def _inspected(relation, table, cache):
     from types import SimpleNamespace
 
-    placed = f"(SELECT *, 'f' AS filename, 0::BIGINT AS file_row_number, NULL::VARCHAR AS label, NULL::VARCHAR AS label_note FROM {relation})"
+    placed = f"(SELECT *, 'f' AS filename, 0::BIGINT AS file_row_number FROM {relation})"
     kinds = {"string": "VARCHAR", "double": "DOUBLE"}
     types = {field.name: kinds.get(str(field.type), "VARCHAR[]") for field in table.schema}
     types |= {"filename": "VARCHAR", "file_row_number": "BIGINT", "label": "VARCHAR", "label_note": "VARCHAR"}
-    return Columns(SimpleNamespace(clips=placed, types=types, why_null={}))
+    place = {"root": "memory://conditions", "labels_root": "memory://conditions", "state": ""}
+    return Columns(SimpleNamespace(placed=placed, clips=placed, types=types, why_null={}, **place), cache)
 
 
 @pytest.mark.parametrize("sql", USED)

@@ -219,6 +219,10 @@ class Loop(Section):
     strategy: Literal["ddp", "fsdp"] = Field("ddp", description="fsdp: weights and optimizer spread over the workers")
     threads: int | None = Field(None, ge=1, description="CPU threads of one worker; unset: the cores over the workers")
     save_every: int = Field(500, ge=1, description="steps between checkpoints")
+    background_saves: bool = Field(
+        True,
+        description="write checkpoints while the training goes on, from a copy in memory; false: the training waits",
+    )
     keep: int = Field(2, ge=1, description="checkpoints kept in a stage, beside its last")
     log_every: int = Field(10, ge=1)
     evaluate_every: int = Field(500, ge=0, description="steps between losses on held-out clips; 0: only at the end")

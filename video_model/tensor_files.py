@@ -13,7 +13,7 @@ import math
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import safe_open
@@ -55,26 +55,46 @@ def piece_of(value: Tensor) -> Tensor:
     return value.to_local() if isinstance(value, DTensor) else value
 
 
+class Piece(NamedTuple):
+    """What this process holds of a tensor. whole: shape of a tensor that is spread, and where in it the piece begins."""
+
+    tensor: Tensor
+    whole: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+
+
+def pieces_of(tensors: Mapping[str, Tensor]) -> dict[str, Piece]:
+    """What this process holds of some tensors, which may be nothing of some."""
+    held = {name: value for name, value in tensors.items() if not value.numel() or math.prod(place_of(value)[1])}
+    return {
+        name: Piece(piece_of(value), (tuple(value.shape), place_of(value)[0]) if isinstance(value, DTensor) else None)
+        for name, value in held.items()
+    }
+
+
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write the pieces that this process holds. Raises OSError."""
+    write_pieces(path, pieces_of(tensors))
+
+
+def write_pieces(path: Path, pieces: Mapping[str, Piece]) -> None:
+    """Raises OSError."""
     header: dict[str, Any] = {}
     shards: dict[str, Any] = {}
-    pieces = {name: value for name, value in tensors.items() if not value.numel() or math.prod(place_of(value)[1])}
     end = 0
-    for name, value in pieces.items():
-        piece, start = piece_of(value), end
+    for name, (piece, whole) in pieces.items():
+        start = end
         end += piece.numel() * piece.element_size()
         header[name] = {"dtype": TYPES[piece.dtype], "shape": list(piece.shape), "data_offsets": [start, end]}
-        if isinstance(value, DTensor):
-            shards[name] = [list(value.shape), list(place_of(value)[0])]
+        if whole:
+            shards[name] = [list(whole[0]), list(whole[1])]
     if shards:
         header["__metadata__"] = {"shards": json.dumps(shards)}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     with open(path, "wb") as stream:
         stream.write(struct.pack("<Q", len(text)) + text)
-        for value in pieces.values():
-            plain = piece_of(value).detach().cpu().contiguous()
+        for piece, _ in pieces.values():
+            plain = piece.detach().cpu().contiguous()
             if plain.numel():
                 stream.write(plain.reshape(-1).view(torch.uint8).numpy().data)
 

@@ -19,7 +19,7 @@ class Longest(Panel):
 
     def longest(self) -> list[str]:
         columns = self.loaded().columns
-        return [columns.ids[int(place)].as_py() for place in columns.order("seconds")[:-11:-1]]
+        return [columns.id(int(place)) for place in columns.order("seconds")[:-11:-1]]
 
 
 PARTS = [Longest]

@@ -11,8 +11,17 @@ from rich.text import Text
 from curate.selection.presets import preset_help
 from pipelines.cli import inspecting as inspector
 from pipelines.cli import training as training_cli
+from pipelines.cli import watching as watching_cli
 from pipelines.cli.errors import DONE, WITH_FAILURES, err_console, errors, out_console
-from pipelines.cli.options import config_of, place_of, recorded_config, source_roots_of, stages_of, with_export
+from pipelines.cli.options import (
+    cluster_of,
+    config_of,
+    place_of,
+    recorded_config,
+    source_roots_of,
+    stages_of,
+    with_export,
+)
 
 app = typer.Typer(
     name="winnow",
@@ -77,7 +86,8 @@ def run(
         place = place_of(resolved, executor, workers, address)
         check_run(resolved, f"{out}/curated")
         failed = _annotate(sources, f"{out}/annotated", resolved, None, place, False)
-        failed += _select(f"{out}/annotated", f"{out}/curated", resolved, resolved.filters, workers)
+        cluster = cluster_of(resolved, "inline" if place.executor == "inline" else None, address)
+        failed += _select(f"{out}/annotated", f"{out}/curated", resolved, resolved.filters, workers, cluster=cluster)
     raise typer.Exit(WITH_FAILURES if failed else DONE)
 
 
@@ -126,7 +136,7 @@ def annotate(
 @app.command()
 def select(
     dataset: Annotated[str, typer.Argument(metavar="DATASET", help="a folder that `winnow annotate` made")],
-    out: Annotated[str, typer.Option("--out", "-o", help="the curated dataset to make")],
+    out: Annotated[str, typer.Option("--out", "-o", help="the curated dataset to make: a folder or URL")],
     where: Annotated[
         list[str],
         typer.Option(
@@ -160,13 +170,21 @@ def select(
     format_: Annotated[str | None, typer.Option("--format", help="how the clips are written, e.g. parquet")] = None,
     shard_size: Annotated[str | None, typer.Option(help="approximate size of a shard, e.g. 256MB")] = None,
     seed: Seed = None,
+    executor: Annotated[
+        str | None,
+        typer.Option(
+            help="who cuts: inline (processes of this machine, the default) or ray (workers of a cluster; "
+            "the default with an address)"
+        ),
+    ] = None,
     workers: Workers = None,
+    address: Address = None,
     source_root: Annotated[
         list[str],
         typer.Option(
             "--source-root",
             metavar="OLD=NEW",
-            help="sources were moved: the folder when they were annotated, and where it is now",
+            help="sources were moved: the folder or URL when they were annotated, and where it is now",
         ),
     ] = [],  # noqa: B006
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the funnel and stop")] = False,
@@ -192,25 +210,25 @@ def select(
         if dry_run:
             _funnel(dataset, filters)
             raise typer.Exit(DONE)
-        failed = _select(dataset, out, resolved, filters, workers, source_roots_of(source_root))
+        cluster = cluster_of(resolved, executor, address)
+        failed = _select(dataset, out, resolved, filters, workers, source_roots_of(source_root), cluster)
     raise typer.Exit(WITH_FAILURES if failed else DONE)
 
 
 @app.command()
 def stats(
     dataset: Annotated[
-        str, typer.Argument(metavar="DATASET|CURATED", help="a folder that annotate, select or run made")
+        str, typer.Argument(metavar="DATASET|CURATED", help="a folder or URL that annotate, select or run made")
     ],
 ) -> None:
     """Show what is in a dataset: funnel, score quantiles, failures by reason, seconds by stage."""
     with errors():
-        from pathlib import Path
-
+        from curate.base.store import store_of
         from pipelines.dataset import statistics
         from pipelines.dataset.empty import why_empty
 
         filters = why = None
-        if (Path(dataset) / "dataset.json").exists():
+        if store_of(dataset).exists("dataset.json"):
             made = recorded_config(dataset)
             filters, why = made.filters, why_empty(made.model_dump(mode="json"))
         statistics.show(statistics.read(dataset, filters, why_null=why), out_console)
@@ -257,7 +275,7 @@ def _annotate(sources, out, config, stages, place, retry_failed) -> bool:
     return summary.anything_failed
 
 
-def _select(dataset, out, config, filters, workers, source_roots=None) -> int:
+def _select(dataset, out, config, filters, workers, source_roots=None, cluster=None) -> int:
     """Run `select`; returns how many of the kept clips could not be cut."""
     from pipelines.cli.progress import CutLine, print_curated
     from pipelines.curated.curated import CuratedRequest, Work, make_curated
@@ -265,7 +283,7 @@ def _select(dataset, out, config, filters, workers, source_roots=None) -> int:
 
     request = CuratedRequest.of(config, filters, source_roots)
     with CutLine(err_console) as line:
-        work = Work(limits=config.decode.cut_limits, workers=workers, progress=line.update)
+        work = Work(config.decode.cut_limits, workers, progress=line.update, cluster=cluster, note=line.note)
         made = make_curated(Dataset(dataset), request, out, work)
     print_curated(out_console, made)
     return len(made.failed)
@@ -299,6 +317,7 @@ def _root(
 
 training_cli.register(app)
 inspector.register(app)
+watching_cli.register(app)
 
 
 def main() -> None:

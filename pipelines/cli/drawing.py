@@ -30,7 +30,7 @@ class Wish:
     conditions: list[str]
 
 
-def draw(run: Path, wish: Wish, watcher: Any, schema: Any) -> list[Path]:
+def draw(run: str, wish: Wish, watcher: Any, schema: Any) -> list[Path]:
     """Draw a video for each prompt and write it; the paths. schema: the class of the run's config. Raises SamplingError, RunError."""
     import torch
 

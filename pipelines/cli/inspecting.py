@@ -15,7 +15,10 @@ def register(app: typer.Typer) -> None:
     @app.command()
     def inspect(
         dataset: Annotated[
-            str, typer.Argument(metavar="DATASET|CURATED|RUN", help="a folder that annotate, select, run or train made")
+            str,
+            typer.Argument(
+                metavar="DATASET|CURATED|RUN", help="a folder or URL that annotate, select, run or train made"
+            ),
         ],
         port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free")] = 8501,
         host: Annotated[
@@ -30,7 +33,8 @@ def register(app: typer.Typer) -> None:
             typer.Option("--plugin", metavar="FILE.py", help="a Python file with panels of your own; it is run"),
         ] = [],  # noqa: B006
         cache: Annotated[
-            str | None, typer.Option(help="folder for clips that were played; default: the user's cache")
+            str | None,
+            typer.Option(help="folder for tables of scores, and clips that were played; default: the user's cache"),
         ] = None,
     ) -> None:
         """Look at what was kept and why, in the browser; move thresholds by eye and leave with a command.
@@ -38,6 +42,7 @@ def register(app: typer.Typer) -> None:
         Of a training run: curves, held-out loss by noise level, samples by step.
 
         winnow inspect out/annotated
+        winnow inspect s3://bucket/annotated
         """
         with errors():
             from curate.parts import Parts
@@ -50,7 +55,7 @@ def register(app: typer.Typer) -> None:
     @app.command()
     def report(
         dataset: Annotated[
-            str, typer.Argument(metavar="DATASET|CURATED", help="a folder that annotate, select or run made")
+            str, typer.Argument(metavar="DATASET|CURATED", help="a folder or URL that annotate, select or run made")
         ],
         out: Annotated[str, typer.Option("--out", "-o", help="the file to write")] = "report.html",
     ) -> None:

@@ -21,7 +21,7 @@ def recorded_config(dataset: str, overrides: list[str] = [], plugins: list[str] 
     from pipelines.dataset.dataset import read_about
 
     files = [str(Path(name).expanduser().absolute()) for name in plugins]
-    made = load_recorded(read_about(Path(dataset))["config"], f"{dataset}/dataset.json", Parts.load(files))
+    made = load_recorded(read_about(dataset)["config"], f"{dataset}/dataset.json", Parts.load(files))
     tree = made.model_dump(mode="json") | {"plugins": files}
     for item in overrides:
         override(tree, item)
@@ -66,14 +66,31 @@ def place_of(config, executor: str | None, workers: int | None, address: str | N
     return Place(chosen, workers or run.workers, address or run.address)
 
 
+def cluster_of(config, executor: str | None, address: str | None):
+    """Ray's workers for cutting, where they are asked for, or an address is known; None: this machine's processes."""
+    from pipelines.cluster import require_ray
+    from pipelines.config import ConfigError
+    from pipelines.curated.request import Cluster
+
+    if executor not in ("ray", "inline", None):
+        raise ConfigError(f"--executor {executor}: choose ray or inline")
+    found = address or config.execution.address
+    if executor == "inline" or not (executor or found):
+        return None
+    require_ray("use --executor inline")
+    return Cluster(found, config.model_dump_json())
+
+
 def source_roots_of(options: list[str]) -> dict[str, str]:
-    """Old folder -> new folder, from options OLD=NEW."""
+    """Old folder or URL -> new one, from options OLD=NEW."""
     from pipelines.config import ConfigError
 
     roots = {}
     for option in options:
         old, sign, new = option.partition("=")
         if not (old and sign and new):
-            raise ConfigError(f"--source-root {option}: write OLD=NEW, such as /mnt/old/videos=/data/videos")
+            raise ConfigError(
+                f"--source-root {option}: write OLD=NEW, such as /mnt/old/videos=/data/videos or /data=s3://bucket/data"
+            )
         roots[old] = new
     return roots

@@ -149,6 +149,10 @@ class CutLine:
     def __exit__(self, *_: object) -> None:
         self.progress.stop()
 
+    def note(self, text: str) -> None:
+        """Show what is waited for."""
+        self.progress.update(self.id, description=text)
+
     def update(self, done: int, total: int, failed: int) -> None:
         rate = done / max(time.monotonic() - self.began, 1e-9)
         left = clock((total - done) / rate) if rate else "?"

@@ -13,7 +13,7 @@ from video_model.diffusion.samplers import names_of
 Overrides = Annotated[
     list[str], typer.Option("--set", metavar="KEY=VALUE", help="override a key, e.g. --set stages.video.steps=200")
 ]
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="a folder that `winnow train` made")]
+RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="a folder that `winnow train` made, or its URL")]
 Plugins = Annotated[
     list[str],
     typer.Option(
@@ -39,7 +39,10 @@ def train(
             metavar="CONFIG", help="a YAML file, or a shipped config: tiny, demo, svd, svd-lora, sd21-image"
         ),
     ],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="the run to make, or to resume")] = None,
+    out: Annotated[
+        str | None,
+        typer.Option("--out", "-o", help="the run to make, or to resume: a folder, or s3://... and the like"),
+    ] = None,
     data: Annotated[
         list[str], typer.Option("--data", "-d", help="a folder that `winnow select` made; give it again for more")
     ] = [],  # noqa: B006

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -66,7 +65,7 @@ class Following:
             self.console.print(Text(line), soft_wrap=True)
 
 
-def print_run(console: Console, root: Path, schema: Any) -> None:
+def print_run(console: Console, root: str, schema: Any) -> None:
     """A table of the stages: steps, losses, seconds; and where to look."""
     from video_model.training.journal import read_log
     from video_model.training.run import Run

@@ -6,7 +6,6 @@ fault, and the reason why it is not cut. What the machine does twice is nobody's
 
 from __future__ import annotations
 
-import json
 import os
 import queue
 import threading
@@ -19,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from curate.base.child import RAISED, SUSPECT, Child, Lost, NotStarted, in_order
-from curate.base.files import write_json
+from curate.base.store.protocol import StoreError
 from curate.export.extract import ClipForm, Extracted, ExtractError, Span, extract
 from curate.export.span import ASKED_FOR, NO_KEYFRAME
 from curate.export.transcode import transcode
-from curate.video.identity import checksum, fingerprint
+from curate.video.identity import checksum, fingerprint, same_stamp, stamp
 from curate.video.opening import printable
+from pipelines.curated.spool import keep, spooled
 
 PASS_SECONDS = 30.0  # of time allowed, for each second that is decoded
 
@@ -35,19 +35,21 @@ class CutterError(Exception):
 
 @dataclass(frozen=True)
 class SourceFile:
-    """What a file was when it was annotated. bytes, modified, checksum: as in `videos/`, None where that was not recorded."""
+    """What a file was when it was annotated. bytes, modified, checksum, version: as in `videos/`, None where that was not
+    recorded."""
 
     video_id: str
     bytes: int | None = None
     modified: int | None = None
     checksum: str | None = None
+    version: str | None = None
 
 
 @dataclass(frozen=True)
 class CutJob:
     """One clip to cut: `extract(path, span, keyframes, **options)`, if the file is still the source.
 
-    source: None: not compared. spool: folder in which it may lie already, cut with others of its source.
+    source: None: not compared. spool: folder or URL where it may lie already, cut with others of its source.
     """
 
     clip_id: str
@@ -71,46 +73,37 @@ MapFn = Callable[[Iterable[CutJob]], Iterator[Result]]
 
 def cut(job: CutJob) -> Result:
     """Cut a clip in this process. Never raises for what a source can do wrong; see `Cutters` for what it can do
-    worse."""
-    if job.spool is not None and (made := spooled(Path(job.spool), job.clip_id)):
+    worse. Raises CutterError where the source's storage cannot be reached."""
+    if job.spool is not None and (made := spooled(job.spool, job.clip_id)):
         return made
-    if reason := changed(job.path, job.source):
-        return reason
     try:
+        if reason := changed(job.path, job.source):
+            return reason
         return extract(job.path, job.span, job.keyframes, **job.options)
     except ExtractError as error:
+        return str(error)
+    except StoreError as error:
+        if error.transient:
+            raise CutterError(str(error)) from None
         return str(error)
     except MemoryError:
         return f"{printable(job.path)}: needs too much memory"
 
 
-def cut_together(jobs: Sequence[CutJob]) -> None:
-    """Transcode clips of one source in one pass over it, into their spool: <clip_id>.mp4, and .json, which comes last."""
+def cut_together(jobs: Sequence[CutJob], folder: Path) -> None:
+    """Transcode clips of one source in one pass over it, each into the folder as it is done (see `spool.keep`)."""
     jobs = sorted(jobs, key=lambda job: (job.span.start_frame, job.span.end_frame))
-    if changed(jobs[0].path, jobs[0].source):
-        return  # each says so when its turn comes
-    form = ClipForm(**jobs[0].options)
-    why = NO_KEYFRAME if form.may_copy else ASKED_FOR
-    spans = [job.span for job in jobs]
-    for job, made in zip(jobs, transcode(jobs[0].path, spans, form, why=why), strict=True):
-        if isinstance(made, str):
-            continue
-        folder = Path(job.spool)
-        (folder / f"{job.clip_id}.mp4").write_bytes(made.bytes)
-        facts = asdict(replace(made, bytes=b"")) | {"bytes": None, "size": len(made.bytes)}
-        write_json(folder / f"{job.clip_id}.json", facts, durable=False)
-
-
-def spooled(folder: Path, clip_id: str) -> Extracted | None:
-    """A clip that was cut with others."""
     try:
-        fields = json.loads((folder / f"{clip_id}.json").read_text())
-        data = (folder / f"{clip_id}.mp4").read_bytes()
-    except (OSError, ValueError):
-        return None
-    if len(data) != fields.pop("size"):
-        return None
-    return Extracted(**fields | {"bytes": data})
+        if changed(jobs[0].path, jobs[0].source):
+            return  # each says so when its turn comes
+        form = ClipForm(**jobs[0].options)
+        why = NO_KEYFRAME if form.may_copy else ASKED_FOR
+        spans = [job.span for job in jobs]
+        for job, made in zip(jobs, transcode(jobs[0].path, spans, form, why=why), strict=True):
+            if not isinstance(made, str):
+                keep(folder, job.clip_id, made)
+    except (ExtractError, StoreError):
+        return
 
 
 def changed(path: str, source: SourceFile | None) -> str | None:
@@ -118,12 +111,14 @@ def changed(path: str, source: SourceFile | None) -> str | None:
     if source is None:
         return None
     try:
-        facts = os.stat(path)
-        if source.bytes in (None, facts.st_size):
-            if source.bytes is not None and source.modified == facts.st_mtime_ns:
+        now = stamp(path, fresh=False)
+        if now["bytes"] is None:
+            return None
+        if source.bytes in (None, now["bytes"]):
+            if same_stamp(asdict(source), now):
                 return None
             known, look = (source.checksum, checksum) if source.checksum else (source.video_id, fingerprint)
-            if _looked_at(look, path, facts.st_size, facts.st_mtime_ns) == known:
+            if _looked_at(look, path, *now.values()) == known:
                 return None
     except (OSError, ValueError):
         return None
@@ -134,7 +129,7 @@ def changed(path: str, source: SourceFile | None) -> str | None:
 
 
 @lru_cache(maxsize=256)
-def _looked_at(look: Callable[[str], str], path: str, size: int, modified: int) -> str:
+def _looked_at(look: Callable[[str], str], path: str, *stamp: Any) -> str:
     return look(path)
 
 
@@ -163,11 +158,15 @@ class Cutters:
     def __call__(self, jobs: Iterable[CutJob]) -> Iterator[Result]:
         return self._each(self._cut, jobs)
 
-    def together(self, groups: Iterable[Sequence[CutJob]]) -> Iterator[None]:
-        """Each group in one pass over its source (see `cut_together`). What fails is left to be cut alone."""
-        return self._each(self._cut_together, groups)
+    def together(self, groups: Iterable[Sequence[CutJob]], folder: Path) -> Iterator[None]:
+        """Each group in one pass over its source, into the folder. What fails is left to be cut alone."""
+        return self._each(lambda jobs: self._cut_together(jobs, folder), groups)
 
     def _cut(self, job: CutJob) -> Result:
+        if job.spool is not None:  # looked into here, as a child has no part in the storage of what is made
+            if made := spooled(job.spool, job.clip_id):
+                return made
+            job = replace(job, spool=None)
         losses: list[str] = []
         while True:
             try:
@@ -186,10 +185,10 @@ class Cutters:
                     f"{what}, twice: free memory and processors of the machine, or cut with fewer --workers"
                 )
 
-    def _cut_together(self, jobs: Sequence[CutJob]) -> None:
+    def _cut_together(self, jobs: Sequence[CutJob], folder: Path) -> None:
         try:
             with self._child() as child:
-                child.cut_together(jobs)
+                child.cut_together(jobs, folder)
         except NotStarted as error:
             raise CutterError(str(error)) from None
         except Lost:
@@ -221,17 +220,23 @@ class _Child(Child):
 
     def cut(self, job: CutJob) -> Result:
         made = self.ask(asdict(job))
+        if "stop" in made:
+            raise CutterError(made["stop"])
         return made["reason"] if "reason" in made else Extracted(**made)
 
-    def cut_together(self, jobs: Sequence[CutJob]) -> None:
+    def cut_together(self, jobs: Sequence[CutJob], folder: Path) -> None:
         seconds = max(job.span.end_time for job in jobs) - min(job.span.start_time for job in jobs)
-        self.ask({"together": [asdict(job) for job in jobs]}, self.timeout + PASS_SECONDS * seconds)
+        request = {"together": [asdict(job) for job in jobs], "folder": str(folder)}
+        self.ask(request, self.timeout + PASS_SECONDS * seconds)
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
     """What a child process of `Cutters` does."""
     if "together" in request:
-        cut_together([CutJob.of(fields) for fields in request["together"]])
+        cut_together([CutJob.of(fields) for fields in request["together"]], Path(request["folder"]))
         return {}
-    made = cut(CutJob.of(request))
+    try:
+        made = cut(CutJob.of(request))
+    except CutterError as error:
+        return {"stop": str(error)}
     return {"reason": made} if isinstance(made, str) else asdict(made)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import duckdb
 
@@ -19,15 +18,15 @@ from pipelines.dataset.empty import why_empty
 UNKNOWN = "not known before it has run"
 
 
-def check_run(config: Config, out: str | Path) -> None:
+def check_run(config: Config, out: str) -> None:
     """Raise what the selection of a config would raise after hours of annotating.
 
-    out: the folder of the shards. SelectionError: an unknown column, bad SQL, a column that no model of the config
+    out: the folder or URL of the shards. SelectionError: an unknown column, bad SQL, a column that no model of the config
     fills. CuratedError: a folder that holds something else.
     """
     check_filters(config.filters, config)
     # Of the request that `make_curated` compares, only what is known already: not the state of the dataset.
-    state_of(Path(out), CuratedRequest.of(config).to_dict())
+    state_of(out, CuratedRequest.of(config).to_dict())
 
 
 def check_filters(filters: Sequence[Filter], config: Config) -> None:

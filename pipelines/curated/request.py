@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from curate.base.store.places import Store, store_of
 from curate.selection.filters import Filter
 from pipelines.curated.cutting import Cutters, MapFn
+from pipelines.curated.plan.planned import SourceRoots
 from pipelines.dataset import labels
 from pipelines.dataset.dataset import Dataset
 from pipelines.formats.format import Format
@@ -22,9 +23,21 @@ from pipelines.formats.formats import FORMATS
 if TYPE_CHECKING:
     from pipelines.config import Config
 
-__all__ = ["PARTIAL", "CuratedError", "CuratedRequest", "Progress", "State", "Work", "state_of"]
+__all__ = [
+    "DONE",
+    "PARTIAL",
+    "REQUEST",
+    "Cluster",
+    "CuratedError",
+    "CuratedRequest",
+    "Progress",
+    "State",
+    "Work",
+    "state_of",
+]
 
 PARTIAL = ".partial"  # folder of a curated dataset that is not finished
+REQUEST, DONE = "request.json", "selection.json"  # what is asked for; what says that it is finished
 CHILD_LIMITS = {"timeout": "timeout_seconds", "memory_gb": "memory_gb"}  # of Cutters: of a config's decode section
 NAMES = {  # of a request's keys, in messages
     "dataset": "the dataset has changed since",
@@ -72,7 +85,7 @@ class CuratedRequest:
 
     @property
     def roots(self) -> dict[str, str]:
-        return {os.path.abspath(old): os.path.abspath(new) for old, new in self.source_roots.items()}
+        return {SourceRoots.absolute(old): SourceRoots.absolute(new) for old, new in self.source_roots.items()}
 
     def to_dict(self, dataset: Dataset | None = None) -> dict[str, Any]:
         """As JSON values, to tell whether another one is the same. dataset: None: only what is known before there is
@@ -96,18 +109,30 @@ class CuratedRequest:
 
 
 @dataclass(frozen=True)
+class Cluster:
+    """Ray's workers. address: of a cluster, None: this machine. config: of the job, as JSON: each worker makes the format
+    of it."""
+
+    address: str | None
+    config: str
+
+
+@dataclass(frozen=True)
 class Work:
     """How a curated dataset is made. Nothing of this shows in its files, so a job may be resumed with other values.
 
     limits: of a decode, as in the config: max_pixels of a picture, timeout_seconds for a clip, memory_gb of a process; they
     say what can be cut and not what comes of it. workers: processes that cut. map_fn: in their place, anything that turns
-    jobs into results in the same order.
+    jobs into results in the same order. cluster: Ray's workers cut and write, not this machine's processes.
+    note: is told what is waited for.
     """
 
     limits: Mapping[str, Any] = field(default_factory=dict)
     workers: int | None = None
     map_fn: MapFn | None = None
     progress: Progress | None = None
+    cluster: Cluster | None = None
+    note: Callable[[str], None] = lambda _: None
 
     @property
     def form(self) -> dict[str, Any]:
@@ -119,9 +144,13 @@ class Work:
         if self.map_fn:
             yield self.map_fn
             return
-        limits = {name: self.limits[key] for name, key in CHILD_LIMITS.items() if self.limits.get(key) is not None}
-        with Cutters(self.workers, **limits) as cutters:
+        with Cutters(self.workers, **self.child) as cutters:
             yield cutters
+
+    @property
+    def child(self) -> dict[str, Any]:
+        """The limits of a child process that cuts."""
+        return {name: self.limits[key] for name, key in CHILD_LIMITS.items() if self.limits.get(key) is not None}
 
 
 class State(Enum):
@@ -132,26 +161,35 @@ class State(Enum):
     DONE = "done"
 
 
-def state_of(out: Path, request: Mapping[str, Any]) -> State:
-    """How far the folder is with this request (`CuratedRequest.to_dict`). CuratedError where it holds something else."""
-    if out.exists() and not out.is_dir():
+def state_of(out: str | os.PathLike[str], request: Mapping[str, Any]) -> State:
+    """How far a folder or URL is with this request (`CuratedRequest.to_dict`). CuratedError where it holds something else."""
+    store = store_of(out)
+    if store.folder is not None and store.folder.exists() and not store.folder.is_dir():
         raise CuratedError(f"{out}: is a file; choose another --out")
-    for path, state in ((out / "selection.json", State.DONE), (out / PARTIAL / "request.json", State.STARTED)):
-        if not path.exists():
-            continue
+    for name, state in ((DONE, State.DONE), (f"{PARTIAL}/{REQUEST}", State.STARTED)):
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = json.loads(store.read(name))
             found = found["request"] if state is State.DONE else found
-        except (ValueError, KeyError, OSError) as error:
-            raise CuratedError(f"{path}: cannot be read ({error}); delete {out} or choose another --out") from None
+        except FileNotFoundError:
+            continue
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            where = store.where(name)
+            raise CuratedError(f"{where}: cannot be read ({error}); delete {out} or choose another --out") from None
         if other := _different(found, request):
             what = "another selection" if state is State.DONE else "another selection, not finished"
             differs = ", ".join(NAMES.get(key, key) for key in other)
             raise CuratedError(f"{out}: holds {what} (different: {differs}); choose another --out or delete it")
         return state
-    if out.exists() and any(path.name != PARTIAL for path in out.iterdir()):
+    if _holds_something(store):
         raise CuratedError(f"{out}: is not empty and not a curated dataset; choose another --out")
     return State.NEW
+
+
+def _holds_something(store: Store) -> bool:
+    """Beside what an interrupted job may have left."""
+    if store.folder is not None:
+        return store.folder.exists() and any(path.name != PARTIAL for path in store.folder.iterdir())
+    return any(not entry.name.startswith(f"{PARTIAL}/") for entry in store.list())
 
 
 def _different(found: Mapping[str, Any], request: Mapping[str, Any]) -> list[str]:

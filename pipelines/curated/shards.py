@@ -1,28 +1,31 @@
-"""The shards of a curated dataset, whatever their format: each appears whole or not at all, and says what is in it."""
+"""The shards of a curated dataset, whatever their format: each appears whole or not at all, and says what is in it.
+
+A shard of a format that keeps its counts inside (Parquet) is one object, put if there is none of its name: the first that
+comes is the shard. Of other formats the counts lie beside it, and are written when all of the shard is there: without
+them what lies there is a leftover of an interrupted worker.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+import socket
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
-from curate.base.files import commit, write_json, writing
+from curate.base.files import commit, writing
+from curate.base.store.places import Store
 from curate.export.span import Extracted
-from pipelines.curated.cutting import CutJob, MapFn, Result
+from pipelines.curated.cutting import Result
 from pipelines.curated.exported import row_of
-from pipelines.curated.passes import CutAhead
-from pipelines.curated.rechecking import Recheck
-from pipelines.curated.rows import PlannedClips
 from pipelines.formats.format import Format
 
-__all__ = ["Cutting", "ShardCounts", "ShardSet", "write_shards"]
+__all__ = ["ShardCounts", "ShardPlan", "ShardSet"]
 
 
 @dataclass
@@ -40,6 +43,15 @@ class ShardCounts:
     frames_lost: int = 0
     failed: list[dict[str, str]] = field(default_factory=list)
     why_transcoded: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def over(cls, footers: Mapping[int, Mapping[str, Any]]) -> ShardCounts:
+        """footers: of all shards by their index; added in its order, so that sums are the same however they came."""
+        counts = cls()
+        for _, footer in sorted(footers.items()):
+            counts.add(footer)
+        counts.failed.sort(key=lambda failure: failure["clip_id"])
+        return counts
 
     def add(self, footer: Mapping[str, Any]) -> None:
         """Add the counts that the footer of a shard has."""
@@ -73,75 +85,97 @@ class ShardCounts:
         self.failed.append({"clip_id": row["clip_id"], "video_path": row["video_path"], "reason": reason})
 
 
-class Cutting:
-    """`cut`, for jobs of which the first have their results already."""
+@dataclass(frozen=True)
+class ShardPlan:
+    """A shard that is to be: the index-th of `of`, with the clips at positions [first, end)."""
 
-    def __init__(self, cut: MapFn, results: Iterable[Result] = ()) -> None:
-        self.cut, self.results = cut, deque(results)
+    index: int
+    of: int
+    first: int
+    end: int
 
-    def __call__(self, jobs: Iterable[CutJob]) -> Iterator[Result]:
-        jobs = iter(jobs)
-        while self.results and next(jobs, None):
-            yield self.results.popleft()
-        yield from self.cut(jobs)
-
-    def one(self, job: CutJob) -> Result:
-        (result,) = self.cut([job])
-        return result
+    @property
+    def stem(self) -> str:
+        return f"train-{self.index:05d}-of-{self.of:05d}"
 
 
 @dataclass(frozen=True)
 class ShardSet:
-    """The shards of a dataset: the k-th holds the rows at positions bounds[k] to bounds[k + 1].
+    """Where the shards lie, and how they are written.
 
-    folder: where they lie. footers: folder for what says how much is in each, where their format has no place for it.
+    store: of the curated dataset. folder, footers: names in it, of what holds the shards, and of what holds the counts of
+    those whose format has no place for them. scratch: a local folder for shards in the making, where the store is none.
     """
 
-    folder: Path
-    footers: Path
+    store: Store
+    folder: str
+    footers: str
     format: Format
     schema: pa.Schema
-    bounds: Sequence[int]
+    scratch: Path
 
     @property
-    def count(self) -> int:
-        return len(self.bounds) - 1
+    def counted(self) -> bool:
+        """Whether a shard holds its own counts."""
+        return type(self.format).footer is not Format.footer
 
-    def path(self, k: int) -> Path:
-        return self.folder / f"{self._stem(k)}{self.format.suffix}"
+    def name(self, plan: ShardPlan) -> str:
+        return f"{self.folder}/{plan.stem}{self.format.suffix}"
 
-    def missing(self) -> list[int]:
-        return [k for k in range(self.count) if not self.path(k).exists()]
+    def there(self, plans: Iterable[ShardPlan]) -> list[ShardPlan]:
+        """Those of the shards that are whole."""
+        found = {entry.name for entry in self.store.list(f"{self.folder if self.counted else self.footers}/")}
+        return [plan for plan in plans if (self.name(plan) if self.counted else self._beside(plan)) in found]
 
-    def footer(self, k: int) -> dict[str, Any]:
+    def footer(self, plan: ShardPlan) -> dict[str, Any]:
         """Of a shard that is there."""
-        found = self.format.footer(self.path(k))
-        return json.loads(self._beside(k).read_text()) if found is None else found
+        if not self.counted:
+            return json.loads(self.store.read(self._beside(plan)))
+        with self.store.open(self.name(plan)) as shard:
+            return self.format.footer(shard)  # type: ignore[return-value] # it holds its counts
 
     def clear(self) -> None:
-        """Remove what an interrupted job left of shards that it was writing."""
-        with writing(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-        for leftover in self.folder.glob("*.tmp"):
+        """Remove what interrupted processes left of shards that they were writing. For the one process that leads."""
+        if self.store.folder is None:
+            return
+        folder = self.store.folder / self.folder
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        for leftover in folder.glob("*.tmp"):
             _remove(leftover)
 
-    def write(self, k: int, clips: Iterable[tuple[Mapping[str, Any], Result]]) -> None:
-        """Write a shard of (row, result): aside, flushed to the disk, and renamed when it is whole."""
-        aside = self.folder / f"{self._stem(k)}.tmp"
+    def write(self, plan: ShardPlan, clips: Iterable[tuple[Mapping[str, Any], Result]]) -> dict[str, Any]:
+        """Write a shard of (row, result), and return its footer: aside, and put in its place when it is whole."""
+        aside = self._aside(plan)
         try:
-            counts = self._fill(aside, clips)
-            with writing(self.folder):
-                if self.format.footer(aside) is None:
-                    self.footers.mkdir(exist_ok=True)
-                    write_json(self._beside(k), counts.footer())
-                commit(aside, self.path(k))
+            counts = self._fill(aside, clips).footer()
+            with writing(aside.parent):
+                if self.counted:
+                    return counts if self.store.put(self.name(plan), aside) else self.footer(plan)
+                self._put(plan, aside)
+                self.store.replace(self._beside(plan), json.dumps(counts).encode())
+            return counts
         finally:
             _remove(aside)
+
+    def _put(self, plan: ShardPlan, aside: Path) -> None:
+        """A file or folder into its place, and over what an interrupted worker may have left there."""
+        name = self.name(plan)
+        if self.store.folder is not None:
+            _remove(self.store.folder / name)
+            commit(aside, self.store.folder / name)
+            return
+        for leftover in list(self.store.list(name)):
+            self.store.delete(leftover.name)
+        for path in [aside] if aside.is_file() else sorted(path for path in aside.rglob("*") if path.is_file()):
+            within = "" if path == aside else f"/{path.relative_to(aside).as_posix()}"
+            self.store.put(name + within, path)
 
     def _fill(self, aside: Path, clips: Iterable[tuple[Mapping[str, Any], Result]]) -> ShardCounts:
         counts, added = ShardCounts(), {column.name for column in self.format.columns}
         names = [name for name in self.schema.names if name not in added]
-        with writing(self.folder):
+        with writing(aside.parent):
+            aside.parent.mkdir(parents=True, exist_ok=True)
             shard = self.format.open(aside, self.schema)
         try:
             for row, result in clips:
@@ -150,64 +184,21 @@ class ShardSet:
                     continue
                 counts.clip(row, result)
                 made = row_of(row, result)
-                with writing(self.folder):
+                with writing(aside.parent):
                     shard.add({name: made.get(name) for name in names}, result.bytes)
-            with writing(self.folder):
+            with writing(aside.parent):
                 shard.finish(counts.footer())
         finally:
             shard.abandon()
         return counts
 
-    def _stem(self, k: int) -> str:
-        return f"train-{k:05d}-of-{self.count:05d}"
+    def _aside(self, plan: ShardPlan) -> Path:
+        """On the disk of the shards, if that is a local one; of this process alone."""
+        folder = self.store.folder / self.folder if self.store.folder is not None else self.scratch
+        return folder / f"{plan.stem}.{socket.gethostname()}-{os.getpid()}.tmp"
 
-    def _beside(self, k: int) -> Path:
-        return self.footers / f"{self._stem(k)}.json"
-
-
-def write_shards(
-    shards: ShardSet, clips: PlannedClips, cutting: Cutting, recheck: Recheck, ahead: CutAhead
-) -> ShardCounts:
-    """Write the shards that are not there yet. Counts are over all.
-
-    cutting: called once, with the jobs of all missing shards. recheck: a copy that fails it is cut again, whole.
-    ahead: asked for the clips of each shard before they are cut; it drops them when the shard is written.
-    """
-    shards.clear()
-    missing, counts, bounds = shards.missing(), ShardCounts(), shards.bounds
-    there = sorted(set(range(shards.count)) - set(missing))
-    for k in there:
-        counts.add(shards.footer(k))
-    ahead.written = [(bounds[k], bounds[k + 1]) for k in there]
-    ahead.progress.add(counts.clips + len(counts.failed), len(counts.failed))
-    handed_out: deque[dict[str, Any]] = deque()  # rows whose jobs were handed out and whose results are to come
-
-    def jobs() -> Iterator[CutJob]:
-        for k in missing:
-            ahead.fill(bounds[k + 1])
-            for row in clips.rows(bounds[k], bounds[k + 1]):
-                handed_out.append(row)
-                yield clips.job(row)
-
-    results, taken = cutting(jobs()), []
-
-    def cut_rows(k: int) -> Iterator[tuple[dict[str, Any], Result]]:
-        for _ in range(bounds[k], bounds[k + 1]):
-            result, row = next(results), handed_out.popleft()
-            if not isinstance(result, str) and (why := recheck.fails(row, result)):
-                result = cutting.one(clips.job(row, snap=False))
-                result = result if isinstance(result, str) else replace(result, why=why)
-            yield row, result
-            taken.append(row["clip_id"])
-            ahead.progress.one(row["clip_id"], isinstance(result, str))
-
-    for k in missing:
-        taken.clear()
-        shards.write(k, cut_rows(k))
-        ahead.drop(taken)
-        counts.add(shards.footer(k))
-    counts.failed.sort(key=lambda failure: failure["clip_id"])
-    return counts
+    def _beside(self, plan: ShardPlan) -> str:
+        return f"{self.footers}/{plan.stem}.json"
 
 
 def _remove(path: Path) -> None:
@@ -215,29 +206,3 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-SAMPLE_CLIPS, SAMPLE_BYTES = 32, 64_000_000  # cut first, to learn how many bytes a clip takes
-
-
-def bounds_of(clips: PlannedClips, shard_bytes: int, cut: MapFn, ahead: CutAhead) -> tuple[list[int], list[Result]]:
-    """The bounds of the shards: contiguous in the shuffled order, of about equal weight.
-
-    The first clips of the order are a random sample: cutting them shows how many bytes a unit of weight takes. What was
-    cut is returned too, so that it need not be cut again.
-    """
-    weights = clips.weights()
-    jobs = [clips.job(row) for row in clips.rows(0, SAMPLE_CLIPS)]
-    ahead.fill(len(jobs))
-    taken = weight = 0.0
-    results: list[Result] = []
-    for job_weight, result in zip(weights, cut(jobs), strict=False):
-        results.append(result)
-        if not isinstance(result, str):
-            taken, weight = taken + len(result.bytes), weight + job_weight
-        if taken > SAMPLE_BYTES:
-            break
-    total = weights.sum() * (taken / weight if weight else 1.0)
-    shards = int(min(max(1, round(total / shard_bytes)), len(weights)))
-    ends = np.searchsorted(np.cumsum(weights), weights.sum() * np.arange(1, shards) / shards, side="left") + 1
-    return np.unique([0, *ends, len(weights)]).tolist(), results

@@ -160,10 +160,12 @@ def open_for_writing(store: Store, tables: Tables) -> None:
     write_dataset_card(root, tables)
 
 
-def read_about(root: Path) -> dict[str, Any]:
-    path = root / "dataset.json"
+def read_about(place: str | os.PathLike[str] | Store) -> dict[str, Any]:
+    """dataset.json, of a path or URL. Raises DatasetError."""
+    root = store_of(place)
+    path = root.where("dataset.json")
     try:
-        about = json.loads(path.read_text(encoding="utf-8"))
+        about = json.loads(root.read("dataset.json"))
     except FileNotFoundError:
         raise DatasetError(
             f"{root}: not a Winnow dataset (no dataset.json): make one with `winnow annotate SOURCE --out {root}`"

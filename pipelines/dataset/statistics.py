@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -14,13 +14,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from curate.base.sql import quoted
+from curate.base.sql import literal, quoted
+from curate.base.store import Store, store_of
+from curate.base.store.files import database, opened, readable_by_sql
 from curate.selection.filters import Filter, SelectionError
 from curate.selection.selection import select
 from pipelines.dataset.columns import score_columns, unit_of
 from pipelines.dataset.dataset import Dataset
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+HELD = 500_000_000  # bytes of values at once
 HEADS = ("min", "5%", "25%", "50%", "75%", "95%", "max")
 
 
@@ -47,7 +50,7 @@ class Statistics:
     """
 
     kind: str
-    path: Path
+    path: str
     clips: int
     hours: float
     videos: dict[str, int] = field(default_factory=dict)
@@ -62,30 +65,30 @@ class Statistics:
 
 
 def read(
-    root: str | Path, filters: Sequence[Filter] | None = None, *, why_null: Mapping[str, str] | None = None
+    place: str | os.PathLike[str], filters: Sequence[Filter] | None = None, *, why_null: Mapping[str, str] | None = None
 ) -> Statistics:
-    """Statistics of an annotated or a curated dataset.
+    """Statistics of an annotated or a curated dataset, at a path or URL.
 
     filters: for an annotated one, the selection whose funnel is wanted. A curated one has its own.
     Raises StatisticsError, and what Dataset and select raise.
     """
-    root = Path(root)
-    if (root / "selection.json").exists():
-        return _curated(root)
-    if not (root / "dataset.json").exists():
+    store = store_of(place)
+    if store.exists("selection.json"):
+        return _curated(store)
+    if not store.exists("dataset.json"):
         raise StatisticsError(
-            f"{root}: neither an annotated nor a curated dataset (no dataset.json, no selection.json); "
-            "name a folder that winnow annotate, select or run made"
+            f"{place}: neither an annotated nor a curated dataset (no dataset.json, no selection.json); "
+            "name a folder or URL that winnow annotate, select or run made"
         )
-    return _annotated(Dataset(root), filters, why_null)
+    return _annotated(Dataset(place), filters, why_null)
 
 
 def _annotated(dataset: Dataset, filters: Sequence[Filter] | None, why_null: Mapping[str, str] | None) -> Statistics:
-    db, clips, videos = duckdb.connect(), dataset.clips_sql, dataset.videos_sql
+    db, clips, videos = database(), dataset.clips_sql, dataset.videos_sql
     count, hours = db.execute(
         f"SELECT count(*), coalesce(sum(end_time - start_time), 0) / 3600 FROM {clips}"
     ).fetchall()[0]
-    found = Statistics("annotated", dataset.root, count, hours, before=(count, hours))
+    found = Statistics("annotated", str(dataset.store), count, hours, before=(count, hours))
     found.videos = dict(db.execute(f"SELECT status, count(*) FROM {videos} GROUP BY 1 ORDER BY 1 DESC").fetchall())
     facts = [row[0] for row in db.execute(f"DESCRIBE SELECT * FROM {videos}").fetchall()]
     if "duration" in facts:
@@ -116,48 +119,48 @@ def footage_sql(columns: Collection[str]) -> str:
     return "coalesce(sum(footage), any_value(duration))" if "footage" in columns else "any_value(duration)"
 
 
-def _curated(root: Path) -> Statistics:
+def _curated(root: Store) -> Statistics:
     try:
-        about = json.loads((root / "selection.json").read_text(encoding="utf-8"))
-        files = sorted((root / "data").glob("train-*.parquet"))
+        about = json.loads(root.read("selection.json"))
+        shards = [entry.name for entry in root.list("data/train-") if entry.name.endswith(".parquet")]
+        files = sorted(root.where(name) for name in shards)
         made, tables = (
             about["curated"],
             "format" not in about.get("request", {}),
         )  # a selection in Parquet records no format
-        schema = pq.read_schema(files[0]) if tables else None
+        schema = None
+        if tables:
+            with opened(files[0]) as stream:
+                schema = pq.read_schema(stream)
     except (OSError, ValueError, KeyError, IndexError) as error:
         raise StatisticsError(f"{root}: damaged ({type(error).__name__}: {error}); run winnow select again") from None
-    found = Statistics("curated", root, made["clips"], made["hours"], before=(about["clips"], about["hours"]))
+    found = Statistics("curated", str(root), made["clips"], made["hours"], before=(about["clips"], about["hours"]))
     found.funnel = about["funnel"]
     reasons: dict[str, int] = {}
     for failure in made["failed"]:
         reasons[failure["reason"]] = reasons.get(failure["reason"], 0) + 1
     found.failures = [("cut", reason, count) for reason, count in sorted(reasons.items(), key=lambda item: -item[1])]
     if tables:
-        listed = ", ".join("'" + str(path).replace("'", "''") + "'" for path in files)
-        found.scores = _scores(duckdb.connect(), f"read_parquet([{listed}])", schema, made["clips"])
+        listed = ", ".join(literal(readable_by_sql(file)) for file in files)
+        found.scores = _scores(database(), f"read_parquet([{listed}])", schema, made["clips"])
     return found
 
 
 def _scores(db: duckdb.DuckDBPyConnection, clips: str, schema: Any, count: int) -> list[Score]:
-    """All columns in one scan. A value that is not finite counts as null, as filters have it."""
-    names = score_columns(schema)
-    if not names:
-        return []
-    parts = []
-    for name in names:
-        value = f"CASE WHEN isfinite({quoted(name)}::DOUBLE) THEN {quoted(name)}::DOUBLE END"
-        parts += [f"quantile_cont({value}, {list(QUANTILES)})", f"count({value})"]
-    row = db.execute(f"SELECT {', '.join(parts)} FROM {clips}").fetchall()[0]
-    return [
-        Score(
-            name,
-            unit_of(schema, name),
-            row[2 * i] or [],
-            count - row[2 * i + 1],
-        )
-        for i, name in enumerate(names)
-    ]
+    """As many columns in one scan as have room: quantiles hold every value. A value that is not finite counts as null, as
+    filters have it."""
+    names, found = score_columns(schema), []
+    at_once = max(1, HELD // (8 * max(1, count)))
+    for some in (names[i : i + at_once] for i in range(0, len(names), at_once)):
+        parts = []
+        for name in some:
+            value = f"CASE WHEN isfinite({quoted(name)}::DOUBLE) THEN {quoted(name)}::DOUBLE END"
+            parts += [f"quantile_cont({value}, {list(QUANTILES)})", f"count({value})"]
+        row = db.execute(f"SELECT {', '.join(parts)} FROM {clips}").fetchall()[0]
+        found += [
+            Score(name, unit_of(schema, name), row[2 * i] or [], count - row[2 * i + 1]) for i, name in enumerate(some)
+        ]
+    return found
 
 
 def show(found: Statistics, console: Console) -> None:

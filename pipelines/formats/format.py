@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, BinaryIO, ClassVar
 
 import pyarrow as pa
 
@@ -74,9 +74,11 @@ class Format(Part):
         """Schema of the rows, with field metadata. fields: of all columns, the format's own among them."""
         return fields
 
-    def footer(self, path: Path) -> dict[str, Any] | None:
-        """What `finish` was given, read out of a shard that is whole; None: the shard has no place for it, so that it is
-        kept beside the shards until all are there."""
+    def footer(self, shard: BinaryIO) -> dict[str, Any] | None:
+        """What `finish` was given, read out of a shard that is whole and one file. A format that has no place for it, or
+        makes folders, leaves this method out: the counts are kept beside its shards until all are there.
+
+        shard: a seekable stream."""
         return None
 
     def loading(self) -> str:

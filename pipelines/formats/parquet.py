@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -52,8 +52,8 @@ class Parquet(Format):
         info = {"info": {"features": Features({name: features[name] for name in fields.names}).to_dict()}}
         return fields.with_metadata({b"huggingface": json.dumps(info).encode()})
 
-    def footer(self, path: Path) -> dict[str, Any]:
-        return json.loads(pq.read_metadata(path).metadata[FOOTER])
+    def footer(self, shard: BinaryIO) -> dict[str, Any]:
+        return json.loads(pq.read_metadata(shard).metadata[FOOTER])
 
     def loading(self) -> str:
         return USE

@@ -17,7 +17,7 @@ A panel of one's own needs one file and one entry in a list:
 
         def longest(self) -> list[str]:
             columns = self.loaded().columns
-            return [columns.ids[int(at)].as_py() for at in columns.order("seconds")[:-11:-1]]
+            return [columns.id(int(at)) for at in columns.order("seconds")[:-11:-1]]
 
     make_app(session, hosts=..., panels=[*PANELS, Longest])
 """

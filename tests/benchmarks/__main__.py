@@ -27,6 +27,7 @@ def main() -> None:
         ("A training step against diffusers'", "unet", []),
         ("Planned memory against measured", "memory", []),
         ("The inspector over a million clips", "inspector", []),
+        ("The inspector's data over one and ten million clips", "inspector_scale", []),
     ):
         print(f"\n{title}\n$ python -m tests.benchmarks.{' '.join([module, *arguments])}\n", flush=True)
         subprocess.run([sys.executable, "-m", f"tests.benchmarks.{module}", *arguments], check=True)

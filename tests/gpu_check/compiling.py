@@ -11,6 +11,7 @@ from torch import distributed as dist
 
 from tests.gpu_check.rows import Row
 from tests.gpu_check.setting import OUTER, Setting, Step, gb
+from video_model.training.saving import Saver
 from video_model.training.steps import state
 from video_model.workers import TrainingWorker
 
@@ -88,7 +89,9 @@ def spreading(setting: Setting) -> Iterator[Row]:
         figure = f"{kind}; {spread_figures} (ddp {figures})"
         yield Row(f"fsdp on one device, {SHOWN}", figure, "DTensor", kind == "DTensor")
         yield _alike("its losses in two steps, of ddp's", spread, plain)
-        saved = step.state.save(setting.folder / "sharded", step.done, {})
+        saver = Saver(setting.folder / "sharded", 9, worker)
+        saved = step.state.save(saver, step.done, {})
+        saver.finish()
         expected = step.take(step.batch(2))
         other = _step(setting, "loop.strategy=fsdp", "seed=1", worker=worker)
         other.take(other.batch(1))

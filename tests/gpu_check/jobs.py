@@ -231,7 +231,7 @@ def _train(given: dict[str, Any]) -> None:
     from pipelines.training import TrainingJob, train_here
 
     out = Path(given["out"])
-    job = TrainingJob(TrainConfig.model_validate(given["config"]), (given["data"],), out, resume=out.exists())
+    job = TrainingJob(TrainConfig.model_validate(given["config"]), (given["data"],), str(out), resume=out.exists())
     if given["ray"]:
         train_on_ray(job, 1, None, Said(given["stop"]))
     else:

@@ -103,8 +103,8 @@ def test_another_film_with_the_same_samples_does_not_take_the_rows_of_one_that_i
 
 
 def test_it_is_not_cut_either_and_a_copy_of_the_file_is(film, tmp_path, watcher, monkeypatch):
-    monkeypatch.setattr("pipelines.curated.card.plot_scores", lambda *_: [])
-    monkeypatch.setattr("pipelines.curated.card.contact_sheet", lambda *_: False)
+    monkeypatch.setattr("pipelines.curated.card.card.plot_scores", lambda *_: [])
+    monkeypatch.setattr("pipelines.curated.card.card.contact_sheet", lambda *_: False)
     out, moved = tmp_path / "d", tmp_path / "moved"
     job(film, out, watcher)
     shutil.copytree(film.parent, moved)  # written anew: another time

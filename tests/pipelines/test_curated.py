@@ -131,8 +131,8 @@ SMALL = {"shard_bytes": 20_000, "map_fn": map_here}
 @pytest.fixture
 def no_pictures(monkeypatch):
     """Tests of the shards need no plots, which take longest."""
-    monkeypatch.setattr("pipelines.curated.card.plot_scores", lambda *_: [])
-    monkeypatch.setattr("pipelines.curated.card.contact_sheet", lambda *_: False)
+    monkeypatch.setattr("pipelines.curated.card.card.plot_scores", lambda *_: [])
+    monkeypatch.setattr("pipelines.curated.card.card.contact_sheet", lambda *_: False)
 
 
 @pytest.fixture(scope="module")
@@ -213,7 +213,7 @@ def test_interrupted_and_started_again(dataset, curated, tmp_path, after, no_pic
             yield from map_here([job])
 
     stopping.done = 0
-    monkeypatch.setattr("pipelines.curated.shards.SAMPLE_CLIPS", 4)
+    monkeypatch.setattr("pipelines.curated.plan.planned.SAMPLE_CLIPS", 4)
     out = tmp_path / "out"
     with pytest.raises(Stop):
         curate(dataset, FILTERS, out, shard_bytes=20_000, map_fn=stopping)

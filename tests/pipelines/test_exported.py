@@ -160,7 +160,7 @@ def test_sources_that_were_moved_are_cut_from_where_they_are(tmp_path):
 
 def test_many_clips_after_one_keyframe_are_cut_in_one_pass(tmp_path, monkeypatch):
     """The same bytes as cut one by one, and none of them was."""
-    monkeypatch.setattr("pipelines.curated.passes.LEAST_SAVED", 1.0)
+    monkeypatch.setattr("pipelines.curated.plan.passes.LEAST_SAVED", 1.0)
     spans = [(a, a + 12) for a in range(0, 120, 12)]
     dataset = make_dataset(tmp_path / "d", spans, gop=1000)
     alone = curate(dataset, [], tmp_path / "alone", map_fn=map_here)
@@ -175,13 +175,13 @@ def passes_made(monkeypatch):
     """Frames that each pass begins its clips with, from now on; passes are worth it for small files too."""
     made = []
 
-    def together(self, groups):
+    def together(self, groups, folder):
         for group in groups:
             made.append(sorted(job.span.start_frame for job in group))
-            yield cut_together(group)
+            yield cut_together(group, folder)
 
-    monkeypatch.setattr("pipelines.curated.passes.LEAST_SAVED", 0.4)
-    monkeypatch.setattr("pipelines.curated.passes.LEAST_RATIO", 1.0)
+    monkeypatch.setattr("pipelines.curated.plan.passes.LEAST_SAVED", 0.4)
+    monkeypatch.setattr("pipelines.curated.plan.passes.LEAST_RATIO", 1.0)
     monkeypatch.setattr(Cutters, "together", together)
     return made
 
@@ -215,7 +215,7 @@ def test_passes_are_made_as_shards_need_them_and_count_as_progress(tmp_path, pas
 
     how = {"workers": 1, "options": {"size": 32}, "shard_bytes": 1500, "progress": progress}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipelines.curated.shards.SAMPLE_CLIPS", 1)
+        patch.setattr("pipelines.curated.plan.planned.SAMPLE_CLIPS", 1)
         made = curate(dataset, [], out, **how)
     counts = [done for done, _, _ in reported]
     assert counts == sorted(counts) and counts[-1] == 10 and made.clips == 10 and made.shards > 2
@@ -235,27 +235,31 @@ def test_what_lies_in_the_spool_is_not_cut_again_after_an_interruption(tmp_path,
     with pytest.raises(KeyboardInterrupt):
         curate(dataset, [], out, progress=stop, **how)
     written = sum(pq.read_metadata(path).num_rows for path in (out / ".partial" / "data").glob("*.parquet"))
-    left = list((out / ".partial" / "spool").glob("*.mp4"))
+    left = list((out / ".partial" / "spool").glob("*.clip"))
     assert len(passes_made) == 1 and 0 < written < 10 and len(left) == 10 - written
     assert curate(dataset, [], out, **how).clips == 10 and len(passes_made) == 1
 
 
-def test_a_disk_that_is_full_in_the_middle_of_a_shard(tmp_path):
+@pytest.mark.parametrize("where", ["spool", "data"])
+def test_a_disk_that_is_full_in_the_middle_of_a_shard(tmp_path, where):
     """A real write that fails: the folder is named, nothing half written stays, and the same command resumes the job."""
     dataset = make_dataset(tmp_path / "d", [(12, 48), (48, 84)])
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before, calls = resource.getrlimit(resource.RLIMIT_FSIZE), ["spool", "data"]  # of the sample, and of the shards
 
     def map_full(jobs):
         made = list(map_here(jobs))
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))  # the shard is larger, the plan is not
+        if calls.pop(0) == where:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))  # a clip is larger
         yield from made
 
+    partial = tmp_path / "out" / ".partial"
     try:
-        with pytest.raises(DiskError, match=r"out/\.partial/data: cannot be written to \(File too large\): free space"):
+        says = rf"out/\.partial/{where}: cannot be written to \(File too large\): free space"
+        with pytest.raises(DiskError, match=says):
             curate(dataset, [], tmp_path / "out", map_fn=map_full)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert not list((tmp_path / "out" / ".partial" / "data").iterdir())
+    assert not list((partial / "data").iterdir()) and not list(partial.rglob("*.tmp"))
     assert curate(dataset, [], tmp_path / "out", map_fn=map_here).clips == 2
 
 

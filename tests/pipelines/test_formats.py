@@ -60,8 +60,8 @@ class Lines(Format):
     def open(self, path, schema):
         return LinesShard(path, schema.names)
 
-    def footer(self, path):
-        return json.loads(path.read_text().splitlines()[-1])
+    def footer(self, shard):
+        return json.loads(shard.read().splitlines()[-1])
 
 
 class LinesShard(ShardFile):
@@ -96,7 +96,7 @@ def files(out):
 
 @pytest.mark.parametrize("kind", [*FORMATS, Pairs, Lines], ids=lambda kind: kind.name)
 def test_interrupted_it_is_resumed_after_the_last_whole_shard(dataset, tmp_path, kind, monkeypatch):
-    monkeypatch.setattr("pipelines.curated.shards.SAMPLE_CLIPS", 2)
+    monkeypatch.setattr("pipelines.curated.plan.planned.SAMPLE_CLIPS", 2)
     whole = curate(dataset, FILTERS, tmp_path / "whole", shard_bytes=10_000, map_fn=map_here, format=kind())
     assert whole.shards > 2 and files(tmp_path / "whole")
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from pipelines import ray_training
-from pipelines.ray_training import Followed, Told, progress_file, would_come_again
+from pipelines.ray_training import Followed, Told, would_come_again
 from pipelines.training import TrainingError, TrainingJob
 from tests.video_model.test_stages import config
 from video_model.errors import RunError
@@ -111,12 +111,12 @@ class Screen:
 
 def test_what_the_first_worker_tells_is_shown_and_silence_is_an_error(tmp_path, monkeypatch):
     screen = Screen()
-    followed = Followed(TrainingJob(config(), (), tmp_path), screen)
+    followed = Followed(TrainingJob(config(), (), str(tmp_path)), screen)
     followed.look()
     monkeypatch.setattr(ray_training, "GROUP_SECONDS", -1)
     with pytest.raises(TrainingError, match=r"group was not up within -1 s: .*NCCL_SOCKET_IFNAME.*--resume"):
         followed.look()
-    told = Told(progress_file(tmp_path))
+    told = Told(tmp_path / ray_training.PROGRESS)
     told.note("2 workers up, on cpu")
     told.phase("codec", 5, 5)
     followed.look()

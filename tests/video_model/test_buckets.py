@@ -30,25 +30,32 @@ def test_sizes_with_too_few_clips_are_given_up():
 SIZE = (64, 64)
 
 
+def grouped(rows):
+    groups = {}
+    for row, frames, size in rows:
+        groups.setdefault((frames, size), []).append(row)
+    return {key: np.array(members) for key, members in groups.items()}
+
+
 def test_a_bucket_smaller_than_a_batch_fails_loudly():
     rows = [(i, 8, SIZE) for i in range(8)] + [(8, 16, SIZE)]
     with pytest.raises(DataError, match="bucket of 16 frames at 64x64 has 1 clip, fewer than a batch of 4; use a smal"):
-        make_buckets(rows, 4)
+        make_buckets(grouped(rows), 4)
 
 
 def test_or_is_merged_into_the_next_shorter():
     rows = [(i, 8, SIZE) for i in range(4)] + [(i, 16, SIZE) for i in range(4, 7)] + [(9, 4, SIZE), (10, 8, (32, 64))]
-    made, left_out = make_buckets(rows, 4, merge=True)
+    made, left_out = make_buckets(grouped(rows), 4, merge=True)
     assert [(str(b), b.rows.tolist()) for b in made] == [("8 frames at 64x64", [0, 1, 2, 3, 4, 5, 6])]
     assert sorted(b.rows.tolist() for b, _ in left_out) == [[9], [10]]
     assert left_out[0][1].endswith("fewer than a batch of 4")
     with pytest.raises(DataError, match="there is no other"):
-        make_buckets(rows[-1:], 4, merge=True)
+        make_buckets(grouped(rows[-1:]), 4, merge=True)
 
 
 def test_merged_step_by_step():
     rows = [(0, 16, SIZE), (1, 8, SIZE), (2, 4, SIZE)]
-    made, left_out = make_buckets(rows, 3, merge=True)
+    made, left_out = make_buckets(grouped(rows), 3, merge=True)
     assert [(b.frames, b.rows.tolist()) for b in made] == [(4, [0, 1, 2])] and not left_out
 
 

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from video_model.tensor_files import TensorFiles, write_tensors
-from video_model.training import checkpoints
+from video_model.training import checkpoints, saving
 from video_model.training.checkpoints import CheckpointError
 
 
@@ -16,7 +16,7 @@ def same(one, other):
 
 
 def save(folder, step, keep=9):
-    return checkpoints.save(folder, step, {"network": {"w": torch.full((3,), float(step))}}, {"done": False}, keep)
+    return saving.save(folder, step, {"network": {"w": torch.full((3,), float(step))}}, {"done": False}, keep)
 
 
 def test_the_last_good_checkpoint_is_found(tmp_path):
@@ -80,7 +80,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoints, "write_tensors", full)
+    monkeypatch.setattr(saving, "write_pieces", full)
     with pytest.raises(
         CheckpointError, match=r"step 2 cannot be written: the disk is full; free some space, then use --resume"
     ):

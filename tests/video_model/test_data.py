@@ -141,8 +141,8 @@ def test_what_select_makes_can_be_trained_on(tmp_path, monkeypatch):
     """Shards of `winnow select`: the hub's Video feature in their metadata, nested columns beside it."""
     from tests.pipelines.test_curated import FILTERS, curate, make_dataset, map_here
 
-    monkeypatch.setattr("pipelines.curated.card.plot_scores", lambda *_: [])
-    monkeypatch.setattr("pipelines.curated.card.contact_sheet", lambda *_: False)
+    monkeypatch.setattr("pipelines.curated.card.card.plot_scores", lambda *_: [])
+    monkeypatch.setattr("pipelines.curated.card.card.contact_sheet", lambda *_: False)
     curated = curate(make_dataset(tmp_path / "annotated", videos=2), FILTERS, tmp_path / "c", map_fn=map_here)
     with pytest.raises(DataError, match="is an annotated dataset"):
         open_index(tmp_path / "annotated")
@@ -310,7 +310,7 @@ def test_iterating_stops_when_it_is_closed(world):
 
 def test_an_error_in_the_background_is_raised_here(world):
     class Broken:
-        rates, max_frames, why_not = (4, 8), 128, world[2].why_not
+        rates, max_frames, unusable, folder = (4, 8), 128, world[2].unusable, None
 
         def latents(self, *_):
             raise DataError("the disk is gone")

@@ -31,7 +31,7 @@ def test_rows_say_what_they_are_and_where_they_lie(folder):
     assert index.file.tolist() == [0] * 5 + [1] * 5 and index.position.tolist() == [0, 1, 2, 3, 4] * 2
     assert index.num_frames.tolist() == [24] * 10 and index.fps.tolist() == [8.0] * 10
     assert index.shape.tolist() == [[48, 64]] * 10 and index.motion.tolist() == list(range(10))
-    assert "video" not in index.rows.column_names and index.report == {}
+    assert "video" not in index.rows.texts.column_names and index.report == {}
 
 
 def test_pictures_in_both_forms(tmp_path):
@@ -154,7 +154,7 @@ def test_held_out_shares_no_video(tmp_path):
     rows = clips(60)
     index = open_index(write_clips(tmp_path / "c", rows))
     train, held = index.split(0.2, seed=3)
-    videos = [set(part.rows["video_id"].to_pylist()) for part in (train, held)]
+    videos = [set(part.text("video_id").to_pylist()) for part in (train, held)]
     assert not videos[0] & videos[1] and len(train) + len(held) == 60
     assert 2 <= len(videos[1]) <= 12  # of 30: 6 +- 4
     again = index.split(0.2, seed=3)[1]

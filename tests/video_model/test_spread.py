@@ -12,10 +12,11 @@ from torch import distributed as dist
 from torch.distributed.tensor.debug import CommDebugMode
 
 from tests.video_model.training import RandomBatches, gradients, network, task
-from video_model.training import checkpoints
+from video_model.training import checkpoints, saving
 from video_model.training.checkpoints import CheckpointError
 from video_model.training.journal import read_log
 from video_model.training.loop import train_stage
+from video_model.training.saving import Saver
 from video_model.training.steps.state import TrainingState
 from video_model.workers import TrainingWorker, WorkerError
 
@@ -49,29 +50,32 @@ def _collectives(folder, rank):
     with CommDebugMode() as step:
         state.gradients("0/video", made.conditioner, 0, batch)
     state.update(0)
+    saver = Saver(Path(folder) / "saved", 9, made.worker)
     with CommDebugMode() as saved:
-        state.save(Path(folder) / "saved", 1, {})
-    _full_disk(state, Path(folder), rank)
+        state.save(saver, 1, {})
+        saver.finish()
+    _full_disk(state, saver, Path(folder), rank)
     counted = [{str(name): count for name, count in mode.get_comm_counts().items()} for mode in (step, saved)]
     if rank == 0:
         Path(folder, "collectives.json").write_text(json.dumps(counted))
 
 
-def _full_disk(state, folder, rank):
+def _full_disk(state, saver, folder, rank):
     """What each worker says where the second one cannot write, and what is there then."""
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    write = checkpoints.write_tensors
-    checkpoints.write_tensors = full if rank else write
+    write = saving.write_pieces
+    saving.write_pieces = full if rank else write
     try:
-        state.save(folder / "saved", 2, {})
+        state.save(saver, 2, {})
+        saver.finish()
     except (CheckpointError, WorkerError) as error:
         there = sorted(path.name for path in (folder / "saved").iterdir() if not path.name.startswith("."))
         (folder / f"full-{rank}.json").write_text(json.dumps([type(error).__name__, str(error), there]))
     finally:
-        checkpoints.write_tensors = write
+        saving.write_pieces = write
         state.worker.wait()
 
 

@@ -235,7 +235,7 @@ def test_evaluation_uses_unseen_clips_and_says_what_real_ones_score(run, curated
     power = run.codec().encode(to_float(torch.from_numpy(pixels))).square().mean().item()
     assert loss == pytest.approx((1 + 400 * power) / 401, rel=0.15)
     other = write_clips(tmp_path / "other", clips(30))  # 12 of its 15 videos are those of the run
-    seen = set(stores.training.rows["video_id"].to_pylist())
+    seen = set(stores.training.text("video_id").to_pylist())
     found = evaluate(run.root, [str(other)], count=4, steps=1, out=tmp_path)
     fresh = [row for row in clips(30) if row["video_id"] not in seen]
     assert f"{len(fresh)} unseen clips" in found["title"]

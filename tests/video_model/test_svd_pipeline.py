@@ -22,7 +22,7 @@ from video_model.latents.batches import Batches
 from video_model.latents.live import LiveLatents
 from video_model.public.formats import format_of
 from video_model.public.lora import export_lora
-from video_model.training import checkpoints
+from video_model.training import checkpoints, saving
 from video_model.training.build import build_conditioner, check_network, first_network
 from video_model.training.loop import Interrupted
 from video_model.training.released import run_of_pipeline
@@ -303,7 +303,7 @@ def test_first_frames_have_one_scale_whatever_a_network_starts_from(released, tm
     two = Run.begin(tmp_path / "two", TrainConfig.model_validate(tree), resume=False)
     tensors = {name: value.detach() for name, value in first_network(two.config, "first", models).named_parameters()}
     assert not torch.allclose(tensors["concat_in.weight"], expected)
-    checkpoints.save(two.stage("first") / "checkpoints", 1, {"ema": tensors}, {"done": True}, 1)
+    saving.save(two.stage("first") / "checkpoints", 1, {"ema": tensors}, {"done": True}, 1)
     torch.testing.assert_close(starting_network(two, "video", models).concat_in.weight, expected)
 
 

@@ -1,6 +1,8 @@
 """The loop: resumed it is the same run, spread over workers or parts it is the same step, and what goes wrong is an error that names it."""
 
 import json
+import threading
+import time
 
 import pytest
 import torch
@@ -8,7 +10,8 @@ from safetensors.torch import load_file
 
 from tests.video_model.training import RandomBatches, gradients, network, task
 from video_model.config import TrainingStage
-from video_model.training import checkpoints
+from video_model.training import checkpoints, saving
+from video_model.training.checkpoints import CheckpointError
 from video_model.training.journal import read_log
 from video_model.training.loop import Interrupted, NotFinite, train_stage
 from video_model.training.steps.average import Average
@@ -84,14 +87,60 @@ def test_a_failure_while_drawing_costs_no_step(tmp_path, failing):
     assert [line["step"] for line in log] == [1, 2, 3, 4]
 
 
-def test_each_step_is_saved_before_it_is_drawn_from(tmp_path):
+def test_each_step_is_saved_while_it_is_drawn_from(tmp_path):
     made, steps = task(tmp_path), []
-    made.draw_every = 2
-    made.draw = lambda denoiser, step, journal: steps.append(
-        (step, checkpoints.latest(made.folder / "checkpoints").step)
-    )
+
+    def draw(denoiser, step, journal):
+        until = time.monotonic() + 20
+        while time.monotonic() < until and checkpoints.latest(made.folder / "checkpoints").step < step:
+            time.sleep(0.05)
+        steps.append((step, checkpoints.latest(made.folder / "checkpoints").step))
+
+    made.draw_every, made.draw = 2, draw
     train_stage(made)
     assert steps == [(2, 2), (4, 4)]
+
+
+def test_the_training_goes_on_while_a_checkpoint_is_written(tmp_path, monkeypatch):
+    """It holds the step that it was begun at, whatever was trained meanwhile, and the next one waits for it."""
+    go, at, steps = threading.Event(), [], []
+    write = saving.write_pieces
+
+    def slow(path, pieces):
+        at.append(len(steps))
+        go.wait(20)
+        write(path, pieces)
+
+    monkeypatch.setattr(saving, "write_pieces", slow)
+    made = task(tmp_path, loop={"save_every": 2})
+    made.report = lambda step, numbers: (steps.append(step), go.set() if step == 4 else None)
+    train_stage(made)
+    assert at[0] <= 3 and at[3:] == [4, 4, 4]  # three files each; steps 3 and 4 were taken while the first was written
+    monkeypatch.undo()
+    waiting = task(tmp_path / "waiting", loop={"save_every": 2, "background_saves": False})
+    train_stage(waiting)
+    for step in (2, 4):
+        one, other = (
+            checkpoints.Checkpoint(folder / f"checkpoints/step-{step:08d}", step, {})
+            for folder in (made.folder, waiting.folder)
+        )
+        assert all(same(one.tensors(part), other.tensors(part)) for part in ("network", "ema", "optimizer"))
+
+
+def test_what_cannot_be_written_meanwhile_ends_the_run_and_leaves_the_one_before(tmp_path, monkeypatch):
+    write, steps = saving.write_pieces, []
+
+    def full(path, pieces):
+        if "step-00000004" in str(path):
+            raise OSError(28, "No space left on device")
+        write(path, pieces)
+
+    made = task(tmp_path, steps=400, loop={"save_every": 2})
+    made.report = lambda step, numbers: steps.append(step)
+    monkeypatch.setattr(saving, "write_pieces", full)
+    with pytest.raises(CheckpointError, match="step 4 cannot be written: the disk is full"):
+        train_stage(made)
+    assert [path.name for path in (made.folder / "checkpoints").iterdir()] == ["step-00000002"]
 
 
 def test_checkpointed_activations_take_the_same_step(tmp_path):

@@ -6,7 +6,7 @@ Everything here is a pure function of numbers: no pixels, no files.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,22 +60,20 @@ class Bucket:
 
 
 def make_buckets(
-    rows: Iterable[tuple[int, int, Size]], batch: int, merge: bool = False
+    groups: Mapping[tuple[int, Size], np.ndarray], batch: int, merge: bool = False
 ) -> tuple[list[Bucket], list[tuple[Bucket, str]]]:
-    """Sort (row, frames, size) into buckets of at least one batch each. Also: buckets left out, and why (merge only).
+    """Buckets of at least one batch each, of the rows (ascending) by (frames, size). Also: buckets left out, and why (merge
+    only).
 
     A bucket with fewer clips than a batch would never be drawn: DataError; with `merge`, its clips go to the next
     shorter length at the same size (a longer one they do not fill), or are left out where there is none.
     """
-    groups: dict[tuple[int, Size], list[int]] = {}
-    for row, frames, size in rows:
-        groups.setdefault((frames, size), []).append(row)
-    left_out = []
+    groups, left_out = dict(groups), []
     for frames, size in sorted(groups, key=lambda key: (-key[0], key[1])):  # long ones first: they move down
         members = groups[frames, size]
         if len(members) >= batch:
             continue
-        bucket = Bucket(frames, size, np.array(sorted(members), np.int64))
+        bucket = Bucket(frames, size, members)
         reason = f"bucket of {bucket} has {len(members)} {_clips(len(members))}, fewer than a batch of {batch}"
         if not merge:
             raise DataError(
@@ -83,11 +81,11 @@ def make_buckets(
             )
         shorter = [key for key in groups if key[1] == size and key[0] < frames]
         if shorter:
-            groups[max(shorter)] += members
+            groups[max(shorter)] = np.sort(np.concatenate([groups[max(shorter)], members]))
         else:
             left_out.append((bucket, reason))
         del groups[frames, size]
-    made = [Bucket(*key, np.array(sorted(groups[key]), np.int64)) for key in sorted(groups)]
+    made = [Bucket(*key, groups[key]) for key in sorted(groups)]
     if left_out and not made:
         raise DataError(f"{left_out[0][1]}, and there is no other; use a smaller batch or more clips")
     return made, left_out
@@ -103,7 +101,11 @@ class Plan:
         self.buckets, self.batch, self.seed = list(buckets), batch, seed
         self.name = name
         self.per_epoch = sum(len(bucket.rows) // batch for bucket in self.buckets)
-        self._made = (-1, [], [])  # epoch, its orders, its batches: replaced as one, as threads share it
+        self._made: tuple[int, list[np.ndarray], list[np.ndarray]] = (
+            -1,
+            [],
+            [],
+        )  # epoch, its orders, its batches: replaced as one, as threads share it
 
     def at(self, number: int) -> tuple[Bucket, np.ndarray]:
         """(bucket, [batch] rows) of the batch with this number, counted from 0 over all epochs."""
@@ -111,22 +113,21 @@ class Plan:
         made = self._made
         if epoch != made[0]:
             made = self._made = self._make(epoch)
-        _, orders, batches = made
-        which, first = batches[place]
+        _, orders, (whiches, numbers) = made
+        which, first = whiches[place], int(numbers[place]) * self.batch
         return self.buckets[which], orders[which][first : first + self.batch]
 
-    def _make(self, epoch: int) -> tuple[int, list[np.ndarray], list[tuple[int, int]]]:
+    def _make(self, epoch: int) -> tuple[int, list[np.ndarray], list[np.ndarray]]:
+        """A row takes the four bytes that it has in its bucket: the same draws as of any other type."""
         orders = [
-            bucket.rows[draws(self.seed, self.name, epoch, str(bucket)).permutation(len(bucket.rows))]
+            draws(self.seed, self.name, epoch, str(bucket)).permutation(np.asarray(bucket.rows))
             for bucket in self.buckets
         ]
-        every = [
-            (which, first)
-            for which, order in enumerate(orders)
-            for first in range(0, len(order) - self.batch + 1, self.batch)
-        ]
-        turn = draws(self.seed, self.name, epoch).permutation(len(every))
-        return epoch, orders, [every[i] for i in turn]
+        counts = [len(order) // self.batch for order in orders]
+        which = np.repeat(np.arange(len(orders), dtype=np.int32), counts)
+        first = np.concatenate([np.arange(count, dtype=np.int32) for count in counts])
+        turn = draws(self.seed, self.name, epoch).permutation(np.arange(len(which), dtype=np.int32))
+        return epoch, orders, [which[turn], first[turn]]
 
 
 def _clips(count: int) -> str:

@@ -54,15 +54,9 @@ def sample_windows(
 
     rate: frames/s, or the clip's own where that is less; fps: what it is in truth, over the window. A clip is taken again, at another place, only when all were taken. Raises DataError where none is long enough.
     """
-    clips = Thinned(index.num_frames, index.fps)
-    usable = np.array(
-        [
-            row
-            for row in np.flatnonzero((clips.fps > 0) & ~index.is_image)
-            if frames and clips.longest(row, [rate], [frames])
-        ],
-        np.int64,
-    )
+    clips = Thinned(index.view("num_frames"), index.view("fps"))
+    moving = np.flatnonzero((index.fps > 0) & ~index.is_image)  # nan is not
+    usable = moving[clips.longests(moving, [rate], [frames]) > 0] if frames else moving[:0]
     if not len(usable):
         raise DataError(f"none of {len(index)} clips holds {frames} frames at {rate:g} frames/s; use fewer, or faster")
 
@@ -78,8 +72,14 @@ def sample_windows(
         taken.append(row)
         if len(taken) >= count:
             break
-    keys = [index.keys[row] for row in taken]
-    return np.stack(pixels).transpose(0, 1, 4, 2, 3), captions, np.array(fps), index.motion[taken], keys
+    keys = [index.key(row) for row in taken]
+    return (
+        np.stack(pixels).transpose(0, 1, 4, 2, 3),
+        captions,
+        np.array(fps),
+        index.view("motion_score")[np.array(taken)],
+        keys,
+    )
 
 
 def _decoded(
@@ -97,7 +97,7 @@ def _decoded(
     with Decoders(workers, timeout=timeout) as decoders:
         for turn in itertools.count():
             order = draws(seed, "rows", turn).permutation(rows).tolist()
-            jobs = (Job(index.files[index.file[row]].kind, frames_of(row, turn), size, reader(row)) for row in order)
+            jobs = (Job(index.kind(row), frames_of(row, turn), size, reader(row)) for row in order)
             good, why = False, "there are none"
             for row, result in zip(order, decoders(jobs), strict=True):
                 if isinstance(result, str):

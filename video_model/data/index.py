@@ -1,24 +1,43 @@
-"""The index of training data: a small row for each clip or picture, and where its bytes lie. No bytes are in it."""
+"""The index of training data: a small row for each clip or picture, and where its bytes lie. No bytes are in it.
+
+CACHE/index/<key>/files.json, texts.arrow, numbers.arrow: made once of all rows of some sources, and mapped by all workers.
+"""
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from video_model.data.sources import NEEDED, NUMBERS, OTHER_CAPTIONS, DataFile, find_files, small_columns
+from curate.base.files import atomic_folder, write_json
+from video_model.data.mapped import map_columns, map_table, write_columns
+from video_model.data.rows import Index, Rows, digests_of, first_of_each, join, number_type
+from video_model.data.sources import (
+    NEEDED,
+    NUMBERS,
+    OTHER_CAPTIONS,
+    DataFile,
+    Place,
+    find_places,
+    open_file,
+    small_columns,
+)
+from video_model.data.webdataset import Members
 from video_model.data.where import mentioned, rows_where
 from video_model.errors import DataError, first_line
 
 CAPTIONS = {"caption_frame": 0.5, "caption_video": 0.25, "caption_merged": 0.25}  # SVD, section 3
+FORMAT = 1  # of the files in the cache
+BATCH = 1 << 16  # rows of one batch of texts
 
-PLACE = ("file", "position")
 TYPES = {
     "clip_id": pa.string(), "video_id": pa.string(), "num_frames": pa.int32(), "fps": pa.float64(),
     "width": pa.int32(), "height": pa.int32(), "motion_score": pa.float32(),
@@ -32,188 +51,183 @@ def open_index(
     captions: Mapping[str, float] | None = None,
     numbers: Sequence[str] = (),
     partial: bool = False,
+    cache: Path | None = None,
 ) -> Index:
-    """Index the clips and pictures of some sources: curated folders, folders of image-text Parquet or .tar shards, files.
+    """Index the clips and pictures of some sources: curated folders, folders of image-text Parquet or .tar shards, files, or
+    their URLs.
 
     where: an SQL condition on the columns of all the sources together (a column that a source lacks is null there, and
     null does not pass); for a condition on one of several, open them apart and `join`. captions: column -> probability
     to be drawn; default: SVD's three. A file that has none of them may have `caption`, `text`, `TEXT` or `txt`. numbers:
     columns to keep beside motion_score, see `Index.number`. partial: the captions are those of more sources than these, and
-    are not all looked for here, see `check_captions`. Raises DataError.
+    are not all looked for here, see `check_captions`. cache: folder where the rows are kept, to be mapped, until the files
+    change; None: in memory. Raises DataError.
     """
     sources = [sources] if isinstance(sources, (str, Path)) else list(sources)
-    files = find_files(sources)
+    places = find_places(sources)
     chosen = dict(CAPTIONS if captions is None else captions)
     if not chosen or min(chosen.values()) < 0 or not sum(chosen.values()) > 0:
         raise DataError(f"captions: {chosen}: give each column a probability >= 0, and one of them more than 0")
-    texts = _caption_columns(files, chosen)
+    kept = tuple(dict.fromkeys(("motion_score", *numbers)))
+    named = ", ".join(str(source) for source in sources)
+    index = _mapped(places, chosen, kept, named, cache) if cache else _made(places, chosen, kept, named, None)
     if not partial:
-        check_captions(files, chosen)
-    every = list(dict.fromkeys(name for file in files for name in small_columns(file.schema)))
-    extra = mentioned(where, every) if where else []
-    columns = list(dict.fromkeys(name for names in texts for name in names))
-    kept = list(dict.fromkeys(("motion_score", *numbers)))
-    tables = [_read(i, file, names, extra, kept) for i, (file, names) in enumerate(zip(files, texts, strict=True))]
+        check_captions(index.files, chosen)
+    return matching(index, where, kept, named) if where else index
+
+
+def matching(index: Index, where: str, kept: Sequence[str], named: str) -> Index:
+    """The rows of an index, as it was opened, that meet a condition; `kept`: its numbers. Raises DataError."""
+    every = list(dict.fromkeys(name for file in index.files for name in small_columns(file.schema)))
+    asked = mentioned(where, every)
+    tables = [_read(i, file, [], asked, list(kept)) for i, file in enumerate(index.files)]
     rows = pa.concat_tables(tables, promote_options="permissive").combine_chunks()
-    places = ", ".join(str(source) for source in sources)
-    report = Counter()
+    rows = rows if index.at is None else rows.take(index.at)
+    seen = rows.select([name for name in rows.column_names if name in every])
+    found = rows_where(seen, where, every)
+    if not len(found):
+        raise DataError(f"{named}: where {' '.join(where.split())}: keeps none of {len(index)} clips; loosen it")
+    made = index.select(found)
+    if len(found) < len(index):
+        made.report["not in where"] = len(index) - len(found)
+    return made
+
+
+def key_of(places: Sequence[Place], *more: Any) -> str:
+    """Of what is made of some files as they are now."""
+    text = json.dumps([FORMAT, [[place.path, place.bytes, place.version] for place in places], *more])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _mapped(
+    places: Sequence[Place], chosen: Mapping[str, float], kept: Sequence[str], named: str, cache: Path
+) -> Index:
+    """The rows that the cache holds, which are made where it holds none."""
+    home = cache / "index" / key_of(places, list(chosen), list(kept))
+    if not (home / "files.json").exists():
+        home.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_folder(home) as folder:
+            _made(places, chosen, kept, named, folder)
+    numbers, about = map_columns(home / "numbers.arrow")
+    files = _files_from(json.loads((home / "files.json").read_text()), numbers)
+    at = map_columns(home / "first.arrow")[0]["at"] if about["named_twice"] else None
+    rows = Rows(map_table(home / "texts.arrow"), numbers)
+    captions = {name: chosen.get(name, 1.0) for name in about["captions"]}
+    return Index(files, rows, captions, about["report"], at, about["fingerprint"])
+
+
+def _made(
+    places: Sequence[Place], chosen: Mapping[str, float], kept: Sequence[str], named: str, folder: Path | None
+) -> Index:
+    """Read the small columns of all files, into memory or a folder. Raises DataError."""
+    files = [open_file(place) for place in places]
+    texts = _caption_columns(files, chosen)
+    columns = list(dict.fromkeys(name for names in texts for name in names))
+    schema = pa.schema([(name, pa.string()) for name in ("clip_id", "video_id", *columns)])
+    numbers: dict[str, list[np.ndarray]] = {}
+    batches: list[pa.RecordBatch] = []
+    writer = pa.ipc.new_file(str(folder / "texts.arrow"), schema) if folder else None
+    for batch in _batches(_tables(files, texts, kept, schema, numbers)):
+        writer.write_batch(batch) if writer else batches.append(batch)
+    if writer:
+        writer.close()
+    report: Counter[str] = Counter()
     for file in files:
         report.update(file.members.left_out if file.members else {})
-    if not len(rows):
+    whole = {name: np.concatenate(values) for name, values in numbers.items()}
+    if not len(whole.get("file", ())):
         why = "; ".join(f"{count}: {reason}" for reason, count in report.items()) or "select clips with looser filters"
-        raise DataError(f"{places}: holds no rows ({why})" if report else f"{places}: holds no rows; {why}")
-    rows, report["named twice"] = _unique(rows)
-    if where:
-        before = len(rows)
-        seen = rows.select([name for name in rows.column_names if name in every])
-        rows = rows.take(rows_where(seen, where, every))
-        if not len(rows):
-            raise DataError(f"{places}: where {' '.join(where.split())}: keeps none of {before} clips; loosen it")
-        report["not in where"] = before - len(rows)
-    rows = rows.select(list(dict.fromkeys([*TYPES, *kept, *columns])))
-    return Index(tuple(files), rows, {name: chosen.get(name, 1.0) for name in columns}, dict(+report))
+        raise DataError(f"{named}: holds no rows ({why})" if report else f"{named}: holds no rows; {why}")
+    first = first_of_each(whole["key_high"], whole["key_low"])
+    if first is not None:
+        report["named twice"] = len(whole["file"]) - len(first)
+        first = first.astype(number_type(len(whole["file"])))
+    rows = Rows(pa.Table.from_batches(batches, schema), whole)
+    captions = {name: chosen.get(name, 1.0) for name in columns}
+    index = Index(tuple(files), rows, captions, dict(+report), first)
+    if folder:
+        if first is not None:
+            write_columns(folder / "first.arrow", {"at": first}, {})
+        about = {"captions": columns, "report": index.report, "fingerprint": index.fingerprint}
+        write_columns(folder / "numbers.arrow", whole, about | {"named_twice": first is not None})
+        write_json(folder / "files.json", _files_as_json(files))
+    return index
 
 
-class Index:
-    """Clips and pictures to train on. Rows are numbered 0 to len - 1, in the order of the files.
-
-    files: what the rows point into. rows: Arrow table (clip_id, video_id, num_frames, fps, width, height, motion_score,
-    file, position in the file, the captions). captions: column -> probability. report: reason -> rows left out.
-    """
-
-    def __init__(
-        self, files: tuple[DataFile, ...], rows: pa.Table, captions: Mapping[str, float], report: Mapping[str, int]
-    ) -> None:
-        self.files, self.rows, self.captions, self.report = files, rows, dict(captions), dict(report)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __repr__(self) -> str:
-        pictures = int(self.is_image.sum())
-        return f"Index({len(self) - pictures} clips, {pictures} pictures)"
-
-    @cached_property
-    def keys(self) -> list[str]:
-        """Ids of the clips."""
-        return self.rows["clip_id"].to_pylist()
-
-    @cached_property
-    def file(self) -> np.ndarray:
-        """[N] which of `files`."""
-        return self.rows["file"].to_numpy()
-
-    @cached_property
-    def position(self) -> np.ndarray:
-        """[N] row in the file."""
-        return self.rows["position"].to_numpy()
-
-    @cached_property
-    def num_frames(self) -> np.ndarray:
-        """[N] int; 0 where unknown."""
-        return self.rows["num_frames"].fill_null(0).to_numpy()
-
-    @cached_property
-    def fps(self) -> np.ndarray:
-        """[N] frames per second; nan for pictures and where unknown."""
-        return self.rows["fps"].to_numpy()
-
-    @cached_property
-    def shape(self) -> np.ndarray:
-        """[N, 2] height and width in px; 0 where unknown."""
-        return np.stack([self.rows[name].fill_null(0).to_numpy() for name in ("height", "width")], 1)
-
-    def number(self, column: str) -> np.ndarray:
-        """[N] of motion_score, or of another column that the index was opened with; nan where there is none."""
-        return self.rows[column].to_numpy()
-
-    @cached_property
-    def motion(self) -> np.ndarray:
-        """[N] motion score; nan where there is none."""
-        return self.number("motion_score")
-
-    @cached_property
-    def is_image(self) -> np.ndarray:
-        """[N] bool."""
-        return np.array([file.kind == "image" for file in self.files])[self.file]
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """16 hex digits of the files and the rows in use."""
-        total = hashlib.sha256(str([file.identity for file in self.files]).encode())
-        total.update(np.ascontiguousarray(self.file).tobytes() + np.ascontiguousarray(self.position).tobytes())
-        return total.hexdigest()[:16]
-
-    def texts(self, row: int) -> dict[str, str]:
-        """The captions of a row that are not empty, by column."""
-        found = {name: self.rows[name][row].as_py() for name in self.captions}
-        return {name: text for name, text in found.items() if text and text.strip()}
-
-    @cached_property
-    def silent(self) -> np.ndarray:
-        """[N] bool: has no caption at all."""
-        empty = np.ones(len(self), bool)
-        for name in self.captions:
-            shown = pc.utf8_length(pc.utf8_trim_whitespace(self.rows[name])).fill_null(0)
-            empty &= shown.to_numpy() == 0
-        return empty
-
-    def caption(self, row: int, draw: float) -> str:
-        """One of the row's captions, drawn with the given probabilities; "" where it has none. draw: in [0, 1).
-
-        The probability of a missing caption goes to the others in proportion.
-        """
-        texts = {name: text for name, text in self.texts(row).items() if self.captions[name] > 0}
-        total = sum(self.captions[name] for name in texts)
-        for name, text in texts.items():
-            draw -= self.captions[name] / total
-            if draw < 0:
-                return text
-        return next(reversed(texts.values()), "")
-
-    def select(self, rows: np.ndarray) -> Index:
-        """The index of some of the rows."""
-        return Index(self.files, self.rows.take(np.asarray(rows, np.int64)), self.captions, self.report)
-
-    def split(self, fraction: float, seed: int = 0) -> tuple[Index, Index]:
-        """(train, held out), by hash of video_id, so that no video is in both.
-
-        fraction: the share of videos (and, apart, of pictures) held out; at least one of them and not all, where there
-        are two. Held out is empty for fraction 0 or a single video.
-        """
-        if not 0 <= fraction < 1:
-            raise DataError(f"held-out fraction: must be >= 0 and < 1 (got {fraction:g})")
-        held = np.zeros(len(self), bool)
-        videos = np.array(self.rows["video_id"].to_pylist(), object)
-        for kind in (False, True):
-            of_kind = self.is_image == kind
-            ranked = sorted((_unit(f"{seed}:{video}"), video) for video in set(videos[of_kind]))
-            if fraction == 0 or len(ranked) < 2:
-                continue
-            count = min(max(1, sum(draw < fraction for draw, _ in ranked)), len(ranked) - 1)
-            chosen = {video for _, video in ranked[:count]}
-            held |= of_kind & np.array([video in chosen for video in videos], bool)
-        return self.select(np.flatnonzero(~held)), self.select(np.flatnonzero(held))
+def _tables(
+    files: Sequence[DataFile],
+    texts: Sequence[list[str]],
+    kept: Sequence[str],
+    schema: pa.Schema,
+    numbers: dict[str, list[np.ndarray]],
+) -> Iterator[pa.Table]:
+    """The texts of each file; its numbers are added to `numbers`."""
+    for number, (file, names) in enumerate(zip(files, texts, strict=True)):
+        table = _read(number, file, names, [], list(kept))
+        count = len(table)
+        shown = np.zeros(count, bool)
+        for name in schema.names[2:]:
+            if name in table.column_names:
+                letters = pc.utf8_length(pc.utf8_trim_whitespace(table[name])).fill_null(0)
+                shown |= letters.to_numpy() > 0
+            else:
+                table = table.append_column(name, pa.nulls(count, pa.string()))
+        found = {name: _filled(table[name]) for name in ("file", "position", *NUMBERS, *kept)}
+        found["key_high"], found["key_low"] = digests_of(table["clip_id"].to_pylist())
+        found["silent"] = (~shown).astype(np.uint8)
+        empty = np.zeros(count, np.int64)
+        found["offset"], found["bytes"] = (file.members.offsets, file.members.sizes) if file.members else (empty, empty)
+        for name, values in found.items():
+            numbers.setdefault(name, []).append(values)
+        yield table.select(schema.names)
 
 
-def join(*parts: Index) -> Index:
-    """One index of the rows of several, each with its own `where`. Rows named twice are kept once."""
-    files: dict[str, DataFile] = {file.path: file for part in parts for file in part.files}
-    places = {path: i for i, path in enumerate(files)}
-    tables, report, captions = [], Counter(), {}
-    for part in parts:
-        moved = np.array([places[file.path] for file in part.files], np.int32)[part.file]
-        tables.append(part.rows.set_column(part.rows.column_names.index("file"), "file", pa.array(moved)))
-        report.update(part.report)
-        captions |= part.captions
-    rows, twice = _unique(pa.concat_tables(tables, promote_options="permissive").combine_chunks())
-    report["named twice"] += twice
-    return Index(tuple(files.values()), rows, captions, dict(+report))
+def _batches(tables: Iterator[pa.Table]) -> Iterator[pa.RecordBatch]:
+    """Of about BATCH rows, so that there are few."""
+    waiting: list[pa.Table] = []
+    for table in tables:
+        waiting.append(table)
+        if sum(map(len, waiting)) >= BATCH:
+            yield from pa.concat_tables(waiting).combine_chunks().to_batches()
+            waiting = []
+    if waiting:
+        yield from pa.concat_tables(waiting).combine_chunks().to_batches()
+
+
+def _filled(column: pa.ChunkedArray) -> np.ndarray:
+    """Numbers, with nan or 0 where there is none."""
+    return column.fill_null(np.nan if pa.types.is_floating(column.type) else 0).to_numpy()
+
+
+def _files_as_json(files: Sequence[DataFile]) -> dict[str, Any]:
+    schemas = list(dict.fromkeys(file.schema.serialize().to_pybytes() for file in files))
+    places = {data: i for i, data in enumerate(schemas)}
+    listed = [
+        [file.path, file.kind, file.column, places[file.schema.serialize().to_pybytes()], file.group_rows,
+         file.identity, file.members is not None]
+        for file in files
+    ]  # fmt: skip
+    return {"files": listed, "schemas": [base64.b64encode(data).decode() for data in schemas]}
+
+
+def _files_from(told: Mapping[str, Any], numbers: Mapping[str, np.ndarray]) -> tuple[DataFile, ...]:
+    """The inverse. numbers: of all rows of the files, in order."""
+    schemas = [pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text))) for text in told["schemas"]]
+    files, first = [], 0
+    for path, kind, column, schema, groups, identity, shard in told["files"]:
+        last = first + sum(groups)
+        members = None
+        if shard:
+            members = Members(None, numbers["offset"][first:last], numbers["bytes"][first:last], "", {}, 0)
+        files.append(DataFile(path, kind, column, schemas[schema], tuple(groups), identity, members))
+        first = last
+    return tuple(files)
 
 
 def check_captions(files: Sequence[DataFile], chosen: Mapping[str, float]) -> None:
     """Raise DataError where a caption that was asked for is in none of the files. The default ones may be lacking."""
-    have = list(dict.fromkeys(name for file in files for name in small_columns(file.schema)))
+    schemas = {id(file.schema): file.schema for file in files}.values()
+    have = list(dict.fromkeys(name for schema in schemas for name in small_columns(schema)))
     lost = [name for name in chosen if name not in have]
     if lost and dict(chosen) != CAPTIONS:
         raise DataError(f"captions: no source has a column {', '.join(lost)}; columns are {', '.join(have)}")
@@ -245,7 +259,7 @@ def _read(number: int, file: DataFile, texts: list[str], extra: list[str], kept:
     table = file.table(names) if names else None
     count = len(file)
     columns = {name: table[name] for name in names} if table is not None else {}
-    columns |= {"file": np.full(count, number, np.int32), "position": np.arange(count)}
+    columns |= {"file": np.full(count, number, np.int32), "position": np.arange(count, dtype=np.int64)}
     if file.kind == "image":
         ids = columns.get("clip_id", pa.nulls(count, pa.string()))
         own = pa.array([f"{file.identity}-{i:08d}" for i in range(count)], pa.string())
@@ -274,18 +288,4 @@ def _typed(
     return value.cast(kind, safe=name not in (*NUMBERS, *kept))
 
 
-def _unique(rows: pa.Table) -> tuple[pa.Table, int]:
-    """The first row of each clip_id, and how many more there were."""
-    ids = rows["clip_id"].to_pylist()
-    first = list({key: i for i, key in reversed(list(enumerate(ids)))}.values())
-    if len(first) == len(rows):
-        return rows, 0
-    return rows.take(np.sort(np.array(first, np.int64))), len(rows) - len(first)
-
-
-def _unit(text: str) -> float:
-    """A number in [0, 1) that the text decides."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
-
-
-__all__ = ["CAPTIONS", "DataError", "Index", "check_captions", "join", "open_index"]
+__all__ = ["CAPTIONS", "DataError", "Index", "check_captions", "join", "key_of", "matching", "open_index"]

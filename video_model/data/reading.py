@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import threading
-from collections.abc import Container, Iterator
+from collections.abc import Collection, Iterator
 from typing import BinaryIO
 
 import numpy as np
@@ -12,12 +12,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from cachetools import LRUCache
 
-from video_model.data.index import Index
+from curate.base.store import is_remote
+from curate.base.store.files import opened
+from video_model.data.rows import Index
 from video_model.data.sources import DataFile
 from video_model.errors import DataError, first_line
 
 
-def stream(file: DataFile, positions: Container[int]) -> Iterator[tuple[int, bytes]]:
+def stream(file: DataFile, positions: Collection[int]) -> Iterator[tuple[int, bytes]]:
     """(row in the file, its bytes) of some rows, in order. b"" where a row has none. Raises DataError."""
     from datasets import Image, Video, load_dataset
 
@@ -26,6 +28,9 @@ def stream(file: DataFile, positions: Container[int]) -> Iterator[tuple[int, byt
             for position in range(len(file)):
                 if position in positions:
                     yield position, file.members.read(shard, position)
+        return
+    if is_remote(file.path):
+        yield from _by_groups(file, positions)
         return
     if "::" in file.path:
         raise DataError(f"{file.path}: datasets takes :: for a chain of addresses; rename the folder")
@@ -46,39 +51,56 @@ def stream(file: DataFile, positions: Container[int]) -> Iterator[tuple[int, byt
         raise DataError(f"{file.path}: cannot be read ({first_line(error)}); copy or make it again") from None
 
 
+def _by_groups(file: DataFile, positions: Collection[int]) -> Iterator[tuple[int, bytes]]:
+    """Of an object of a store: the row groups that hold such rows, by ranges."""
+    first = 0
+    for group, count in enumerate(file.group_rows):
+        wanted = [position for position in range(first, first + count) if position in positions]
+        if wanted:
+            column = _group(file, group)
+            for position in wanted:
+                yield position, _bytes_of(column[position - first].as_py())
+        first += count
+
+
 class Reader:
     """The bytes of any row of an index, whichever thread asks; a few row groups are kept."""
 
     def __init__(self, index: Index, keep: int = 8) -> None:
         self.index = index
-        self._starts = [np.cumsum([0, *file.group_rows]) for file in index.files]
+        self._starts: dict[int, np.ndarray] = {}
         self._groups: LRUCache[tuple[int, int], pa.ChunkedArray] = LRUCache(keep)
         self._lock = threading.Lock()
 
     def __call__(self, row: int) -> bytes:
-        number, position = int(self.index.file[row]), int(self.index.position[row])
+        number, position = self.index.place(row)
         file = self.index.files[number]
         if file.members is not None:
             with _opened(file) as shard:
                 return file.members.read(shard, position)
-        group = int(np.searchsorted(self._starts[number], position, side="right")) - 1
         with self._lock:
+            starts = self._starts.get(number)
+            if starts is None:
+                starts = self._starts[number] = np.cumsum([0, *file.group_rows])
+            group = int(np.searchsorted(starts, position, side="right")) - 1
             column = self._groups.get((number, group))
             if column is None:
-                column = self._groups[number, group] = self._read(file, group)
-        return _bytes_of(column[position - int(self._starts[number][group])].as_py())
+                column = self._groups[number, group] = _group(file, group)
+        return _bytes_of(column[position - int(starts[group])].as_py())
 
-    def _read(self, file: DataFile, group: int) -> pa.ChunkedArray:
-        try:
-            with pq.ParquetFile(file.path) as opened:
-                return opened.read_row_group(group, columns=[file.column])[file.column]
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{file.path}: cannot be read ({first_line(error)}); copy it again") from None
+
+def _group(file: DataFile, group: int) -> pa.ChunkedArray:
+    try:
+        source = opened(file.path) if is_remote(file.path) else file.path
+        with pq.ParquetFile(source, pre_buffer=is_remote(file.path)) as parquet:
+            return parquet.read_row_group(group, columns=[file.column])[file.column]
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{file.path}: cannot be read ({first_line(error)}); copy it again") from None
 
 
 def _opened(file: DataFile) -> BinaryIO:
     try:
-        return open(file.path, "rb")
+        return opened(file.path)
     except OSError as error:
         raise DataError(f"{file.path}: cannot be read ({first_line(error)}); copy it again") from None
 

@@ -12,11 +12,12 @@ import tarfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
+
+from curate.base.store.files import opened
 
 PICTURES = ("jpg", "jpeg", "png", "webp")
 VIDEOS = ("mp4", "webm", "mkv", "mov", "avi")
@@ -29,11 +30,11 @@ BLOCK = 512  # bytes of a header
 class Members:
     """The samples of a shard that have a picture, in the order of the file.
 
-    table: a row for each: `caption`, and the plain values of its JSON. offsets, sizes: [N] bytes of the picture. identity: of
+    table: a row for each: `caption`, and the plain values of its JSON; None where a cache keeps it. offsets, sizes: [N] bytes of the picture. identity: of
     the headers. left_out: reason -> count. videos: samples with a video instead.
     """
 
-    table: pa.Table
+    table: pa.Table | None
     offsets: np.ndarray
     sizes: np.ndarray
     identity: str
@@ -46,13 +47,13 @@ class Members:
         return stream.read(int(self.sizes[row]))
 
 
-def scan(path: Path) -> Members:
+def scan(path: str) -> Members:
     """Read the headers and texts of a shard. Where it is damaged or cut short, what comes before is used; that is counted.
     Raises OSError."""
     samples: dict[str, dict[str, tuple[int, int]]] = {}
     digest, left_out, rows, places = hashlib.sha256(), Counter(), [], []
-    with open(path, "rb") as stream:
-        for name, offset, size in _members(stream, path.name, left_out):
+    with opened(path) as stream:
+        for name, offset, size in _members(stream, path.rpartition("/")[2], left_out):
             digest.update(f"{name}\n{offset}\n{size}\n".encode("utf-8", "surrogatepass"))
             key, _, ending = name.rpartition("/")[2].partition(".")
             folder = name[: len(name) - len(key) - len(ending) - 1]
@@ -80,7 +81,8 @@ def scan(path: Path) -> Members:
 
 def _members(stream: BinaryIO, name: str, left_out: Counter[str]) -> Iterator[tuple[str, int, int]]:
     """(name, offset, size) of the plain files. What is wrong with the shard is counted."""
-    total, end = os.fstat(stream.fileno()).st_size, 0
+    total, end = stream.seek(0, os.SEEK_END), 0
+    stream.seek(0)
     try:
         with tarfile.open(fileobj=stream, mode="r:") as shard:
             while (member := shard.next()) is not None:

@@ -10,7 +10,7 @@ window would go past its end gives its last ones.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -21,6 +21,7 @@ from video_model.errors import DataError
 
 Rates = Sequence[float] | Mapping[str, float]  # a list to choose from, or {"min": 4, "max": 24}
 Frame = TypeVar("Frame")
+Numbers = Any  # [N], to be looked up
 
 SLACK = 1e-6  # s: times that differ by less are the same
 SAME = 1 - 1e-6  # a rate of at least this share of the clip's is the clip's
@@ -109,15 +110,20 @@ def rate_of(times: np.ndarray) -> float:
 class Thinned:
     """The clips of an index, thinned: what is kept of each, told by its number of frames and mean rate alone.
 
-    num_frames, fps: [N], nan where unknown: then all frames are kept. rates: frames/s; None: all frames. limit: most
+    num_frames, fps: [N] arrays, or columns of an index, which are looked up row by row; fps nan where unknown: then all
+    frames are kept. rates: frames/s; None: all frames. limit: most
     frames of a clip, of its middle.
     """
 
     def __init__(
-        self, num_frames: np.ndarray, fps: np.ndarray, rates: Sequence[float] | None = None, limit: int | None = None
+        self, num_frames: Numbers, fps: Numbers, rates: Sequence[float] | None = None, limit: int | None = None
     ) -> None:
-        self.num_frames, self.rates, self.limit = np.asarray(num_frames, np.int64), rates and tuple(rates), limit
-        self.fps = np.where(np.isfinite(fps) & (fps > 0), fps, 0.0)
+        self.num_frames, self.fps, self.rates, self.limit = num_frames, fps, rates and tuple(rates), limit
+
+    def rate(self, row: int) -> float:
+        """Mean frames a second; 0 where unknown."""
+        fps = float(self.fps[row])
+        return fps if np.isfinite(fps) and fps > 0 else 0.0
 
     def stretch(self, row: int) -> Stretch:
         return self._kept(row)[0]
@@ -131,6 +137,23 @@ class Thinned:
         most = _count(*self._key(row), highest(rates))
         return max((length for length in lengths if length <= most), default=0)
 
+    def counts(self, rows: np.ndarray) -> np.ndarray:
+        """[R] int: `count` of each row."""
+        return self._of_each(rows, lambda row: self.count(row))
+
+    def longests(self, rows: np.ndarray, rates: Rates, lengths: Sequence[int]) -> np.ndarray:
+        """[R] int: `longest` of each row."""
+        return self._of_each(rows, lambda row: self.longest(row, rates, lengths))
+
+    def _of_each(self, rows: np.ndarray, of: Callable[[int], int]) -> np.ndarray:
+        """What depends on number of frames and mean rate alone, computed once for each pair of these."""
+        if not len(rows):
+            return np.zeros(0, np.int64)
+        _, which = np.unique(np.asarray(self.fps[rows]), return_inverse=True)
+        frames = np.asarray(self.num_frames[rows]).astype(np.int64)
+        _, first, pair = np.unique(which * (frames.max() + 1) + frames, return_index=True, return_inverse=True)
+        return np.array([of(int(rows[one])) for one in first], np.int64)[pair]
+
     def draw(self, row: int, length: int, rates: Rates, rng: np.random.Generator) -> Window:
         """A rate among those at which the clip holds so many frames (each of a list as probable as another, uniform in a
         range); then a place among all, uniform."""
@@ -138,7 +161,7 @@ class Thinned:
         if isinstance(rates, Mapping):
             top = float(rates["max"])
             _, times = self._kept(row)
-            least = (length - 1) / (times[-1] + 0.5 / self.fps[row])
+            least = (length - 1) / (times[-1] + 0.5 / self.rate(row))
             rate = float(rng.uniform(min(top, max(float(rates["min"]), least)), top))
             rate = rate if _count(*key, rate) >= length else top
         else:
@@ -147,7 +170,7 @@ class Thinned:
         return Window(int(rng.integers(_count(*key, rate) - length + 1)), length, rate)
 
     def _key(self, row: int) -> tuple[int, float, tuple[float, ...] | None, int | None]:
-        return int(self.num_frames[row]), float(self.fps[row]), self.rates, self.limit
+        return int(self.num_frames[row]), self.rate(row), self.rates, self.limit
 
     def _kept(self, row: int) -> tuple[Stretch, np.ndarray]:
         return _kept(*self._key(row))

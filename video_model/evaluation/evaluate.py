@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from curate.base.files import write_json
+from curate.base.store import is_remote
 from video_model.config import Noise, TrainConfig, as_rates
 from video_model.data.excerpts import sample_windows
 from video_model.data.index import Index, join, open_index
@@ -30,6 +31,7 @@ from video_model.latents.live import LiveLatents
 from video_model.pictures import strip, write_picture
 from video_model.training.build import build_conditioner
 from video_model.training.held_out import held_out_batches, loss_of_nothing, losses_by_row
+from video_model.training.mirror import Mirror
 from video_model.training.sampler import Sampler
 from video_model.training.stores import Stores
 from video_model.training.watching import Silent, TrainingWatcher
@@ -64,7 +66,7 @@ def evaluate(
     """
     watcher = watcher or Silent()
     sampler = Sampler(root, stage, "cuda" if torch.cuda.is_available() else "cpu", schema)
-    folder = Path(out) if out else Path(root) / "evaluation"
+    folder = Path(out) if out else sampler.run.root / "evaluation"
     index = unseen(sampler, list(data))
     found = held_out_losses(sampler, index, seed, watcher)
     if sampler.stage.temporal:
@@ -74,6 +76,10 @@ def evaluate(
     result = {"title": title, "folder": str(folder), "metrics": figures}
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "metrics.json", result)
+    if is_remote(root) and not out:
+        mirror = Mirror(str(root))
+        for file in folder.iterdir():
+            mirror.put(file, mirror.name(file))
     return result
 
 
@@ -87,10 +93,10 @@ def unseen(sampler: Sampler, data: list[str]) -> Index:
     stores = Stores(sampler.config, sorted(sources)) if sources else None
     held_out = stores.parts[sampler.name][1] if stores else ()
     if data:
-        trained = set(stores.training.rows["video_id"].to_pylist()) if stores else ()
+        trained = set(stores.training.text("video_id").unique().to_pylist()) if stores else ()
         captions, columns = sampler.config.data.captions, tuple(sampler.config.columns)
         given = join(*(open_index([source], captions=captions, numbers=columns) for source in data))
-        away = [row for row, video in enumerate(given.rows["video_id"].to_pylist()) if video not in trained]
+        away = [row for row, video in enumerate(given.text("video_id").to_pylist()) if video not in trained]
         held_out = given.select(np.array(away, np.int64))
     if not len(held_out):
         raise DataError(

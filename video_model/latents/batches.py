@@ -12,69 +12,25 @@ from __future__ import annotations
 import math
 import queue
 import threading
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from video_model.data.buckets import (
-    Bucket,
-    Plan,
-    Size,
-    draws,
-    make_buckets,
-    nearest_size,
-)
-from video_model.data.index import Index
-from video_model.data.windows import Rates, Thinned, Window, check_kept, check_rates, shown
+from video_model.data.buckets import Bucket, Plan, draws
+from video_model.data.rows import Index
+from video_model.data.windows import Thinned, Window, check_kept
 from video_model.errors import DataError
 from video_model.latents.cache import Cache, Taken, pad
 from video_model.latents.first_frames import FirstFrames
 from video_model.latents.live import LiveLatents
+from video_model.latents.sorting import BatchSpec, buckets_of
 
 
 class NoClip(DataError):
     """A clip that has no such frames, and none in its place."""
-
-
-@dataclass(frozen=True)
-class BatchSpec:
-    """What the batches of a stage are made of.
-
-    frames: lengths of a clip; each clip goes to the longest that it holds. sizes: (height, width) px; each clip goes to the
-    nearest proportions. rates: frame rates to choose from, or {"min": ..., "max": ...}; a clip of fewer frames a second gives
-    its own. batch: rows over all ranks. images:
-    the share of steps that are of single frames (T = 1), of pictures and of random frames of clips. image_batch: rows of
-    these, default `batch`. merge: a bucket with fewer clips than a batch joins the next shorter at its size, or is left out
-    and counted where there is none; otherwise it is an error. (For sizes: `usable_sizes(train.shape, sizes, batch)`, given
-    to the cache and to all batches of a stage alike.) columns: entry of a batch -> the column of the clips that it is read
-    from. pixels: whether a batch holds the pixels of first frames, which `workers` processes decode, in `timeout` s each
-    at most. Raises DataError.
-    """
-
-    frames: Sequence[int]
-    sizes: Sequence[Size]
-    batch: int
-    rates: Rates = (8,)
-    images: float = 0.0
-    image_batch: int | None = None
-    seed: int = 0
-    merge: bool = False
-    columns: Mapping[str, str] = field(default_factory=lambda: {"motion": "motion_score"})
-    pixels: bool = False
-    workers: int = 1
-    timeout: float = 120.0
-
-    def __post_init__(self) -> None:
-        check_rates(self.rates)
-        if not self.frames or min(self.frames) < 1 or self.batch < 1 or not 0 <= self.images <= 1 or not self.sizes:
-            raise DataError(
-                f"frames {list(self.frames)}, sizes {list(self.sizes)}, batch {self.batch}, images {self.images:g}: lengths "
-                "and the batch must be at least 1, the share of images between 0 and 1, and a size must be given"
-            )
 
 
 class Batches:
@@ -91,27 +47,13 @@ class Batches:
         if self.frames[-1] > 1:
             check_kept(self.rates, store.rates)
         self.images = 1.0 if self.frames == [1] else spec.images
-        self.clips = Thinned(index.num_frames, index.fps, store.rates, store.max_frames)
-        self.columns = {name: index.number(column) for name, column in spec.columns.items()}
+        self.clips = Thinned(index.view("num_frames"), index.view("fps"), store.rates, store.max_frames)
+        self.columns = {name: index.view(column) for name, column in spec.columns.items()}
         self._first_frames = FirstFrames(index, spec.workers, spec.timeout) if spec.pixels else None
-        self._why_not: Counter[str] = Counter()
         image_batch = spec.image_batch or spec.batch
-        rows, stills = self._sort()
-        buckets = self._buckets(rows, spec.batch) if self.images < 1 else []
-        image_buckets = self._buckets(stills, image_batch) if self.images > 0 else []
+        buckets, image_buckets, self.report = buckets_of(index, store, spec, self.clips)
         self.plan = Plan(buckets, spec.batch, self.seed, "clips")
         self.image_plan = Plan(image_buckets, image_batch, self.seed, "images")
-        used = np.unique(np.concatenate([bucket.rows for bucket in (*buckets, *image_buckets)]))
-        self.report: dict[str, Any] = {
-            "rows": len(index),
-            "used": len(used),
-            "without a caption": int(index.silent[used].sum()),
-            "left out of the sources": dict(index.report),
-            "skipped": dict(self._why_not.most_common()),
-            "buckets": {str(bucket): len(bucket.rows) for bucket in buckets},
-            "image buckets": {str(bucket): len(bucket.rows) for bucket in image_buckets},
-            "substituted": 0,
-        }
 
     def __len__(self) -> int:
         """Steps in which every clip was offered once: an epoch of the clips, or of single frames where all are."""
@@ -156,7 +98,7 @@ class Batches:
             },
             "images": torch.full((each,), still),
             **pixels,
-            "keys": [self.index.keys[row] for row in taken_from],
+            "keys": [self.index.key(row) for row in taken_from],
             "captions": [caption for *_, caption in chosen],
         }
 
@@ -232,38 +174,8 @@ class Batches:
                 self.report["skipped"][why] = self.report["skipped"].get(why, 0) + 1
                 return drawn, found
             failed.append((int(row), found))
-        key = self.index.keys[failed[0][0]]
+        key = self.index.key(failed[0][0])
         raise NoClip(f"{key}: {why}; nor can {len(failed) - 1} others in its place; make the shards again")
 
-    def _sort(self) -> tuple[list[tuple[int, int, Size]], list[tuple[int, int, Size]]]:
-        """(row, frames, size) of the clips that can be used, and of all that can give a single frame."""
-        size_of = nearest_size(self.index.shape, self.sizes)
-        rows, stills = [], []
-        for row, key in enumerate(self.index.keys):
-            size, count = self.sizes[size_of[row]], self.clips.count(row)
-            if why := self.store.why_not(key, size):
-                self._why_not[why] += 1
-                continue
-            if count < 1:
-                self._why_not["its number of frames is not known"] += 1
-                continue
-            stills.append((row, 1, size))
-            if self.index.is_image[row] or self.images == 1:
-                continue
-            if not self.clips.fps[row]:
-                self._why_not["its frame rate is not known"] += 1
-                continue
-            if length := self.clips.longest(row, self.rates, self.frames):
-                rows.append((row, length, size))
-            else:
-                self._why_not[f"too short for {self.frames[0]} frames at the rates {shown(self.rates)}"] += 1
-        return rows, stills
 
-    def _buckets(self, rows: list[tuple[int, int, Size]], batch: int) -> list[Bucket]:
-        if not rows:
-            why = "; ".join(f"{count}: {reason}" for reason, count in self._why_not.most_common()) or "all are pictures"
-            raise DataError(f"none of {len(self.index)} clips can be used ({why}); use shorter frames or other rates")
-        made, left_out = make_buckets(rows, batch, self.spec.merge)
-        for bucket, why in left_out:
-            self._why_not[why] += len(bucket.rows)
-        return made
+__all__ = ["BatchSpec", "Batches", "NoClip"]

@@ -7,6 +7,7 @@ reads a stretch of the files. What a worker has written stays, whoever is there 
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,20 +22,15 @@ from video_model.codecs import Codec
 from video_model.data.buckets import Size, nearest_size
 from video_model.data.decoders import Decoders
 from video_model.data.decoding import Frames, Job
-from video_model.data.index import Index, join
 from video_model.data.reading import stream
+from video_model.data.rows import Index, digests_of, join
+from video_model.data.sources import DataFile
 from video_model.data.windows import Thinned
 from video_model.encoders import TextEncoder
 from video_model.errors import DataError
-from video_model.latents.cache import (
-    DTYPES,
-    Cache,
-    latents_folder,
-    shards_in,
-    texts_folder,
-    write_skipped,
-)
-from video_model.latents.packed import full_disk, read_about, write_shard
+from video_model.latents.cache import DTYPES, Cache, account_of, latents_folder, texts_folder
+from video_model.latents.packed import full_disk, write_shard, write_whole
+from video_model.latents.places import Sorted, latent_places, latent_shards, names_in, state_of
 from video_model.latents.texts import build_texts
 from video_model.latents.together import PARTS, Counts, Progress, locked, reporting, seen_alike, work_together
 from video_model.memory import ENCODING_HELP, memory_for
@@ -97,48 +93,83 @@ def cache_for(
         check_sizes(sizes, codec)
     if options.dtype not in DTYPES:
         raise DataError(f"cache dtype {options.dtype}: is not one of {', '.join(DTYPES)}")
-    index = join(*(part for part, _ in needs)) if len(needs) > 1 else needs[0][0]
-    wanted = _wanted(index, needs)
+    files = list({file.path: file for part, _ in needs for file in part.files}.values())
+    every = list(dict.fromkeys(tuple(size) for _, sizes in needs for size in sizes))
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder, worker):
         with first_goes_ahead(worker):
-            if worker.first:
-                for pattern in (".*.tmp", "latents-*/**/.*.tmp", "texts-*/.*.tmp"):
-                    for leftover in folder.glob(pattern):
-                        leftover.unlink(missing_ok=True)
             texts = texts_folder(folder, encoder, options.dtype)
             homes = {
                 size: latents_folder(folder, codec, size, options.rates, options.max_frames, options.dtype)
-                for size in wanted
+                for size in every
             }
+
+        def opened() -> Cache:
+            with first_goes_ahead(worker):  # which writes where all lies
+                return Cache(folder, files, codec, encoder, every, options.rates, options.max_frames, options.dtype)
+
+        complete, found_whole = seen_alike(worker, lambda: _complete(folder, needs, files, texts, homes), folder)
+        if found_whole:
+            if worker.first:
+                write_whole(folder / "skipped.json", complete.read_bytes())
+            return opened()
+        if worker.first:
+            for pattern in (".*.tmp", "latents-*/**/.*.tmp", "texts-*/.*.tmp"):
+                for leftover in folder.glob(pattern):
+                    leftover.unlink(missing_ok=True)
+        worker.wait()
+        index = join(*(part for part, _ in needs)) if len(needs) > 1 else needs[0][0]
+        wanted = _wanted(index, needs)
         build_texts(index, encoder, texts, options.dtype, progress, worker)
-        clips = Thinned(index.num_frames, index.fps, options.rates, options.max_frames)
+        clips = Thinned(index.view("num_frames"), index.view("fps"), options.rates, options.max_frames)
         build = seen_alike(worker, lambda: _Build.planned(index, clips, codec, wanted, homes, options, worker), folder)
         if build.missing:
             with Decoders(options.workers, timeout=options.timeout, memory_gb=options.memory_gb) as decoders:
                 work_together(worker, build.run(decoders), reporting("clips", progress))
-        cache = Cache(folder, index, codec, encoder, list(wanted), options.rates, options.max_frames, options.dtype)
-        ours = set(index.keys)
-        skipped = {place: reason for place, reason in cache.skipped.items() if place[0] in ours}
+        cache = opened()
+        ours = Sorted.of(*index.digests()).find(*digests_of([key for key, _ in cache.skipped])) >= 0
+        skipped = {place: why for (place, why), own in zip(cache.skipped.items(), ours, strict=True) if own}
+        account = account_of(skipped)
         if worker.first:
-            write_skipped(folder, skipped)
-    if len({key for key, _ in skipped}) == len(index):
-        (key, _), reason = next(iter(skipped.items()))
-        raise DataError(f"not one of {len(index)} clips can be decoded; {key}: {reason}; make the shards again")
-    return cache
+            write_whole(folder / "skipped.json", account)
+        if len({key for key, _ in skipped}) < len(index):
+            if worker.first:
+                write_whole(_complete(folder, needs, files, texts, homes)[1][0], account)
+            return cache
+    (key, _), reason = next(iter(skipped.items()))
+    raise DataError(f"not one of {len(index)} clips can be decoded; {key}: {reason}; make the shards again")
+
+
+def _complete(
+    folder: Path,
+    needs: Sequence[tuple[Index, Sequence[Size]]],
+    files: Sequence[DataFile],
+    texts: Path,
+    homes: Mapping[Size, Path],
+) -> tuple[str, tuple[Path, bool]]:
+    """The file that says that all is there: of these clips, at these sizes, with the shards as they are; and if it is there."""
+    asked = [[part.fingerprint, list(part.captions.items()), [list(size) for size in sizes]] for part, sizes in needs]
+    shards = {home.name: state_of(latent_shards(home, [file.identity for file in files])) for home in homes.values()}
+    shards[texts.name] = state_of(names_in(texts))
+    name = hashlib.sha256(json.dumps([asked, shards]).encode()).hexdigest()[:16]
+    path = folder / "complete" / f"{name}.json"
+    there = path.exists()
+    return f"{name} {there}", (path, there)
 
 
 def _wanted(index: Index, needs: Sequence[tuple[Index, Sequence[Size]]]) -> dict[Size, np.ndarray]:
     """Size -> the rows of the joined index that are wanted at it, in the order of the files."""
-    row_of = {key: row for row, key in enumerate(index.keys)}
-    found: dict[Size, set[int]] = {}
+    row_of = Sorted.of(*index.digests()) if len(needs) > 1 else None
+    found: dict[Size, np.ndarray] = {}
     for part, sizes in needs:
-        which = nearest_size(part.shape, sizes)
-        for i, size in enumerate(sizes):
-            rows = found.setdefault(tuple(size), set())
-            rows.update(row_of[part.keys[row]] for row in np.flatnonzero(which == i))
-    ordered = {size: np.array(sorted(rows), np.int64) for size, rows in found.items()}
-    return {size: rows[np.lexsort((index.position[rows], index.file[rows]))] for size, rows in ordered.items()}
+        for rows in part.parts():
+            which = nearest_size(part.shape_of(rows), sizes)
+            joined = rows if row_of is None else row_of.find(*part.digests(rows))
+            for i, size in enumerate(sizes):
+                found.setdefault(tuple(size), np.zeros(len(index), bool))[joined[which == i]] = True
+    ordered = {size: np.flatnonzero(chosen) for size, chosen in found.items()}
+    file, position = index.view("file"), index.view("position")
+    return {size: rows[np.lexsort((position[rows], file[rows]))] for size, rows in ordered.items()}
 
 
 def check_sizes(sizes: Sequence[Size], codec: Codec) -> None:
@@ -175,7 +206,7 @@ class _Chunk:
     path: Path
     size: Size
     number: int
-    rows: list[int]
+    rows: np.ndarray
     weight: int
     left: int = field(init=False)
     latents: list[np.ndarray] = field(default_factory=list)
@@ -196,14 +227,20 @@ class _Build:
         self, index: Index, clips: Thinned, codec: Codec, dtype: Any, missing: int, chunks: Sequence[_Chunk]
     ) -> None:
         self.index, self.clips, self.codec, self.dtype, self.missing = index, clips, codec, dtype, missing
-        # For each file: position -> (row, the shards that it goes into).
-        self.places: list[dict[int, tuple[int, list[_Chunk]]]] = [{} for _ in index.files]
         self.done = self.skipped = 0
         self.mine = sum(chunk.left for chunk in chunks)
+        self.chunks: dict[int, list[_Chunk]] = {}  # by file
         for chunk in chunks:
-            for row in chunk.rows:
-                places = self.places[chunk.number]
-                places.setdefault(int(index.position[row]), (row, []))[1].append(chunk)
+            self.chunks.setdefault(chunk.number, []).append(chunk)
+
+    def places(self, number: int) -> dict[int, tuple[int, list[_Chunk]]]:
+        """Of a file: position -> (row, the shards that it goes into)."""
+        found: dict[int, tuple[int, list[_Chunk]]] = {}
+        for chunk in self.chunks[number]:
+            positions = self.index.view("position")[chunk.rows].tolist()
+            for row, position in zip(chunk.rows.tolist(), positions, strict=True):
+                found.setdefault(position, (row, []))[1].append(chunk)
+        return found
 
     @classmethod
     def planned(
@@ -218,17 +255,19 @@ class _Build:
     ) -> tuple[str, _Build]:
         """A worker's part, and a line that stands for the parts of all. Raises DataError where the disk is too small."""
         dtype = DTYPES[options.dtype]
-        missing: list[tuple[int, Size, Path, list[int], list[int]]] = []  # of each file and size; weights in bytes
+        missing: list[tuple[int, Size, Path, np.ndarray, np.ndarray]] = []  # of each file and size; weights in bytes
         for size, rows in wanted.items():
             frame_bytes = codec.channels * (size[0] // codec.factor) * (size[1] // codec.factor)
             frame_bytes *= np.dtype(dtype).itemsize
-            starts = np.searchsorted(index.file[rows], np.arange(len(index.files) + 1))
+            with first_goes_ahead(worker):
+                have = latent_places(homes[size], [file.identity for file in index.files])
+            rows = rows[have.find(*index.digests(rows)) < 0]
+            weights = clips.counts(rows) * frame_bytes
+            starts = np.searchsorted(index.view("file")[rows], np.arange(len(index.files) + 1))
             for number, file in enumerate(index.files):
-                home = homes[size] / file.identity
-                have = {key for path in shards_in(home) for key in _tried(read_about(path))}
-                new = [int(row) for row in rows[starts[number] : starts[number + 1]] if index.keys[row] not in have]
-                missing.append((number, size, home, new, [clips.count(row) * frame_bytes for row in new]))
-        needed = sum(sum(weights) for *_, weights in missing)
+                own = slice(starts[number], starts[number + 1])
+                missing.append((number, size, homes[size] / file.identity, rows[own], weights[own]))
+        needed = sum(int(weights.sum()) for *_, weights in missing)
         place = next(iter(homes.values())).parent
         if needed > shutil.disk_usage(place).free:
             raise DataError(full_disk(place, needed))
@@ -238,7 +277,7 @@ class _Build:
         chunks: list[_Chunk] = []
         for number, size, home, new, weights in sorted(missing, key=lambda one: one[0]):
             for part, held in _cut(new, weights, most):
-                names = "\n".join(index.keys[row] for row in part)
+                names = "\n".join(index.texts_at("clip_id", part))
                 name = hashlib.sha256(names.encode()).hexdigest()[:16]
                 chunks.append(_Chunk(home / f"{name}.safetensors", size, number, part, held))
         line = hashlib.sha256("\n".join(chunk.path.name for chunk in chunks).encode()).hexdigest()
@@ -250,8 +289,9 @@ class _Build:
         ahead: deque[tuple[int, _Chunk]] = deque()
 
         def jobs() -> Iterator[Job]:
-            for file, places in zip(self.index.files, self.places, strict=True):
-                for position, data in stream(file, places) if places else ():
+            for number in sorted(self.chunks):
+                file, places = self.index.files[number], self.places(number)
+                for position, data in stream(file, places):
                     row, chunks = places[position]
                     for chunk in chunks:
                         ahead.append((row, chunk))
@@ -263,7 +303,7 @@ class _Build:
             yield self.done, self.mine, self.skipped
 
     def _take(self, row: int, chunk: _Chunk, result: Frames | str) -> None:
-        key, waits = self.index.keys[row], chunk.waiting
+        key, waits = self.index.key(row), chunk.waiting
         chunk.left -= 1
         self.done += 1
         if isinstance(result, str):
@@ -303,10 +343,6 @@ class _Build:
         chunk.times.clear()
 
 
-def _tried(about: dict) -> list[str]:
-    return [*about["clips"], *about["skipped"]]
-
-
 def _part_of(chunks: Sequence[_Chunk], worker: TrainingWorker) -> list[_Chunk]:
     """Those in a worker's stretch of all their bytes, by their middle."""
     ends = np.cumsum([chunk.weight for chunk in chunks])
@@ -314,16 +350,11 @@ def _part_of(chunks: Sequence[_Chunk], worker: TrainingWorker) -> list[_Chunk]:
     return [chunk for chunk, rank in zip(chunks, owner, strict=True) if rank == worker.rank]
 
 
-def _cut(rows: list[int], weights: list[int], most: int) -> Iterator[tuple[list[int], int]]:
+def _cut(rows: np.ndarray, weights: np.ndarray, most: int) -> Iterator[tuple[np.ndarray, int]]:
     """Parts of about `most` bytes, each with its bytes. Greedy from the front, so that what is left after some parts is cut
     the same way."""
-    part: list[int] = []
-    held = 0
-    for row, weight in zip(rows, weights, strict=True):
-        if part and held + weight > most:
-            yield part, held
-            part, held = [], 0
-        part.append(row)
-        held += weight
-    if part:
-        yield part, held
+    ends, first, before = np.cumsum(weights), 0, 0
+    while first < len(rows):
+        last = max(first + 1, int(np.searchsorted(ends, before + most, side="right")))
+        yield rows[first:last], int(ends[last - 1]) - before
+        first, before = last, int(ends[last - 1])

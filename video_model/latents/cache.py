@@ -4,6 +4,8 @@
     CACHE/latents-<key>/<data file>/<id>.safetensors  latents of some clips and the times of
         their frames; its header names them, and those skipped
     CACHE/texts-<key>/<id>.safetensors          states of some captions
+    CACHE/latents-<key>/places-<key>.arrow, CACHE/texts-<key>/places-<key>.arrow    where each lies, see places.py
+    CACHE/index/, CACHE/plans/, CACHE/complete/ rows of the data, buckets of stages, what was found whole: made again if lost
     CACHE/skipped.json                          the clips of the last build that could not be decoded, and why
 
 The shards are the record of what is done. A build adds what is missing, so other runs, other stages and stricter
@@ -24,11 +26,13 @@ import torch
 
 from video_model.codecs import Codec
 from video_model.data.buckets import Size
-from video_model.data.index import Index
+from video_model.data.rows import Index, digests_of
+from video_model.data.sources import DataFile
 from video_model.data.windows import Thinned, Window, chosen, rate_of
 from video_model.encoders import TextEncoder
 from video_model.errors import DataError
-from video_model.latents.packed import map_shard, read_about, write_whole
+from video_model.latents.packed import write_whole
+from video_model.latents.places import latent_places, state_of, text_places
 
 FRAMES = "nearest in time, with their times"  # how they are chosen; part of the key
 DTYPES = {"float16": np.float16, "float32": np.float32}
@@ -45,13 +49,14 @@ class Taken(NamedTuple):
 class Cache:
     """Latents and text states, read through memory maps. Made by `build_cache`.
 
-    rates, max_frames: how clips were thinned, see `windows.Thinned`. skipped: (clip id, size) -> why there is nothing.
+    rates, max_frames: how clips were thinned, see `windows.Thinned`. skipped: (clip id, size) -> why there is nothing. state: of
+    what there is.
     """
 
     def __init__(
         self,
         folder: Path,
-        index: Index,
+        files: Sequence[DataFile],
         codec: Codec,
         encoder: TextEncoder,
         sizes: Sequence[Size],
@@ -60,69 +65,60 @@ class Cache:
         dtype: str,
     ) -> None:
         self.folder, self.rates, self.max_frames = folder, rates, max_frames
-        self.skipped: dict[tuple[str, Size], str] = {}
-        self._clips: dict[tuple[str, Size], tuple[np.ndarray, np.ndarray, int, int]] = {}
-        self._texts: dict[bytes, tuple[np.ndarray, int, int]] = {}
-        for size in map(tuple, sizes):
-            home = latents_folder(folder, codec, size, rates, max_frames, dtype)
-            for file in index.files:
-                self._add_clips(home / file.identity, size)
-        for path in shards_in(texts_folder(folder, encoder, dtype)):
-            self._add_texts(path)
+        identities = [file.identity for file in files]
+        self._clips = {
+            tuple(size): latent_places(latents_folder(folder, codec, size, rates, max_frames, dtype), identities)
+            for size in sizes
+        }
+        self._texts = text_places(texts_folder(folder, encoder, dtype))
+        self.skipped: dict[tuple[str, Size], str] = {
+            (key, size): reason for size, places in self._clips.items() for key, reason in places.skipped.items()
+        }
+        self.state = state_of([f"{size} {places.state}" for size, places in self._clips.items()])
 
     def why_not(self, key: str, size: Size) -> str | None:
         """Why a clip that was tried has no latents, or None. Raises DataError for one that was never tried."""
-        if (key, size) in self._clips:
-            return None
-        if (key, size) not in self.skipped:
+        places = self._clips.get(size)
+        if places is None or (found := places.find(*digests_of([key])))[0] < 0:
             raise DataError(
                 f"{self.folder}: has no latents of {key} at {size[0]}x{size[1]}; build the cache with the same index "
                 "and sizes as the batches"
             )
-        return self.skipped[key, size]
+        return None if places.holds(found)[0] else self.skipped[key, size]
+
+    def unusable(self, index: Index, rows: np.ndarray, size: Size) -> dict[int, str]:
+        """Those of the rows that have no latents, and why. Raises DataError for one that was never tried."""
+        places = self._clips.get(size)
+        have = places.holds(places.find(*index.digests(rows))) if places else np.zeros(len(rows), bool)
+        return {row: str(self.why_not(index.key(row), size)) for row in rows[~have].tolist()}
 
     def latents(self, index: Index, wanted: Iterable[tuple[int, Size, Window]], clips: Thinned) -> list[Taken | str]:
         """The frames of each (row, size, window), or why there are none."""
         found: list[Taken | str] = []
         for row, size, window in wanted:
-            array, times, first, count = self._clips[index.keys[row], size]
-            times = times[first : first + count]
-            place, positions = chosen(times, float(clips.fps[row]), window)
+            (at,) = self._clips[size].find(*index.digests(np.array([row])))
+            arrays, first, count = self._clips[size].read(at)
+            times = arrays["times"][first : first + count]
+            place, positions = chosen(times, clips.rate(row), window)
             if place < 0:
                 found.append(window.unfilled(len(positions)))
                 continue
-            latents = torch.from_numpy(array[first + positions].astype(np.float32))
+            latents = torch.from_numpy(arrays["latents"][first + positions].astype(np.float32))
             found.append(Taken(latents, rate_of(times[positions]), place))
         return found
 
     def texts(self, texts: Sequence[str]) -> list[torch.Tensor]:
         """[L, D] float32 of each text."""
         found = []
-        for text in texts:
-            place = self._texts.get(digest(text))
-            if place is None:
+        for text, place in zip(texts, self._texts.find(*digests_of(texts)).tolist(), strict=True):
+            if place < 0:
                 raise DataError(f"{self.folder}: has no states of the caption {text[:60]!r}; build the cache with it")
-            array, first, last = place
-            found.append(torch.from_numpy(array[first:last].astype(np.float32)))
+            arrays, first, count = self._texts.read(place)
+            found.append(torch.from_numpy(arrays["states"][first : first + count].astype(np.float32)))
         return found
 
     def close(self) -> None:
         """Nothing to end; so that every source of latents can be closed."""
-
-    def _add_clips(self, folder: Path, size: Size) -> None:
-        for path in shards_in(folder):
-            about = read_about(path)
-            arrays = map_shard(path)
-            for key, (first, count) in about["clips"].items():
-                self._clips[key, size] = (arrays["latents"], arrays["times"], first, count)
-            for key, reason in about["skipped"].items():
-                self.skipped[key, size] = reason
-
-    def _add_texts(self, path: Path) -> None:
-        arrays = map_shard(path)
-        offsets = arrays["offsets"]
-        for i, name in enumerate(arrays["digests"]):
-            self._texts[name.tobytes()] = (arrays["states"], int(offsets[i]), int(offsets[i + 1]))
 
 
 def latents_folder(
@@ -137,15 +133,6 @@ def latents_folder(
 
 def texts_folder(folder: Path, encoder: TextEncoder, dtype: str) -> Path:
     return _home(folder, "texts", {"encoder": encoder.fingerprint, "dtype": dtype})
-
-
-def shards_in(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("*.safetensors") if not path.name.startswith("."))
-
-
-def digest(text: str) -> bytes:
-    """16 bytes that stand for a text."""
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:16]
 
 
 def pad(texts: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -163,12 +150,12 @@ def pad(texts: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     return states, mask
 
 
-def write_skipped(folder: Path, skipped: dict[tuple[str, Size], str]) -> None:
-    """The account of what could not be decoded."""
+def account_of(skipped: dict[tuple[str, Size], str]) -> bytes:
+    """What could not be decoded, as JSON."""
     rows = [{"clip_id": key, "size": list(size), "reason": reason} for (key, size), reason in sorted(skipped.items())]
     counts = dict(Counter(skipped.values()).most_common())
     text = json.dumps({"counts": counts, "clips": rows}, indent=1, ensure_ascii=False)
-    write_whole(folder / "skipped.json", text.encode("utf-8", "surrogatepass"))
+    return text.encode("utf-8", "surrogatepass")
 
 
 def _home(folder: Path, what: str, about: dict[str, Any]) -> Path:

@@ -12,8 +12,8 @@ import torch
 from video_model.data.buckets import Size
 from video_model.data.decoders import Decoders
 from video_model.data.decoding import Job
-from video_model.data.index import Index
 from video_model.data.reading import Reader
+from video_model.data.rows import Index
 from video_model.data.windows import Thinned, Window
 from video_model.errors import DataError
 
@@ -37,15 +37,14 @@ class FirstFrames:
                     frames = next(iter(decoders([self._job(*one, clips)])))
                 if isinstance(frames, str):
                     raise DataError(
-                        f"{self.index.keys[one[0]]}: {frames}, twice, although its latents were made: use the same shards, "
+                        f"{self.index.key(one[0])}: {frames}, twice, although its latents were made: use the same shards, "
                         "or raise data.decode_seconds"
                     )
                 found.append(frames.pixels[0])
         return torch.from_numpy(np.stack(found)).movedim(-1, 1).float() / 127.5 - 1
 
     def _job(self, row: int, size: Size, window: Window, clips: Thinned) -> Job:
-        kind = self.index.files[self.index.file[row]].kind
-        return Job(kind, replace(clips.stretch(row), window=window), size, self._reader(row))
+        return Job(self.index.kind(row), replace(clips.stretch(row), window=window), size, self._reader(row))
 
     def close(self) -> None:
         """End the decoding processes."""

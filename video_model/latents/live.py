@@ -14,8 +14,8 @@ from video_model.codecs import Codec
 from video_model.data.buckets import Size
 from video_model.data.decoders import Decoders
 from video_model.data.decoding import Job
-from video_model.data.index import Index
 from video_model.data.reading import Reader
+from video_model.data.rows import Index
 from video_model.data.windows import Thinned, Window, rate_of
 from video_model.encoders import TextEncoder
 from video_model.latents.build import encode
@@ -30,6 +30,8 @@ class LiveLatents:
 
     rates, max_frames: how clips are thinned; give what a cache would have. workers, timeout, memory_gb: of decoding.
     """
+
+    folder = None  # of what is kept
 
     def __init__(
         self,
@@ -48,15 +50,15 @@ class LiveLatents:
         self._texts: LRUCache[str, torch.Tensor] = LRUCache(KEEP_TEXTS)
         self._lock = threading.Lock()  # batches are made in a thread of their own
 
-    def why_not(self, key: str, size: Size) -> str | None:
+    def unusable(self, index: Index, rows: Any, size: Size) -> dict[int, str]:
         """Nothing is known beforehand."""
-        return None
+        return {}
 
     def latents(self, index: Index, wanted: Iterable[tuple[int, Size, Window]], clips: Thinned) -> list[Taken | str]:
         """The frames of each (row, size, window), or why there are none."""
         reader = self._reader(index)
         jobs = (
-            Job(index.files[index.file[row]].kind, replace(clips.stretch(row), window=window), size, reader(row))
+            Job(index.kind(row), replace(clips.stretch(row), window=window), size, reader(row))
             for row, size, window in wanted
         )
         found: list[Taken | str] = []

@@ -64,6 +64,10 @@ def _copied(source: Path, run: Run, worker: TrainingWorker) -> None:
         if worker.first:
             with atomic_folder(run.root / "codec") as folder:
                 shutil.copytree(source, folder, dirs_exist_ok=True)
+            if run.mirror:
+                run.mirror.sync()
+    if run.mirror and not (run.root / "codec").exists():
+        run.mirror.fetch()  # a worker of another machine than the first one's
 
 
 @dataclass(frozen=True)

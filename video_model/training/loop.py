@@ -25,6 +25,8 @@ from video_model.diffusion.parametrisations import Parametrisation
 from video_model.memory import memory_for
 from video_model.training.checkpoints import Checkpoint
 from video_model.training.journal import Journal
+from video_model.training.mirror import Mirror
+from video_model.training.saving import LAST, Saver
 from video_model.training.steps.optimisation import learning_rate
 from video_model.training.steps.rows import Batch, parts_of
 from video_model.training.steps.state import TrainingState
@@ -46,7 +48,7 @@ class BatchSource(Protocol):
 
 @dataclass
 class StageTask:
-    """What one stage needs. network: as the stage starts, e.g. the last one's average.
+    """What one stage needs. network: as the stage starts, e.g. the last one's average. mirror: of a run in a store.
 
     evaluate(denoiser, rows) -> numbers, of the average, that many rows at once. draw(denoiser, step, journal): samples are drawn and stored.
     probe(state) -> rows of a forward pass that fit, for `micro_batch: probe`. report(step, numbers): progress. stop(): whether to stop now.
@@ -63,6 +65,7 @@ class StageTask:
     parametrisation: Parametrisation
     batches: BatchSource
     worker: TrainingWorker = field(default_factory=TrainingWorker)
+    mirror: Mirror | None = None
     evaluate: Callable[[Denoiser, int], dict[str, float]] | None = None
     draw: Callable[[Denoiser, int, Journal | None], None] | None = None
     draw_every: int = 0
@@ -74,8 +77,7 @@ class StageTask:
 def train_stage(task: StageTask, start: Checkpoint | None = None) -> Checkpoint:
     """Train until `stage.steps`; the last checkpoint, whose fact `done` is true, holds the stage's result as `ema`.
 
-    It is saved before it is evaluated and drawn from, so that what fails then, or is killed, costs no step: resumed, the
-    stage is done. Raises NotFinite, Interrupted, CheckpointError, DataError.
+    It is saved while it is evaluated and drawn from, so that what fails then costs no step: resumed, the stage is done. Raises NotFinite, Interrupted, CheckpointError, DataError.
     """
     stage, loop, worker = task.stage, task.loop, task.worker
     state = TrainingState(task.network, task.parametrisation, stage, loop, worker)
@@ -87,6 +89,7 @@ def train_stage(task: StageTask, start: Checkpoint | None = None) -> Checkpoint:
         state.micro_batch = _probed(task, state, start)
         if journal:
             journal.numbers(first, {"micro_batch": state.micro_batch})
+    saver = Saver(task.folder / "checkpoints", loop.keep, worker, background=loop.background_saves, mirror=task.mirror)
     everyone = worker.first or loop.strategy == "fsdp"  # who evaluates and draws: a spread network needs all
     try:
         before = time.perf_counter()
@@ -106,13 +109,15 @@ def train_stage(task: StageTask, start: Checkpoint | None = None) -> Checkpoint:
                 if journal:
                     journal.numbers(done, numbers)
                 task.report(done, numbers)
-            stopping = worker.any(task.stop())
+            stopping, unsaved = map(bool, worker.total([task.stop(), saver.failed]))
+            if unsaved:
+                saver.finish(LAST)
             if done % loop.save_every == 0 or done == stage.steps or stopping:
                 facts = {"stage": task.name, "done": done == stage.steps, "seed": task.seed}
                 if stage.micro_batch == "probe":
                     facts |= {"micro_batch": state.micro_batch, "probed_for": _probed_for(task)}
-                saved = state.save(task.folder / "checkpoints", done, facts)
-            # After saving: whatever fails here, for want of memory or disk, costs no step
+                saved = state.save(saver, done, facts)
+            # Being saved already: whatever fails here, for want of memory or disk, costs no step
             if everyone and task.evaluate and _due(done, loop.evaluate_every, stage.steps):
                 with memory_for(f"the loss on held-out clips of stage {task.name}", *_helps(task, "evaluate")):
                     numbers = task.evaluate(state.averaged, state.at_once)
@@ -122,9 +127,12 @@ def train_stage(task: StageTask, start: Checkpoint | None = None) -> Checkpoint:
                 with memory_for(f"samples of stage {task.name}", *_helps(task, "draw")):
                     task.draw(state.averaged, done, journal)
             if stopping and done < stage.steps:
+                saver.finish()
                 raise Interrupted(f"stopped after step {done} of stage {task.name}, which is saved: use --resume")
             before = time.perf_counter()
+        saver.finish()
     finally:
+        saver.leave()
         if journal:
             journal.close()
     return saved

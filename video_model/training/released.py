@@ -12,9 +12,9 @@ from video_model.config import TrainConfig, train_config
 from video_model.diffusion.slots import Models
 from video_model.errors import RunError
 from video_model.public.configs import WeightsError, config_from_diffusers
-from video_model.training import checkpoints
 from video_model.training.build import first_network
 from video_model.training.run import Run
+from video_model.training.saving import save
 
 STAGE = "released"
 
@@ -43,9 +43,7 @@ def run_of_pipeline(folder: str | Path, out: str | Path, size: tuple[int, int] |
     models = Models(run.codec(), config.text.make())
     network = first_network(config, STAGE, models)
     tensors = {name: value.detach() for name, value in network.named_parameters()}
-    checkpoints.save(
-        run.stage(STAGE) / "checkpoints", 1, {"ema": tensors}, {"stage": STAGE, "done": True, "seed": 0}, 1
-    )
+    save(run.stage(STAGE) / "checkpoints", 1, {"ema": tensors}, {"stage": STAGE, "done": True, "seed": 0}, 1)
     return run
 
 

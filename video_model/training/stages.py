@@ -9,7 +9,7 @@ over, an unfinished one is resumed from its last good checkpoint.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from curate.base.files import write_json
+from curate.base.store import is_remote
 from video_model.codecs import placed
 from video_model.config import TrainConfig
 from video_model.diffusion.conditioning import Conditioner
@@ -34,6 +35,7 @@ from video_model.training.codec_of_run import codec_of
 from video_model.training.held_out import held_out_loss
 from video_model.training.journal import Journal
 from video_model.training.loop import StageTask, train_stage
+from video_model.training.mirror import Mirror, default_cache
 from video_model.training.planning.probe import Probe
 from video_model.training.run import Run
 from video_model.training.sampler import default_request
@@ -55,31 +57,53 @@ def train(
     watcher: TrainingWatcher | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Run:
-    """Run the config's stages on some sources (curated folders, image-text Parquet), or `only` one of them.
+    """Run the config's stages on some sources (curated folders, image-text Parquet; paths or URLs), or `only` one of them.
 
-    cache: folder of latents and codecs that runs share; default: `latents` beside `out`. Raises RunError, DataError,
-    CodecError, WeightsMissing, CheckpointError, NotFinite, Interrupted.
+    out: a folder, or the URL of one in a store: then it is worked on in a local folder, and put there as it goes (see
+    mirror.py). cache: folder of latents and codecs that runs share; default: `latents` beside `out`, or below `scratch`. Raises
+    RunError, DataError, CodecError, WeightsMissing, CheckpointError, NotFinite, Interrupted, StoreError.
     """
-    worker, watcher, out = worker or TrainingWorker.here(), watcher or Silent(), Path(out)
+    worker, watcher = worker or TrainingWorker.here(), watcher or Silent()
+    mirror = Mirror(str(out)) if is_remote(out) else None
+    folder = mirror.fetch() if mirror else Path(out)
+    shared = Path(cache) if cache else default_cache(out)
+    worker.wait()  # all have fetched what was there
+    with mirror if mirror and worker.first else nullcontext():
+        return _train(config, sources, Run(folder, config, mirror), only, resume, shared, worker, watcher, stop)
+
+
+def _train(
+    config: TrainConfig,
+    sources: Sequence[str],
+    place: Run,
+    only: str | None,
+    resume: bool,
+    cache: Path,
+    worker: TrainingWorker,
+    watcher: TrainingWatcher,
+    stop: Callable[[], bool],
+) -> Run:
+    """place: of the run, which may not be there yet."""
     if only is not None and only not in config.stages:
         raise RunError(f"--stage {only}: the config's stages are {', '.join(config.stages)}")
     if worker.device.type == "cpu" and config.loop.threads:
         torch.set_num_threads(config.loop.threads)
-    stores = Stores(config, sources)
+    stores = Stores(config, sources, cache, worker)
     config = stores.config
     chosen = [name for name in config.stages if only is None or name == only]
-    for name in chosen:  # what cannot make batches is an error now, not when its stage comes
-        stores.batches(name, Unread(*stores.thinning))
+    with first_goes_ahead(worker):  # which keeps the buckets for the others
+        for name in chosen:  # what cannot make batches is an error now, not when its stage comes
+            stores.batches(name, Unread(*stores.thinning, cache))
     frozen = frozen_dtype(config.loop.frozen_precision, worker.device)
     encoder = config.text.make(worker.device, frozen)
     check_network(config, encoder)
     for stage in config.stages.values():
         stage.optimizer.check(worker.device.type)
     with first_goes_ahead(worker):
-        run = Run.begin(out, config, resume, watcher) if worker.first else Run(out, config)
+        run = replace(place, config=config)
         if worker.first:
+            Run.begin(run.root, config, resume, watcher, run.mirror)
             stores.compare(run)
-    cache = Path(cache) if cache else out.parent / "latents"
     codec = placed(codec_of(run, stores.training, cache, watcher, worker), worker.device, frozen)
     with ExitStack() as stack:
         store = stores.open(codec, encoder, cache, watcher, worker)
@@ -87,9 +111,11 @@ def train(
         if config.data.cache:  # the few prompts of samples are encoded on the CPU: its memory is the network's now
             encoder.move(torch.device("cpu"))
         if worker.first:
-            write_json(out / "data.json", stores.facts())
+            write_json(run.root / "data.json", stores.facts())
         trainer = StageTrainer(run, Models(codec, encoder, frozen), stores, store, worker, watcher, stop)
-        for name, batches in {name: stores.batches(name, store) for name in chosen}.items():
+        with first_goes_ahead(worker):
+            every = {name: stores.batches(name, store) for name in chosen}
+        for name, batches in every.items():
             trainer.train(name, batches)
     return run
 
@@ -109,6 +135,9 @@ class StageTrainer:
     def train(self, name: str, batches: Batches) -> None:
         """Train a stage to its end, from where it stopped the last time; nothing where it is done."""
         run, config, folder = self.run, self.run.config, self.run.stage(name)
+        before = config.before(name)
+        if run.mirror and before and run.done(before) is None:
+            run.mirror.fetch()  # a worker of another machine than the first one's
         stage, start = config.stages[name], checkpoints.latest(folder / "checkpoints")
         seen = self.worker.told(str(start.step if start else 0))
         if len(set(seen)) > 1:
@@ -137,6 +166,7 @@ class StageTrainer:
             parametrisation=config.denoiser,
             batches=batches,
             worker=self.worker,
+            mirror=run.mirror,
             evaluate=(lambda denoiser, rows: held_out_loss(denoiser, conditioner, stage.noise, held_out, rows))
             if held_out
             else None,

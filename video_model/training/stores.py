@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from curate.base.files import atomic_folder, write_json
 from video_model.codecs import Codec
 from video_model.config import TrainConfig, as_rates
 from video_model.data.buckets import Size, usable_sizes
 from video_model.data.decoders import read_picture
 from video_model.data.excerpts import sample_windows
-from video_model.data.index import Index, check_captions, join, open_index
+from video_model.data.index import check_captions, matching, open_index
+from video_model.data.mapped import map_columns, write_columns
+from video_model.data.rows import Index, among, join
+from video_model.data.sources import whole_path
 from video_model.data.windows import kept_for
 from video_model.diffusion.generate import Request
 from video_model.encoders import TextEncoder
@@ -24,37 +29,47 @@ from video_model.errors import DataError, RunError
 from video_model.latents.batches import Batches, BatchSpec
 from video_model.latents.build import LatentOptions, cache_for
 from video_model.latents.live import LiveLatents
+from video_model.latents.together import locked
 from video_model.training.held_out import held_out_batches
 from video_model.training.run import Run
 from video_model.training.watching import TrainingWatcher
-from video_model.workers import TrainingWorker
+from video_model.workers import TrainingWorker, first_goes_ahead
 
+Pair = tuple[tuple[str, ...], str | None]  # sources, condition
+SIDES = "train", "held_out"
 HELD_OUT_ROWS, WINDOWS = 256, 8  # of the loss that is followed, at most: in all, and of one clip
 
 
 @dataclass(frozen=True)
 class Unread:
-    """A store of which nothing is read: enough to plan batches."""
+    """Latents of which nothing is known: enough to plan batches."""
 
     rates: tuple[float, ...] | None
     max_frames: int
+    folder: Path | None = None
+    state: str = "unread"
 
-    def why_not(self, key: str, size: Size) -> None:
-        return None
+    def unusable(self, index: Index, rows: Any, size: Size) -> dict[int, str]:
+        return {}
 
 
 class Stores:
     """The data of all stages: their indices, split into clips to train on and clips held out, the same in all stages.
 
-    config: what it was made with, and what slots learned from the clips.
+    config: what it was made with, and what slots learned from the clips. cache: folder where what is found out of the clips is
+    kept, to be mapped by all; None: in memory. worker: of several that all make one; the first goes ahead.
     """
 
-    def __init__(self, config: TrainConfig, sources: Sequence[str]) -> None:
-        self.config = config
+    def __init__(
+        self,
+        config: TrainConfig,
+        sources: Sequence[str],
+        cache: Path | None = None,
+        worker: TrainingWorker | None = None,
+    ) -> None:
+        self.config, self.cache = config, cache
         self.sources = {
-            name: [
-                str(Path(source).absolute()) for source in ([] if stage.only_sources else [*sources]) + stage.sources
-            ]
+            name: [whole_path(source) for source in ([] if stage.only_sources else [*sources]) + stage.sources]
             for name, stage in config.stages.items()
         }
         for name, found in self.sources.items():
@@ -62,29 +77,77 @@ class Stores:
                 raise DataError(
                     f"stage {name}: has no data: name a curated folder with --data, or stages.{name}.sources"
                 )
-        opened = {tuple(found): self._opened(found) for found in self.sources.values()}
-        self.whole = join(*opened.values())
-        check_captions(self.whole.files, config.data.captions)
-        self.config = config = config.fitted(self.whole.number)
-        _, held_out = self.whole.split(config.data.held_out, config.seed)
-        apart = set(held_out.rows["video_id"].to_pylist())
-        self.parts: dict[str, tuple[Index, Index]] = {}
-        for name, stage in config.stages.items():
-            try:
-                index = opened[tuple(self.sources[name])]
-                index = self._opened(self.sources[name], stage.where) if stage.where else index
-            except DataError as error:
-                raise DataError(f"stage {name}: {error}") from None
-            away = np.array([video in apart for video in index.rows["video_id"].to_pylist()], bool)
+        with first_goes_ahead(worker or TrainingWorker()):
+            if cache is None:
+                self._open()
+            else:
+                (cache / "index").mkdir(parents=True, exist_ok=True)
+                with locked(cache / "index"):
+                    self._open()
+
+    def _open(self) -> None:
+        """Find the parts of all stages, or what was found before."""
+        config = self.config
+        opened = {
+            tuple(found): open_index(
+                found, None, config.data.captions, tuple(config.columns), partial=True, cache=self.cache
+            )
+            for found in self.sources.values()
+        }
+        files = {file.path: file for index in opened.values() for file in index.files}
+        check_captions(list(files.values()), config.data.captions)
+        wanted = {name: (tuple(self.sources[name]), stage.where) for name, stage in config.stages.items()}
+        pairs = list(dict.fromkeys(wanted.values()))  # stages of the same clips share them
+        home = self.cache and self.cache / "index" / f"parts-{_key(config, opened, pairs)}"
+        if home is None or not (home / "parts.json").exists():
+            told, parts = self._divided(opened, wanted)
+            if home is not None:
+                _write(home, told, [parts[pair] for pair in pairs])
+        if home is not None:
+            told = json.loads((home / "parts.json").read_text())
+            parts = {pair: _mapped(home, number, opened[pair[0]]) for number, pair in enumerate(pairs)}
+        self.parts: dict[str, tuple[Index, Index]] = {name: parts[pair] for name, pair in wanted.items()}
+        self.clips: int = told["clips"]
+        self._motion: list[float] | None = told["motion_10_50_90"]
+        self.config = _fitted(config, told)
+
+    def _divided(
+        self, opened: Mapping[tuple[str, ...], Index], wanted: Mapping[str, Pair]
+    ) -> tuple[dict[str, Any], dict[Pair, tuple[Index, Index]]]:
+        """What is typical of all clips, as JSON values; clips trained on and held out, of each sources and condition."""
+        config, whole = self.config, join(*opened.values())
+        fitted = config.fitted(whole.number)
+        motion = whole.motion[np.isfinite(whole.motion)]
+        told = {
+            "clips": len(whole),
+            "motion_10_50_90": np.quantile(motion, (0.1, 0.5, 0.9)).tolist() if len(motion) else None,
+            "conditioning": fitted.conditioning.model_dump(mode="json"),
+            "stages": {
+                name: stage.conditioning.model_dump(mode="json")
+                for name, stage in fitted.stages.items()
+                if stage.conditioning is not None
+            },
+        }
+        apart = whole.split(config.data.held_out, config.seed)[1].text("video_id").unique().to_pylist()
+        parts: dict[Pair, tuple[Index, Index]] = {}
+        for name, (sources, where) in wanted.items():
+            if (sources, where) in parts:
+                continue
+            index = opened[sources]
+            if where:
+                try:
+                    kept = tuple(dict.fromkeys(("motion_score", *config.columns)))
+                    index = matching(index, where, kept, ", ".join(sources))
+                except DataError as error:
+                    raise DataError(f"stage {name}: {error}") from None
+            away = among(index.text("video_id"), apart)
             if away.all():
                 raise DataError(
                     f"stage {name}: all of its {len(index)} clips are held out for evaluation: loosen stages.{name}.where, "
                     f"or lower data.held_out ({config.data.held_out:g})"
                 )
-            self.parts[name] = index.select(np.flatnonzero(~away)), index.select(np.flatnonzero(away))
-
-    def _opened(self, sources: Sequence[str], where: str | None = None) -> Index:
-        return open_index(sources, where, self.config.data.captions, tuple(self.config.columns), partial=True)
+            parts[sources, where] = index.select(np.flatnonzero(~away)), index.select(np.flatnonzero(away))
+        return told, parts
 
     @property
     def training(self) -> Index:
@@ -214,14 +277,52 @@ class Stores:
 
     def facts(self) -> dict[str, Any]:
         """What data.json holds."""
-        motion = self.whole.motion[np.isfinite(self.whole.motion)]
-        quantiles = np.quantile(motion, (0.1, 0.5, 0.9)).tolist() if len(motion) else None
         return {
             "sources": self.sources,
             "fingerprints": {name: train.fingerprint for name, (train, _) in self.parts.items()},
             "clips": {name: {"train": len(a), "held_out": len(b)} for name, (a, b) in self.parts.items()},
-            "motion_10_50_90": quantiles,
+            "motion_10_50_90": self._motion,
         }
+
+
+def _key(config: TrainConfig, opened: Mapping[tuple[str, ...], Index], pairs: Sequence[Pair]) -> str:
+    """Of what decides how clips are divided, and what is learned of them."""
+    given = [
+        [[list(sources), index.fingerprint] for sources, index in opened.items()],
+        [[list(sources), where] for sources, where in pairs],
+        config.data.captions, config.data.held_out, config.seed, config.conditioning.model_dump(mode="json"),
+        [stage.conditioning and stage.conditioning.model_dump(mode="json") for stage in config.stages.values()],
+    ]  # fmt: skip
+    return hashlib.sha256(json.dumps(given).encode()).hexdigest()[:16]
+
+
+def _fitted(config: TrainConfig, told: Mapping[str, Any]) -> TrainConfig:
+    """The config with what its slots learned."""
+    kind = type(config.conditioning)
+    stages = {
+        name: stage.model_copy(update={"conditioning": kind.model_validate(told["stages"][name])})
+        if stage.conditioning is not None
+        else stage
+        for name, stage in config.stages.items()
+    }
+    return config.model_copy(update={"conditioning": kind.model_validate(told["conditioning"]), "stages": stages})
+
+
+def _write(home: Path, told: Mapping[str, Any], parts: Sequence[tuple[Index, Index]]) -> None:
+    with atomic_folder(home) as folder:
+        for number, pair in enumerate(parts):
+            for side, part in zip(SIDES, pair, strict=True):
+                about = {"report": part.report, "fingerprint": part.fingerprint}
+                write_columns(folder / f"{number}-{side}.arrow", {"at": part.at}, about)
+        write_json(folder / "parts.json", told)
+
+
+def _mapped(home: Path, number: int, of: Index) -> tuple[Index, Index]:
+    found = []
+    for side in SIDES:
+        columns, about = map_columns(home / f"{number}-{side}.arrow")
+        found.append(Index(of.files, of.rows, of.captions, about["report"], columns["at"], about["fingerprint"]))
+    return found[0], found[1]
 
 
 def _seed(config: TrainConfig, name: str) -> int:

@@ -70,7 +70,7 @@ class Changes:
         unit.video.path = text_to_path(path)
         if video is not None and (video.captions or video.columns):
             unit.video.captions, unit.video.columns = video.captions, video.columns
-        unit.facts |= {name: self.seen[path][name] for name in ("bytes", "modified")}
+        unit.facts |= {name: self.seen[path][name] for name in ("bytes", "modified", "version")}
         if owner is not None:
             duplicate(unit, owner)
         replaced = state.replacement(unit, keep=self.moved.keys(), drop=drop)

@@ -72,7 +72,7 @@ class Intake:
                 self._count_known(given.video, recorded=True)
             else:
                 self._finish(given)
-        doubtful = [video for video in videos if known.may_have_changed(path_to_text(video.path))]
+        doubtful = [video for video in videos if known.may_have_changed(path_to_text(video.path), video.stamp)]
         seen = identities([video.path for video in doubtful], known, planner)
         put_off = {video.path for video in doubtful if self._undecided(path_to_text(video.path), seen)}
         for video in videos:

@@ -14,21 +14,24 @@ import numpy as np
 from cachetools import LRUCache
 
 from curate.selection.filters import Filter, SelectionError
-from pipelines.inspector.data.columns import LENGTH, SECONDS, Columns, TooLong, passing
+from pipelines.inspector.data.axes import NO_BIN
+from pipelines.inspector.data.blocks import Mask, over
+from pipelines.inspector.data.columns import LENGTH, Columns, TooLong
+from pipelines.inspector.data.snapshot import SECONDS
 
-BINS, NO_BIN = 96, 255
-MASKS = 48  # filters remembered, a byte a clip each
+REMEMBERED = 128_000_000  # bytes of masks of filters, and as much of lists of filters
+FEW = 16  # a histogram is brought up to date by the clips that changed, where they are fewer than one in so many
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One filter over all clips. passed, null: bool [N]. hours: what it drops alone. error: why it cannot be applied;
-    passing: another time it may be."""
+    """One filter over all clips. null: a mask, or the score itself. hours: what it drops alone. error: why it cannot be
+    applied; passing: another time it may be."""
 
     filter: Filter
     threshold: float | None = None
-    passed: np.ndarray | None = None
-    null: np.ndarray | None = None
+    passed: Mask | None = None
+    null: Mask | np.ndarray | None = None
     nulls: int = 0
     failing: int = 0
     hours: float = 0.0
@@ -47,77 +50,61 @@ class Verdict:
         match = LENGTH.match(self.filter.sql) if self.filter.kind == "where" else None
         return match[1] == ">=" if match else self.filter.kind in ("min", "drop_bottom")
 
+    def is_null(self, place: int) -> bool:
+        """Whether a clip has no value for it."""
+        value = self.null[place] if self.null is not None else False
+        return bool(value) if isinstance(self.null, Mask) else bool(np.isnan(value))
+
 
 @dataclass(frozen=True)
 class Choice:
-    """kept: bool [N]; places: int64 [clips], where it is true. remaining: (clips, hours) left after each filter, in order."""
+    """remaining: (clips, hours) left after each filter, in order."""
 
     verdicts: tuple[Verdict, ...]
-    kept: np.ndarray
+    kept: Mask
     remaining: tuple[tuple[int, float], ...]
     clips: int
     hours: float
-    places: np.ndarray
-
-
-@dataclass(frozen=True)
-class Axis:
-    """The bins of a score. codes: uint8 [N], 255 where null. The first and the last bin hold what lies beyond."""
-
-    low: float
-    high: float
-    counts: np.ndarray
-    codes: np.ndarray
-    minimum: float
-    maximum: float
-    whole: bool
-
-    def plain(self) -> dict[str, Any]:
-        """As JSON, without the codes."""
-        return {
-            "low": self.low,
-            "high": self.high,
-            "min": self.minimum,
-            "max": self.maximum,
-            "whole": self.whole,
-            "counts": self.counts.tolist(),
-        }
 
 
 class Chooser:
     def __init__(self, columns: Columns) -> None:
         self.columns = columns
-        self._verdicts: LRUCache[Filter, Verdict] = LRUCache(MASKS)
-        self._choices: LRUCache[tuple[Filter, ...], Choice] = LRUCache(4)
-        self.total_hours = float(columns.hours.sum())
-        self.axes = {name: axis for name in columns.values if (axis := axis_of(columns.values[name]))}
+        self.axes = columns.axes
+        self._verdicts: LRUCache[Filter, Verdict] = LRUCache(REMEMBERED, _size_of_verdict)
+        self._choices: LRUCache[tuple[Filter, ...], Choice] = LRUCache(
+            REMEMBERED, lambda choice: choice.kept.nbytes + 1
+        )
+        self._counted: dict[str, tuple[Mask, np.ndarray]] = {}  # of each histogram: of which clips, and how many a bin
+        self._moved: tuple[Mask, Mask, tuple[np.ndarray, np.ndarray] | None] | None = None
+        everything = Mask.full(columns.count)
+        self.total_hours = columns.counted(everything)[1]
+        self._all = Choice((), everything, (), columns.count, self.total_hours)
 
     def choose(self, filters: Sequence[Filter]) -> Choice:
+        """What they keep; that of the filters before the first one that changed is remembered."""
         key = tuple(filters)
+        if not key:
+            return self._all
         with self.columns.lock:
             if key in self._choices:
                 return self._choices[key]
-            verdicts = tuple(self.verdict(chosen) for chosen in filters)
-            kept = np.ones(self.columns.count, bool)
-            left, remaining = (self.columns.count, self.total_hours), []
-            for verdict in verdicts:
-                if verdict.passed is not None:
-                    kept &= verdict.passed
-                    left = int(np.count_nonzero(kept)), self._hours(kept)
-                remaining.append(left)
-            choice = Choice(verdicts, kept, tuple(remaining), *left, np.flatnonzero(kept))
-            if any(verdict.passing for verdict in verdicts):
-                return choice
-            self._choices[key] = choice
+            before, verdict = self.choose(key[:-1]), self.verdict(key[-1])
+            kept, left = before.kept, (before.clips, before.hours)
+            if verdict.passed is not None:
+                kept = kept & verdict.passed
+                left = self.columns.counted(kept)
+            choice = Choice((*before.verdicts, verdict), kept, (*before.remaining, left), *left)
+            if not any(verdict.passing for verdict in choice.verdicts):
+                _remember(self._choices, key, choice)
             return choice
 
     def verdict(self, chosen: Filter) -> Verdict:
         if chosen in self._verdicts:
             return self._verdicts[chosen]
         made = self._verdict(chosen)
-        if made.passing:
-            return made
-        self._verdicts[chosen] = made
+        if not made.passing:
+            _remember(self._verdicts, chosen, made)
         return made
 
     def forget(self, word: str) -> None:
@@ -128,60 +115,64 @@ class Chooser:
             self._choices.clear()
 
     def histogram(self, name: str, choice: Choice) -> list[int]:
-        """Kept clips by bin."""
-        axis = self.axes[name]
-        return np.bincount(axis.codes[choice.places], minlength=256)[: len(axis.counts)].tolist()
+        """Kept clips by bin. While a hand moves a threshold few clips change: only they are counted anew."""
+        with self.columns.lock:
+            codes, known = self.columns.codes[name], self._counted.get(name)
+            moved = self._changes(known[0], choice.kept) if known else None
+            if known and moved:
+                gained, lost = (np.bincount(codes[places], minlength=NO_BIN + 1) for places in moved)
+                counts = known[1] + gained - lost
+            else:
+                counts = sum(
+                    over(
+                        self.columns.count,
+                        lambda start, stop: np.bincount(
+                            codes[start:stop][choice.kept.block(start, stop)], minlength=NO_BIN + 1
+                        ),
+                    )
+                )
+            self._counted[name] = choice.kept, counts
+            return counts[: len(self.axes[name].counts)].tolist()
+
+    def _changes(self, before: Mask, now: Mask) -> tuple[np.ndarray, np.ndarray] | None:
+        """Places that came and went; None where they are many. Several histograms ask the same."""
+        if self._moved and self._moved[0] is before and self._moved[1] is now:
+            return self._moved[2]
+        gained, lost = now & ~before, before & ~now
+        few = (gained.total() + lost.total()) * FEW <= self.columns.count
+        found = tuple(np.concatenate(list(m.places())) for m in (gained, lost)) if few else None
+        self._moved = before, now, found
+        return found
 
     def _verdict(self, chosen: Filter) -> Verdict:
-        threshold = None
+        columns, threshold = self.columns, None
         try:
             if chosen.kind == "where":
-                passed, null = self.columns.where(chosen)
+                passed, null = columns.where(chosen)
                 length = LENGTH.match(chosen.sql)
-                threshold = float(length[2]) if length else None
+                threshold, nulls = float(length[2]) if length else None, null.total()
             else:
-                threshold = self.columns.threshold(chosen)
-                values = self.columns.values[chosen.column]
-                passed = passing(values, ">=" if chosen.kind in ("min", "drop_bottom") else "<=", threshold)
-                null = np.isnan(values)
+                threshold = columns.threshold(chosen)
+                passed = columns.compared(
+                    chosen.column, ">=" if chosen.kind in ("min", "drop_bottom") else "<=", threshold
+                )
+                null, nulls = columns.values[chosen.column], columns.nulls(chosen.column)
         except SelectionError as error:
             return Verdict(chosen, error=str(error), passing=isinstance(error, TooLong))
-        nulls = int(np.count_nonzero(null))
-        failing = self.columns.count - int(np.count_nonzero(passed)) - nulls
-        return Verdict(chosen, threshold, passed, null, nulls, failing, self.total_hours - self._hours(passed))
-
-    def _hours(self, mask: np.ndarray) -> float:
-        return float((self.columns.hours * mask.view(np.uint8)).sum())
+        clips, hours = columns.counted(passed)
+        return Verdict(chosen, threshold, passed, null, nulls, columns.count - clips - nulls, self.total_hours - hours)
 
 
-def axis_of(values: np.ndarray) -> Axis | None:
-    """Bins from the lowest value to the highest, or to where a long thin tail begins; None where there is no spread."""
-    there = values[~np.isnan(values)].astype(np.float64)
-    if not len(there):
-        return None
-    least, most = float(there.min()), float(there.max())
-    if least == most:
-        return None
-    low, high = (
-        float(q)
-        for q in np.quantile(there if len(there) <= 200_000 else there[:: len(there) // 100_000], [0.002, 0.995])
-    )
-    room = 0.25 * (high - low)
-    low = least if least >= low - room else low
-    high = most if most <= high + room else high
-    if low == high:
-        low, high = least, most
-    whole = bool((there == np.floor(there)).all())
-    bins = int(np.clip(2 * np.sqrt(len(there)), 16, BINS))
-    if whole and high - low < BINS:
-        low, high = np.floor(low) - 0.5, np.ceil(high) + 0.5
-        bins = int(high - low)
-    with np.errstate(invalid="ignore"):
-        scaled = (values.astype(np.float64) - low) * (bins / (high - low))
-    codes = np.clip(np.nan_to_num(scaled, nan=0.0), 0, bins - 1).astype(np.uint8)
-    codes[np.isnan(values)] = NO_BIN
-    counts = np.bincount(codes, minlength=256)[:bins]
-    return Axis(low, high, counts, codes, least, most, whole)
+def _size_of_verdict(verdict: Verdict) -> int:
+    """Bytes of its own: a score is mapped."""
+    return 1 + sum(mask.nbytes for mask in (verdict.passed, verdict.null) if isinstance(mask, Mask))
+
+
+def _remember(cache: LRUCache, key: Any, value: Any) -> None:
+    try:
+        cache[key] = value
+    except ValueError:  # larger than all that is remembered
+        pass
 
 
 def described(choice: Choice) -> list[dict[str, Any]]:

@@ -1,8 +1,8 @@
-"""The clips of a dataset in memory: score columns as arrays in order of clip_id, and one locked table for SQL.
+"""The clips of a dataset: scores as mapped arrays in order of clip_id, and one locked table for SQL.
 
-A million clips with twenty scores are 100 MB of arrays, so that a filter is one comparison of an array, and the table that
-answers `where`, percentiles and searches in captions has all columns but pictures, embeddings and videos. The table is that
-of `curate.selection.selection`, with its locks: no file, network or setting can be reached from a condition.
+A filter on a score is one comparison of an array, block by block; the table, which answers `where` and searches in captions,
+lies in a DuckDB file that is read in blocks too (see `snapshot`). It has the locks of `curate.selection.selection`: no file,
+network or setting can be reached from a condition.
 """
 
 from __future__ import annotations
@@ -12,66 +12,97 @@ import json
 import math
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 
-from curate.base.sql import connect, message_of, quoted
+from curate.base import sql as locked
+from curate.base.sql import ConditionError, connect, literal, message_of, quoted
+from curate.base.store.files import database
 from curate.selection.filters import Filter, SelectionError
-from curate.selection.selection import BASE_COLUMNS, NUMERIC, ScoreTable
+from curate.selection.selection import BASE_COLUMNS, ScoreTable
 from pipelines.dataset import labels
-from pipelines.dataset.columns import NOT_SCORES
-from pipelines.inspector.data.inspected import Inspected
+from pipelines.inspector.data.axes import Axis
+from pipelines.inspector.data.blocks import BLOCK, Mask, bisected, over
+from pipelines.inspector.data.inspected import Gone, Inspected
+from pipelines.inspector.data.snapshot import PLACES, SECONDS, Snapshot, captions_of, light, snapshot
 
-PLACES = ("filename", "file_row_number")
-SECONDS = "seconds"  # a clip's length: shown and filtered as a score, though the table has only its start and end
 LENGTH_NOTES = {"formula": "end_time - start_time", "unit": "s", "range": "0..", "source": ""}
 LENGTH = re.compile(r"\s*end_time\s*-\s*start_time\s*(>=|<=)\s*(\d+\.?\d*|\.\d+)\s*$", re.IGNORECASE)
-SETTINGS = {"memory_limit": "1200MB", "threads": "2", "temp_directory": ""}
+SETTINGS = {"memory_limit": "1GB", "threads": "2", "temp_directory": ""}
+PLACE = "_place"  # the column of the table that is a clip's index
+OURS = {PLACE, "_held", "_labels"}  # names that a condition may not use, as `winnow select` does not have them
 QUERY_SECONDS, INSIST_SECONDS = 30.0, 0.05
-NAMING = ("column_names", "using_columns", "exclude_list")  # in DuckDB's tree of a statement
+NAMING = ("column_names", "using_columns", "exclude_list")  # in DuckDB's tree of a statement: of columns
+TABLES = ("table_name", "schema_name", "catalog_name")  # and of tables
 
 
 class TooLong(SelectionError):
     """A question that took longer than QUERY_SECONDS. Asked again, when the machine is less busy, it may be answered."""
 
 
+class HeldTable(ScoreTable):
+    """The table `clips` of a snapshot, with the labels of now, as conditions see it."""
+
+    def __init__(self, held: Snapshot, given: Sequence[tuple[int, labels.Label]]) -> None:
+        self.db = connect()
+        for name, value in SETTINGS.items():
+            self.db.execute(f"SET {name} = {literal(value)}").fetchall()
+        self.db.execute(f"ATTACH {literal(held.folder / 'clips.duckdb')} AS _held (READ_ONLY)").fetchall()
+        self.db.execute("CREATE TABLE _labels (place BIGINT, label VARCHAR, label_note VARCHAR)").fetchall()
+        if given:
+            rows = pa.table(
+                {
+                    "place": pa.array([place for place, _ in given], pa.int64()),
+                    "label": pa.array([label.label for _, label in given], pa.string()),
+                    "label_note": pa.array([label.note for _, label in given], pa.string()),
+                }
+            )
+            self.db.from_arrow(rows).insert_into("_labels")
+        self.db.execute(
+            f"""CREATE VIEW clips AS SELECT c.rowid AS {PLACE}, c.* EXCLUDE ({", ".join(PLACES)}), l.label, l.label_note
+                FROM _held.clips c LEFT JOIN _labels l ON l.place = c.rowid"""
+        ).fetchall()
+        locked.lock(self.db)
+        self.types = {name: kind for name, kind in held.types.items() if name not in PLACES}
+        self.types |= dict.fromkeys(labels.COLUMNS, "VARCHAR")
+        self.clips, self.hours = held.count, 0.0
+
+
 class Columns:
-    """values: column -> float32 or float64 [N], NaN where null; ids: [N] sorted texts; seconds: float64 [N], lengths.
+    """values: score -> float32 or float64 [N], NaN where null; codes: score -> uint8 [N], the bins of `axes`; ids: [N] sorted
+    texts; seconds: float64 [N], lengths, NaN where unknown.
 
     file, row: where a clip's row lies, in `files` and within that file. shown: the caption that a tile has. labels: by index.
     """
 
-    def __init__(self, inspected: Inspected) -> None:
+    def __init__(self, inspected: Inspected, cache: Path) -> None:
         self.inspected = inspected
         self.lock = threading.RLock()
-        held = [name for name, kind in inspected.types.items() if _light(kind)]
-        self.table = ScoreTable(inspected.clips, (), columns=held, settings=SETTINGS)
-        self.held = [name for name in held if name not in PLACES]
-        self.count = int(self.table.clips)
-        self.files, self.file = self._files()
-        self.row = self._numbers("file_row_number").astype(np.int32)
-        for name in PLACES:  # so that a condition sees the columns that `winnow select` sees
-            self.table.db.execute(f"ALTER TABLE clips DROP COLUMN {name}").fetchall()
-            self.table.types.pop(name)
-        self.ids: pa.StringArray = self._arrow("clip_id").combine_chunks()
-        start, end = self._numbers("start_time", np.float64), self._numbers("end_time", np.float64)
-        self.seconds = np.nan_to_num(end - start)
-        self.hours = self.seconds / 3600
-        self.values: dict[str, np.ndarray] = {SECONDS: end - start}
-        for name in self.held:
-            if NUMERIC.match(inspected.types[name]) and name not in NOT_SCORES:
-                self.values[name] = self._numbers(name)
-        self._sorted: dict[str, np.ndarray] = {}
-        shown = next((name for name in ("caption_merged", *self.captions) if name in self.held), None)
-        self.shown: pa.StringArray | None = self._arrow(shown).combine_chunks() if shown else None
-        labelled = "SELECT rowid, label, label_note FROM clips WHERE label IS NOT NULL OR label_note IS NOT NULL"
-        self.labels = {row[0]: labels.Label(*row[1:]) for row in self.query(labelled)}
+        self.snapshot = held = snapshot(inspected.placed, str(inspected.root), inspected.state, cache)
+        self.count, self.files = held.count, held.files
+        self.file, self.row = held.array("", "file"), held.array("", "row")
+        self.ids: pa.ChunkedArray = held.texts["clip_id"]
+        self.shown: pa.ChunkedArray | None = held.texts["shown"] if held.shown else None
+        self.values = {name: held.array(name, "values") for name in held.scores}
+        self.axes: dict[str, Axis] = held.axes
+        self.codes = {name: held.array(name, "codes") for name in held.axes}
+        self.seconds = self.values[SECONDS]
+        self._orders: dict[str, np.ndarray] = {}
+        self.labels: dict[int, labels.Label] = {}
+        for clip_id, label in labels.read(inspected.labels_root).items():
+            try:
+                self.labels[self.place(clip_id)] = label
+            except KeyError:  # of a clip that is no more
+                continue
+        self.table = HeldTable(held, list(self.labels.items()))
+        self.held = list(self.table.types)
 
     def notes(self, name: str) -> dict[str, str]:
         """formula, unit, range and source of a score, as its field in the shards declares them."""
@@ -79,16 +110,42 @@ class Columns:
 
     def place(self, clip_id: str) -> int:
         """Its index. KeyError for an unknown id."""
-        at = bisect.bisect_left(_Texts(self.ids), clip_id)
-        if at == len(self.ids) or self.ids[at].as_py() != clip_id:
+        at = bisect.bisect_left(range(self.count), clip_id, key=self.id)
+        if at == self.count or self.id(at) != clip_id:
             raise KeyError(clip_id)
         return at
 
+    def id(self, place: int) -> str:
+        return self.ids[place].as_py()
+
+    def nulls(self, name: str) -> int:
+        return self.snapshot.nulls[name]
+
     def order(self, name: str) -> np.ndarray:
         """[K] int32: indices of the clips that have the score, lowest first, ties in order of id."""
-        if name not in self._sorted:
-            self._sorted[name] = ordered(self.values[name])
-        return self._sorted[name]
+        if name not in self._orders:
+            self._orders[name] = self.snapshot.order(name, self.values[name])
+        return self._orders[name]
+
+    def standing(self, name: str, place: int) -> float | None:
+        """The share of the clips with a score that lie below this one's, those equal to it counted half; None for a null."""
+        values = self.values[name]
+        value = float(values[place])
+        if math.isnan(value):
+            return None
+        there = self.count - self.nulls(name)
+        if name in self._orders:
+            below, upto = (bisected(values, self._orders[name], value, right) for right in (False, True))
+        else:
+            parts = over(
+                self.count,
+                lambda start, stop: (
+                    np.count_nonzero(values[start:stop] < value),
+                    np.count_nonzero(values[start:stop] <= value),
+                ),
+            )
+            below, upto = (int(sum(part[i] for part in parts)) for i in (0, 1))
+        return (below + upto) / 2 / there
 
     def threshold(self, chosen: Filter) -> float:
         """Of a filter on a column, in its own units: the number that select resolves it to. Raises SelectionError."""
@@ -96,82 +153,129 @@ class Columns:
             raise SelectionError(f"{chosen.name}: the length of clips is filtered by where end_time - start_time >= 1")
         with self.lock:
             self.table.check_column(chosen)
-            if not chosen.percentile or not len(order := self.order(chosen.column)):
+            there = self.count - self.snapshot.nulls.get(chosen.column, 0)
+            if chosen.column not in self.values or not there:
                 return float(self.table.threshold(chosen, self.inspected.why_null))
+            if not chosen.percentile:
+                return chosen.amount
             # The two neighbours are enough to let DuckDB interpolate as it does over all of them, in a thousandth of the time.
+            order = self.order(chosen.column)
             share = chosen.amount / 100 if chosen.kind == "drop_bottom" else 1 - chosen.amount / 100
             place = (len(order) - 1) * share
             low, high = (float(self.values[chosen.column][order[at]]) for at in (math.floor(place), math.ceil(place)))
-            kind = self.inspected.types[chosen.column]
+            kind = self.table.types[chosen.column]
             sql = f"SELECT quantile_cont(x::{kind}, {place - math.floor(place)!r}) FROM (VALUES (?::DOUBLE), (?::DOUBLE)) t(x)"
             return float(self.table.db.execute(sql, [low, high]).fetchall()[0][0])
 
-    def where(self, chosen: Filter) -> tuple[np.ndarray, np.ndarray]:
-        """(passed, null), bool [N] each, of a `where`. Raises SelectionError: also where it asks for the bytes of media."""
+    def where(self, chosen: Filter) -> tuple[Mask, Mask]:
+        """(passed, null) of a `where`. Raises SelectionError: also where it asks for the bytes of media."""
         if length := LENGTH.match(chosen.sql):
-            values = self.values[SECONDS]
-            return passing(values, length[1], float(length[2])), np.isnan(values)
+            return self.compared(SECONDS, length[1], float(length[2])), self.unknown(SECONDS)
         named = identifiers(chosen.sql)
-        named = [name for name in self.inspected.types if name.lower() in named and name not in PLACES]
-        if media := [name for name in named if "BLOB" in self.inspected.types[name]]:
+        if ours := OURS & (named | identifiers(chosen.sql, TABLES)):
+            raise SelectionError(f"{chosen.name}: {', '.join(ours)} is the inspector's own; use the columns of clips")
+        named = {name for name in self.inspected.types if name.lower() in named and name not in PLACES}
+        if media := [name for name in self.inspected.types if name in named and "BLOB" in self.inspected.types[name]]:
             raise SelectionError(
                 f"{chosen.name}: {', '.join(media)}: the bytes of stills and clips are not loaded here; use other columns"
             )
-        if set(named) <= set(self.held):
+        if named <= {*light(self.inspected.types), *labels.COLUMNS}:
             with self._patience(chosen.name):
-                return self._verdict(self.table, chosen)
-        db = connect()  # of a table with a column that is not held, such as embeddings
-        with self._patience(chosen.name, db.interrupt):  # filling it can be interrupted too
+                return self._verdict(self.table, chosen, PLACE)
+        db = database(autoinstall_known_extensions=False, autoload_known_extensions=False)
+        with self._patience(
+            chosen.name, db.interrupt
+        ):  # filling it, with a column that is not held, can be interrupted too
             wanted = [name for name in self.inspected.types if name in BASE_COLUMNS or name in named]
-            return self._verdict(ScoreTable(self.inspected.clips, (), columns=wanted, settings=SETTINGS, db=db), chosen)
+            try:
+                table = ScoreTable(self.inspected.clips, (), columns=wanted, settings=SETTINGS, db=db)
+            except SelectionError as error:
+                if any(name in str(error) for name in ("No such file", "No files found", "FileNotFound")):
+                    raise Gone(str(error)) from None
+                raise
+            return self._verdict(table, chosen, "rowid")
 
-    def matching(self, condition: str, parameters: Sequence[Any] = ()) -> np.ndarray:
-        """bool [N] of a condition of ours, with parameters for what a person wrote."""
-        with self._patience("search"):
-            found = self.table.db.execute(f"SELECT rowid FROM clips WHERE {condition}", list(parameters)).fetchnumpy()
-        mask = np.zeros(self.count, bool)
-        mask[np.asarray(found["rowid"], np.int64)] = True
+    def compared(self, name: str, sign: str, threshold: float) -> Mask:
+        """Whether each clip's score is >= or <= the threshold; a null is not."""
+        mask, values = Mask(self.count), self.values[name]
+        over(self.count, lambda start, stop: mask.put(start, passing(values[start:stop], sign, threshold)))
         return mask
+
+    def unknown(self, name: str) -> Mask:
+        """Whether each clip's score is null."""
+        mask, values = Mask(self.count), self.values[name]
+        if self.nulls(name):
+            over(self.count, lambda start, stop: mask.put(start, np.isnan(values[start:stop])))
+        return mask
+
+    def counted(self, mask: Mask) -> tuple[int, float]:
+        """(clips, hours) of a mask."""
+
+        def counted(start: int, stop: int) -> tuple[int, float]:
+            flags, seconds = mask.block(start, stop), self.seconds[start:stop]
+            if self.nulls(SECONDS):
+                seconds = np.nan_to_num(seconds)
+            return int(np.count_nonzero(flags)), float(seconds @ flags)
+
+        parts = over(self.count, counted)
+        return sum(part[0] for part in parts), math.fsum(part[1] for part in parts) / 3600
+
+    def matching(self, condition: str, parameters: Sequence[Any] = ()) -> Mask:
+        """Of a condition of ours, with parameters for what a person wrote."""
+        with self._patience("search"):
+            sql = f"SELECT {PLACE} FROM clips WHERE {condition}"
+            found = self.table.db.execute(sql, list(parameters)).fetchnumpy()
+        return Mask.at(self.count, np.asarray(found[PLACE], np.int64))
 
     def rows(self, places: Sequence[int], names: Sequence[str]) -> list[dict[str, Any]]:
         """Values of clips, in the order of `places`."""
         wanted = ", ".join(quoted(name) for name in names)
-        with self.lock:
-            found = self.table.db.execute(
-                f"SELECT rowid, {wanted} FROM clips WHERE rowid IN (SELECT unnest(?::BIGINT[]))",
-                [[int(p) for p in places]],
-            ).fetchall()
-        by_place = {row[0]: dict(zip(names, row[1:], strict=True)) for row in found}
-        return [by_place[int(place)] for place in places]
+        found = {}
+        for place in {int(place) for place in places}:  # each by its number, so that one block of rows is read
+            (row,) = self.query(f"SELECT {wanted} FROM clips WHERE {PLACE} = ?", [place])
+            found[place] = dict(zip(names, row, strict=True))
+        return [found[int(place)] for place in places]
 
     def set_label(self, place: int, given: labels.Label) -> None:
         with self.lock:
             self.labels[int(place)] = given
+            self.table.db.execute("DELETE FROM _labels WHERE place = ?", [int(place)]).fetchall()
             self.table.db.execute(
-                "UPDATE clips SET label = ?, label_note = ? WHERE rowid = ?", [given.label, given.note, int(place)]
+                "INSERT INTO _labels VALUES (?, ?, ?)", [int(place), given.label, given.note]
             ).fetchall()
 
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple]:
-        """Rows of a query of ours over the table `clips`."""
+        """Rows of a query of ours over the table `clips`, which has its index as `_place`."""
         with self.lock:
             return self.table.db.execute(sql, list(parameters)).fetchall()
 
     @cached_property
     def captions(self) -> list[str]:
-        """Columns of texts about what is seen: a captioner's, which are named caption_*, and the source list's."""
-        return [name for name in self.held if name.startswith("caption_") and not name.endswith("_from")] + [
-            name for name in ("source_caption",) if name in self.held
-        ]
+        """Columns of texts about what is seen."""
+        return captions_of(self.held)
 
-    def _verdict(self, table: ScoreTable, chosen: Filter) -> tuple[np.ndarray, np.ndarray]:
-        table.check_where(chosen, self.inspected.why_null)
-        rowid, condition = duckdb.ColumnExpression("rowid"), duckdb.SQLExpression(chosen.sql).alias("verdict")
-        found = table.db.table("clips").select(rowid, condition).to_arrow_table()
-        places, verdict = found["rowid"].to_numpy(), found["verdict"].combine_chunks()
-        passed, null = np.zeros(self.count, bool), np.zeros(self.count, bool)
-        passed[places] = verdict.fill_null(False).to_numpy(zero_copy_only=False)
-        null[places] = verdict.is_null().to_numpy(zero_copy_only=False)
-        return passed, null
+    def _verdict(self, table: ScoreTable, chosen: Filter, key: str) -> tuple[Mask, Mask]:
+        passed, null, answered = np.zeros(self.count, bool), np.zeros(self.count, bool), False
+        try:
+            if key == "rowid":  # a table of its own
+                table.check_where(chosen, self.inspected.why_null)
+                verdict = duckdb.SQLExpression(chosen.sql).alias("verdict")
+                found = table.db.table("clips").select(duckdb.ColumnExpression(key), verdict)
+            else:
+                found = locked.verdict(table.db, chosen.sql, key, list(table.types))
+            for batch in found.to_arrow_reader(BLOCK):
+                places, verdict = batch.column(0).to_numpy(), batch.column(1).cast(pa.bool_())
+                passed[places] = verdict.fill_null(False).to_numpy(zero_copy_only=False)
+                null[places] = verdict.is_null().to_numpy(zero_copy_only=False)
+                answered = answered or verdict.null_count < len(verdict)
+        except duckdb.InterruptException:
+            raise
+        except (ConditionError, duckdb.Error):
+            table.check_where(chosen, self.inspected.why_null)  # which says it in words
+            raise
+        if not answered:
+            table.check_where(chosen, self.inspected.why_null)
+        return Mask.of(passed), Mask.of(null)
 
     @contextmanager
     def _patience(self, what: str, interrupt: Callable[[], None] | None = None) -> Iterator[None]:
@@ -190,7 +294,7 @@ class Columns:
             watcher.start()
             try:
                 yield
-            except (duckdb.Error, SelectionError) as error:
+            except (duckdb.Error, pa.ArrowException, SelectionError) as error:
                 if late.is_set():
                     raise too_long from None
                 if isinstance(error, SelectionError):
@@ -203,22 +307,10 @@ class Columns:
                 done.set()
                 watcher.join()
 
-    def _files(self) -> tuple[list[str], np.ndarray]:
-        named = self._arrow("filename").combine_chunks().dictionary_encode()
-        return named.dictionary.to_pylist(), named.indices.to_numpy().astype(np.int32)
 
-    def _arrow(self, name: str) -> pa.ChunkedArray:
-        return self.table.db.sql(f"SELECT {quoted(name)} FROM clips ORDER BY rowid").to_arrow_table()[name]
-
-    def _numbers(self, name: str, dtype: Any = None) -> np.ndarray:
-        values = self._arrow(name).to_numpy()
-        if dtype is None and values.dtype.kind in "iu":
-            dtype = np.float32 if not len(values) or np.abs(values).max() < 1 << 24 else np.float64
-        return np.ascontiguousarray(values, dtype)
-
-
-def identifiers(sql: str) -> set[str]:
-    """Names that a condition uses as columns, in lower case. Empty for what does not parse: running it says why."""
+def identifiers(sql: str, keys: Sequence[str] = NAMING) -> set[str]:
+    """Names that a condition uses, as columns or of these keys, in lower case. Empty for what does not parse: running it
+    says why."""
     with duckdb.connect() as db:
         (tree,) = db.execute("SELECT json_serialize_sql(?::VARCHAR)", [f"SELECT (\n{sql}\n) FROM clips"]).fetchone()
     found: set[str] = set()
@@ -226,7 +318,10 @@ def identifiers(sql: str) -> set[str]:
     while rest:
         part = rest.pop()
         if isinstance(part, dict):
-            found.update(name.lower() for key in NAMING for name in part.get(key) or () if isinstance(name, str))
+            for key in keys:
+                names = part.get(key) or ()
+                names = [names] if isinstance(names, str) else names
+                found.update(name.lower() for name in names if isinstance(name, str))
             rest += part.values()
         elif isinstance(part, list):
             rest += part
@@ -242,37 +337,3 @@ def passing(values: np.ndarray, sign: str, threshold: float) -> np.ndarray:
         if sign == "<=" and float(at) > threshold:
             at = np.nextafter(at, np.float32(-np.inf))
     return values >= at if sign == ">=" else values <= at
-
-
-def ordered(values: np.ndarray) -> np.ndarray:
-    """[K] int32: indices of the values that are not NaN, lowest first, ties in order of index."""
-    there = int(np.count_nonzero(~np.isnan(values)))
-    if values.dtype != np.float32:
-        return np.argsort(values, kind="stable").astype(np.int32)[:there]
-    # A float's bits, flipped where it is negative, sort as the float does; with the index below them one fast sort of
-    # whole numbers does it, five times faster than a stable sort of floats.
-    bits = np.where(np.isnan(values), np.float32(np.nan), values + np.float32(0)).view(np.uint32)
-    bits = np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31))
-    keys = (bits.astype(np.uint64) << np.uint64(32)) | np.arange(len(values), dtype=np.uint64)
-    keys.sort()
-    return (keys[:there] & np.uint64(0xFFFFFFFF)).astype(np.int32)
-
-
-def _light(kind: str) -> bool:
-    return "BLOB" not in kind and not re.search(r"(FLOAT|DOUBLE)\[", kind)
-
-
-class _Texts(Mapping):
-    """An Arrow array as what bisect reads."""
-
-    def __init__(self, array: pa.StringArray) -> None:
-        self.array = array
-
-    def __getitem__(self, at: int) -> str:
-        return self.array[at].as_py()
-
-    def __len__(self) -> int:
-        return len(self.array)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.array.to_pylist())

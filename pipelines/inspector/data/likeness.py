@@ -11,11 +11,16 @@ import pyarrow.parquet as pq
 from cachetools import LRUCache
 
 from curate.base.child import Child, Lost
+from curate.base.store import StoreError
+from curate.base.store.files import opened
 from curate.selection.filters import SelectionError
 from pipelines.inspector.data.columns import Columns
+from pipelines.inspector.data.inspected import Gone
 from pipelines.inspector.data.listing import Find
+from pipelines.inspector.data.media import MediaError
 
 EMBEDDING = "image_embedding"
+REMEMBERED = 200_000_000  # bytes of cosines
 
 
 class Likeness:
@@ -24,7 +29,9 @@ class Likeness:
     def __init__(self, columns: Columns, encoder: SentenceEncoder) -> None:
         self.columns, self.encoder = columns, encoder
         self.lock = threading.Lock()
-        self._known: LRUCache[tuple[str, str], np.ndarray] = LRUCache(4)
+        self._known: LRUCache[tuple[str, str], np.ndarray] = LRUCache(
+            REMEMBERED, getsizeof=lambda found: min(found.nbytes, REMEMBERED)
+        )
         self._rows: tuple[np.ndarray, np.ndarray] | None = None
 
     @property
@@ -44,7 +51,7 @@ class Likeness:
         if find.like:
             place = self.columns.place(find.like)
             path, row = self.columns.files[self.columns.file[place]], int(self.columns.row[place])
-            value = pq.read_table(path, columns=[EMBEDDING])[EMBEDDING][row].as_py()
+            value = _embeddings(path)[row].as_py()
             if value is None:
                 raise SelectionError(f"{find.like}: has no embedding: its errors name the reason")
             vector = np.asarray(value, np.float32)
@@ -60,14 +67,24 @@ class Likeness:
         order, starts = self._rows
         for number, path in enumerate(self.columns.files):
             places = order[starts[number] : starts[number + 1]]
-            column = pq.read_table(path, columns=[EMBEDDING], use_threads=False)[EMBEDDING].combine_chunks()
-            column = column.take(pa.array(self.columns.row[places]))
+            column = _embeddings(path).combine_chunks().take(pa.array(self.columns.row[places]))
             there = np.asarray(column.value_lengths().fill_null(0)) == len(vector)
             if there.any():
                 rows = column.filter(pa.array(there)).flatten().to_numpy().reshape(-1, len(vector)).astype(np.float32)
                 norms = np.maximum(np.linalg.norm(rows, axis=1), 1e-12)
                 found[places[there]] = rows @ vector / norms
         return found
+
+
+def _embeddings(path: str) -> pa.ChunkedArray:
+    """Of all clips of a shard. Raises Gone, MediaError."""
+    try:
+        with opened(path) as stream:
+            return pq.read_table(stream, columns=[EMBEDDING], use_threads=False)[EMBEDDING]
+    except FileNotFoundError:
+        raise Gone(path) from None
+    except (OSError, StoreError) as error:
+        raise MediaError(f"{path}: cannot be read: {error}") from None
 
 
 class SentenceEncoder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -10,8 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from curate.base.sql import quoted
 from curate.selection.filters import Filter, SelectionError
+from pipelines.inspector.data.blocks import Mask, bisected, chosen, ordered, shuffled, sliced
 from pipelines.inspector.data.choice import Choice, Chooser
-from pipelines.inspector.data.columns import SECONDS
+from pipelines.inspector.data.snapshot import SECONDS
 
 MAX_ROWS = 240
 
@@ -50,8 +52,8 @@ class Listing:
 
     def __init__(self, chooser: Chooser, likeness: Any) -> None:
         self.chooser, self.columns, self.likeness = chooser, chooser.columns, likeness
-        self._random: tuple[int, np.ndarray] | None = None
-        self._found: tuple[str, np.ndarray] | None = None
+        self._found: tuple[str, Mask] | None = None
+        self._alike: tuple[np.ndarray, np.ndarray] | None = None  # likeness, and the order by it
 
     def prepare(self, page: Page) -> None:
         """What takes long and needs no lock: embeddings are read, a text encoder is loaded. Raises as `page` does."""
@@ -60,23 +62,32 @@ class Listing:
 
     def page(self, choice: Choice, page: Page) -> dict[str, Any]:
         """{total, rows, note}. Raises SelectionError, KeyError for an unknown id."""
-        mask = {"kept": choice.kept, "dropped": ~choice.kept}.get(page.show)
-        mask = np.ones(self.columns.count, bool) if mask is None else mask
+        mask = {"kept": lambda: choice.kept, "dropped": lambda: ~choice.kept}.get(page.show)
+        mask = mask() if mask else Mask.full(self.columns.count)
         if page.only is not None and page.only < len(choice.verdicts):
             passed = choice.verdicts[page.only].passed
-            mask = ~passed if passed is not None else np.zeros(self.columns.count, bool)
+            mask = ~passed if passed is not None else Mask(self.columns.count)
         found = self.found(page.find)
         if found is not None:
             mask = mask & found
         likeness = self.likeness(page.find) if page.find.like or page.find.sentence else None
-        order, values = self._order(page, likeness)
-        chosen = np.flatnonzero(mask) if order is None else order[np.flatnonzero(mask[order])]
-        if page.descending and page.sort not in ("random", "like"):
-            chosen = chosen[::-1]
-        there = int(np.count_nonzero(mask))
-        note = f"{there - len(chosen):,} clips without {page.sort} are not shown" if len(chosen) < there else ""
-        places = chosen[page.offset : page.offset + page.limit]
-        return {"total": len(chosen), "rows": self.rows(places, choice, values), "note": note}
+        there = mask.total()
+        if page.sort == "random":
+            total, values = there, None
+            parts = (places[mask.take(places)] for places in shuffled(self.columns.count, page.seed))
+        else:
+            order, values = self._order(page, likeness)
+            if order is None:
+                total, parts = (
+                    there,
+                    mask.places_backwards() if page.descending and page.sort != "like" else mask.places(),
+                )
+            else:
+                total = there - (mask & self._missing(page, likeness)).total()
+                parts = chosen(order, mask, page.descending and page.sort != "like")
+        note = f"{there - total:,} clips without {page.sort} are not shown" if total < there else ""
+        places = sliced(parts, page.offset, min(page.limit, max(0, total - page.offset)))
+        return {"total": total, "rows": self.rows(places, choice, values), "note": note}
 
     def rows(self, places: Sequence[int], choice: Choice, values: np.ndarray | None = None) -> list[dict[str, Any]]:
         """What a tile shows."""
@@ -88,8 +99,8 @@ class Listing:
             caption = columns.shown[place].as_py() if columns.shown is not None else None
             rows.append(
                 {
-                    "id": columns.ids[place].as_py(),
-                    "seconds": float(columns.seconds[place]),
+                    "id": columns.id(place),
+                    "seconds": number(columns.seconds[place]) or 0.0,
                     "kept": bool(choice.kept[place]),
                     "badges": badges(choice, place),
                     "value": number(values[place]) if values is not None else None,
@@ -108,27 +119,31 @@ class Listing:
         if name is None or verdict.threshold is None:
             raise SelectionError(f"{verdict.filter.name}: {verdict.error or 'has no threshold on one score'}")
         order, values = self.columns.order(name), self.columns.values[name]
-        side = "left" if verdict.keeps_high else "right"
-        cut = int(np.searchsorted(values[order].astype(np.float64), verdict.threshold, side=side))
-        mask = np.ones(self.columns.count, bool)
+        cut = bisected(values, order, verdict.threshold, right=not verdict.keeps_high)
+        mask = Mask.full(self.columns.count)
         if others:
             for i, other in enumerate(choice.verdicts):
                 if i != index and other.passed is not None:
-                    mask &= other.passed
-        below, above = order[:cut][::-1], order[cut:]
-        below, above = (part[mask[part]] for part in (below, above))
+                    mask = mask & other.passed
+        sides = {"above": order[cut:], "below": order[:cut]}
+        shown = {
+            side: sliced(chosen(part, mask, side == "below"), 0, min(count, len(part))) for side, part in sides.items()
+        }
+        passed = mask & verdict.passed
+        left = mask.total() - passed.total() - (mask & self.columns.unknown(name)).total()
+        above, below = (passed.total(), left) if verdict.keeps_high else (left, passed.total())
         return {
             "column": name,
             "threshold": verdict.threshold,
             "keeps_high": verdict.keeps_high,
-            "below": self.rows(below[:count], choice, values),
-            "above": self.rows(above[:count], choice, values),
-            "count_below": len(below),
-            "count_above": len(above),
+            "below": self.rows(shown["below"], choice, values),
+            "above": self.rows(shown["above"], choice, values),
+            "count_below": below,
+            "count_above": above,
         }
 
-    def found(self, find: Find) -> np.ndarray | None:
-        """bool [N], or None where nothing is asked for."""
+    def found(self, find: Find) -> Mask | None:
+        """A mask, or None where nothing is asked for."""
         key = find.model_dump_json(exclude={"like", "sentence"})
         if self._found and self._found[0] == key:
             return self._found[1]
@@ -153,7 +168,7 @@ class Listing:
             parts.append(self.columns.matching(f"{quoted(group)}::VARCHAR = ?", [find.group]))
         if not parts:
             return None
-        mask = np.logical_and.reduce(parts)
+        mask = functools.reduce(Mask.__and__, parts)
         if not find.label and "label" not in find.where.lower():
             self._found = key, mask
         return mask
@@ -161,24 +176,26 @@ class Listing:
     def _order(self, page: Page, likeness: np.ndarray | None) -> tuple[np.ndarray | None, np.ndarray | None]:
         """(indices in order, None for all as they lie; the values that they are sorted by)."""
         if likeness is not None and page.sort in ("like", "id"):
-            order = np.argsort(-likeness, kind="stable")
-            return order[: np.count_nonzero(~np.isnan(likeness))], likeness
-        if page.sort == "random":
-            if self._random is None or self._random[0] != page.seed:
-                shuffled = np.random.default_rng(page.seed).permutation(self.columns.count).astype(np.int32)
-                self._random = page.seed, shuffled
-            return self._random[1], None
+            if self._alike is None or self._alike[0] is not likeness:
+                self._alike = likeness, ordered(-likeness)
+            return self._alike[1], likeness
         if page.sort in self.columns.values:
             return self.columns.order(page.sort), self.columns.values[page.sort]
         if page.sort not in ("id", "like"):
             raise SelectionError(f"sort: no score {page.sort}; choose from id, random, {SECONDS} or a score's name")
         return None, None
 
+    def _missing(self, page: Page, likeness: np.ndarray | None) -> Mask:
+        """The clips without a value to sort by."""
+        if page.sort in self.columns.values:
+            return self.columns.unknown(page.sort)
+        return Mask.of(np.isnan(likeness))
+
 
 def badges(choice: Choice, place: int) -> list[tuple[int, bool]]:
     """(index, whether its score is null) of the filters that drop a clip."""
     return [
-        (i, bool(v.null[place])) for i, v in enumerate(choice.verdicts) if v.passed is not None and not v.passed[place]
+        (i, v.is_null(place)) for i, v in enumerate(choice.verdicts) if v.passed is not None and not v.passed[place]
     ]
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from curate.base.store import locate
 from curate.selection.filters import SelectionError
+from pipelines.inspector.data.blocks import bisected
 from pipelines.inspector.data.choice import Chooser, plain
 from pipelines.inspector.data.columns import Columns
 from pipelines.inspector.data.inspected import Inspected, open_inspected
@@ -33,11 +34,11 @@ class Loaded:
     media: Media | None = None
 
 
-def load(root: Path, clips: ClipCache, encoder: SentenceEncoder) -> Loaded:
-    """Read the dataset in a folder. Raises InspectError, SelectionError."""
+def load(root: str, clips: ClipCache, encoder: SentenceEncoder) -> Loaded:
+    """Read the dataset at a path or URL. Raises InspectError, SelectionError, DiskError."""
     inspected = open_inspected(root)
     try:
-        columns = Columns(inspected)
+        columns = Columns(inspected, clips.folder)
     except SelectionError as error:
         if "no clips" not in str(error):
             raise
@@ -77,10 +78,10 @@ def described(
     likeness: Likeness | None = None,
 ) -> dict[str, Any]:
     """What the page needs once."""
-    name = inspected.root.name
+    name, above = inspected.name, locate(inspected.beside)[1]
     about: dict[str, Any] = {
-        "name": f"{inspected.root.parent.name}/{name}" if name in ("annotated", "curated") else name,
-        "path": str(inspected.root),
+        "name": f"{above}/{name}" if name in ("annotated", "curated") else name,
+        "path": inspected.root,
         "kind": inspected.kind,
         "pack": str(inspected.config.get("pack", "")),
         "clips": columns.count if columns else 0,
@@ -94,7 +95,7 @@ def described(
         "overview": overview(inspected, columns),
     }
     for name, values in columns.values.items() if columns else ():
-        nulls = int((values != values).sum())
+        nulls = columns.nulls(name)
         if axis := chooser.axes.get(name):
             about["scores"].append({"name": name, **columns.notes(name), **axis.plain(), "nulls": nulls})
         else:
@@ -105,7 +106,7 @@ def described(
 def _no_spread(inspected: Inspected, name: str, values: np.ndarray, nulls: int) -> str:
     """Why a score has no histogram."""
     if nulls < len(values):
-        return f"{values[values == values][0]:g} for every clip that has it"
+        return f"{values[np.argmin(np.isnan(values))]:g} for every clip that has it"
     return inspected.why_null.get(name, "null for every clip: the stage that fills it was not run, or failed")
 
 
@@ -113,15 +114,15 @@ def strip(columns: Columns, chooser: Chooser, name: str, slots: int) -> list[str
     """Ids of clips that stand for evenly spaced places along a histogram: the one closest to each middle, None where none
     lies near."""
     axis, order, values = chooser.axes[name], columns.order(name), columns.values[name]
-    ordered, width = values[order].astype(np.float64), (axis.high - axis.low) / slots
+    width = (axis.high - axis.low) / slots
     found: list[str | None] = []
     for slot in range(slots):
         low, high = axis.low + slot * width, axis.low + (slot + 1) * width
-        first = 0 if slot == 0 else int(np.searchsorted(ordered, low, "left"))
-        last = len(ordered) if slot == slots - 1 else int(np.searchsorted(ordered, high, "left"))
+        first = 0 if slot == 0 else bisected(values, order, low)
+        last = len(order) if slot == slots - 1 else bisected(values, order, high)
         if first >= last:
             found.append(None)
             continue
-        middle = int(np.clip(np.searchsorted(ordered, (low + high) / 2), first, last - 1))
-        found.append(columns.ids[int(order[middle])].as_py())
+        middle = int(np.clip(bisected(values, order, (low + high) / 2), first, last - 1))
+        found.append(columns.id(int(order[middle])))
     return found

@@ -10,21 +10,26 @@ import hashlib
 import json
 import os
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from cachetools import LRUCache
 
 from curate.base.files import write_atomic
+from curate.base.store import StoreError, is_remote, join, locate, store_of
+from curate.base.store.files import opened
 from curate.clip import text_to_path
 from curate.export.extract import Span
 from pipelines.curated.cutting import CutJob, CutterError, Cutters
-from pipelines.curated.rows import job_of
+from pipelines.curated.plan.planned import job_of
 from pipelines.inspector.data.columns import Columns
+from pipelines.inspector.data.inspected import Gone
 
 STILLS = ("first", "middle", "last")
 PLAYABLE = {"h264", "vp9", "av1", "libdav1d"}  # in browsers without licences; copied where they are 8-bit 4:2:0
@@ -69,38 +74,27 @@ class Media:
 
     def clip(self, place: int) -> Path:
         """An mp4 file in the cache. Raises MediaError."""
-        clip_id = self.columns.ids[place].as_py()
+        clip_id = self.columns.id(place)
         if self.inspected.kind == "curated":
-            key = [str(self.inspected.root), clip_id, self.inspected.signature]
+            key = [self.inspected.root, clip_id, self.inspected.state]
             return self.clips.get(key, lambda: self._value(place, "video")["bytes"])
         there = [name for name in ("clock",) if name in self.inspected.schema.names]  # not in datasets of old
         (row,) = self.columns.rows([place], [*SPAN, *there, "video_path", "video_id", "unit"])
         path = text_to_path(row["video_path"])
-        try:
-            facts = os.stat(path)
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or "its name is no path"
-            raise MediaError(
-                f"{row['video_path']}: {reason}: put the source back where the dataset recorded it"
-            ) from None
+        version = _version(path, row["video_path"])
         video = self.video_row(place, row["video_id"], row["unit"], list(FACTS))
         plan = row | {name if name in ("codec", "pixel_format") else f"_{name}": video.get(name) for name in FACTS}
         options = {} if _plays(plan) else {"codec": "h264", "size": 480, "crf": 23, "preset": "ultrafast"}
         job = job_of(plan | {"clip_id": clip_id, "_keyframes": None}, options)
-        key = [clip_id, row["video_path"], facts.st_size, facts.st_mtime_ns, asdict(job.span), options]
+        key = [clip_id, row["video_path"], *version, asdict(job.span), options]
         return self.clips.get(key, lambda: self.clips.cut(job))
 
     def video_row(self, place: int, video_id: str, unit: int, names: list[str]) -> dict[str, Any]:
         """The row of videos/ of the unit that a clip lies in: it is in the twin of the clip's shard. {} without one."""
         if self.inspected.kind != "annotated":
             return {}
-        path = self.inspected.root / "videos" / Path(self.columns.files[self.columns.file[place]]).name
-        try:
-            there = [name for name in names if name in pq.read_schema(path).names]
-            wanted = [("video_id", "=", video_id), ("unit", "=", unit)]
-            rows = pq.read_table(path, columns=there, filters=wanted, use_threads=False).to_pylist()
-        except OSError:
-            return {}
+        file = int(self.columns.file[place])
+        rows, _ = video_rows(self.columns, file, lambda has: [n for n in names if n in has.names], video_id, unit)
         return rows[0] if rows else {}
 
     def _value(self, place: int, column: str) -> Any:
@@ -110,13 +104,15 @@ class Media:
                 file, ends = self._open(path)
                 group = int(np.searchsorted(ends, row, side="right"))
                 values = self._group(path, file, group, column)
-            except OSError:
-                raise MediaError("the shard of this clip is gone: the dataset has changed; refresh the page") from None
+            except FileNotFoundError:
+                raise Gone(path) from None
+            except (OSError, StoreError) as error:
+                raise MediaError(f"{path}: cannot be read: {error}") from None
             return values[row - (int(ends[group - 1]) if group else 0)].as_py()
 
     def _open(self, path: str) -> tuple[pq.ParquetFile, np.ndarray]:
         if path not in self._files:
-            file = pq.ParquetFile(path)
+            file = pq.ParquetFile(opened(path) if is_remote(path) else path)
             counts = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
             self._files[path] = file, np.cumsum(counts)
         return self._files[path]
@@ -135,6 +131,38 @@ class _OpenFiles(LRUCache):
         path, (file, ends) = super().popitem()
         file.close()
         return path, (file, ends)
+
+
+def video_rows(
+    columns: Columns, file: int, names: Callable[[pa.Schema], list[str]], video_id: str, unit: int | None = None
+) -> tuple[list[dict[str, Any]], pa.Schema]:
+    """Rows of a video's units in the twin of a shard of clips, and the twin's schema. names: of the columns, given the
+    schema. Raises Gone."""
+    path = join(columns.inspected.root, "videos", locate(columns.files[file])[1])
+    wanted = [("video_id", "=", video_id), *([("unit", "=", unit)] if unit is not None else [])]
+    try:
+        with opened(path) as stream:
+            schema = pq.read_schema(stream)
+            stream.seek(0)
+            table = pq.read_table(stream, columns=names(schema), filters=wanted, use_threads=False)
+            return table.to_pylist(), schema
+    except FileNotFoundError:
+        raise Gone(path) from None
+    except (OSError, StoreError) as error:
+        raise MediaError(f"{path}: cannot be read: {error}") from None
+
+
+def _version(path: str, shown: str) -> tuple[int, str]:
+    """Size and version of a source. Raises MediaError."""
+    try:
+        folder, name = locate(path)
+        entry = store_of(folder).head(name)
+        return entry.bytes, entry.version
+    except StoreError as error:
+        raise MediaError(str(error)) from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or ("no such object" if is_remote(path) else "its name is no path")
+        raise MediaError(f"{shown}: {reason}: put the source back where the dataset recorded it") from None
 
 
 def _plays(video: dict[str, Any]) -> bool:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import tempfile
 from typing import Any
 
 import duckdb
 
+from curate.base.store.files import database
 from pipelines.dataset.statistics import footage_sql
 from pipelines.inspector.data.columns import Columns
 from pipelines.inspector.data.inspected import Inspected
@@ -15,7 +17,15 @@ MOST = 8
 
 
 def overview(inspected: Inspected, columns: Columns | None) -> dict[str, Any]:
-    """Plain values. Of a curated dataset: what its selection.json says. columns: None where there are no clips."""
+    """Plain values, made once for each state. Of a curated dataset: what its selection.json says. columns: None where there
+    are no clips."""
+    with tempfile.TemporaryDirectory(prefix="winnow-overview-") as spilled:
+        if columns is None:
+            return _overview(inspected, columns, spilled)
+        return columns.snapshot.remembered("overview", lambda: _overview(inspected, columns, spilled))
+
+
+def _overview(inspected: Inspected, columns: Columns | None, spilled: str) -> dict[str, Any]:
     found: dict[str, Any] = {
         "videos": {},
         "footage": None,
@@ -26,7 +36,7 @@ def overview(inspected: Inspected, columns: Columns | None) -> dict[str, Any]:
         "made": made_of(inspected),
     }
     if inspected.videos:
-        db = duckdb.connect(config={"memory_limit": "800MB", "threads": 2})
+        db = database(memory_limit="800MB", threads=2, temp_directory=spilled)
         db.execute(
             f"CREATE TABLE v AS SELECT * EXCLUDE ({', '.join(_long(db, inspected.videos))}) FROM {inspected.videos}"
         ).fetchall()

@@ -153,7 +153,7 @@ async function follow() {
       const now = await get("/api/changes");
       const news = $("#news");
       if (now.changed && (!state.about?.clips || now.state === "wrong")) await load();
-      else if (news) news.hidden = !now.changed;
+      else if (news) news.hidden = !now.changed && now.version === state.about?.version;
     } catch {
       toast("The server does not answer: start `winnow inspect` again", true);
     }

@@ -19,8 +19,10 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 from PIL import Image
 
-from curate.base.files import atomic_file
+from curate.base.files import write_atomic
+from curate.base.store import is_remote, locate, store_of
 from pipelines.dataset.statistics import clock, short
+from pipelines.inspector.data.blocks import Mask, shuffled, sliced
 from pipelines.inspector.data.choice import Choice, Verdict
 from pipelines.inspector.data.loaded import SLOTS, Loaded, strip
 from pipelines.inspector.data.session import Session
@@ -35,19 +37,21 @@ class ReportError(Exception):
     """A report that cannot be made. One line."""
 
 
-def write_report(dataset: str | Path, out: str | Path) -> Path:
-    """Write the report of an annotated or a curated dataset to the file `out`. Raises ReportError."""
-    out = Path(out)
+def write_report(dataset: str | Path, out: str | Path) -> str | Path:
+    """Write the report of an annotated or a curated dataset to the file or URL `out`. Raises ReportError."""
     with tempfile.TemporaryDirectory() as scratch:
-        session = Session(Path(dataset).resolve(), Path(scratch))
+        session = Session(dataset, Path(scratch))
         session.load()
         session.close()
         if session.loaded is None:
             raise ReportError(session.wrong)
         text = html(session.loaded)
-    with atomic_file(out) as stream:
-        stream.write(text.encode())
-    return out
+    if is_remote(out):
+        folder, name = locate(str(out))
+        store_of(folder).replace(name, text.encode())
+        return str(out)
+    write_atomic(Path(out), text.encode())
+    return Path(out)
 
 
 def html(loaded: Loaded) -> str:
@@ -148,9 +152,9 @@ def counts(failing: int, nulls: int) -> str:
 
 def samples(loaded: Loaded, choice: Choice, pictures: Pictures) -> Iterable[dict[str, Any]]:
     """Stills of kept clips, and of those that each filter is the first to drop: a fair sample, the same each time."""
-    order = np.random.default_rng(SEED).permutation(loaded.columns.count)
+    count = loaded.columns.count
     wanted = [("kept", "kept", choice.kept, KEPT_STILLS, None)]
-    left = np.ones(loaded.columns.count, bool)
+    left = Mask.full(count)
     for verdict in choice.verdicts:
         if verdict.passed is not None:
             title, dropped = f"dropped by {condition(verdict)}", left & ~verdict.passed
@@ -158,12 +162,14 @@ def samples(loaded: Loaded, choice: Choice, pictures: Pictures) -> Iterable[dict
             left = left & verdict.passed
     for kind, title, mask, most, column in wanted:
         tiles = []
-        for place in order[mask[order]][:most]:
+        total = mask.total()
+        sample = (places[mask.take(places)] for places in shuffled(count, SEED))
+        for place in sliced(sample, 0, min(most, total)):
             value = float(loaded.columns.values[column][place]) if column else None
             text = "" if value is None else "null" if np.isnan(value) else short(value)
             tiles.append({"picture": pictures(int(place)), "value": text})
         if tiles:
-            yield {"kind": kind, "title": title, "count": f"{int(np.count_nonzero(mask)):,}", "tiles": tiles}
+            yield {"kind": kind, "title": title, "count": f"{total:,}", "tiles": tiles}
 
 
 def histograms(loaded: Loaded, choice: Choice, pictures: Pictures) -> Iterable[dict[str, Any]]:

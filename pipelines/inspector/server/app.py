@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse, Response
 
 from curate.selection.filters import SelectionError
 from pipelines.dataset.labels import LabelError
+from pipelines.inspector.data.inspected import InspectError
 from pipelines.inspector.data.media import MediaError
 from pipelines.inspector.data.session import Session
 from pipelines.inspector.panel import Panel
@@ -38,7 +39,7 @@ def make_app(
     check(shown, [f"{method} {route.path}" for router in shared for route in router.routes for method in route.methods])
     for router in (page_routes(shown), *shared, *(panel_routes(panel) for panel in shown)):
         app.include_router(router)
-    for kind in (SelectionError, LabelError, MediaError):
+    for kind in (SelectionError, LabelError, MediaError, InspectError):
         app.add_exception_handler(kind, _fixable)
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(RequestValidationError, _malformed)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal
 
 from fastapi import APIRouter, HTTPException, Query
@@ -33,12 +37,12 @@ def state_routes(session: Session) -> APIRouter:
         if session.changed:
             session.load()
         loaded = session.loaded
-        about = loaded.about if loaded else {"path": str(session.root)}
-        return {"state": session.state, "wrong": session.wrong} | about
+        about = loaded.about if loaded else {"path": session.root}
+        return {"state": session.state, "wrong": session.wrong, "version": session.version} | about
 
     @router.get("/api/changes")
     def changes() -> dict[str, Any]:
-        return {"changed": session.changed, "state": session.state}
+        return {"changed": session.changed, "state": session.state, "version": session.version}
 
     return router
 
@@ -49,6 +53,9 @@ def view_routes(session: Session) -> APIRouter:
 
     @router.post("/api/view")
     def view(asked: WantedView) -> dict[str, Any]:
+        return session.current(lambda: answered(asked))
+
+    def answered(asked: WantedView) -> dict[str, Any]:
         loaded = loaded_of(session)
         wrong = None
         try:
@@ -86,17 +93,24 @@ def media_routes(session: Session) -> APIRouter:
 
     @router.get("/api/still")
     def still(clip: str = Query(max_length=300), which: Literal["first", "middle", "last"] = STILLS[1]) -> Response:
-        loaded = loaded_of(session)
-        data = loaded.media.still(place_of(loaded, clip), which)
+        def found() -> bytes | None:
+            loaded = loaded_of(session)
+            return loaded.media.still(place_of(loaded, clip), which)
+
+        data = session.current(found)
         if data is None:
             raise HTTPException(404, "this clip has no such still")
         return Response(data, media_type="image/jpeg", headers={"cache-control": "private, max-age=3600"})
 
     @router.get("/api/video")
     def video(clip: str = Query(max_length=300)) -> Response:
-        loaded = loaded_of(session)
-        path = loaded.media.clip(place_of(loaded, clip))
-        return FileResponse(path, media_type="video/mp4", headers={"cache-control": "private, max-age=600"})
+        def found() -> Path:
+            loaded = loaded_of(session)
+            return loaded.media.clip(place_of(loaded, clip))
+
+        return FileResponse(
+            session.current(found), media_type="video/mp4", headers={"cache-control": "private, max-age=600"}
+        )
 
     return router
 
@@ -106,5 +120,17 @@ def panel_routes(panel: Any) -> APIRouter:
     router = APIRouter()
     for route, answer in panel.routes().items():
         method, path = route.split()
-        router.add_api_route(path, answer, methods=[method])
+        router.add_api_route(path, _current(panel.session, answer), methods=[method])
     return router
+
+
+def _current(session: Session, answer: Callable[..., Any]) -> Callable[..., Any]:
+    """Of a panel's method: answers from the dataset as it is now where a shard is gone."""
+    if inspect.iscoroutinefunction(answer):
+        return answer
+
+    @functools.wraps(answer)
+    def current(*given: Any, **named: Any) -> Any:
+        return session.current(lambda: answer(*given, **named))
+
+    return current

@@ -14,6 +14,8 @@ from pathlib import Path
 import uvicorn
 
 from curate.base.files import cache_folder
+from curate.base.store import is_remote
+from pipelines.inspector.data.inspected import place_of_dataset
 from pipelines.inspector.data.session import Session
 from pipelines.inspector.panel import Panel
 from pipelines.inspector.panels import PANELS
@@ -37,14 +39,15 @@ def serve(
     panels: Sequence[type[Panel]] = (),
 ) -> None:
     """Serve until interrupted. panels: of plugins, beside those of Winnow. Raises ServeError, PanelError."""
-    root = Path(dataset).resolve()
-    if not root.is_dir():
+    root = place_of_dataset(dataset)
+    if not is_remote(root) and not Path(root).is_dir():
         raise ServeError(f"{dataset}: there is no such folder; name one that `winnow annotate`, `select` or `run` made")
     listener = listen(host, port)
     token = new_token() if ask_token or not loopback(host) else None
-    session = None if is_run(root) else Session(root, Path(cache) if cache else cache_folder() / "inspector")
+    run = not is_remote(root) and is_run(Path(root))
+    session = None if run else Session(root, Path(cache) if cache else cache_folder() / "inspector")
     if session is None:
-        app = Guard(run_app(root), hosts=hosts_of(host), token=token)
+        app = Guard(run_app(Path(root)), hosts=hosts_of(host), token=token)
     else:
         app = make_app(session, hosts=hosts_of(host), token=token, panels=[*PANELS, *panels])
     address = address_of(host, listener.getsockname()[1], token)

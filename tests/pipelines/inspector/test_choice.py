@@ -9,8 +9,10 @@ import pytest
 from curate.selection.filters import Filter, SelectionError
 from curate.selection.selection import ScoreTable, select
 from pipelines.dataset import labels
-from pipelines.inspector.data.choice import Chooser, axis_of
-from pipelines.inspector.data.columns import Columns, TooLong, identifiers, ordered, passing
+from pipelines.inspector.data.axes import axis_of
+from pipelines.inspector.data.blocks import ordered
+from pipelines.inspector.data.choice import Chooser
+from pipelines.inspector.data.columns import Columns, TooLong, identifiers, passing
 from pipelines.inspector.data.inspected import Inspected
 from pipelines.inspector.data.listing import Find, Listing, Page
 
@@ -51,12 +53,11 @@ def table(seed=0):
 def chooser(tmp_path_factory):
     path = tmp_path_factory.mktemp("clips") / "part-0.parquet"
     pq.write_table(table(), path)
-    clips = labels.labelled(
-        f"(SELECT * FROM read_parquet(['{path}'], filename=true, file_row_number=true))", path.parent
-    )
+    clips = f"(SELECT * FROM read_parquet(['{path}'], filename=true, file_row_number=true))"
     types = {row[0]: str(row[1]) for row in duckdb.connect().execute(f"DESCRIBE SELECT * FROM {clips}").fetchall()}
-    inspected = Inspected(path.parent, "annotated", clips, "", pq.read_schema(path), types, {}, {}, [], {}, "")
-    return Chooser(Columns(inspected))
+    types |= dict.fromkeys(labels.COLUMNS, "VARCHAR")
+    inspected = Inspected(str(path.parent), "annotated", clips, "", pq.read_schema(path), types, {}, {}, [], {}, "")
+    return Chooser(Columns(inspected, tmp_path_factory.mktemp("cache")))
 
 
 FILTERS = [
@@ -78,7 +79,7 @@ def test_the_same_as_select(chooser, filters):
     chosen, choice = select(chooser.columns.inspected.clips, filters), chooser.choose(filters)
     assert (choice.clips, chooser.columns.count) == (chosen.kept, chosen.clips)
     assert choice.hours == pytest.approx(chosen.kept_hours) and chooser.total_hours == pytest.approx(chosen.hours)
-    assert chooser.columns.ids.filter(pa.array(choice.kept)).to_pylist() == chosen.kept_ids().to_pylist()
+    assert chooser.columns.ids.filter(pa.array(choice.kept.flags())).to_pylist() == chosen.kept_ids().to_pylist()
     for verdict, left, step in zip(choice.verdicts, choice.remaining, chosen.steps, strict=True):
         assert (verdict.nulls, verdict.failing) == (step.null, step.failing) and verdict.error is None
         assert verdict.hours == pytest.approx(step.dropped_hours) and left[0] == step.remaining
@@ -142,7 +143,7 @@ def loading(monkeypatch):
 def test_a_condition_loads_the_columns_that_it_names(chooser, monkeypatch):
     loaded = loading(monkeypatch)
     for sql in ("caption_video LIKE '%dog%'", "video_id <> 'video'", "caption_merged <> 'still_middle' -- video"):
-        assert chooser.columns.where(Filter("where", sql=sql))[0].all()
+        assert chooser.columns.where(Filter("where", sql=sql))[0].total() == N
     assert not loaded  # all of that is held
     chooser.columns.where(Filter("where", sql="image_embedding[1] > 0 AND caption_video LIKE '%video%'"))
     ((held, limit),) = loaded
@@ -154,7 +155,7 @@ def test_loading_columns_is_stopped_too(chooser, monkeypatch):
     monkeypatch.setattr("pipelines.inspector.data.columns.QUERY_SECONDS", 0.2)
     inspected = chooser.columns.inspected
     slow = "range(20000) a, range(20000) b WHERE a.range * b.range % 7 = 9"
-    monkeypatch.setattr(inspected, "clips", f"(SELECT c.* FROM {inspected.clips} c, {slow})")
+    monkeypatch.setattr(inspected, "placed", f"(SELECT c.* FROM {inspected.placed} c, {slow})")
     with pytest.raises(TooLong, match=r"takes longer than 0\.2 s"):
         chooser.columns.where(Filter("where", sql="image_embedding[1] > 0"))
 
@@ -183,14 +184,14 @@ def test_histograms_count_every_clip_with_a_score(chooser):
     choice = chooser.choose(FILTERS[:2])
     for name, axis in chooser.axes.items():
         values = chooser.columns.values[name]
-        assert axis.counts.sum() == np.count_nonzero(~np.isnan(values))
-        assert sum(chooser.histogram(name, choice)) == np.count_nonzero(choice.kept & ~np.isnan(values))
+        assert sum(axis.counts) == np.count_nonzero(~np.isnan(values))
+        assert sum(chooser.histogram(name, choice)) == np.count_nonzero(choice.kept.flags() & ~np.isnan(values))
     frames = chooser.axes["num_frames"]
     assert (frames.low, frames.high, len(frames.counts)) == (0.5, 59.5, 59)
     assert frames.counts[9] == np.count_nonzero(chooser.columns.values["num_frames"] == 10)
     assert axis_of(np.array([2.0, 2.0])) is None and axis_of(np.array([np.nan])) is None
     tail = axis_of(np.append(np.linspace(0, 1, 1000), [1e6]))
-    assert 0.9 < tail.high < 2 and tail.maximum == 1e6 and tail.counts.sum() == 1001
+    assert 0.9 < tail.high < 2 and tail.maximum == 1e6 and sum(tail.counts) == 1001
 
 
 def test_grid_is_sorted_and_complete(chooser):
@@ -236,10 +237,10 @@ def test_both_sides_of_a_threshold(chooser, chosen):
 def test_finding(chooser):
     grid = Listing(chooser, None)
     words = grid.found(Find(words="DOG 3"))
-    assert words.sum() == len([i for i in range(N) if i % 7 == 3])
-    assert not grid.found(Find(words="100%")).any() and not grid.found(Find(words="' OR 1=1 --")).any()
+    assert words.total() == len([i for i in range(N) if i % 7 == 3])
+    assert not grid.found(Find(words="100%")).total() and not grid.found(Find(words="' OR 1=1 --")).total()
     both = grid.found(Find(words="dog 3", where="num_frames > 30"))
-    assert (both == (words & (chooser.columns.values["num_frames"] > 30))).all()
+    assert (both.flags() == (words.flags() & (chooser.columns.values["num_frames"] > 30))).all()
     assert grid.found(Find()) is None
 
 

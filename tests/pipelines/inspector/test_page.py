@@ -244,8 +244,8 @@ def test_the_command_is_what_the_page_shows(page, place, monkeypatch):
     page.wait_for_selector("#toast.shown")
     words = shlex.split(page.evaluate("navigator.clipboard.readText()"))
     assert words[:2] == ["winnow", "select"] and count(page) == len(shown) > 0
-    monkeypatch.setattr("pipelines.curated.card.plot_scores", lambda *_: [])  # pictures take longest
-    monkeypatch.setattr("pipelines.curated.card.contact_sheet", lambda *_: False)
+    monkeypatch.setattr("pipelines.curated.card.card.plot_scores", lambda *_: [])  # pictures take longest
+    monkeypatch.setattr("pipelines.curated.card.card.contact_sheet", lambda *_: False)
     done = CliRunner().invoke(app, words[1:])
     assert done.exit_code == 0, done.output
     made = pq.read_table(folder / "copied" / "data", columns=["clip_id"])["clip_id"].to_pylist()

@@ -44,7 +44,7 @@ class Fastest(Panel):
     def fastest(self, most: int = 10) -> dict:
         columns = self.loaded().columns
         fast = columns.order("motion_score")[::-1][:most]
-        return {"column": "motion_score", "clips": [columns.ids[int(at)].as_py() for at in fast]}
+        return {"column": "motion_score", "clips": [columns.id(int(at)) for at in fast]}
 
 
 class Broken(Panel):

@@ -51,8 +51,8 @@ def run(command):
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
     """The card's plots take longest, and show nothing here."""
-    monkeypatch.setattr("pipelines.curated.card.plot_scores", lambda *_: [])
-    monkeypatch.setattr("pipelines.curated.card.contact_sheet", lambda *_: False)
+    monkeypatch.setattr("pipelines.curated.card.card.plot_scores", lambda *_: [])
+    monkeypatch.setattr("pipelines.curated.card.card.contact_sheet", lambda *_: False)
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +155,7 @@ def test_labels_of_a_curated_dataset(place):
         (folder / "away").rename(
             root
         )  # the labels given meanwhile are not lost, and the message names what to do with them
-        assert server.get("/api/changes")["changed"] is False and labels_root(folder / "part") == folder / "part"
+        assert server.get("/api/changes")["changed"] is False and labels_root(folder / "part") == str(folder / "part")
         assert f"append that file to {root / labels.NAME}" in server.post("/api/take", asked, status=422)["error"]
 
 
@@ -165,9 +165,9 @@ def test_a_dataset_recorded_by_a_relative_path(tmp_path, monkeypatch):
     (tmp_path / "part").mkdir()
     (tmp_path / "part" / "selection.json").write_text(json.dumps({"dataset": {"path": "data"}}))
     monkeypatch.chdir(tmp_path)
-    assert labels_root(tmp_path / "part") == tmp_path / "data"
+    assert labels_root(tmp_path / "part") == str(tmp_path / "data")
     monkeypatch.chdir("/")
-    assert labels_root(tmp_path / "part") == tmp_path / "part"
+    assert labels_root(tmp_path / "part") == str(tmp_path / "part")
 
 
 def test_numbers_read_back_as_they_were():

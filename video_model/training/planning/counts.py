@@ -28,13 +28,15 @@ def counted(config: TrainConfig, sources: Sequence[str]) -> dict[str, Any]:
         for part in stores.parts[name]:
             if not len(part):
                 continue
-            clips, given = Thinned(part.num_frames, part.fps, rates, most), stores.sizes(name)
-            chosen = nearest_size(part.shape, given)
-            for row, key in enumerate(part.keys):
-                height, wide = given[chosen[row]]
-                latent = outlines.channels * (height // outlines.factor) * (wide // outlines.factor)
-                sizes[key, (height, wide)] = clips.count(row) * (latent * width + TIME)
+            clips = Thinned(part.view("num_frames"), part.view("fps"), rates, most)
+            given = stores.sizes(name)
+            for rows in part.parts():
+                counts, chosen = clips.counts(rows).tolist(), nearest_size(part.shape_of(rows), given)
+                for i, key in enumerate(part.texts_at("clip_id", rows)):
+                    height, wide = given[chosen[i]]
+                    latent = outlines.channels * (height // outlines.factor) * (wide // outlines.factor)
+                    sizes[key, (height, wide)] = counts[i] * (latent * width + TIME)
             for column, share in part.captions.items():
-                captions.update(text for text in part.rows[column].unique().to_pylist() if share > 0 and text)
+                captions.update(text for text in part.text(column).unique().to_pylist() if share > 0 and text)
     texts = len(captions) * outlines.tokens * outlines.dim * width
     return found | {"latents": sum(sizes.values()) + texts}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,8 +14,8 @@ from video_model.diffusion.conditioning import Conditioner
 from video_model.diffusion.denoiser import Denoiser
 from video_model.diffusion.parametrisations import Parametrisation
 from video_model.errors import first_line
-from video_model.training import checkpoints
 from video_model.training.checkpoints import Checkpoint, CheckpointError
+from video_model.training.saving import Saver
 from video_model.training.steps.adapters import another_base, lora_facts
 from video_model.training.steps.average import Average, to_average
 from video_model.training.steps.compiling import compiled
@@ -119,12 +118,12 @@ class TrainingState:
         self.optimizer.zero_grad(set_to_none=True)  # evaluation and samples come next, and need the room
         self.average.update(step, last=step + 1 == self.stage.steps)
 
-    def save(self, folder: Path, step: int, facts: dict[str, Any]) -> Checkpoint:
-        """A checkpoint. The first worker writes it; or each what it holds, where the weights are spread."""
+    def save(self, saver: Saver, step: int, facts: dict[str, Any]) -> Checkpoint:
+        """Begin a checkpoint. The first worker writes it; or each what it holds, where the weights are spread."""
         parts = {
             "network": named_tensors(self.network),
             "ema": named_tensors(self.average.network),
             "optimizer": optimizer_tensors(self.optimizer, self.network),
         }
         facts = facts | {"trained": len(self.trained)} | lora_facts(self.network)
-        return checkpoints.save(folder, step, parts, facts, self.loop.keep, self.worker)
+        return saver.save(step, parts, facts)

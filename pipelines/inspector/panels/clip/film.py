@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
+import pyarrow as pa
 
 from pipelines.dataset import labels
 from pipelines.dataset.tables import CLIP_IDENTITY, CLIP_TAIL, OF_VIDEO
 from pipelines.inspector.data.choice import Choice
-from pipelines.inspector.data.columns import Columns
+from pipelines.inspector.data.columns import PLACE, Columns
 from pipelines.inspector.data.inspected import notes_of
 from pipelines.inspector.data.listing import badges, group_column, number
-from pipelines.inspector.data.media import STILLS, Media
+from pipelines.inspector.data.media import STILLS, Media, video_rows
 
 FACTS = (
     "codec",
@@ -39,12 +39,8 @@ def one_clip(columns: Columns, media: Media, choice: Choice, place: int) -> dict
     inspected = columns.inspected
     scores = []
     for name, values in columns.values.items():
-        value = values[place]
-        standing = None
-        if not np.isnan(value):
-            scored = np.count_nonzero(~np.isnan(values))
-            standing = (int(np.count_nonzero(values < value)) + int(np.count_nonzero(values <= value))) / 2 / scored
-        scores.append({"name": name, "value": number(value), "standing": standing, **columns.notes(name)})
+        standing = columns.standing(name, place)
+        scores.append({"name": name, "value": number(values[place]), "standing": standing, **columns.notes(name)})
     errors = row.get("errors") or {}
     if isinstance(errors, list):
         errors = {error["stage"]: error["reason"] for error in errors}
@@ -72,7 +68,7 @@ def one_clip(columns: Columns, media: Media, choice: Choice, place: int) -> dict
         "merged_from": row.get("caption_merged_from"),
         "errors": sorted(dict(errors).items()),
         "stills": [which for which in STILLS if f"still_{which}" in inspected.schema.names],
-        "kept": bool(choice.kept[place]),
+        "kept": choice.kept[place],
         "badges": badges(choice, place),
         "label": row.get("label"),
         "note": row.get("label_note"),
@@ -84,8 +80,8 @@ def film(columns: Columns, choice: Choice, video_id: str) -> dict[str, Any]:
     """The whole source: clips in order with their verdicts; shots, transitions and what was measured along it, where the
     dataset has them."""
     rows = columns.query(
-        """SELECT rowid, clip_id, start_time, end_time, shot_start_time, shot_end_time FROM clips
-           WHERE video_id = ? ORDER BY start_time, rowid LIMIT 20000""",
+        f"""SELECT {PLACE}, clip_id, start_time, end_time, shot_start_time, shot_end_time FROM clips
+           WHERE video_id = ? ORDER BY start_time, {PLACE} LIMIT 20000""",
         [video_id],
     )
     clips = [
@@ -94,7 +90,7 @@ def film(columns: Columns, choice: Choice, video_id: str) -> dict[str, Any]:
             "start": start,
             "end": end,
             "shot": [shot_start, shot_end],
-            "kept": bool(choice.kept[place]),
+            "kept": choice.kept[place],
             "badges": [index for index, _ in badges(choice, place)],
         }
         for place, clip_id, start, end, shot_start, shot_end in rows
@@ -145,20 +141,17 @@ def _units(
         return [], {}
     found, notes = {}, {}
     for file in sorted({int(columns.file[place]) for place in places}):
-        path = columns.inspected.root / "videos" / columns.files[file].rsplit("/", 1)[-1]
-        try:
-            schema = pq.read_schema(path)
-            samples = [
-                n for n in schema.names if n.endswith(SAMPLES) and n.removesuffix(SAMPLES) + TIMES in schema.names
-            ]
-            wanted = {*UNIT_FACTS, *samples, *(name.removesuffix(SAMPLES) + TIMES for name in samples)}
-            read = [name for name in schema.names if name in wanted]
-            table = pq.read_table(path, columns=read, filters=[("video_id", "=", video_id)], use_threads=False)
-        except OSError:
-            continue
-        notes |= {name: notes_of(schema.field(name)) for name in samples}
-        found |= {row["unit"]: row for row in table.to_pylist()}
+        rows, schema = video_rows(columns, file, _measured, video_id)
+        notes |= {name: notes_of(schema.field(name)) for name in schema.names if name.endswith(SAMPLES)}
+        found |= {row["unit"]: row for row in rows}
     return [found[unit] for unit in sorted(found)], notes
+
+
+def _measured(schema: pa.Schema) -> list[str]:
+    """Columns of videos/ that a film shows: facts of units, and what was measured along them."""
+    samples = [n for n in schema.names if n.endswith(SAMPLES) and n.removesuffix(SAMPLES) + TIMES in schema.names]
+    wanted = {*UNIT_FACTS, *samples, *(name.removesuffix(SAMPLES) + TIMES for name in samples)}
+    return [name for name in schema.names if name in wanted]
 
 
 def plain(value: Any) -> Any:

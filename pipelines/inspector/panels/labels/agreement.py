@@ -10,22 +10,22 @@ from typing import Any
 import numpy as np
 
 from pipelines.inspector.data.choice import Choice
-from pipelines.inspector.data.columns import Columns
+from pipelines.inspector.data.columns import PLACE, Columns
 
 
 def agreement(columns: Columns, choice: Choice) -> dict[str, Any]:
     """{good, bad, all, filters, scores}: the whole selection, each filter alone, and for each score the threshold with the
     highest F1."""
-    rows = columns.query("SELECT rowid, label = 'good' FROM clips WHERE label IS NOT NULL ORDER BY 1")
+    rows = columns.query(f"SELECT {PLACE}, label = 'good' FROM clips WHERE label IS NOT NULL ORDER BY 1")
     places = np.array([row[0] for row in rows], np.int64)
     good = np.array([row[1] for row in rows], bool)
     found: dict[str, Any] = {"good": int(good.sum()), "bad": int((~good).sum()), "filters": [], "scores": []}
     if not len(places):
         return found | {"all": None}
-    found["all"] = measured(choice.kept[places], good)
+    found["all"] = measured(choice.kept.take(places), good)
     for index, verdict in enumerate(choice.verdicts):
         if verdict.passed is not None:
-            found["filters"].append({"index": index, **measured(verdict.passed[places], good)})
+            found["filters"].append({"index": index, **measured(verdict.passed.take(places), good)})
     if 0 < good.sum() < len(good):
         scores = [
             best(values[places].astype(np.float64), good) | {"column": name} for name, values in columns.values.items()

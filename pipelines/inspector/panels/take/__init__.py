@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
+from curate.base.store import join
 from curate.selection.filters import Filter, SelectionError
 from pipelines.inspector.data.loaded import Loaded
 from pipelines.inspector.data.session import Session
@@ -38,7 +39,7 @@ class TakeAway(Panel):
     def take(self, asked: NamedSelection) -> dict[str, Any]:
         loaded = self.loaded()
         filters, wrong = _taken(loaded, asked)
-        out = str(loaded.inspected.root.parent / asked.name)
+        out = join(loaded.inspected.beside, asked.name)
         annotated = loaded.inspected.kind == "annotated"
         page_order = [f for f in asked.parsed() if f in filters] if annotated else filters
         return {

@@ -10,11 +10,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import yaml
 
+from curate.base.store import is_remote, join, store_of
 from curate.selection.filters import COLUMN_KINDS, Filter, SelectionError, parse_filters
 from pipelines.dataset import labels
 from pipelines.inspector.data.columns import identifiers
@@ -88,13 +88,13 @@ class Taker:
         """Into a folder of that name beside the dataset. Raises SelectionError."""
         if not NAME.fullmatch(name):
             raise SelectionError(f"{name[:80]!r}: not a folder's name: letters, digits, . _ - and at most 64 of them")
-        out = Path(inspected.root).parent / name
-        if out.resolve() == Path(inspected.root).resolve() or out.is_symlink():
+        out = join(inspected.beside, name)
+        if out == inspected.root or (not is_remote(out) and os.path.realpath(out) != out):
             raise SelectionError(f"{out}: choose another name")
         with self.lock:
             if self.state["state"] == "running":
                 raise SelectionError("a selection is being written already: wait for it, or stop it")
-            request = {"dataset": inspected.annotated, "out": str(out), "filters": [_packed(f) for f in filters]}
+            request = {"dataset": inspected.annotated, "out": out, "filters": [_packed(f) for f in filters]}
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "pipelines.inspector.panels.take.child"],
                 stdin=subprocess.PIPE,
@@ -106,7 +106,7 @@ class Taker:
             )
             self.process.stdin.write(json.dumps(request))
             self.process.stdin.close()
-            self.state = {"state": "running", "out": str(out), "done": 0, "total": 0, "failed": 0}
+            self.state = {"state": "running", "out": out, "done": 0, "total": 0, "failed": 0}
             threading.Thread(target=self._listen, args=(self.process,), daemon=True).start()
             return self.state
 
@@ -141,9 +141,10 @@ def _mark(left_out: int) -> str:
 
 def _not_selects(inspected: Inspected, chosen: Filter) -> str:
     """Why a filter on labels cannot be taken away."""
-    unseen = f"{chosen.name}: `winnow select` does not see the labels in {inspected.root / labels.NAME}"
-    if (Path(inspected.annotated) / "dataset.json").is_file() and os.access(inspected.annotated, os.W_OK):
-        return f"{unseen}: append that file to {Path(inspected.annotated) / labels.NAME} and remove it, or turn the filter off"
+    unseen = f"{chosen.name}: `winnow select` does not see the labels in {join(inspected.root, labels.NAME)}"
+    annotated = inspected.annotated
+    if store_of(annotated).exists("dataset.json") and (is_remote(annotated) or os.access(annotated, os.W_OK)):
+        return f"{unseen}: append that file to {join(annotated, labels.NAME)} and remove it, or turn the filter off"
     return f"{unseen}, as {inspected.annotated} is not there or cannot be written: put it back, or turn the filter off"
 
 

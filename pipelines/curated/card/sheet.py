@@ -13,7 +13,7 @@ from PIL import Image
 
 from curate.base.files import writing
 from curate.selection.selection import Selection, quoted
-from pipelines.curated.plots import KEPT, MUTED, pyplot
+from pipelines.curated.card.plots import KEPT, MUTED, pyplot
 
 COLUMNS, TILE = 6, 2.0  # tiles in a row; inches a tile is wide
 HEIGHT, GAP, HEAD, MARGIN = (

@@ -11,8 +11,8 @@ import yaml
 
 from curate.base.files import atomic_file
 from curate.selection.selection import Selection
-from pipelines.curated.plots import plot_scores
-from pipelines.curated.sheet import contact_sheet
+from pipelines.curated.card.plots import plot_scores
+from pipelines.curated.card.sheet import contact_sheet
 from pipelines.formats.format import Format
 
 OVERVIEW = "overview.png"
