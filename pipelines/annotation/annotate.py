@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from curate.base.child import CHANGED
 from curate.base.files import DiskError
@@ -24,6 +24,7 @@ from pipelines.annotation.planning.recorded import RecordedUnits
 from pipelines.annotation.pools import Place
 from pipelines.annotation.stages import check_views, tables_of, with_needs
 from pipelines.annotation.summary import Summary
+from pipelines.annotation.supervising import supervised
 from pipelines.annotation.tasks import Report, Task
 from pipelines.annotation.workers.actors import OnRay
 from pipelines.annotation.workers.executor import run, settled
@@ -57,6 +58,10 @@ class JobWatcher(Protocol):
 
     def unit(self, unit: Report) -> None: ...
 
+    def committed(self, units: list[str]) -> None:
+        """Rows of these units are committed."""
+        ...
+
 
 def annotate(
     sources: Sequence[str],
@@ -70,8 +75,24 @@ def annotate(
 ) -> Summary:
     """Fill the dataset with rows for every video of the sources; without sources, for the recorded ones.
 
-    Problems of config, weights, sources or folder raise before any work is done.
+    Problems of config, weights, sources or folder raise before any work is done. On Ray the work is that of a child process.
     """
+    options: dict[str, Any] = {"place": place, "watcher": watcher, "stages": stages, "retry_failed": retry_failed}
+    where = supervised if place.executor == "ray" else annotate_here
+    return where(sources, out, config, **options)
+
+
+def annotate_here(
+    sources: Sequence[str],
+    out: str | os.PathLike[str],
+    config: Config,
+    *,
+    place: Place,
+    watcher: JobWatcher,
+    stages: Sequence[str] | None,
+    retry_failed: bool,
+) -> Summary:
+    """`annotate` in this process."""
     began = time.perf_counter()
     root = Path(out)
     chosen = with_needs(list(config.parts.stages) if stages is None else stages, config)
@@ -221,7 +242,9 @@ class _Job:
     def _committed(self, footer: Footer) -> None:
         with self.guard:
             self.manifest.add(footer)
-        self.log.committed(footer.shard, len(footer.units))
+        units = footer.units
+        self.log.committed(footer.shard, len(units))
+        self.watcher.committed(units)
 
 
 def _inline(config: Config, stages: Sequence[str], place: Place, target: Target, log: RunLog) -> Inline:
