@@ -24,7 +24,6 @@ import pyarrow as pa
 
 from curate.base import sql as locked
 from curate.base.sql import ConditionError, connect, literal, message_of, quoted
-from curate.base.store.files import database
 from curate.selection.filters import Filter, SelectionError
 from curate.selection.selection import BASE_COLUMNS, ScoreTable
 from pipelines.dataset import labels
@@ -182,7 +181,7 @@ class Columns:
         if named <= {*light(self.inspected.types), *labels.COLUMNS}:
             with self._patience(chosen.name):
                 return self._verdict(self.table, chosen, PLACE)
-        db = database(autoinstall_known_extensions=False, autoload_known_extensions=False)
+        db = connect()
         with self._patience(
             chosen.name, db.interrupt
         ):  # filling it, with a column that is not held, can be interrupted too
@@ -223,9 +222,9 @@ class Columns:
     def matching(self, condition: str, parameters: Sequence[Any] = ()) -> Mask:
         """Of a condition of ours, with parameters for what a person wrote."""
         with self._patience("search"):
-            sql = f"SELECT {PLACE} FROM clips WHERE {condition}"
+            sql = f"SELECT {PLACE}::INTEGER AS place FROM clips WHERE {condition}"
             found = self.table.db.execute(sql, list(parameters)).fetchnumpy()
-        return Mask.at(self.count, np.asarray(found[PLACE], np.int64))
+        return Mask.at(self.count, np.asarray(found["place"]))
 
     def rows(self, places: Sequence[int], names: Sequence[str]) -> list[dict[str, Any]]:
         """Values of clips, in the order of `places`."""
