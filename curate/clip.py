@@ -85,9 +85,10 @@ class Listed:
 class Video:
     """A source file.
 
-    path: absolute. video_id: 32 hex digits, the content's fingerprint, which does not change when the file moves; 16 of the
+    path: absolute, or a URL. video_id: 32 hex digits, the content's fingerprint, which does not change when the file moves; 16 of the
     path's hash for a file that cannot be read. captions: of the source list, in its order. columns: its other columns (JSON
-    values). spans: those that the list names; if there are any, they are the clips.
+    values). spans: those that the list names; if there are any, they are the clips. stamp: `bytes`, `modified` and `version`
+    of an object as the listing of its store had them, or {}.
     """
 
     path: str
@@ -95,6 +96,7 @@ class Video:
     captions: list[str] = field(default_factory=list)
     columns: dict[str, Any] = field(default_factory=dict)
     spans: list[Listed] = field(default_factory=list)
+    stamp: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.video_id = self.video_id or hashlib.sha256(os.fsencode(self.path)).hexdigest()[:16]

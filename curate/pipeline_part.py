@@ -57,6 +57,8 @@ class PipelinePart(Part):
     `Clip.errors` that it writes. prefiltered: expensive, and skipped for clips outside of the config's prefilter.
     version: increase it when the same input gives other results: rows of two versions are never mixed.
     gpu: it can run on a GPU itself (its models declare that themselves). memory: bytes of one worker, beside models.
+    separable: keys of those of its models that depend on none of the others, and fill columns of their own, which name them
+    in `models`: such a model that runs on a CPU does so before, and holds no GPU that the others need.
     """
 
     needs: ClassVar[tuple[str, ...]] = ()
@@ -70,6 +72,7 @@ class PipelinePart(Part):
     version: ClassVar[int] = 1
     gpu: ClassVar[bool] = False
     memory: ClassVar[float] = 0.0
+    separable: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def weights(cls, section: Any) -> Sequence[Weights]:

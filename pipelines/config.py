@@ -74,6 +74,14 @@ class ExecutionOptions(Section):
         ge=0,
         description="GPUs of one worker of the stages whose models can use one; a share of one GPU is rounded to 1/n",
     )
+    gpu_gb: float | None = Field(
+        None, gt=0, description="memory of one GPU, GB: no more workers share one than it holds; unset: not known"
+    )
+    batch_clips: int = Field(
+        64,
+        ge=1,
+        description="clips of one or more units that a worker on a GPU gets at a time, for its models to batch",
+    )
     address: str | None = Field(None, description="Ray cluster, e.g. auto or ray://head:10001")
     shard_clips: int = Field(1000, ge=1, description="a shard is committed at this many clips")
     shard_seconds: float = Field(

@@ -55,7 +55,7 @@ def _on_ray(job: TrainingJob, workers: int, address: str | None, watcher: Any) -
     run = LookedOn(job.out)
     run.fetch()
     stores = Stores(job.config, job.sources, Path(job.cache) if job.cache else default_cache(job.out))
-    stores.compare(Run.begin(run.folder, stores.config, job.resume, watcher))
+    stores.compare(Run.begin(run.folder, stores.config, job.resume, watcher, run.mirror))
     run.forget(FAILURE, PROGRESS)
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(PLACE_SECONDS)
     with RaySession(address, "leave --workers and --address out", watcher.note):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, get_args
 
 from pydantic import Field
@@ -29,7 +30,8 @@ class Adapter(Part):
     roles: places in the config that it can fill. Options: its section there; `kind` is the adapter's name in configs, the
     rest are arguments of the constructor. shares: (argument, network) of networks that several adapters use; a worker
     loads each once. threaded: the constructor takes `threads`. gpu: it can run on a GPU. memory: bytes of working memory,
-    beside its weights.
+    beside its weights, at the default `batch`. sizes: parameters of published models, by their `model` in the config, for
+    plans where the weights are not.
     """
 
     roles: ClassVar[tuple[Role, ...]]
@@ -38,6 +40,7 @@ class Adapter(Part):
     threaded: ClassVar[bool] = False
     gpu: ClassVar[bool] = False
     memory: ClassVar[float] = 0.05e9
+    sizes: ClassVar[Mapping[str, float]] = {}
 
     @classmethod
     def kind(cls) -> str:
@@ -50,6 +53,19 @@ class Adapter(Part):
         """Keyword arguments of the constructor, and of `weights`, for a section of the config."""
         plain = section.model_dump(exclude={"kind"}, exclude_none=True)
         return plain | ({"threads": threads} if cls.threaded else {})
+
+    @classmethod
+    def parameters(cls, section: Any) -> float | None:
+        """How many weights the chosen model has: published, or as its name says ("...-7B-..."); None: not known."""
+        name = str(getattr(section, "model", ""))
+        said = re.search(r"(\d+(?:\.\d+)?)b(?![a-z])", name.rpartition("/")[2].lower())
+        return cls.sizes.get(name) or (float(said.group(1)) * 1e9 if said else None)
+
+    @classmethod
+    def working_memory(cls, section: Any) -> float:
+        """`memory`, in proportion to the `batch` that the config asks for."""
+        batch = cls.Options.model_fields.get("batch")
+        return cls.memory * max(1.0, section.batch / batch.default) if batch else cls.memory
 
     @classmethod
     def weights(cls, **arguments: Any) -> Sequence[Weights]:

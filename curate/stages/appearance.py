@@ -61,6 +61,7 @@ class Appearance(Stage):
     name = "appearance"
     needs = ("stills",)
     models = (EMBEDDER, roles.AESTHETIC, roles.QUALITY, roles.NSFW)
+    separable = (roles.QUALITY.key, roles.NSFW.key)
     columns = (EMBEDDING, AESTHETIC, QUALITY, NSFW)
 
     def __init__(
@@ -85,7 +86,7 @@ class Appearance(Stage):
             )
 
     def process(self, clips: Sequence[Clip]) -> None:
-        for batch in batches(clips):
+        for batch in batches(clips, self.at_once):
             attempt(self._score, batch, self.name, self.columns)
 
     def _score(self, clips: Sequence[Clip]) -> None:

@@ -76,7 +76,7 @@ class Captions(Stage):
         return getattr(section, "frames", None) or getattr(config.parts.adapter_of(section), "frames", 0)
 
     def process(self, clips: Sequence[Clip]) -> None:
-        for batch in batches(clips):
+        for batch in batches(clips, self.at_once):
             attempt(self._caption, batch, self.name, self.columns)
 
     def _caption(self, clips: Sequence[Clip]) -> None:

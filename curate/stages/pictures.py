@@ -10,8 +10,6 @@ import numpy as np
 from curate.clip import Clip
 from curate.models import Image
 
-CLIPS_AT_ONCE = 16  # clips whose stills a stage decodes at a time, to bound its memory
-
 
 def decode(jpeg: bytes) -> Image:
     """[h, w, 3] uint8 RGB. Raises ValueError for bytes that are no picture."""
@@ -39,6 +37,6 @@ def flattened(groups: Sequence[Sequence[Image]]) -> tuple[list[Image], list[slic
     return flat, places
 
 
-def batches(clips: Sequence[Clip], size: int = CLIPS_AT_ONCE) -> list[list[Clip]]:
+def batches(clips: Sequence[Clip], size: int) -> list[list[Clip]]:
     """Consecutive batches of at most `size` clips."""
     return [list(clips[at : at + size]) for at in range(0, len(clips), size)]

@@ -46,7 +46,7 @@ class Similarity(Stage):
         self.embedder: Embedder | None = loaded(embedder)
 
     def process(self, clips: Sequence[Clip]) -> None:
-        for batch in batches(clips):
+        for batch in batches(clips, self.at_once):
             attempt(self._score, batch, self.name, self.columns)
 
     def _score(self, clips: Sequence[Clip]) -> None:

@@ -12,13 +12,17 @@ from typing import Any
 from curate.clip import Clip, Column, Unit
 from curate.pipeline_part import PipelinePart, check_values
 
+CLIPS_AT_ONCE = 16  # bounds the memory of a worker without a GPU
+
 
 class Stage(PipelinePart):
     """A callable from units to units that fills some columns of their clips.
 
     Subclasses declare `name`, `needs` and `columns`, and write `process`. If it raises, it is retried clip by clip; a clip
-    that fails has null scores and the reason in `errors[name]`.
+    that fails has null scores and the reason in `errors[name]`. at_once: clips whose pictures it holds decoded at a time.
     """
+
+    at_once: int = CLIPS_AT_ONCE
 
     @classmethod
     def create(cls, section: Any, models: Mapping[str, Any]) -> Stage:

@@ -45,7 +45,7 @@ class Text(Stage):
         self.detector: TextDetector = loaded(detector)
 
     def process(self, clips: Sequence[Clip]) -> None:
-        for batch in batches(clips):
+        for batch in batches(clips, self.at_once):
             attempt(self._score, batch, self.name, self.columns)
 
     def _score(self, clips: Sequence[Clip]) -> None:

@@ -6,7 +6,6 @@ the file's presentation seconds (the first need not be 0).
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from contextlib import suppress
@@ -18,6 +17,7 @@ from curate.base import colour, orientation
 from curate.clip import COUNTED, Unit
 from curate.video.clock import HOLD_SECONDS, Clock
 from curate.video.frame import Frame, displayed
+from curate.video.identity import stamp
 from curate.video.opening import MAX_PIXELS, VideoError, open_video, printable
 from curate.video.reading import Mark, Stretch, average_rate, decoded_frames, decoding_of, demuxed, seconds_of
 
@@ -49,7 +49,7 @@ def probe(path: str, *, max_pixels: int = MAX_PIXELS) -> dict[str, Any]:
 
     Decodes the first frame, for its rotation and to check that it can be decoded.
     """
-    container, stream = open_video(path, max_pixels=max_pixels)
+    container, stream = open_video(path, max_pixels=max_pixels, keep=True)
     with container:
         return facts_of(path, container, stream)
 
@@ -71,8 +71,7 @@ def header(path: str, container: Any, stream: Any) -> dict[str, Any]:
         "duration": duration_of(container, stream),
         "has_audio": bool(container.streams.audio),
         "frames_in_file": stream.frames or None,
-        "bytes": os.path.getsize(path),
-        "modified": os.stat(path).st_mtime_ns,
+        **stamp(path, fresh=False),
     }
 
 
@@ -160,7 +159,9 @@ class Decode:
     def __iter__(self) -> Iterator[Frame]:
         counted = self.unit.facts.get("clock") == COUNTED
         for seek in (True, False):
-            container, stream = open_video(self.unit.video.path, threads=self.threads, max_pixels=self.max_pixels)
+            container, stream = open_video(
+                self.unit.video.path, threads=self.threads, max_pixels=self.max_pixels, through=True
+            )
             with container:
                 context = stream.codec_context
                 self.facts = header(self.unit.video.path, container, stream)

@@ -1,4 +1,8 @@
-"""Opening an arbitrary file: its video stream, ready to decode, or a `VideoError` with the reason."""
+"""Opening an arbitrary file or object: its video stream, ready to decode, or a `VideoError` with the reason.
+
+Local files are read by FFmpeg itself; objects of a store through a stream of ranges (`curate.video.remote`), whose
+transient errors are raised as StoreError.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,10 @@ from typing import Any
 
 import av
 from av.stream import Discard, Disposition
+
+from curate.base.store import StoreError
+from curate.base.store.ranges import Ranges
+from curate.video.remote import entry_of, is_remote, reader
 
 __all__ = ["MAX_PIXELS", "VideoError", "open_video", "printable"]
 
@@ -46,14 +54,23 @@ def open_video(
     threads: int = 1,
     max_pixels: int = MAX_PIXELS,
     container_options: dict[str, str] | None = None,
+    through: bool = False,
+    keep: bool = False,
+    source: Ranges | None = None,
 ) -> tuple[Any, Any]:
-    """(container, its video stream), ready to decode; the caller closes the container. Raises VideoError."""
+    """(container, its video stream), ready to decode; the caller closes the container.
+
+    path: or URL. through, keep: of a URL, see `curate.video.remote.reader`. source: a stream of it to read from. Raises
+    VideoError, and StoreError.
+    """
     check_file(path)
+    if source is None and is_remote(path):
+        source = reader(path, through=through, keep=keep)
     try:
         container = av.open(
-            "file:" + path,
+            source or "file:" + path,
             options={"max_pixels": str(max_pixels)},
-            container_options={"protocol_whitelist": "file", **(container_options or {})},
+            container_options={"protocol_whitelist": "none" if source else "file", **(container_options or {})},
             metadata_errors="replace",
         )
     except (av.FFmpegError, ValueError, UnicodeError) as error:
@@ -66,7 +83,9 @@ def open_video(
 
 
 def check_file(path: str) -> None:
-    """Raise VideoError for problems that the file system reports."""
+    """Raise VideoError for problems that the file system, or the store, reports."""
+    if is_remote(path):
+        return check_object(path)
     if os.path.islink(path) and not os.path.exists(path):
         raise VideoError(path, f"is a link to {printable(os.readlink(path))}, which does not exist")
     if not os.path.exists(path):
@@ -81,9 +100,22 @@ def check_file(path: str) -> None:
         raise VideoError(path, "is empty (0 bytes); copy or download it again")
 
 
+def check_object(url: str) -> None:
+    try:
+        size = entry_of(url).bytes
+    except FileNotFoundError:
+        raise VideoError(url, "there is no such object") from None
+    except StoreError as error:
+        if error.transient:
+            raise
+        raise VideoError(url, str(error).removeprefix(f"{url}: ")) from None
+    if size == 0:
+        raise VideoError(url, "is empty (0 bytes); copy or upload it again")
+
+
 def unreadable_reason(path: str, error: Exception) -> str:
     """Why FFmpeg could not open a file, from its first bytes."""
-    with open(path, "rb") as stream:
+    with reader(path) if is_remote(path) else open(path, "rb") as stream:
         head = stream.read(4096)
     if head[4:8] in (b"ftyp", b"mdat", b"free", b"wide") and isinstance(error, av.InvalidDataError):
         return "is cut short: an MP4/MOV without its index (moov), which nothing can be read without; get it again"

@@ -5,21 +5,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import pairwise, takewhile
+from itertools import islice, pairwise, takewhile
 from typing import Any
 
 import av
 import numpy as np
 
+from curate.base.child import LATE
+from curate.base.store import StoreError
 from curate.clip import COUNTED, FILE, Unit, Video
 from curate.video.clock import longest_step
 from curate.video.decode import probe
 from curate.video.opening import MAX_PIXELS, VideoError, open_video
 from curate.video.reading import Mark, average_rate, demuxed
+from curate.video.remote import reader, spent
 
 __all__ = ["plan"]
 
 NOT_CODED = 19  # largest size in bytes of an MPEG-4 packet without a picture, as in FFmpeg
+INDEXED = ("h264", "hevc")  # in MP4, FFmpeg takes their packets as the index has them
+MOST_UNEVEN = (
+    1.6  # length of a unit over what is wanted, beyond which keyframes are looked for that the index does not name
+)
+SEARCHED = 64  # packets after a seek
 LARGE = 256_000_000  # bytes of a file whose packets are read even if its header claims a short duration
 
 
@@ -38,13 +46,16 @@ def plan(video: Video, *, unit_seconds: float = 300.0, max_pixels: int = MAX_PIX
     """The units of a video: one, or for a file much longer than `unit_seconds` several, bounded at keyframes.
 
     Only the first frame is decoded. Each unit's `facts` are those of `probe`, `first_frame` (how many frames of the file are
-    displayed before it), and the marks that bound it. On a VideoError: one failed unit with the reason.
+    displayed before it), and the marks that bound it. On a VideoError: one failed unit with the reason; one that is lost
+    where a store does not answer.
     """
     try:
         facts = probe(video.path, max_pixels=max_pixels)
         bounds = boundaries(video.path, facts, unit_seconds, max_pixels)
     except VideoError as error:
-        return [Unit(video).fail(error.reason)]
+        return [Unit(video, facts=spent(video.path)).fail(error.reason)]
+    except StoreError as error:  # a store that does not answer is not the file's fault
+        return [Unit(video, lost=[LATE], facts=spent(video.path)).lose(str(error))]
     units = []
     for index, (first, end) in enumerate(pairwise([None, *bounds, None])):
         place = {"first_frame": first.frame if first else 0, "clock": COUNTED if bounds and bounds[0].counted else FILE}
@@ -52,19 +63,25 @@ def plan(video: Video, *, unit_seconds: float = 300.0, max_pixels: int = MAX_PIX
             place |= {f"{name}_packet": bound and bound.mark.packet, f"{name}_pts": bound and bound.mark.pts}
         span = first and first.time, end and end.time
         units.append(Unit(video, index, len(bounds) + 1, *span, facts=facts | place))
+    units[0].facts |= spent(video.path)
     return units
 
 
 def boundaries(path: str, facts: dict[str, Any], unit_seconds: float, max_pixels: int) -> list[UnitBound]:
     """The keyframes that split the file into about equal units, in order; [] for a file of one.
 
-    One pass over the packets' timestamps, without decoding. It is exact in every container, also where the index has no
-    presentation times (MP4 stores decode times) or lists only some keyframes (Matroska).
+    By the index of the file where that is whole; else by one pass over the packets' timestamps, without decoding. That is
+    exact in every container, also where the index has no presentation times or lists only some keyframes (Matroska).
     """
     duration = facts["duration"]
     if duration is not None and round(duration / unit_seconds) < 2 and facts["bytes"] < LARGE:
         return []
-    container, stream = open_video(path, max_pixels=max_pixels)
+    found = _by_index(path, unit_seconds, max_pixels)
+    return _by_packets(path, unit_seconds, max_pixels) if found is None else found
+
+
+def _by_packets(path: str, unit_seconds: float, max_pixels: int) -> list[UnitBound]:
+    container, stream = open_video(path, max_pixels=max_pixels, keep=True)  # the decode will want the same bytes
     with container:
         packets = []
         with suppress(av.FFmpegError):  # the decode reports what is damaged
@@ -73,6 +90,42 @@ def boundaries(path: str, facts: dict[str, Any], unit_seconds: float, max_pixels
                     return []  # packed B-frames: a packet holds two pictures, and no unit can begin with the second
                 packets.append((packet.pts, packet.dts, packet.is_keyframe, packet.is_discard))
         return split(packets, float(stream.time_base), float(average_rate(stream)), unit_seconds)
+
+
+def _by_index(path: str, unit_seconds: float, max_pixels: int) -> list[UnitBound] | None:
+    """The bounds of an MP4 or MOV whose header lists all packets, without reading these; None where it does not, or where
+    the index names too few keyframes, or one that is none."""
+    source = reader(path, keep=True)
+    container, stream = open_video(path, max_pixels=max_pixels, source=source)
+    with container:
+        index = list(stream.index_entries)
+        whole = "mp4" in container.format.name.split(",") and len(index) == stream.frames > 0
+        if not whole or stream.codec_context.name not in INDEXED:
+            return None
+        source.skim = True
+        times = [(packet.pts, packet.dts, packet.is_discard) for packet in demuxed(container, stream)]
+        if [dts for _, dts, _ in times] != [entry.timestamp for entry in index]:
+            return None
+        packets = [
+            (pts, dts, entry.is_keyframe, hidden) for (pts, dts, hidden), entry in zip(times, index, strict=True)
+        ]
+        base = float(stream.time_base)
+        bounds = split(packets, base, float(average_rate(stream)), unit_seconds)
+        ends = [bound.time for bound in bounds]
+        first, last = packets[0][0] * base, packets[-1][0] * base
+        if max(np.diff([first, *ends, last])) > MOST_UNEVEN * unit_seconds:
+            return None
+        source.skim = False
+        return bounds if all(_is_keyframe(container, stream, packets[bound.mark.packet]) for bound in bounds) else None
+
+
+def _is_keyframe(container: Any, stream: Any, wanted: tuple) -> bool:
+    """Whether a packet is a keyframe by its own bytes."""
+    container.seek(wanted[1], stream=stream, backward=True)
+    for packet in islice(demuxed(container, stream), SEARCHED):
+        if packet.pts == wanted[0]:
+            return packet.is_keyframe
+    return False
 
 
 def split(packets: Sequence[tuple], base: float, rate: float, unit_seconds: float) -> list[UnitBound]:

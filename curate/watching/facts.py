@@ -63,7 +63,19 @@ FILE_COLUMNS: tuple[Column, ...] = (
     Column("has_audio", pa.bool_(), "the file has an audio stream"),
     Column("bytes", pa.int64(), "size of the file", "bytes"),
     Column("modified", pa.int64(), "when the file was last written, as the file system says", "ns since 1970"),
-    Column("checksum", pa.string(), "BLAKE2b of the whole file, 32 hex digits; in the row of its first stretch"),
+    Column(
+        "version", pa.string(), "ETag of an object on a store, which changes with its content; null for a local file"
+    ),
+    Column(
+        "checksum",
+        pa.string(),
+        "BLAKE2b of the whole file, 32 hex digits; in the row of its first stretch. Null for an object of which not all "
+        "bytes were read in one go",
+    ),
+    Column(
+        "bytes_read", pa.int64(), "read from the store to plan and decode this unit; null for a local file", "bytes"
+    ),
+    Column("requests", pa.int64(), "made of the store to plan and decode this unit; null for a local file", "requests"),
     Column(
         "first_frame", pa.int64(), "frames of the file that are displayed before the unit's first keyframe", "frames"
     ),

@@ -12,6 +12,7 @@ from curate.export.span import BACK, CLOSE, FIRST_MISSING, ExtractError, Span, f
 from curate.observers.stills import encode_jpeg
 from curate.video.decode import aspect_of
 from curate.video.frame import Frame
+from curate.video.remote import trust
 
 __all__ = ["captioner_frames", "pictures"]
 
@@ -24,6 +25,7 @@ def captioner_frames(unit: Unit, count: int, *, size: int = 360, quality: int = 
     """
     if count < 1:
         return
+    trust(unit.video.path, unit.facts)
     together = [clip for clip in unit.clips if clip.clock == COUNTED]
     for clips in [*([clip] for clip in unit.clips if clip.clock != COUNTED), together]:
         wanted = [_places(clip, count) for clip in clips]

@@ -14,16 +14,20 @@ from typing import Any
 import cv2
 import numpy as np
 
+from curate.base.child import CHANGED, LATE, Lost
+from curate.base.store import StoreError
 from curate.clip import Unit
 from curate.observers.observer import Observer
 from curate.parts import Parts
 from curate.pipeline_part import check_values
 from curate.video.clock import longest_step
 from curate.video.decode import Decode, VideoError, frames
-from curate.video.identity import checksum, identify
+from curate.video.identity import cheap_checksum, checksum, identify
+from curate.video.remote import add_cost, spent, stand_in, trust
 from curate.video.timeline import Timeline
 from curate.video.units import plan
 from curate.watching.facts import rate_warnings, record_facts, record_rates, snap_to
+from curate.watching.isolation import record_loss
 from curate.watching.rereading import captioner_frames
 
 __all__ = ["watch"]
@@ -44,6 +48,7 @@ def watch(
     """
     cv2.setNumThreads(1)
     began = time.perf_counter()
+    trust(unit.video.path, unit.facts)
     try:
         known = Parts.load(plugins).observers
         chosen = [(part, part.Options(**observers[name])) for name, part in known.items() if name in observers]
@@ -51,14 +56,17 @@ def watch(
         _watch(unit, reader, [part.create(options, unit, frames_per_clip) for part, options in chosen])
     except VideoError as error:
         unit.fail(error.reason)
+    except StoreError as error:  # a store that does not answer, or an object that changes, is not the video's fault
+        unit = record_loss(unit, Lost(str(error), CHANGED if error.changed else LATE))
     except MemoryError:
         raise  # the caller knows the limit
     except Exception as error:  # the observer that finds the clips, or the decode: this unit, not the job
         unit.fail(f"{type(error).__name__}: {error}")
     unit.facts.setdefault("checksum", None)
     if unit.status == "ok" and unit.index == 0 and not unit.facts["checksum"]:
-        with suppress(OSError):  # deleted meanwhile: the caller compares size and time of writing
-            unit.facts["checksum"] = checksum(unit.video.path)
+        with suppress(OSError, StoreError):  # deleted meanwhile: the caller compares size and time of writing
+            unit.facts["checksum"] = cheap_checksum(unit.video.path)
+    add_cost(unit.facts, spent(unit.video.path))
     unit.seconds["decode"] = time.perf_counter() - began
     return unit
 
@@ -148,6 +156,8 @@ def _interrupted(frame: Any, reader: Decode, times: Sequence[float], sizes: Sequ
 def answer(request: dict[str, Any]) -> dict[str, Any]:
     """Answers requests of `Isolated` in the child process: `identify`, `checksum`, `plan`, `watch` or `captioner_frames`."""
     unit, arguments = Unit.unpack(request["unit"]), request["arguments"]
+    if request.get("stand_in"):
+        stand_in(unit.video.path, request["stand_in"])
     if request["do"] == "identify":
         return identify(unit.video.path)
     if request["do"] == "checksum":

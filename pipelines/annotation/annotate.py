@@ -16,19 +16,19 @@ from curate.base.child import CHANGED
 from curate.base.files import DiskError
 from curate.base.store import StoreError, store_of
 from curate.clip import Unit, Video, text_to_path
-from pipelines.annotation.actors import OnRay
 from pipelines.annotation.agreement import check_types, open_dataset, refuse_foreign
-from pipelines.annotation.executor import run, settled
-from pipelines.annotation.feed import AheadFeed, Feed
-from pipelines.annotation.force import Force, Inline
-from pipelines.annotation.intake import Input, Intake
 from pipelines.annotation.models import check_weights
+from pipelines.annotation.planning.feed import AheadFeed, Feed
+from pipelines.annotation.planning.intake import Input, Intake
+from pipelines.annotation.planning.recorded import RecordedUnits
 from pipelines.annotation.pools import Place
-from pipelines.annotation.recorded import RecordedUnits
 from pipelines.annotation.stages import check_views, tables_of, with_needs
 from pipelines.annotation.summary import Summary
 from pipelines.annotation.tasks import Report, Task
-from pipelines.annotation.worker import Committer, Target
+from pipelines.annotation.workers.actors import OnRay
+from pipelines.annotation.workers.executor import run, settled
+from pipelines.annotation.workers.force import Force, Inline
+from pipelines.annotation.workers.worker import Committer, Target
 from pipelines.cluster import ExecutorError
 from pipelines.config import Config
 from pipelines.dataset.dataset import (

@@ -11,7 +11,8 @@ from typing import Any
 
 from curate.base.child import CHANGED, Lost
 from curate.clip import Unit
-from curate.video.identity import READING, stamp
+from curate.video.identity import READING, same_stamp, stamp
+from curate.video.remote import is_remote
 from curate.watching.isolation import Isolated, record_loss
 from curate.watching.rereading import captioner_frames
 from curate.watching.watch import watch
@@ -30,10 +31,14 @@ FILE_CHANGED = Lost(
 )
 
 
-def file_changed(unit: Unit, now: dict[str, int | None]) -> bool:
-    """Whether the file exists and differs in size or time of writing from the one that was planned."""
-    planned = {name: unit.facts.get(name) for name in now}
-    return None not in planned.values() and None not in now.values() and planned != now
+def file_changed(unit: Unit, now: dict[str, Any] | None = None) -> bool:
+    """Whether the file exists and differs from the one that was planned. Of an object only that one is read, so that the
+    read says it. now: its stamp, if it is known."""
+    if is_remote(unit.video.path):
+        return False
+    now = now or stamp(unit.video.path)
+    planned = unit.facts.get("bytes") is not None and unit.facts.get("modified") is not None
+    return planned and now["bytes"] is not None and not same_stamp(unit.facts, now)
 
 
 def decode_time_limit(config: Config, unit: Unit) -> float:
@@ -74,7 +79,7 @@ class Pass:
 
     def watch(self, unit: Unit) -> Unit:
         """The unit after its decode; lost if its file changed since it was planned, or during the decode."""
-        before = stamp(unit.video.path)
+        before = None if is_remote(unit.video.path) else stamp(unit.video.path)
         if file_changed(unit, before):
             return record_loss(unit, FILE_CHANGED)
         options = self.options(unit)
@@ -82,9 +87,9 @@ class Pass:
             unit = self.isolated.watch(unit, decode_time_limit(self.config, unit), **options)
         else:
             unit = watch(unit, **options)
-        return (
-            record_loss(unit, FILE_CHANGED) if file_changed(unit, before) or stamp(unit.video.path) != before else unit
-        )
+        if before is not None and (file_changed(unit, before) or stamp(unit.video.path) != before):
+            return record_loss(unit, FILE_CHANGED)
+        return unit
 
     def options(self, unit: Unit) -> dict[str, Any]:
         """Arguments of `watch`: the observers that this unit needs, and those that these need."""
@@ -125,7 +130,7 @@ class Frames:
             if not count or any(clip.frames for clip in unit.clips):
                 continue
             options = {"count": count, "size": self.config.stills.size}
-            if file_changed(unit, stamp(unit.video.path)):
+            if file_changed(unit):
                 record_loss(unit, FILE_CHANGED)
             elif self.isolated:
                 self.isolated.frames(unit, decode_time_limit(self.config, unit), **options)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import json
+import math
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from curate.models.adapter import Adapter
 from curate.weights import MissingWeights, Weights
 from pipelines.config import Config
+
+ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 @dataclass(frozen=True)
@@ -16,7 +21,7 @@ class Use:
     """A model, or other trained weights, that a stage uses. column: name under which it is recorded.
 
     section: of the config, where an adapter is chosen; None for weights that a stage loads itself. gpu: it can run on one.
-    memory: bytes of working memory, beside its weights.
+    memory: bytes of working memory, beside its weights. parameters: where they are published; None: not known.
     """
 
     column: str
@@ -25,18 +30,64 @@ class Use:
     section: Any = None
     gpu: bool = False
     memory: float = 0.0
+    parameters: float | None = None
+
+    @property
+    def key(self) -> str:
+        """The same for uses that share one loaded model."""
+        return self.section.model_dump_json() if self.section is not None else self.column
+
+    @property
+    def weight_bytes(self) -> dict[str, float]:
+        """Bytes in memory of its weights, by file or model: in the precision that the config asks for, whatever the file's."""
+        size = ITEM_BYTES.get(getattr(self.section, "dtype", ""), 0)
+        if not size:
+            found = {str(item.path): _file_bytes(item.path) for item in self.weights if item.path}
+            return found or {self.key: (self.parameters or 0.0) * ITEM_BYTES["float32"]}
+        counted = sum(_parameters(item.path) for item in self.weights if item.path) or self.parameters
+        if counted:
+            return {self.key: counted * size}
+        return {self.key: sum(_file_bytes(item.path) for item in self.weights if item.path)}
+
+    @property
+    def unknown(self) -> bool:
+        """Nothing tells the size of its weights: the files are not here, and no number of parameters is published."""
+        return bool(self.weights) and not sum(self.weight_bytes.values())
 
 
 def memory_of(used: Iterable[Use]) -> float:
-    """Bytes of one process that has loaded these, by the size of the files; each file and each model counts once."""
-    models, files = {}, {}
+    """Bytes of one process that has loaded these: each file and each model counts once."""
+    models: dict[str, float] = {}
+    files: dict[str, float] = {}
     for use in used:
-        models[use.section.model_dump_json() if use.section is not None else use.column] = use.memory
-        for path in filter(None, (item.path for item in use.weights)):
-            files |= {
-                file: file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file()
-            }
+        models[use.key] = use.memory
+        files |= use.weight_bytes
     return sum(models.values()) + sum(files.values())
+
+
+def _files(path: Path) -> list[Path]:
+    """The files that are loaded: of a folder that holds several formats of the same weights, the safe ones."""
+    if path.is_file():
+        return [path]
+    files = [file for file in path.rglob("*") if file.is_file()]
+    safe = [file for file in files if file.suffix == ".safetensors" and not file.name.startswith("consolidated")]
+    return safe or [file for file in files if file.suffix in (".bin", ".pth", ".pt")] or files
+
+
+def _file_bytes(path: Path) -> float:
+    return float(sum(file.stat().st_size for file in _files(path)))
+
+
+def _parameters(path: Path) -> float:
+    """Weights in safetensors files, by their headers; 0 for other files."""
+    count = 0.0
+    for file in _files(path):
+        if file.suffix != ".safetensors":
+            return 0.0
+        with open(file, "rb") as stream:
+            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+        count += sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+    return count
 
 
 def adapter(section: Any, config: Config) -> tuple[type[Adapter], dict[str, Any]]:
@@ -45,18 +96,19 @@ def adapter(section: Any, config: Config) -> tuple[type[Adapter], dict[str, Any]
     return chosen, chosen.arguments(section, config.execution.threads)
 
 
-def uses(config: Config, stages: Sequence[str]) -> Iterator[Use]:
-    """The models and weights of these stages, in their order. Nothing is loaded."""
+def uses(config: Config, stages: Sequence[str], without: Collection[str] = ()) -> Iterator[Use]:
+    """The models and weights of these stages, in their order. Nothing is loaded. without: keys of roles to leave out."""
     for name in stages:
         part = config.parts.stages[name]
         own = getattr(config, name, None)
         if weights := tuple(part.weights(own)):
             yield Use(name, part.kind(own), weights)
         for role in part.models:
-            if (section := role.chosen(config)) is not None:
+            if role.key not in without and (section := role.chosen(config)) is not None:
                 kind, arguments = adapter(section, config)
                 weights = tuple(kind.weights(**arguments))
-                yield Use(role.column, kind.kind(), weights, section, kind.gpu, kind.memory)
+                working, parameters = kind.working_memory(section), kind.parameters(section)
+                yield Use(role.column, kind.kind(), weights, section, kind.gpu, working, parameters)
 
 
 def weights(config: Config, stages: Sequence[str]) -> list[tuple[str, Weights]]:

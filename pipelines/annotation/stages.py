@@ -6,7 +6,7 @@ Stages declare what they need, fill and require of a machine; the list of stages
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ from curate.clip import Unit
 from curate.observers.observer import Observer
 from curate.parts import Parts
 from curate.pipeline_part import PipelinePart
+from curate.stages.portion import Portion
 from curate.stages.prefilter import Prefilter
-from curate.stages.stage import Stage
+from curate.stages.stage import CLIPS_AT_ONCE, Stage
 from curate.watching.facts import FILE_COLUMNS
 from curate.watching.watch import views_of
 from pipelines.annotation.decoding import Frames, Pass, frames_needed
@@ -88,8 +89,13 @@ def _prefilter_needs(config: Config) -> list[str]:
     return needs
 
 
-def build(config: Config, stages: Sequence[str]) -> list[Step]:
-    """The callables of one worker, which map units to units. Each model is loaded once, even if stages share it."""
+def build(
+    config: Config, stages: Sequence[str], without: Collection[str] = (), at_once: int = CLIPS_AT_ONCE
+) -> list[Step]:
+    """The callables of one worker, which map units to units. Each model is loaded once, even if stages share it.
+
+    without: keys of roles whose models run in another pool. at_once: clips whose pictures a stage holds at a time.
+    """
     cache = ModelCache(config)
     steps: list[Step] = [Recall(config.parts)]
     chosen = [config.parts.stages[name] for name in stages]
@@ -97,11 +103,17 @@ def build(config: Config, stages: Sequence[str]) -> list[Step]:
         steps.append(Pass(config))
     if frames_needed(config, stages):
         steps.append(Frames(config))
-    return steps + [_filtered(_made(part, config, cache), config) for part in chosen if issubclass(part, Stage)]
+    for part in chosen:
+        if issubclass(part, Stage):
+            stage = _made(part, config, cache, without)
+            stage.at_once = at_once
+            step = _filtered(stage, config)
+            steps.append(Portion(step, without) if {role.key for role in part.models} & set(without) else step)
+    return steps
 
 
-def _made(part: type[Stage], config: Config, cache: ModelCache) -> Stage:
-    models = {role.parameter: cache.get(role.chosen(config)) for role in part.models}
+def _made(part: type[Stage], config: Config, cache: ModelCache, without: Collection[str]) -> Stage:
+    models = {role.parameter: None if role.key in without else cache.get(role.chosen(config)) for role in part.models}
     return part.create(getattr(config, part.name, None), models)
 
 
@@ -126,7 +138,7 @@ class Recall:
         return list(units)
 
     def _read(self, unit: Unit, root: Path, shard: str) -> None:
-        stamps = {name: unit.facts[name] for name in ("bytes", "modified") if name in unit.facts}
+        stamps = {name: unit.facts[name] for name in ("bytes", "modified", "version") if name in unit.facts}
         stored = read_unit(store_of(root), shard, unit, tables_of(self.parts).with_stored(root, [shard]))
         if unit.video.captions or unit.video.columns or unit.video.spans:  # from the current list
             apply_list(stored, unit.video)

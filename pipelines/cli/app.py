@@ -11,6 +11,7 @@ from rich.text import Text
 from curate.selection.presets import preset_help
 from pipelines.cli import inspecting as inspector
 from pipelines.cli import training as training_cli
+from pipelines.cli import watching as watching_cli
 from pipelines.cli.errors import DONE, WITH_FAILURES, err_console, errors, out_console
 from pipelines.cli.options import (
     cluster_of,
@@ -316,6 +317,7 @@ def _root(
 
 training_cli.register(app)
 inspector.register(app)
+watching_cli.register(app)
 
 
 def main() -> None:

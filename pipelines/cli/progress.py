@@ -66,7 +66,9 @@ class LiveProgress:
         if unit.status in ("failed", "lost"):
             self.told += 1
             if self.told <= self.MOST_TOLD:
-                self.console.print(Text(f"{unit.status}: {os.path.basename(unit.path)!r}: {unit.error}", style="yellow"))
+                self.console.print(
+                    Text(f"{unit.status}: {os.path.basename(unit.path)!r}: {unit.error}", style="yellow")
+                )
         spent = time.monotonic() - self.began
         rate = self.footage / max(spent, 1e-9)
         left = clock((self.total - self.footage) / rate) if rate > 0 and self.footage < self.total else "0 s"

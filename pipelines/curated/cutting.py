@@ -22,7 +22,7 @@ from curate.base.store.protocol import StoreError
 from curate.export.extract import ClipForm, Extracted, ExtractError, Span, extract
 from curate.export.span import ASKED_FOR, NO_KEYFRAME
 from curate.export.transcode import transcode
-from curate.video.identity import checksum, fingerprint
+from curate.video.identity import checksum, fingerprint, same_stamp, stamp
 from curate.video.opening import printable
 from pipelines.curated.spool import keep, spooled
 
@@ -35,12 +35,14 @@ class CutterError(Exception):
 
 @dataclass(frozen=True)
 class SourceFile:
-    """What a file was when it was annotated. bytes, modified, checksum: as in `videos/`, None where that was not recorded."""
+    """What a file was when it was annotated. bytes, modified, checksum, version: as in `videos/`, None where that was not
+    recorded."""
 
     video_id: str
     bytes: int | None = None
     modified: int | None = None
     checksum: str | None = None
+    version: str | None = None
 
 
 @dataclass(frozen=True)
@@ -109,12 +111,14 @@ def changed(path: str, source: SourceFile | None) -> str | None:
     if source is None:
         return None
     try:
-        facts = os.stat(path)
-        if source.bytes in (None, facts.st_size):
-            if source.bytes is not None and source.modified == facts.st_mtime_ns:
+        now = stamp(path, fresh=False)
+        if now["bytes"] is None:
+            return None
+        if source.bytes in (None, now["bytes"]):
+            if same_stamp(asdict(source), now):
                 return None
             known, look = (source.checksum, checksum) if source.checksum else (source.video_id, fingerprint)
-            if _looked_at(look, path, facts.st_size, facts.st_mtime_ns) == known:
+            if _looked_at(look, path, *now.values()) == known:
                 return None
     except (OSError, ValueError):
         return None
@@ -125,7 +129,7 @@ def changed(path: str, source: SourceFile | None) -> str | None:
 
 
 @lru_cache(maxsize=256)
-def _looked_at(look: Callable[[str], str], path: str, size: int, modified: int) -> str:
+def _looked_at(look: Callable[[str], str], path: str, *stamp: Any) -> str:
     return look(path)
 
 

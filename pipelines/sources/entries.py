@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from curate.base.store import storable
 from curate.clip import Listed
 from pipelines.sources.spans import PAIRED, missing, parsed_list, spans_of
 
@@ -168,8 +169,10 @@ def _place(entry: Entry, value: Any, name: str, columns: dict[str, Any]) -> None
     place = str(value).strip()
     if place.lower().startswith("file://"):
         place = unquote(urlsplit(place).path)
-    if ADDRESS.match(place):
-        entry.problem = f"{json_safe(place)} is an address, and Winnow reads files only: download it and name its path"
+    if ADDRESS.match(place) and not storable(place):
+        entry.problem = (
+            f"{json_safe(place)} is an address of no storage that Winnow knows: download it and name its path"
+        )
     elif not _is_file_name(place):
         entry.problem = f"{place!r} cannot be a file name: correct the entry or take it out"
     else:

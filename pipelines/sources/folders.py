@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from curate.base.store import Entry
+
 VIDEO_SUFFIXES = frozenset(
     [
         ".mp4",
@@ -130,21 +132,23 @@ class Refused:
 
 @dataclass(frozen=True)
 class FoundFile:
-    """kind: "video", or "metadata" (the list of a VideoFolder). sidecars: files beside it that may hold captions."""
+    """path: or URL. kind: "video", or "metadata" (the list of a VideoFolder). sidecars: files beside it that may hold captions.
+    entry: what a listing of a store says of it."""
 
     path: str
     kind: str = "video"
     sidecars: tuple[str, ...] = ()
+    entry: Entry | None = None
 
 
 class Search:
     """Searches folders, each once, even for several sources.
 
-    own: a folder to leave out: that of the dataset being made.
+    own: a folder to leave out: that of the dataset being made. skipped: is counted into.
     """
 
-    def __init__(self, own: Path | None = None) -> None:
-        self.skipped = SkippedFiles()
+    def __init__(self, own: Path | None, skipped: SkippedFiles) -> None:
+        self.skipped = skipped
         self.searched: set[tuple[int, int]] = set()
         if own is not None and own.is_dir():
             self.searched.add((own.stat().st_dev, own.stat().st_ino))
@@ -178,9 +182,12 @@ class Search:
         """The videos of one folder. Its folders are added to `inside`, those behind links to `links`."""
         names = {entry.name for entry in entries}
         stems = {os.path.splitext(name)[0] for name in names if Path(name).suffix.lower() in VIDEO_SUFFIXES}
+        entries = sorted(
+            entries, key=lambda entry: entry.name.lower() not in METADATA
+        )  # which say things of the others
         for entry in entries:
             name, suffix = entry.name, Path(entry.name).suffix.lower()
-            if kind := self._no_input(name, suffix, names):
+            if kind := no_input(name, suffix, fetching=f"{name}.aria2" in names):
                 self.skipped.add(kind, entry.path)
                 continue
             reached = _reached(entry)
@@ -203,14 +210,16 @@ class Search:
             elif reached != "folder" and not (suffix in SIDECARS and os.path.splitext(name)[0] in stems):
                 self.skipped.suffixes[suffix or "(no suffix)"] += 1
 
-    def _no_input(self, name: str, suffix: str, names: set[str]) -> str | None:
-        if name.lower() in TRASH or name.lower().startswith((".trash", ".trashes")):
-            return IN_TRASH
-        if name.startswith("."):
-            return HIDDEN
-        if suffix in PARTIAL_SUFFIXES or ".part-Frag" in name or f"{name}.aria2" in names:
-            return PARTIAL
-        return None
+
+def no_input(name: str, suffix: str, fetching: bool = False) -> str | None:
+    """Why a file or folder of this name is no input, or None. fetching: a downloader's file lies beside it."""
+    if name.lower() in TRASH or name.lower().startswith((".trash", ".trashes")):
+        return IN_TRASH
+    if name.startswith("."):
+        return HIDDEN
+    if suffix in PARTIAL_SUFFIXES or ".part-Frag" in name or fetching:
+        return PARTIAL
+    return None
 
 
 def unreadable(error: OSError) -> str:

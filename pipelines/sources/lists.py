@@ -10,14 +10,17 @@ import csv
 import io
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from itertools import islice
+from os.path import splitext
+from typing import Any, TextIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from curate.base.store.files import opened
 from pipelines.sources.folders import VIDEO_SUFFIXES
 
 LIST_SUFFIXES = frozenset([".txt", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet"])
@@ -48,20 +51,42 @@ class BrokenRow:
 Knows = Callable[[str], bool]  # whether a column of this name holds paths of videos
 
 
-def rows_of(path: Path, knows: Knows) -> Iterator[dict[str, Any] | BrokenRow]:
-    """The rows of a list, in order. Raises ListError."""
-    suffix = path.suffix.lower()
+def rows_of(path: str, knows: Knows) -> Iterator[dict[str, Any] | BrokenRow]:
+    """The rows of a list, a file or an object of a store, in order, a few at a time in memory: all of them only of JSON that
+    is one value. Raises ListError, StoreError."""
+    suffix = splitext(path)[1].lower()
     try:
         if suffix == ".parquet":
             yield from _parquet(path, knows)
         elif suffix == ".txt":  # the bytes of a path need not be text
-            yield from _lines(decoded(path.read_bytes(), errors="surrogateescape"))
+            yield from _lines(path)
         elif suffix in (".csv", ".tsv"):
-            yield from _table(decoded(path.read_bytes()), suffix, knows)
+            yield from _table(path, suffix, knows)
         else:
-            yield from _json(decoded(path.read_bytes()), knows, lines=suffix != ".json")
+            yield from _json(path, knows, lines=suffix != ".json")
     except (ValueError, OSError, RecursionError, pa.ArrowException) as error:
         raise ListError(f"cannot be read as a {suffix} list: {error}") from None
+
+
+@contextmanager
+def text_of(path: str, errors: str = "strict") -> Iterator[TextIO]:
+    """The text of a list, in UTF-8, or in UTF-16 or 32 with a byte order mark, lines as they end."""
+    with opened(path) as stream:
+        head = stream.read(4)
+        stream.seek(0)
+        encoding = next((name for mark, name in BOMS if head.startswith(mark)), "utf-8")
+        yield io.TextIOWrapper(stream, encoding, errors, newline="")
+
+
+def _explained(path: str, error: UnicodeDecodeError) -> ListError:
+    """Which line of a list is not text."""
+    with opened(path) as stream:
+        for number, line in enumerate(stream, 1):
+            try:
+                line.decode()
+            except UnicodeDecodeError as found:
+                return _not_text(number, line[found.start])
+    return ListError(f"is not {error.encoding} throughout ({error.reason}): save it as UTF-8")
 
 
 def decoded(data: bytes, errors: str = "strict") -> str:
@@ -70,31 +95,47 @@ def decoded(data: bytes, errors: str = "strict") -> str:
     try:
         return data.decode(encoding, errors)
     except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise ListError(
-            f"line {line} is not UTF-8 (byte 0x{data[error.start]:02x}), and nothing in the file says what it is: save it "
-            "as UTF-8, e.g. if it came from Windows: iconv -f WINDOWS-1252 -t UTF-8 LIST > NEW"
-        ) from None
+        raise _not_text(data[: error.start].count(b"\n") + 1, data[error.start]) from None
 
 
-def _lines(text: str) -> Iterator[dict[str, Any]]:
-    for line in text.replace("\r\n", "\n").split("\n"):
-        if line.strip() and not line.startswith("#"):
-            yield {"path": line.strip()}
+def _not_text(line: int, byte: int) -> ListError:
+    return ListError(
+        f"line {line} is not UTF-8 (byte 0x{byte:02x}), and nothing in the file says what it is: save it "
+        "as UTF-8, e.g. if it came from Windows: iconv -f WINDOWS-1252 -t UTF-8 LIST > NEW"
+    )
+
+
+def _lines(path: str) -> Iterator[dict[str, Any]]:
+    with text_of(path, errors="surrogateescape") as text:
+        text.reconfigure(newline="\n")  # type: ignore[attr-defined]
+        for line in text:
+            if line.strip() and not line.startswith("#"):
+                yield {"path": line.strip()}
 
 
 # --- separated columns
 
 
-def _table(text: str, suffix: str, knows: Knows) -> Iterator[dict[str, Any] | BrokenRow]:
-    text = text.replace("\0", "\ufffd")
-    head = next((line for line in text.splitlines() if line.strip()), "")
-    separator = _separator(head, suffix, knows)
+def _table(path: str, suffix: str, knows: Knows) -> Iterator[dict[str, Any] | BrokenRow]:
     csv.field_size_limit(FIELD_CHARACTERS)
-    if separator == "\t" and not _quotes_close(text):  # many such tables use no quoting: a quote is a character
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, quoting=csv.QUOTE_NONE)
-    else:
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    try:
+        with text_of(path) as text:
+            head = next((line for line in _clean(text) if line.strip()), "").splitlines()
+        separator = _separator(next((line for line in head if line.strip()), ""), suffix, knows)
+        # many such tables use no quoting: a quote is a character
+        plain = separator == "\t" and not _quotes_close(path)
+        with text_of(path) as text:
+            form: dict[str, Any] = {"quoting": csv.QUOTE_NONE} if plain else {"strict": True}
+            yield from _cells(csv.reader(_clean(text), delimiter=separator, **form), separator, knows)
+    except UnicodeDecodeError as error:
+        raise _explained(path, error) from None
+
+
+def _clean(text: Iterable[str]) -> Iterator[str]:
+    return (line.replace("\0", "\ufffd") for line in text)
+
+
+def _cells(reader: Any, separator: str, knows: Knows) -> Iterator[dict[str, Any] | BrokenRow]:
     names = [name.strip() for name in next((row for row in reader if any(cell.strip() for cell in row)), [])]
     if names and not any(map(knows, names)):
         raise NoPaths(_no_head(names))
@@ -130,9 +171,10 @@ def _separator(head: str, suffix: str, knows: Knows) -> str:
     return max(SEPARATORS, key=worth)
 
 
-def _quotes_close(text: str) -> bool:
+def _quotes_close(path: str) -> bool:
     try:
-        return all(True for _ in csv.reader(io.StringIO(text, newline=""), delimiter="\t", strict=True))
+        with text_of(path) as text:
+            return all(True for _ in csv.reader(_clean(text), delimiter="\t", strict=True))
     except csv.Error:
         return False
 
@@ -146,9 +188,17 @@ def _no_head(names: list[str]) -> str:
 # --- JSON
 
 
-def _json(text: str, knows: Knows, lines: bool) -> Iterator[dict[str, Any] | BrokenRow]:
+def _json(path: str, knows: Knows, lines: bool) -> Iterator[dict[str, Any] | BrokenRow]:
     """One value, one value a line, or several values in a row, whatever the suffix."""
-    text = text.strip().removeprefix("\ufeff")
+    if lines and _is_of_lines(path):
+        try:
+            with text_of(path) as text:
+                yield from _json_rows(text, knows)
+        except UnicodeDecodeError as error:
+            raise _explained(path, error) from None
+        return
+    with opened(path) as stream:
+        text = decoded(stream.read()).strip().removeprefix("\ufeff")
     try:
         whole = json.loads(text)
     except ValueError:
@@ -157,19 +207,34 @@ def _json(text: str, knows: Knows, lines: bool) -> Iterator[dict[str, Any] | Bro
         yield from _of_json(whole, knows, single=lines)
 
 
+def _is_of_lines(path: str) -> bool:
+    """Whether the first two lines are values, so that a line is one."""
+    try:
+        with text_of(path) as text:
+            first = list(islice((line for line in text if line.strip().removeprefix("\ufeff")), 2))
+            return len(first) == 2 and all(isinstance(_value(line), dict | str) for line in first)
+    except ValueError:
+        return False
+
+
+def _value(line: str) -> Any:
+    return json.loads(line.strip().removeprefix("\ufeff"))
+
+
+def _json_rows(lines: Iterable[str], knows: Knows) -> Iterator[dict[str, Any] | BrokenRow]:
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                yield from _of_json(_value(line), knows, single=True)
+            except ValueError as error:
+                yield BrokenRow(f"line {number} is not JSON ({error}): correct it")
+
+
 def _json_lines(text: str, knows: Knows) -> Iterator[dict[str, Any] | BrokenRow]:
-    found: list[dict[str, Any] | BrokenRow] = []
-    first: str | None = None
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            found += _of_json(json.loads(line), knows, single=True)
-        except ValueError as error:
-            first = first or f"line {number}: {error}"
-            found.append(BrokenRow(f"line {number} is not JSON ({error}): correct it"))
+    found = list(_json_rows(text.split("\n"), knows))
     if all(isinstance(row, BrokenRow) for row in found):
-        found = _json_stream(text, knows, first or "nothing in it")
+        first = found[0].reason.removesuffix(": correct it") if found else "nothing in it"  # type: ignore[union-attr]
+        found = _json_stream(text, knows, first)
     yield from found
 
 
@@ -234,8 +299,8 @@ def _of_video(name: str, found: Any) -> list[dict[str, Any]]:
 # --- Parquet
 
 
-def _parquet(path: Path, knows: Knows) -> Iterator[dict[str, Any] | BrokenRow]:
-    with pq.ParquetFile(path) as file:
+def _parquet(path: str, knows: Knows) -> Iterator[dict[str, Any] | BrokenRow]:
+    with opened(path) as stream, pq.ParquetFile(stream) as file:
         names = file.schema_arrow.names
         if not any(map(knows, names)):
             raise NoPaths(_no_head(names))

@@ -287,9 +287,8 @@ class RunLog:
 def holder() -> dict[str, Any]:
     """The process that this is, for others to find. machine: of its boot and its process ids; "" where that is not known."""
     machine = ""
-    with suppress(OSError):
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as stream:
-            machine = f"{stream.read().strip()} {os.readlink('/proc/self/ns/pid')}"
+    with suppress(OSError), open("/proc/sys/kernel/random/boot_id", encoding="ascii") as stream:
+        machine = f"{stream.read().strip()} {os.readlink('/proc/self/ns/pid')}"
     return {"host": socket.gethostname(), "pid": os.getpid(), "machine": machine}
 
 

@@ -21,7 +21,7 @@ from rich.table import Table
 from curate.video.identity import fingerprint
 from curate.video.units import plan
 from pipelines.annotation.stages import build
-from pipelines.annotation.worker import limit_threads
+from pipelines.annotation.workers.worker import limit_threads
 from pipelines.config import load
 from pipelines.demo import make_footage
 from pipelines.sources.sources import find_videos

@@ -11,7 +11,7 @@ import pytest
 
 from curate.video.identity import fingerprint
 from pipelines.annotation import decoding
-from pipelines.annotation import planner as planning
+from pipelines.annotation.planning import planner as planning
 from pipelines.dataset.dataset import DatasetError
 from pipelines.demo import write
 from tests.footage import pan

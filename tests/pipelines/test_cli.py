@@ -9,9 +9,9 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from pipelines.annotation.ray_worker import StageWorker
 from pipelines.annotation.summary import Summary
 from pipelines.annotation.tasks import Report
+from pipelines.annotation.workers.ray_worker import StageWorker
 from pipelines.cli import app as cli
 from pipelines.cli.progress import LiveProgress, print_summary
 from pipelines.cluster import ExecutorError

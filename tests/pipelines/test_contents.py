@@ -61,8 +61,10 @@ def test_a_time_of_writing_alone_is_no_change(film, tmp_path, watcher, monkeypat
     summary = job(film, out, watcher)
     assert (summary.changed, summary.videos) == (0, 0) and rows(out, "modified", "videos") == [(10**18,)]
     read = []
-    monkeypatch.setattr("pipelines.annotation.planner.checksum", read.append)
-    monkeypatch.setattr("pipelines.annotation.planner.identify", lambda path: read.append(path) or identify(path))
+    monkeypatch.setattr("pipelines.annotation.planning.planner.checksum", read.append)
+    monkeypatch.setattr(
+        "pipelines.annotation.planning.planner.identify", lambda path: read.append(path) or identify(path)
+    )
     assert job(film, out, watcher).nothing_to_do and read == []
 
 

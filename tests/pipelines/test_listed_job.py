@@ -10,8 +10,8 @@ from rich.console import Console
 
 from curate.parts import Parts
 from pipelines.annotation.annotate import annotate
+from pipelines.annotation.planning.recorded import RecordedUnits
 from pipelines.annotation.pools import Place
-from pipelines.annotation.recorded import RecordedUnits
 from pipelines.cli.progress import print_summary
 from pipelines.config import load
 from pipelines.dataset.dataset import Dataset
@@ -174,7 +174,7 @@ def test_what_a_row_is_of_is_a_column_and_is_known_of_rows_without_it(films, tmp
     for name in ("a.mp4", "b.mp4", "list entry 1.mp4"):
         (folder / name).write_bytes((films / "v.mp4").read_bytes() if name[0] != "l" else b"folder may not be read")
     (folder / "disk").symlink_to(tmp_path / "nowhere")
-    (tmp_path / "l.csv").write_text(f"path\n{folder}/a.mp4\n s3://b/x.mp4\n")
+    (tmp_path / "l.csv").write_text(f"path\n{folder}/a.mp4\n rtsp://b/x.mp4\n")
     out = tmp_path / "d"
     job(out, watcher, folder, tmp_path / "l.csv", stages=["stills"])
     kinds = "parse_filename(video_path), kind, parse_filename(duplicate_of), status"

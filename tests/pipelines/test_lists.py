@@ -218,7 +218,7 @@ def test_times(value, seconds):
 
 
 def test_a_bad_row_among_good_ones_is_a_failed_input_and_costs_no_other(folder):
-    text = '{"path": "v.mp4", "caption": "a"}\n{"caption": "no path"}\n{"path": null}\n{]\n{"path": "a\\u0000.mp4"}\n{"path": "s3://b/v.mp4"}\n7\n{"path": "\\ud83d.mp4"}'
+    text = '{"path": "v.mp4", "caption": "a"}\n{"caption": "no path"}\n{"path": null}\n{]\n{"path": "a\\u0000.mp4"}\n{"path": "rtsp://b/v.mp4"}\n7\n{"path": "\\ud83d.mp4"}'
     found = read(folder, "l.jsonl", text)
     assert said(found, folder) == [("v.mp4", ["a"], {})]
     reasons = {unit.video.path.removeprefix(f"{folder}/"): unit.error for unit in found.refused}
@@ -252,7 +252,7 @@ def test_bad_rows_of_tables(folder):
         ("cols.csv", "name,caption\nb.mp4,x\n", r"cols.csv: .*no column is called path.*\(found name, caption\)"),
         ("headless.csv", "v.mp4,a bee\n", r"headless.csv: has no head: .*path,caption"),
         ("latin1.csv", "path,caption\nv.mp4,caf\xe9\n".encode("latin-1"), r"latin1.csv: line 2 is not UTF-8.*iconv"),
-        ("addresses.txt", "https://x.org/a.mp4\nhttps://x.org/b.mp4\n", r"entry 1: https.* is an address.*all of its 2 entries"),
+        ("addresses.txt", "rtsp://x.org/a.mp4\nrtsp://x.org/b.mp4\n", r"entry 1: rtsp.* is an address.*all of its 2 entries"),
         ("no.json", '{"sentences": [{"video_id": "video0"}]}', r"no.json: .*found sentences"),
         ("no.jsonl", '{"sentences": 1}', r"no.jsonl: entry 1: names no video.*found sentences"),
         ("empty.csv", "", "no videos in"),

@@ -20,14 +20,14 @@ from curate.stages.stage import Stage
 from curate.watching.isolation import record_loss
 from pipelines.annotation.annotate import annotate
 from pipelines.annotation.decoding import decode_time_limit
-from pipelines.annotation.executor import run
-from pipelines.annotation.feed import Feed
-from pipelines.annotation.force import Died, Done
-from pipelines.annotation.planner import Planner
+from pipelines.annotation.planning.feed import Feed
+from pipelines.annotation.planning.planner import Planner
 from pipelines.annotation.pools import Place
-from pipelines.annotation.ray_worker import StageWorker
 from pipelines.annotation.tasks import Report, Task
-from pipelines.annotation.worker import Worker, work
+from pipelines.annotation.workers.executor import run
+from pipelines.annotation.workers.force import Died, Done
+from pipelines.annotation.workers.ray_worker import StageWorker
+from pipelines.annotation.workers.worker import Worker, work
 from pipelines.cluster import ExecutorError
 from pipelines.config import load
 from pipelines.demo import write
@@ -282,7 +282,7 @@ def test_the_time_to_plan_a_file_follows_its_size(films, tmp_path, naughty, watc
     with Planner(config) as planner:
         assert planner.limit(str(tmp_path / "large")) == 2 + 3000
         assert planner.limit(str(tmp_path / "gone")) == 2
-    monkeypatch.setattr("pipelines.annotation.planner.READING", os.path.getsize(folder / "plan sleep.mp4"))
+    monkeypatch.setattr("pipelines.annotation.planning.planner.READING", os.path.getsize(folder / "plan sleep.mp4"))
     summary = job(folder, tmp_path / "d", watcher, "decode.open_seconds=2")
     assert [why for _, why in summary.failures] == ["took longer than 3 s"]
 

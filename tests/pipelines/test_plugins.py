@@ -12,10 +12,10 @@ import pytest
 from curate.clip import Unit
 from curate.parts import Parts, PluginError
 from pipelines.annotation.annotate import annotate
+from pipelines.annotation.planning.recorded import RecordedUnits
 from pipelines.annotation.pools import Place, pools_of
-from pipelines.annotation.recorded import RecordedUnits
 from pipelines.annotation.stages import StageError, build, prefilter_columns, stage_identity, tables_of, with_needs
-from pipelines.annotation.worker import work as run_steps
+from pipelines.annotation.workers.worker import work as run_steps
 from pipelines.config import ConfigError, load
 from pipelines.dataset.dataset import Dataset, DatasetError
 

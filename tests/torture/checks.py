@@ -41,7 +41,9 @@ def differences(found: Rows, wanted: Rows, table: str, also: tuple[str, ...] = (
         names = found[key].keys() | wanted[key].keys()
         for name in sorted(names - set(also)):
             if found[key].get(name) != wanted[key].get(name):
-                lines.append(f"{table}: {key}: {name} = {_short(found[key].get(name))}, not {_short(wanted[key].get(name))}")
+                lines.append(
+                    f"{table}: {key}: {name} = {_short(found[key].get(name))}, not {_short(wanted[key].get(name))}"
+                )
     return sorted(lines)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 MARK = "WINNOW_TORTURE"
 KINDS = ("driver", "supervised", "worker", "decoder", "raylet", "gcs")
-LEAVE_SECONDS = 25.0  # for what a killed process leaves behind to end by itself
+LEAVE_SECONDS = 60.0  # for what a killed process leaves behind to end by itself
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,11 @@ class Process:
         if self.command[0].startswith("ray::") and not self.command[0].endswith(("Agent", "IDLE")):
             return "worker"
         return "other"
+
+    @property
+    def slow_to_end(self) -> bool:
+        """Ray's agents, which look after their dead node once in ten seconds, and believe it at the fifth time."""
+        return self.command[0].startswith("ray::") and self.command[0].endswith("Agent")
 
     def __str__(self) -> str:
         return f"{self.pid} {' '.join(self.command)[:120]}"
@@ -106,13 +111,12 @@ def kill(process: Process, with_: signal.Signals) -> bool:
 def environment(token: str, temporary: Path) -> dict[str, str]:
     """Of a command: with the mark, and with folders of its own for temporary files and for Ray's sessions."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "AWS_", "PYTEST_"))}
-    for name in ("tmp", "ray"):
-        (temporary / name).mkdir(parents=True, exist_ok=True)
+    (temporary / "tmp").mkdir(parents=True, exist_ok=True)
     return kept | {
         MARK: token,
         "SPT_NOENV": "1",  # Ray's process titles leave the environment readable
         "TMPDIR": str(temporary / "tmp"),
-        "RAY_TMPDIR": str(temporary / "ray"),
+        "RAY_TMPDIR": str(temporary),  # a short path: sockets lie below it
         "OMP_NUM_THREADS": "1",
     }
 

@@ -10,7 +10,9 @@ class SlowLook(Observer):
 
     name = "slow_look"
     needs = ("shots",)
-    columns = (Column("level", types.float32(), formula="mean level of the first frame", unit="levels", range="0..255"),)
+    columns = (
+        Column("level", types.float32(), formula="mean level of the first frame", unit="levels", range="0..255"),
+    )
 
     def __init__(self):
         self.levels = {}

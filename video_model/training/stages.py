@@ -102,7 +102,7 @@ def _train(
     with first_goes_ahead(worker):
         run = replace(place, config=config)
         if worker.first:
-            Run.begin(run.root, config, resume, watcher)
+            Run.begin(run.root, config, resume, watcher, run.mirror)
             stores.compare(run)
     codec = placed(codec_of(run, stores.training, cache, watcher, worker), worker.device, frozen)
     with ExitStack() as stack:

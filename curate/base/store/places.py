@@ -6,11 +6,13 @@ import os
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from curate.base.store.bucket import SCHEMES, Bucket
+from curate.base.store.bucket import Bucket
+from curate.base.store.connection import SCHEMES
 from curate.base.store.folder import Folder
-from curate.base.store.protocol import SCHEME, Store, StoreError, is_remote
+from curate.base.store.others import Others, knows
+from curate.base.store.protocol import SCHEME, Store, StoreError, is_remote, shown
 
-__all__ = ["Store", "StoreError", "join", "store_of"]
+__all__ = ["Store", "StoreError", "join", "storable", "store_of"]
 
 
 def store_of(place: str | os.PathLike[str] | Store) -> Store:
@@ -23,7 +25,17 @@ def store_of(place: str | os.PathLike[str] | Store) -> Store:
     scheme = SCHEME.match(text).group(1).lower()  # type: ignore[union-attr]
     if scheme in SCHEMES:
         return Bucket(text)
-    raise StoreError(f"{text}: Winnow knows no storage {scheme}://: use a path, or one of {', '.join(sorted(SCHEMES))}")
+    if knows(scheme):
+        return Others(text)
+    raise StoreError(
+        f"{shown(text)}: Winnow knows no storage {scheme}://: use a path, s3://, gs://, az://, hf://, or another that fsspec knows"
+    )
+
+
+def storable(place: str) -> bool:
+    """Whether a URL's scheme is one of a store."""
+    found = SCHEME.match(place)
+    return bool(found) and (found.group(1).lower() in SCHEMES or knows(found.group(1).lower()))  # type: ignore[union-attr]
 
 
 def join(place: str | os.PathLike[str], *names: str) -> str:

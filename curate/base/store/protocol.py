@@ -14,11 +14,14 @@ SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+)://")
 
 
 class StoreError(Exception):
-    """A store cannot be used. One line: the place, the reason, the fix. transient: the same call may succeed later."""
+    """A store cannot be used. One line: the place, the reason, the fix.
 
-    def __init__(self, message: str, transient: bool = False) -> None:
+    transient: the same call may succeed later. denied: the place is there, or may be, but access is refused. changed: an
+    object has another version than the one that was to be read."""
+
+    def __init__(self, message: str, transient: bool = False, denied: bool = False, changed: bool = False) -> None:
         super().__init__(message)
-        self.transient = transient
+        self.transient, self.denied, self.changed = transient, denied, changed
 
 
 class Changed(Exception):
@@ -61,8 +64,10 @@ class Store(ABC):
         version: only over this one (see `Entry`). Raises Changed."""
 
     @abstractmethod
-    def read(self, name: str, start: int = 0, end: int | None = None) -> bytes:
-        """Bytes [start, end) of an object, fewer at its end. Raises FileNotFoundError."""
+    def read(self, name: str, start: int = 0, end: int | None = None, version: str | None = None) -> bytes:
+        """Bytes [start, end) of an object, fewer at its end; with a negative start its last bytes.
+
+        version: of this one only (see `Entry`; a folder does not check). Raises FileNotFoundError, Changed."""
 
     @abstractmethod
     def head(self, name: str) -> Entry:
@@ -79,6 +84,9 @@ class Store(ABC):
     @abstractmethod
     def open(self, name: str) -> BinaryIO:
         """A seekable stream of an object, which reads ranges as they are asked for. Raises FileNotFoundError."""
+
+    def tidy(self) -> None:  # noqa: B027 - only folders have any
+        """Delete what writers left behind that were ended in the middle."""
 
     def exists(self, name: str) -> bool:
         try:
@@ -103,5 +111,19 @@ def is_remote(place: str | os.PathLike[str]) -> bool:
 
 def locate(url: str) -> tuple[str, str]:
     """(URL of the folder, name) of an object's URL or path."""
+    if is_remote(url):
+        scheme, _, rest = url.partition("://")
+        host, _, key = rest.partition("/")
+        folder, _, name = key.rpartition("/")
+        return f"{scheme}://{host}" + (f"/{folder}" if folder else ""), name
     folder, _, name = url.rpartition("/")
     return folder or "/", name
+
+
+def shown(place: str | os.PathLike[str]) -> str:
+    """A place for messages: without a user's password, and without a query, which may hold a signature."""
+    text = os.fspath(place)
+    if not is_remote(text):
+        return text
+    text = re.sub(r"://[^/@]*@", "://", text)
+    return text.partition("?")[0] if text.lower().startswith("http") else text

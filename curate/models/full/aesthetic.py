@@ -63,6 +63,10 @@ class LaionAesthetic(Adapter):
         self.name = f"LAION aesthetic {'linear' if len(self.network) == 1 else 'MLP'} head ({path.name})"
 
     @classmethod
+    def parameters(cls, section: object) -> float:
+        return 1e6  # of the larger head
+
+    @classmethod
     def weights(
         cls, *, head: str = "linear", file: str | None = None, allow_download: bool = False, **_: object
     ) -> list[Weights]:

@@ -47,6 +47,7 @@ class OpenClipEmbedder(Adapter):
     Options = OpenClipOptions
     gpu = True
     memory = 1.0e9
+    sizes = {"ViT-L-14": 0.428e9}  # noqa: RUF012
 
     def __init__(
         self,

@@ -47,6 +47,7 @@ class CoCaCaptioner(Adapter):
     Options = CocaOptions
     gpu = True
     memory = 1.0e9
+    sizes = {MODEL: 0.638e9}  # noqa: RUF012
     frames = 0
 
     def __init__(

@@ -47,6 +47,7 @@ class VideoBlipCaptioner(Adapter):
     Options = VideoBlipOptions
     gpu = True
     memory = 2.0e9
+    sizes = {MODEL: 3.74e9}  # noqa: RUF012 - its name counts the language model only
 
     def __init__(
         self,

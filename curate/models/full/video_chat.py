@@ -48,6 +48,7 @@ class VideoChatCaptioner(Adapter):
     Options = VideoChatOptions
     gpu = True
     memory = 2.0e9
+    sizes = {MODEL: 2.25e9}  # noqa: RUF012
 
     def __init__(
         self,

@@ -58,7 +58,7 @@ def job_of(row: Mapping[str, Any], options: Mapping[str, Any], spool: str | None
     facts = {name: row.get(f"_{name}") for name in ("first_packet", "first_pts", "first_frame")}
     origin = origin_of(row.get("clock"), facts, row.get("_unit_start"))
     span = Span(row["start_frame"], row["end_frame"], row["start_time"], row["end_time"], origin)
-    source = SourceFile(row["video_id"], row["_bytes"], row.get("_modified"), row.get("_checksum"))
+    source = SourceFile(row["video_id"], row["_bytes"], row.get("_modified"), row.get("_checksum"), row.get("_version"))
     return CutJob(
         row["clip_id"], text_to_path(row["video_path"]), span, row["_keyframes"], dict(options), source, spool
     )

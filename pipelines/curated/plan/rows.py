@@ -38,6 +38,7 @@ FACTS = {
     "first_frame": "BIGINT",
     "unit_start": "DOUBLE",
     "modified": "BIGINT",
+    "version": "VARCHAR",
 }
 OF_THE_CUT = ("clip_id", "video_id", "video_path", "start_frame", "end_frame", "start_time", "end_time")
 

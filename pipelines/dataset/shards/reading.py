@@ -14,7 +14,7 @@ from curate.base.store import Store
 from curate.base.store.files import opened
 from curate.clip import Unit
 from pipelines.dataset.files import FOOTER, DatasetError
-from pipelines.dataset.shards.footer import REPLACED, ROWS, Footer, source_digests
+from pipelines.dataset.shards.footer import REPLACED, ROWS, Footer, form_of, source_digests
 from pipelines.dataset.tables import Tables, video_of
 
 __all__ = ["read_footer", "read_unit"]
@@ -51,7 +51,9 @@ def read_footer(store: Store, shard: str) -> Footer:
         file = pq.ParquetFile(io.BytesIO(store.read(name)))
         footer = json.loads(file.schema_arrow.metadata[FOOTER])
         rows = file.read(columns=[column for column in LIGHT if column in file.schema_arrow.names]).to_pylist()
-        return Footer(shard, _rows(shard, rows, footer))
+        with opened(store.where(f"clips/part-{shard}.parquet")) as stream:
+            form = form_of(pq.read_schema(stream), file.schema_arrow)
+        return Footer(shard, _rows(shard, rows, footer, form))
     except (pa.ArrowInvalid, OSError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, FileNotFoundError):
             raise
@@ -61,12 +63,13 @@ def read_footer(store: Store, shard: str) -> Footer:
         ) from None
 
 
-def _rows(shard: str, rows: Sequence[dict[str, Any]], footer: dict[str, Any]) -> pa.Table:
+def _rows(shard: str, rows: Sequence[dict[str, Any]], footer: dict[str, Any], form: str) -> pa.Table:
     shared = {
         "shard": shard,
         "stages": ",".join(footer["stages"]),
         "generation": footer["generation"],
         "run": footer.get("run"),
+        "form": form,
     }
     made = [_row(row) | shared for row in rows]
     for name in footer["replaces"]:

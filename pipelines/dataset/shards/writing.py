@@ -14,7 +14,7 @@ import pyarrow as pa
 from curate.base.store import Store, store_of
 from curate.clip import Unit
 from pipelines.dataset.files import FOOTER, parquet_bytes
-from pipelines.dataset.shards.footer import Footer, footer_rows
+from pipelines.dataset.shards.footer import Footer, footer_rows, form_of
 from pipelines.dataset.tables import Tables
 
 __all__ = ["Writer", "shard_name", "write_shard"]
@@ -45,15 +45,15 @@ def write_shard(
         "replaces": gone,
         "models": models,
     }
-    rows = [tables.clip_row(unit, clip) for unit in units for clip in unit.clips]
-    clips = parquet_bytes(with_footer(pa.Table.from_pylist(rows, schema=tables.clips), footer))
+    found = [tables.clip_row(unit, clip) for unit in units for clip in unit.clips]
+    clips = parquet_bytes(with_footer(pa.Table.from_pylist(found, schema=tables.clips), footer))
     name = shard_name(clips, footer, [[unit.status, unit.error] for unit in units])
     videos = pa.Table.from_pylist([tables.video_row(unit) for unit in units], schema=tables.videos)
     store.put(f"clips/part-{name}.parquet", clips)
     store.put(f"videos/part-{name}.parquet", parquet_bytes(with_footer(videos, footer | {"run": run})))
-    return Footer(
-        name, footer_rows(name, units, stages=stages, generation=generation, replaces=gone, run=run)
-    )  # fmt: skip
+    form = form_of(tables.clips, tables.videos)
+    rows = footer_rows(name, units, stages=stages, generation=generation, replaces=gone, run=run, form=form)
+    return Footer(name, rows)
 
 
 def shard_name(clips: bytes, footer: dict[str, Any], outcome: Any) -> str:

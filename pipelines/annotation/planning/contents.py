@@ -12,8 +12,8 @@ from typing import Any
 
 from curate.clip import text_to_path
 from curate.video.identity import SAMPLED, distinct_id
-from pipelines.annotation.planner import Identity, Planner
-from pipelines.annotation.recorded import RecordedUnits
+from pipelines.annotation.planning.planner import Identity, Planner
+from pipelines.annotation.planning.recorded import RecordedUnits
 
 __all__ = ["identities", "stamps", "tell_apart"]
 
@@ -62,6 +62,6 @@ def tell_apart(path: str, identity: Identity, owner: str, planner: Planner) -> b
 
 
 def stamps(identity: Identity) -> dict[str, Any]:
-    """Facts of a file's units from its identity: size, time of writing, and checksum if known."""
+    """Facts of a file's units from its identity: size, version, time of writing, and checksum if known."""
     known = ["checksum"] if identity.get("checksum") else []
-    return {name: identity[name] for name in ("bytes", "modified", *known)}
+    return {name: identity[name] for name in ("bytes", "modified", "version", *known)}

@@ -7,10 +7,11 @@ from dataclasses import replace
 
 from curate.base.child import LATE, Lost
 from curate.clip import Unit, Video, path_to_text
+from curate.video.remote import add_cost
 from curate.watching.isolation import record_loss
-from pipelines.annotation.contents import identities, stamps, tell_apart
-from pipelines.annotation.planner import Identity, Planner
-from pipelines.annotation.recorded import RecordedUnits, duplicate
+from pipelines.annotation.planning.contents import identities, stamps, tell_apart
+from pipelines.annotation.planning.planner import Identity, Planner
+from pipelines.annotation.planning.recorded import RecordedUnits, duplicate
 
 __all__ = ["plan_videos"]
 
@@ -38,6 +39,7 @@ def _identified(units: list[Unit], planner: Planner, seen: dict[str, Identity], 
     if opened:
         units = [replace(unit, video=replace(unit.video, video_id=seen[path]["video_id"])) for unit in units]
     units = [replace(unit, facts=unit.facts | stamps(seen[path])) for unit in units]
+    add_cost(units[0].facts, seen[path])
     if owner != path:
         return [duplicate(Unit(replace(units[0].video, video_id=""), facts=units[0].facts), owner)]
     return units

@@ -1,4 +1,4 @@
-"""Who works on tasks: this process, or workers on Ray (`pipelines.annotation.actors`); and what they tell."""
+"""Who works on tasks: this process, or workers on Ray (`pipelines.annotation.workers.actors`); and what they tell."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from pipelines.annotation.tasks import Report, Task
-from pipelines.annotation.worker import Reply, Target, Worker
+from pipelines.annotation.workers.worker import Reply, Target, Worker
 from pipelines.config import Config
 from pipelines.dataset.shards import Footer
 from pipelines.status.runlog import RunLog

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +11,8 @@ import duckdb
 
 from curate.clip import SKIPPED, TOO_SHORT, Unit, Video, path_to_text, text_to_path
 from curate.parts import Parts
-from curate.video.identity import stamp
-from pipelines.annotation.ledger import Ledger
+from curate.video.identity import is_there, same_stamp, stamp
+from pipelines.annotation.planning.ledger import Ledger
 from pipelines.dataset.dataset import Dataset
 from pipelines.dataset.tables import video_of
 from pipelines.sources.listed import list_changed, spans_changed
@@ -35,7 +34,7 @@ class RecordedUnits:
     """What is recorded about the inputs of a job.
 
     wanted: stages of this job. retry_failed: repeat failed videos, and clips on which a wanted stage failed.
-    changed: paths, as in tables, whose file has other content than recorded (see `pipelines.annotation.changes`).
+    changed: paths, as in tables, whose file has other content than recorded (see `pipelines.annotation.planning.changes`).
     """
 
     def __init__(self, dataset: Dataset, wanted: Sequence[str], retry_failed: bool, parts: Parts) -> None:
@@ -91,21 +90,21 @@ class RecordedUnits:
             )
         return found
 
-    def may_have_changed(self, path: str) -> bool:
+    def may_have_changed(self, path: str, now: dict[str, Any] | None = None) -> bool:
         """Whether a file exists with another size or time of writing than recorded, or is not recorded."""
         rows = self.ledger.of_path(path)
-        if not rows or self._differs(path, rows):
+        if not rows or self._differs(path, rows, now):
             return True
         if rows[0]["status"] != "duplicate":
             return False
         owner = rows[0]["duplicate_of"]
         theirs = self.ledger.of_path(owner)
-        return not theirs or self._differs(owner, theirs) or not os.path.exists(text_to_path(owner))
+        return not theirs or self._differs(owner, theirs) or not is_there(text_to_path(owner))
 
-    def _differs(self, path: str, rows: Sequence[dict[str, Any]]) -> bool:
-        """Whether the file exists with another size or time of writing than recorded."""
-        now = stamp(text_to_path(path))
-        return None not in now.values() and any(row[name] != now[name] for row in rows for name in now)
+    def _differs(self, path: str, rows: Sequence[dict[str, Any]], now: dict[str, Any] | None = None) -> bool:
+        """Whether the file exists with another size, version or time of writing than recorded. now: its stamp, if known."""
+        now = now or stamp(text_to_path(path))
+        return now["bytes"] is not None and not all(same_stamp(row, now) for row in rows)
 
     def stamped(self, path: str) -> bool:
         """Whether size and time of writing are recorded."""
@@ -162,7 +161,7 @@ class RecordedUnits:
         row = self.ledger.row(f"{video_id}-0000")
         if row is None or row["status"] == "duplicate" or row["video_path"] in self.changed:
             return None
-        return row["video_path"] if os.path.exists(text_to_path(row["video_path"])) else None
+        return row["video_path"] if is_there(text_to_path(row["video_path"])) else None
 
     def incomplete(self, video: Video, rows: Sequence[dict[str, Any]] | None = None) -> Iterator[Unit]:
         """Units of a video that lack a wanted stage, or whose list entry changed, as references into their shards."""

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from curate.clip import Unit, Video, path_to_text, text_to_path
-from pipelines.annotation.contents import identities
-from pipelines.annotation.planner import Identity, Planner
-from pipelines.annotation.recorded import RecordedUnits, duplicate
+from pipelines.annotation.planning.contents import identities
+from pipelines.annotation.planning.planner import Identity, Planner
+from pipelines.annotation.planning.recorded import RecordedUnits, duplicate
 from pipelines.annotation.stages import tables_of
 from pipelines.annotation.tasks import Task
 from pipelines.dataset.dataset import read_unit
@@ -70,7 +70,7 @@ class Changes:
         unit.video.path = text_to_path(path)
         if video is not None and (video.captions or video.columns):
             unit.video.captions, unit.video.columns = video.captions, video.columns
-        unit.facts |= {name: self.seen[path][name] for name in ("bytes", "modified")}
+        unit.facts |= {name: self.seen[path][name] for name in ("bytes", "modified", "version")}
         if owner is not None:
             duplicate(unit, owner)
         replaced = state.replacement(unit, keep=self.moved.keys(), drop=drop)

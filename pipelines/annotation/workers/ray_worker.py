@@ -14,7 +14,7 @@ from curate.base.store import StoreError
 from curate.clip import Unit
 from curate.parts import PluginError
 from pipelines.annotation.tasks import Task
-from pipelines.annotation.worker import Reply, Target, Worker
+from pipelines.annotation.workers.worker import Reply, Target, Worker
 from pipelines.cluster import ExecutorError
 from pipelines.config import resolve
 
@@ -28,7 +28,9 @@ class StageWorker:
         self.name = name
         self.worker: Worker | None = None
 
-    def start(self, config: str, stages: Sequence[str], target: Target | None) -> Any:
+    def start(
+        self, config: str, stages: Sequence[str], target: Target | None, without: Sequence[str], at_once: int
+    ) -> Any:
         """Load the models. Returns where the actor is, or what stops the job."""
         import ray
 
@@ -36,7 +38,7 @@ class StageWorker:
         self.crash = open(crash, "w", encoding="utf-8")  # noqa: SIM115
         faulthandler.enable(self.crash)
         try:
-            self.worker = Worker(resolve(json.loads(config), "the job's config"), stages, target)
+            self.worker = Worker(resolve(json.loads(config), "the job's config"), stages, target, without, at_once)
         except STOPS as error:  # of a plugin: its file is not on this machine
             return error
         return {"node": ray.get_runtime_context().get_node_id(), "pid": os.getpid(), "crash": crash}

@@ -14,9 +14,9 @@ from collections.abc import Iterable, Iterator
 
 from curate.base.child import CHANGED, KILLED, LATE, MEMORY, TIME, WORKER, Lost
 from curate.watching.isolation import record_loss
-from pipelines.annotation.feed import Feed
-from pipelines.annotation.force import Committed, Died, Done, Event, Force
+from pipelines.annotation.planning.feed import Feed
 from pipelines.annotation.tasks import Report, Task, again
+from pipelines.annotation.workers.force import Committed, Died, Done, Event, Force
 from pipelines.cluster import ExecutorError
 from pipelines.dataset.shards import Footer
 from pipelines.status.runlog import RunLog

@@ -16,19 +16,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from curate.base.child import KILLED
-from pipelines.annotation.deaths import cause_of
-from pipelines.annotation.force import Committed, Died, Done, Event
-from pipelines.annotation.pools import Place, Pool, Share, allocate, pools_of
-from pipelines.annotation.ray_worker import actor_class
+from curate.stages.stage import CLIPS_AT_ONCE
+from pipelines.annotation.decoding import decode_time_limit
+from pipelines.annotation.pools import Place, Pool, Share, actor_options, allocate, nodes_of_ray, pools_of
 from pipelines.annotation.tasks import Task
-from pipelines.annotation.worker import Target
+from pipelines.annotation.workers.deaths import cause_of
+from pipelines.annotation.workers.force import Committed, Died, Done, Event
+from pipelines.annotation.workers.ray_worker import actor_class
+from pipelines.annotation.workers.worker import Target
 from pipelines.cluster import ExecutorError, RaySession, worker_environment
 from pipelines.config import Config
 from pipelines.status.runlog import RunLog
 
 WINDOW = 2  # units that an actor holds: one that it works on, and the next
-TOGETHER = 8  # units at most in one call of a worker with a GPU
-MANY = 1_000_000  # units of a job, whose number is not known yet
+TOGETHER = 32  # units at most in one call of a worker with a GPU, which is of about `Share.batch` clips
+MEASURED_SECONDS = 600.0  # of footage, after which a pool's times are believed
 WAIT_SECONDS = 1.0
 LOOK_SECONDS = 15.0  # between looks at what the cluster has
 PATIENCE_SECONDS = 60.0  # before it is told that no worker can be placed
@@ -37,10 +39,13 @@ LOG = logging.getLogger("winnow")
 
 @dataclass
 class _Item:
-    """A task on its way. made: what the pool before made of its unit, in Ray's object store."""
+    """A task on its way. made: what the pool before made of its unit, in Ray's object store. clips: in it. spent: seconds
+    that earlier pools worked on it."""
 
     task: Task
     made: Any = None
+    clips: int = 0
+    spent: float = 0.0
 
 
 @dataclass
@@ -71,10 +76,23 @@ class _Pool:
     def __init__(self, pool: Pool, share: Share) -> None:
         self.pool, self.share = pool, share
         self.together = TOGETHER if pool.gpu else 1
-        self.name = "+".join(pool.stages)
-        self.most = share.workers
+        self.name = pool.name
+        self.most = share.workers_max
         self.queue: deque[_Item] = deque()
         self.actors: list[_Actor] = []
+        self.spent = self.footage = 0.0
+
+    @property
+    def seconds(self) -> float | None:
+        """Seconds of a worker for a second of footage; None while too little is measured."""
+        return self.spent / self.footage if self.footage >= MEASURED_SECONDS else None
+
+    def next_call(self) -> list[_Item]:
+        """Items of the queue for one call of a worker."""
+        items = [self.queue.popleft()]
+        while self.queue and len(items) < self.together and sum(item.clips for item in items) < self.share.batch:
+            items.append(self.queue.popleft())
+        return items
 
     @property
     def busy(self) -> int:
@@ -160,29 +178,33 @@ class OnRay:
         self.actor = actor_class()
 
     def _shares(self) -> list[Share]:
-        import ray
-
-        there = ray.cluster_resources()
-        return allocate(self.pools_wanted, self.config, self.place, MANY, there.get("CPU", 1.0), there.get("GPU", 0.0))
+        seconds = [pool.seconds for pool in self.pools]
+        return allocate(self.pools_wanted, self.config, self.place, None, nodes_of_ray(), seconds)
 
     def _look_around(self) -> None:
-        """Follow a cluster that grows, and tell when nothing can be placed on it."""
+        """Follow a cluster that grows and what was measured, and tell when nothing can be placed on it."""
         now = time.monotonic()
+        for pool in self.pools:
+            share = pool.share
+            each = f"{share.cpus:.2g} CPU, {share.gpus:.2g} GPU and {share.memory / 1e9:.3g} GB each"
+            self.log.workers(pool.name, sum(actor.ready for actor in pool.actors), len(pool.actors), each)
         if any(actor.ready for pool in self.pools for actor in pool.actors) or not self.busy():
             self.idle_since = now
             self.log.waiting(None)
         elif now - self.idle_since > PATIENCE_SECONDS:
             self.idle_since = now
             self.log.waiting("Ray has placed no worker: other jobs hold what they need, or nodes are missing")
-            LOG.warning(
-                "no worker was placed by Ray for %.0f s: other jobs hold what it needs, or nodes are missing",
-                PATIENCE_SECONDS,
-            )
-        if self.place.address and not self.single and now - self.looked > LOOK_SECONDS:
+            text = "no worker was placed by Ray for %.0f s: other jobs hold what it needs, or nodes are missing"
+            LOG.warning(text, PATIENCE_SECONDS)
+        follows = self.place.address or len(self.pools) > 1
+        if follows and not self.single and now - self.looked > LOOK_SECONDS:
             self.looked = now
             with suppress(ExecutorError):
                 for pool, share in zip(self.pools, self._shares(), strict=True):
-                    pool.share, pool.most = share, share.workers
+                    pool.share, pool.most = share, share.workers_max
+                    spare = [actor for actor in pool.actors if actor.ready and not actor.items and not actor.unsafe]
+                    for actor in spare[: max(0, len(pool.actors) - pool.most)]:
+                        self._end(pool, actor)
                 self.size = sum(pool.most for pool in self.pools)
 
     def _pump(self) -> None:
@@ -192,31 +214,25 @@ class OnRay:
             while len(pool.actors) < wanted:
                 self._make(pool, last=at == len(self.pools) - 1)
             while pool.queue:
-                able = [
-                    actor for actor in pool.actors if actor.ready and len(actor.calls) < WINDOW and not actor.flushing
-                ]
-                actor = min(able, key=lambda actor: len(actor.calls), default=None)
-                if actor is None or (
-                    actor.calls and len(pool.queue) <= len(pool.actors)
-                ):  # let the next idle one take it
+                able = [one for one in pool.actors if one.ready and len(one.calls) < WINDOW and not one.flushing]
+                actor = min(able, key=lambda one: len(one.calls), default=None)
+                if actor is None or (actor.calls and len(pool.queue) <= len(pool.actors)):  # the next idle one takes it
                     break
-                items = [pool.queue.popleft() for _ in range(min(pool.together, len(pool.queue)))]
-                self._call(pool, actor, items)
+                self._call(pool, actor, pool.next_call())
 
     def _make(self, pool: _Pool, last: bool) -> None:
         self.made += 1
         name = f"{'gpu' if pool.pool.gpu else 'cpu'}-{self.made}"
-        handle = self.actor.options(
-            num_cpus=pool.share.cpus,
-            num_gpus=pool.share.gpus or None,
-            max_restarts=0,
-            max_task_retries=0,
-            scheduling_strategy="SPREAD",
-            runtime_env={"env_vars": worker_environment(self.config.execution.threads)},
-        ).remote(name)
+        options = actor_options(pool.pool, pool.share) | {"max_restarts": 0, "max_task_retries": 0}
+        options["runtime_env"]["env_vars"] |= worker_environment(self.config.execution.threads)
+        handle = self.actor.options(**options).remote(name)
         made = _Actor(handle, name, time.monotonic())
         made.started = handle.start.remote(
-            self.config.model_dump_json(), list(pool.pool.stages), self.target if last else None
+            self.config.model_dump_json(),
+            list(pool.pool.stages),
+            self.target if last else None,
+            pool.pool.without,
+            pool.share.batch or CLIPS_AT_ONCE,
         )
         pool.actors.append(made)
 
@@ -224,7 +240,8 @@ class OnRay:
         tasks = [item.task.pack() for item in items]
         for item in items:
             unit = item.task.unit
-            self.log.started(unit.id, unit.video.path, actor.name, pool=pool.name, footage=unit.footage)
+            limit = decode_time_limit(self.config, unit) if pool is self.pools[0] else None
+            self.log.started(unit.id, unit.video.path, actor.name, pool=pool.name, footage=unit.footage, limit=limit)
         made = [item.made for item in items if item.made is not None]
         reply, *units = _several(actor.handle.work.options(num_returns=1 + len(items)).remote(tasks, *made))
         actor.calls.append((reply, items, units))
@@ -280,8 +297,12 @@ class OnRay:
         if not items:
             actor.flushing = False
         for item, report, made in zip(items, reply.reports, units, strict=True):
+            spent = sum(report.seconds.values())
+            if report.status == "ok" and item.task.unit.stored is None:
+                self.pools[at].spent += spent - item.spent
+                self.pools[at].footage += report.footage
             if not last and report.status != "lost":
-                self.pools[at + 1].queue.append(_Item(item.task, made))
+                self.pools[at + 1].queue.append(_Item(item.task, made, report.clips, spent))
                 continue
             if report.written:
                 actor.since = actor.since if actor.unsafe else time.monotonic()

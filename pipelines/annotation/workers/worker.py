@@ -12,7 +12,8 @@ from curate.base.child import KILLED, MEMORY, RESOURCE_ERRNOS, Lost, NotStarted
 from curate.base.extras import missing_package
 from curate.base.store import store_of
 from curate.clip import Unit
-from curate.stages.stage import Stage
+from curate.stages.portion import Portion
+from curate.stages.stage import CLIPS_AT_ONCE, Stage
 from curate.watching.isolation import record_loss
 from curate.weights import MissingWeights
 from pipelines.annotation.models import ModelCache, uses
@@ -72,11 +73,18 @@ class Committer:
 
 
 class Worker:
-    """target: of the last pool, whose workers commit; None for the others. Raises ExecutorError where a model cannot be
-    loaded."""
+    """target: of the last pool, whose workers commit; None for the others. without, at_once: see `build`. Raises
+    ExecutorError where a model cannot be loaded."""
 
-    def __init__(self, config: Config, stages: Sequence[str], target: Target | None) -> None:
-        self.steps = load_steps(config, stages)
+    def __init__(
+        self,
+        config: Config,
+        stages: Sequence[str],
+        target: Target | None,
+        without: Sequence[str] = (),
+        at_once: int = CLIPS_AT_ONCE,
+    ) -> None:
+        self.steps = load_steps(config, stages, without, at_once)
         limit_threads(config.execution.threads)
         self.committer = Committer(target, config) if target else None
 
@@ -108,7 +116,7 @@ def work(units: list[Unit], steps: Sequence[Step]) -> list[Unit]:
     If the exception is the machine's lack of a resource, the unit is lost. Raises NotStarted.
     """
     for step in steps:
-        if len(units) > 1 and isinstance(step, Stage) and _together(step, units):
+        if len(units) > 1 and isinstance(step, (Stage, Portion)) and _together(step, units):
             continue
         for unit in units:
             try:
@@ -127,7 +135,7 @@ def work(units: list[Unit], steps: Sequence[Step]) -> list[Unit]:
     return units
 
 
-def _together(stage: Stage, units: Sequence[Unit]) -> bool:
+def _together(stage: Stage | Portion, units: Sequence[Unit]) -> bool:
     """Run a stage on several units at once; False, and the units are as before, where it raises."""
     before = [(clip, dict(clip.values), dict(clip.errors)) for unit in units for clip in unit.clips]
     try:
@@ -142,10 +150,12 @@ def _together(stage: Stage, units: Sequence[Unit]) -> bool:
     return True
 
 
-def load_steps(config: Config, stages: Sequence[str]) -> list[Step]:
+def load_steps(
+    config: Config, stages: Sequence[str], without: Sequence[str] = (), at_once: int = CLIPS_AT_ONCE
+) -> list[Step]:
     """The callables of one worker, with their models loaded. ExecutorError names the model that cannot be loaded."""
     try:
-        return build(config, stages)
+        return build(config, stages, without, at_once)
     except MissingWeights as error:
         raise ExecutorError(str(error)) from error
     except ModuleNotFoundError as error:

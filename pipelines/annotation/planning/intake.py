@@ -12,11 +12,11 @@ from dataclasses import replace
 from itertools import islice
 
 from curate.clip import Unit, Video, path_to_text
-from pipelines.annotation.changes import Record, find_changes
-from pipelines.annotation.contents import identities
-from pipelines.annotation.planner import Identity, Planner
-from pipelines.annotation.planning import plan_videos
-from pipelines.annotation.recorded import RecordedUnits
+from pipelines.annotation.planning.changes import Record, find_changes
+from pipelines.annotation.planning.contents import identities
+from pipelines.annotation.planning.planner import Identity, Planner
+from pipelines.annotation.planning.recorded import RecordedUnits
+from pipelines.annotation.planning.units import plan_videos
 from pipelines.annotation.summary import Summary
 from pipelines.annotation.tasks import Report, Task
 from pipelines.config import Config
@@ -72,7 +72,7 @@ class Intake:
                 self._count_known(given.video, recorded=True)
             else:
                 self._finish(given)
-        doubtful = [video for video in videos if known.may_have_changed(path_to_text(video.path))]
+        doubtful = [video for video in videos if known.may_have_changed(path_to_text(video.path), video.stamp)]
         seen = identities([video.path for video in doubtful], known, planner)
         put_off = {video.path for video in doubtful if self._undecided(path_to_text(video.path), seen)}
         for video in videos:

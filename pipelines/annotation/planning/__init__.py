@@ -1,0 +1,1 @@
+"""Inputs to tasks: what is recorded, what changed, what files are opened, in the order of the inputs."""
