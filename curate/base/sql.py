@@ -50,10 +50,8 @@ class ConditionError(Exception):
 
 
 def connect() -> duckdb.DuckDBPyConnection:
-    """An empty in-memory database, to be filled, also from objects of stores, and then locked."""
-    from curate.base.store.files import database
-
-    return database(autoinstall_known_extensions=False, autoload_known_extensions=False)
+    """An empty in-memory database, to be filled and then locked."""
+    return duckdb.connect(config={"autoinstall_known_extensions": False, "autoload_known_extensions": False})
 
 
 def lock(db: duckdb.DuckDBPyConnection) -> None:

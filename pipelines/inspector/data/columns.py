@@ -24,6 +24,7 @@ import pyarrow as pa
 
 from curate.base import sql as locked
 from curate.base.sql import ConditionError, connect, literal, message_of, quoted
+from curate.base.store.files import database
 from curate.selection.filters import Filter, SelectionError
 from curate.selection.selection import BASE_COLUMNS, ScoreTable
 from pipelines.dataset import labels
@@ -181,7 +182,7 @@ class Columns:
         if named <= {*light(self.inspected.types), *labels.COLUMNS}:
             with self._patience(chosen.name):
                 return self._verdict(self.table, chosen, PLACE)
-        db = connect()
+        db = database(autoinstall_known_extensions=False, autoload_known_extensions=False)
         with self._patience(
             chosen.name, db.interrupt
         ):  # filling it, with a column that is not held, can be interrupted too
