@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import chain
-from pathlib import Path
 from typing import Any, Protocol
 
 from curate.base.child import CHANGED
@@ -94,26 +93,25 @@ def annotate_here(
 ) -> Summary:
     """`annotate` in this process."""
     began = time.perf_counter()
-    root = Path(out)
+    store = store_of(out)
     chosen = with_needs(list(config.parts.stages) if stages is None else stages, config)
     check_views(config, chosen)
     models = check_weights(config, chosen)
-    refuse_foreign(root)
-    found, inputs = SourceStream(sources, root) if sources else None, None
+    refuse_foreign(store)
+    found, inputs = SourceStream(sources, store) if sources else None, None
     if found is not None:
         stream = iter(found)
         inputs = chain([next(stream)], stream)  # what is wrong with the sources is told before anything is written
     else:
-        Dataset(root)
+        Dataset(store)
     summary = Summary() if found is None else Summary(skipped=found.skipped)
-    with held(root, "dataset", DatasetError) as lock:
-        store = store_of(root)
+    with held(store, "dataset", DatasetError) as lock:
         shards = Dataset(store).samples() if store.exists("dataset.json") else []
         check_types(store, config, shards)
-        open_dataset(root, config, chosen, models)
+        open_dataset(store, config, chosen, models)
         tables = tables_of(config.parts).with_stored(store, shards)
         open_for_writing(store, tables, lock.check)
-        target = Target(str(root.absolute()), tables, models, lock.run)
+        target = Target(store.url, tables, models, lock.run)
         job = _Job(target, config, chosen, place, watcher, summary, lock)
         job.run(inputs, retry_failed)
         if found is not None:

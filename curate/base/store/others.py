@@ -116,7 +116,9 @@ class Others(Store):
 
     def _write(self, name: str, data: bytes) -> None:
         path = self._path(name)
-        if self.scheme in WHOLE or type(self.system).mv is fsspec.AbstractFileSystem.mv:  # which copies, and knows globs
+        if (
+            self.scheme in WHOLE or type(self.system).mv is fsspec.AbstractFileSystem.mv
+        ):  # which copies, and knows globs
             self.system.pipe_file(path, data)
             return
         folder, last = posixpath.split(path)

@@ -52,7 +52,9 @@ class Ranges(io.RawIOBase):
         self.counted = counted
         self.requests = self.bytes = self.at = 0
         self._held: OrderedDict[int, bytes] = OrderedDict() if held is None else held
-        self.expected: tuple[int, int] | None = None  # bytes that will be read for certain: in as few requests as may be
+        self.expected: tuple[int, int] | None = (
+            None  # bytes that will be read for certain: in as few requests as may be
+        )
         self._next, self._run = 0, 0  # where reading in order goes on, and bytes of it so far
         self.digest: Digest | None = Digest(self.size) if through else None
 
