@@ -57,6 +57,8 @@ class LiveProgress:
             self.progress.update(self.id, description="starting workers", completed=0, total=max(seconds, 1e-9))
         self.units, self.total = units, seconds
 
+    def committed(self, units: list[str]) -> None: ...
+
     def unit(self, unit: Report) -> None:
         self.done += 1
         self.videos += unit.index == 0
