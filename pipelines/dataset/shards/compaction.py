@@ -100,6 +100,7 @@ def sweep(store: Store, tables: Tables | None = None, check: Callable[[], None] 
     manifest = Manifest(store)
     current = manifest.current()
     try:
+        manifest.adopt(current)
         old = _lacking(store, current, tables) if tables else set()
         groups = _groups(current, TARGET, merge=False, old=old)
         _rewrite(store, current, groups, tables, manifest, map, check)

@@ -59,6 +59,7 @@ class Current:
     def __init__(self, store: Store, read: Callable[[list[str], Path], None]) -> None:
         self.store, self.scratch = store, Scratch()
         self._stale_file: Path | None = None
+        self.unnamed: Path | None = None  # rows of shards that the manifest does not name, as a Parquet file
         self._db = self.scratch.database("current")
         sizes = self._sizes()
         self._rows_sql = self._relation(sorted(sizes), read)
@@ -174,7 +175,7 @@ class Current:
         self._db.execute(f"CREATE TABLE named AS {named.format(source)}").fetchall()
         missing = self._column("SELECT shard FROM there ANTI JOIN named USING (shard) ORDER BY 1")
         if missing:
-            path = self.scratch.path("read.parquet")
+            path = self.unnamed = self.scratch.path("read.parquet")
             read(missing, path)
             parts.append(str(path))
             self._db.execute(f"INSERT INTO named {named.format(_parquet([str(path)]))}").fetchall()
