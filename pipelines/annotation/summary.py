@@ -18,7 +18,7 @@ MOST = 1000  # failures that are kept with their names; `videos/` has all
 class Summary:
     """Counts of one run. already, failed_before: videos recorded before, and the failed ones of them. footage: seconds.
 
-    changed: videos whose file has other content than recorded. moved: those found at another path. failed, lost_videos:
+    bytes_read, requests: of the sources' store. changed: videos whose file has other content than recorded. moved: those found at another path. failed, lost_videos:
     videos of which a unit failed, or was lost. failures, earlier, lost: (path, reason) of the first `MOST` units that
     failed now, failed before, and were lost. reasons: how many failed or were lost for each.
     """
@@ -35,6 +35,8 @@ class Summary:
     changed: int = 0
     moved: int = 0
     footage: float = 0.0
+    bytes_read: int = 0
+    requests: int = 0
     wall: float = 0.0
     failures: list[tuple[str, str]] = field(default_factory=list)
     earlier: list[tuple[str, str]] = field(default_factory=list)
@@ -59,6 +61,8 @@ class Summary:
         self.clips += unit.clips
         self.footage += unit.footage if unit.status == "ok" else 0.0
         self.warned += unit.warned
+        self.bytes_read += unit.bytes_read
+        self.requests += unit.requests
         self.duplicates += unit.status == "duplicate"
         self.clip_failures += unit.clip_failures
         if unit.status in ("failed", "lost"):
