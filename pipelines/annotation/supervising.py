@@ -34,7 +34,7 @@ BOOT = (
 )
 IN_VAIN = 3  # starts in a row without a committed unit, after which the job stops
 PAUSES = 0.0, 2.0, 10.0  # s before each of these
-UNREACHABLE_SECONDS = 300.0  # for a cluster to come back that was there before
+UNREACHABLE_SECONDS = 300.0  # for Ray to come back that was there before
 STOP_SECONDS = 40.0  # for the child to commit what is finished, after Ctrl-C
 OURS = ("pipelines.", "curate.", "duckdb", "pyarrow")
 LOG = logging.getLogger("winnow")
@@ -93,7 +93,7 @@ class _Supervisor:
                 gone_since = gone_since or time.monotonic()
                 if time.monotonic() - gone_since > UNREACHABLE_SECONDS:
                     raise
-                LOG.warning("%s: trying again in %.0f s", str(error).partition(":")[0], PAUSES[-1])
+                LOG.warning("%s: trying again in %.0f s", str(error).rpartition("): ")[0] or error, PAUSES[-1])
                 time.sleep(PAUSES[-1])
                 continue
             if done is not None:
@@ -115,7 +115,10 @@ class _Supervisor:
             time.sleep(PAUSES[min(in_vain, len(PAUSES) - 1)])
 
     def _may_come_back(self, error: ExecutorError) -> bool:
-        return self.ever and bool(self.request["place"]["address"]) and "cannot be reached" in str(error)
+        """Whether Ray was there before, and is not now: a cluster's head that starts again, a machine that is overloaded."""
+        return self.ever and any(
+            told in str(error) for told in ("cannot be reached", "cannot be started on this machine")
+        )
 
     def _once(self) -> tuple[Summary | None, str]:
         """(the summary, "") of a child that finished; (None, how it ended)."""
@@ -130,7 +133,7 @@ class _Supervisor:
         pipe = Connection(ours.detach())
         try:
             pipe.send_bytes(pack(self.request))
-            return self._listen(pipe), ""
+            told = self._listen(pipe)
         except KeyboardInterrupt:
             self._stop(pipe, child)
             raise
@@ -139,15 +142,18 @@ class _Supervisor:
         finally:
             pipe.close()
             _end(child)
+        if isinstance(told, BaseException):  # outside of the above: it may be an OSError of the job
+            raise told
+        return told, ""
 
-    def _listen(self, pipe: Connection) -> Summary:
-        """Hand on what the child says until it is done. Raises EOFError where it ends without a word."""
+    def _listen(self, pipe: Connection) -> Summary | BaseException:
+        """Hand on what the child says until it is done, and return its summary, or why it stopped. Raises EOFError where it ends without a word."""
         while True:
             ((kind, value),) = unpack(pipe.recv_bytes()).items()
             if kind == "summary":
                 return Summary.of_plain(value)
             if kind == "error":
-                raise _raised(value)
+                return _raised(value)
             if kind == "planning":
                 self.watcher.planning(value)
             elif kind == "planned":
