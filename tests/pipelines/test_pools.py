@@ -13,10 +13,10 @@ from curate.models.quality import Brisque
 from curate.stages.appearance import Appearance
 from curate.stages.portion import Portion
 from curate.stages.stage import Stage
-from pipelines.annotation.workers.worker import work
 from pipelines.annotation.models import Use, uses
 from pipelines.annotation.pools import Node, Place, actor_options, allocate, pools_of
 from pipelines.annotation.stages import build, with_needs
+from pipelines.annotation.workers.worker import work
 from pipelines.cluster import ExecutorError
 from pipelines.config import load
 from tests.curate.pictures import plain, png
