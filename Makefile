@@ -1,11 +1,12 @@
 # make demo: set up, and run the main job on real footage.  make test: set up, check, and run every test.
 # make check: lint, format, types, layers; under a minute.  make docs: write the generated pages.
-# make coverage: the tests once more, counting lines.  make bench: measure.  make gpu-check: what only a GPU can show.
+# make coverage: the tests once more, counting lines.  make bench: measure.  make torture: kill everything.
+# make gpu-check: what only a GPU can show.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 FOOTAGE ?=
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: setup demo test check browser coverage docs bench gpu-check clean
+.PHONY: setup demo test check browser coverage docs bench torture gpu-check clean
 
 setup: .venv/ready
 
@@ -52,6 +53,10 @@ docs: setup
 # measured tables; FOOTAGE=FOLDER measures on your own single-shot clips instead of the sample videos
 bench: setup
 	.venv/bin/python -m tests.benchmarks $(FOOTAGE)
+
+# kills of everything at seeded moments, on disk and on an S3 server: most of an hour.  One run again: SEED=17.  Fewer: RUNS=10
+torture: setup
+	.venv/bin/python -m tests.torture $(if $(SEED),--seed $(SEED)) $(if $(RUNS),--runs $(RUNS))
 
 # at most eight minutes on one NVIDIA GPU: rows on the screen, and in out/gpu-check.md and .json
 gpu-check: setup

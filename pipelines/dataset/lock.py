@@ -3,8 +3,8 @@
 A lease is the object `lock.json`, which its holder writes again every few seconds, each time only over its own last version.
 A process that finds one watches its version: if that does not change for LEASE seconds *of the watcher's own clock*, the
 holder is gone, and the watcher writes its own over that version. Whose write comes too late does not hold the lock. So clocks
-need not agree, and two processes never both succeed. A holder that could not renew for so long must assume it was taken over:
-`Lock.check`.
+need not agree, and two processes never both succeed. A holder that ran on this machine, and does no more, is not waited for.
+A holder that could not renew for so long must assume it was taken over: `Lock.check`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any, TextIO
 from curate.base.files import writing
 from curate.base.store import Changed, Store, StoreError, store_of
 
-__all__ = ["LEASE", "LEASE_NAME", "LOCK", "Lock", "held"]
+__all__ = ["LEASE", "LEASE_NAME", "LOCK", "Lock", "has_ended", "held"]
 
 LOCK = ".lock"
 LEASE_NAME = "lock.json"
@@ -126,7 +126,10 @@ class _Lease(Lock):
                 if self._first():
                     break
                 continue
-            if found.holder.get("free"):
+            if found.holder.get("run") == self.run:  # a write of ours that seemed to have failed
+                self._version, self._renewed = found.version, time.monotonic()
+                break
+            if found.holder.get("free") or has_ended(found.holder):
                 if self._over(found.version):
                     break
                 continue
@@ -139,7 +142,7 @@ class _Lease(Lock):
             elif seen != found.version:
                 raise self._error(_taken(str(self.store), self.what, found.holder))
             elif time.monotonic() - since >= LEASE:
-                if self._over(found.version):
+                if self._over(found.version) or self._mine():
                     break
                 raise self._error(_taken(str(self.store), self.what, (self._look() or found).holder))
             time.sleep(min(1.0, RENEW / 4))
@@ -219,7 +222,41 @@ class _Lease(Lock):
 
 
 def _self() -> dict[str, Any]:
-    return {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
+    """This process, for others to find. machine: its boot and its process ids. born: ticks since boot."""
+    pid = os.getpid()
+    about = {"pid": pid, "host": socket.gethostname(), "since": time.time()}
+    return about | {"machine": _machine(), "born": _born(pid)}
+
+
+def has_ended(holder: dict[str, Any]) -> bool:
+    """Whether a process that held a lock surely runs no more: that can only be known of one of this machine."""
+    pid, machine = holder.get("pid"), _machine()
+    if not machine or holder.get("machine") != machine or not isinstance(pid, int) or not holder.get("born"):
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:  # another user's
+        return False
+    return _born(pid) not in (None, holder["born"])
+
+
+def _machine() -> str | None:
+    """The boot of this machine and its process ids, which containers have their own of; None: not known."""
+    try:
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return None
+
+
+def _born(pid: int) -> str | None:
+    """When a process was started, in ticks since boot; "" for one that has ended and was not waited for; None: not known."""
+    try:
+        facts = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return "" if facts[0] in "ZX" else facts[19]
 
 
 def _taken(place: str, what: str, holder: dict[str, Any]) -> str:

@@ -88,8 +88,9 @@ def start(data: Path, cache: Path) -> dict[str, float]:
     """A worker's start, measured."""
     from video_model.latents.cache import Cache
 
+    made = config()
     before, began, cpu = own(), time.perf_counter(), time.process_time()
-    stores = Stores(config(), [str(data)], cache)
+    stores = Stores(made, [str(data)], cache)
     opened = time.perf_counter()
     rates, most = stores.thinning
     store = Cache(cache, stores.parts["video"][0].files, OneValue(), LetterEncoder(), [SIZE], rates, most, "float16")

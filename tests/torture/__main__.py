@@ -24,9 +24,9 @@ from rich.table import Table
 
 from tests.torture import checks
 from tests.torture.footage import make_footage
-from tests.torture.places import Disk
+from tests.torture.places import Bucket, Disk
 from tests.torture.plans import PLACES, WEIGHTS, Plan, plan_of
-from tests.torture.runs import TABLES, Reference, Result, Run
+from tests.torture.runs import TABLES, Place, Reference, Result, Run
 
 
 class Torture:
@@ -36,13 +36,15 @@ class Torture:
         self.scratch, self.console = scratch, console
         self.footage = scratch / "made"
         make_footage(self.footage)
-        self.places: dict[str, object] = {}
+        self.disk = Disk(scratch / "disk")
+        self.disk.upload(self.footage, "footage")
         self.references: dict[str, Reference] = {}
 
     def run(self, plan: Plan, keep: bool) -> Result:
         """One run, and a line about it."""
-        run = Run(str(plan.seed), self._place(plan.place), self.scratch, plan)
+        run = Run(str(plan.seed), self._place(plan), self.scratch, plan)
         result = run.make(self.references[plan.place])
+        run.place.close()
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(result.killed.items()))
         self.console.print(
             f"seed {plan.seed}: {plan.place}, {plan.executor}: {kinds or 'nothing'} killed, {result.attempts} starts, "
@@ -56,16 +58,13 @@ class Torture:
             run.clear()
         return result
 
-    def close(self) -> None:
-        for place in self.places.values():
-            place.close()
-
-    def _place(self, name: str):
-        if name not in self.places:
-            place = Disk(self.scratch / "disk")
+    def _place(self, plan: Plan) -> Place:
+        """The disk with the footage, or a bucket of a server of its own."""
+        if plan.place == "bucket":
+            place = Bucket(plan.seed if plan.seed >= 0 else None)
             place.upload(self.footage, "footage")
-            self.places[name] = place
-        return self.places[name]
+            return place
+        return self.disk
 
     def prepare(self, plan: Plan) -> None:
         """The reference of a place, made on the first executor that is asked for; others must give the same, and are timed."""
@@ -73,7 +72,7 @@ class Torture:
         if known and plan.executor in known.calm:
             return
         calm = Plan(-1, plan.place, plan.executor, plan.workers, (), ())
-        run = Run(f"calm-{plan.place}-{plan.executor}", self._place(plan.place), self.scratch, calm)
+        run = Run(f"{plan.executor[0]}{plan.place[0]}", self._place(calm), self.scratch, calm)
         result = run.make(known)
         if result.faults:
             raise SystemExit(f"the undisturbed run on {plan.executor}, {plan.place}: " + "; ".join(result.faults[:5]))
@@ -86,6 +85,7 @@ class Torture:
         known.calm[plan.executor] = run.calm["annotate"]
         known.calm["select"] = run.calm["select"]
         run.clear()
+        run.place.close()
 
 
 def table_of(results: list[Result]) -> Table:
@@ -116,15 +116,11 @@ def main() -> int:
     plans = [plan for plan in plans if options.place in (None, plan.place)]
     console = Console(width=130)
     scratch = Path(tempfile.mkdtemp(prefix="tor-", dir="/tmp"))  # short: Ray's sockets lie below it
-    torture, results = Torture(scratch, console), []
-    try:
-        for plan in plans:
-            torture.prepare(plan)
-        with ThreadPoolExecutor(options.jobs) as pool:
-            for result in pool.map(lambda plan: torture.run(plan, options.keep), plans):
-                results.append(result)
-    finally:
-        torture.close()
+    torture = Torture(scratch, console)
+    for plan in plans:
+        torture.prepare(plan)
+    with ThreadPoolExecutor(options.jobs) as pool:
+        results = list(pool.map(lambda plan: torture.run(plan, options.keep), plans))
     wrong = [result.plan.seed for result in results if result.faults]
     console.print(table_of(results))
     if wrong:

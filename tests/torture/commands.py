@@ -37,17 +37,22 @@ class Attempt:
 
     @property
     def driver_was_asked(self) -> bool:
-        return any(self.code in ASKED[kill.signal] for kill in self.killed if kill.kind == "driver")
+        return any(self.code in ASKED[one.signal] for one in self.killed if one.kind == "driver")
+
+    @property
+    def told(self) -> bool:
+        """Whether it says in its one line why it cannot continue."""
+        return any(line.startswith("winnow: ") for line in self.said.splitlines())
 
     def faults(self) -> list[str]:
         """What is wrong with it, whatever the dataset has."""
         found = [f"process left over: {process}" for process in self.left]
         if self.hung:
             found.append(f"hung for {HANG_SECONDS:.0f} s")
-        elif self.code in (0, 1) or self.driver_was_asked or (self.code == 2 and self.killed and "winnow: " in self.said):
-            pass
-        else:
-            found.append(f"exit code {self.code} after kills of {[k.kind for k in self.killed]}: {self.said[-300:]!r}")
+        elif not (self.code in (0, 1) or self.driver_was_asked or (self.code == 2 and self.killed and self.told)):
+            found.append(
+                f"exit code {self.code} after kills of {[one.kind for one in self.killed]}: {self.said[-300:]!r}"
+            )
         if "Traceback" in self.said:
             found.append(f"a traceback: ...{self.said[-300:]!r}")
         return found
@@ -88,7 +93,7 @@ class Command:
                 process.kill()
             code = process.wait()
         seconds = time.monotonic() - began
-        left = marked.wait_for_end()
+        left = marked.wait_for_end(spared=lambda process: process.slow_to_end)
         if self.nodes is not None:
             left += self.nodes.marked.wait_for_end(spared=lambda process: process.kind not in ("worker", "decoder"))
         return Attempt(code, err.read_text(errors="replace"), seconds, killed, left, hung)
@@ -99,7 +104,7 @@ class Command:
         """Each kill at its moment, or as soon after as there is a process of the kind."""
         waiting, done = list(kills), []
         while process.poll() is None and (elapsed := time.monotonic() - began) < HANG_SECONDS:
-            for wanted in [kill for kill in waiting if kill.moment * calm <= elapsed]:
+            for wanted in [one for one in waiting if one.moment * calm <= elapsed]:
                 if self._kill(wanted, marked):
                     waiting.remove(wanted)
                     done.append(wanted)

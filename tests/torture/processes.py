@@ -15,7 +15,7 @@ from pathlib import Path
 
 MARK = "WINNOW_TORTURE"
 KINDS = ("driver", "supervised", "worker", "decoder", "raylet", "gcs")
-LEAVE_SECONDS = 25.0  # for what a killed process leaves behind to end by itself
+LEAVE_SECONDS = 60.0  # for what a killed process leaves behind to end by itself
 
 
 @dataclass(frozen=True)
@@ -29,17 +29,24 @@ class Process:
 
     @property
     def kind(self) -> str:
-        """One of KINDS, or "other"; "driver" and "supervised" are told by `Marked`."""
+        """One of KINDS, or "other". Which is the driver, `Marked` knows."""
         words = " ".join(self.command)
         if "curate.base.child" in words:
             return "decoder"
+        if "pipelines.annotation.driver" in words:
+            return "supervised"
         if self.command[0].endswith("/raylet"):
             return "raylet"
         if self.command[0].endswith("/gcs_server"):
             return "gcs"
-        if self.command[0].startswith("ray::") and not self.command[0].endswith(("Agent", "IDLE")):
+        if self.command[0].startswith("ray::StageWorker"):
             return "worker"
         return "other"
+
+    @property
+    def slow_to_end(self) -> bool:
+        """Ray's agents, which look after their dead node once in ten seconds, and believe it at the fifth time."""
+        return self.command[0].startswith("ray::") and self.command[0].endswith("Agent")
 
     def __str__(self) -> str:
         return f"{self.pid} {' '.join(self.command)[:120]}"
@@ -60,9 +67,8 @@ class Marked:
 
     def of(self, kind: str) -> list[Process]:
         """Those of one kind, by age."""
-        return sorted(
-            (process for process in self.alive() if self._kind(process) == kind), key=lambda p: (p.born, p.pid)
-        )
+        found = [p for p in self.alive() if kind == ("driver" if p.pid == self.driver else p.kind)]
+        return sorted(found, key=lambda process: (process.born, process.pid))
 
     def wait_for_end(self, spared: Callable[[Process], bool] = lambda process: False) -> list[Process]:
         """Waits until all have ended. Those that have not after LEAVE_SECONDS are returned, and killed."""
@@ -74,14 +80,6 @@ class Marked:
                 return left
             time.sleep(0.2)
         return []
-
-    def _kind(self, process: Process) -> str:
-        if process.pid == self.driver:
-            return "driver"
-        python = "python" in process.command[0]
-        if python and process.parent == self.driver and "/ray/" not in " ".join(process.command):
-            return "decoder" if process.kind == "decoder" else "supervised"
-        return process.kind
 
     def _ours(self, process: Process, all_: dict[int, Process]) -> bool:
         key, parent = (process.pid, process.born), all_.get(process.parent)
@@ -106,13 +104,12 @@ def kill(process: Process, with_: signal.Signals) -> bool:
 def environment(token: str, temporary: Path) -> dict[str, str]:
     """Of a command: with the mark, and with folders of its own for temporary files and for Ray's sessions."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "AWS_", "PYTEST_"))}
-    for name in ("tmp", "ray"):
-        (temporary / name).mkdir(parents=True, exist_ok=True)
+    (temporary / "tmp").mkdir(parents=True, exist_ok=True)
     return kept | {
         MARK: token,
         "SPT_NOENV": "1",  # Ray's process titles leave the environment readable
         "TMPDIR": str(temporary / "tmp"),
-        "RAY_TMPDIR": str(temporary / "ray"),
+        "RAY_TMPDIR": str(temporary),  # a short path: sockets lie below it
         "OMP_NUM_THREADS": "1",
     }
 

@@ -20,10 +20,10 @@ from video_model.codecs import Codec
 from video_model.config import TrainConfig
 from video_model.diffusion.slots import Models
 from video_model.errors import RunError, first_line
-from video_model.training import checkpoints
 from video_model.training.build import trained_network
-from video_model.training.checkpoints import Checkpoint
-from video_model.training.mirror import Mirror, local_run
+from video_model.training.storage import checkpoints
+from video_model.training.storage.checkpoints import Checkpoint
+from video_model.training.storage.mirror import Mirror, local_run
 from video_model.training.watching import Silent, TrainingWatcher
 
 # What may differ when a run is resumed: nothing of it changes what a step computes.
@@ -52,35 +52,45 @@ class Run:
     mirror: Mirror | None = None  # of a run in a store
 
     @classmethod
-    def begin(cls, root: str | Path, config: TrainConfig, resume: bool, watcher: TrainingWatcher | None = None) -> Run:
-        """Make the folder; or resume it, if `resume` is given and its config is this one, but for what may change."""
+    def begin(
+        cls,
+        root: str | Path,
+        config: TrainConfig,
+        resume: bool,
+        watcher: TrainingWatcher | None = None,
+        mirror: Mirror | None = None,
+    ) -> Run:
+        """Make the folder; or resume it, if `resume` is given and its config is this one, but for what may change.
+
+        mirror: of a run in a store, which was fetched."""
         root = Path(root)
-        if root.exists() and any(root.iterdir()):
+        named = mirror.store.url if mirror else root
+        if root.exists() and any(not (mirror and path.name.startswith(".")) for path in root.iterdir()):
             if not resume:
-                raise RunError(f"{root}: is not empty: resume it with --resume, or choose another --out")
+                raise RunError(f"{named}: is not empty: resume it with --resume, or choose another --out")
             if not (root / "config.json").exists():
-                raise RunError(f"{root}: is not a run: choose another --out")
+                raise RunError(f"{named}: is not a run: choose another --out")
             before = cls.open(root, type(config))
             if other := before.differences(config):
                 raise RunError(
-                    f"{root}: was begun with another config (different: {', '.join(other)}): choose another --out"
+                    f"{named}: was begun with another config (different: {', '.join(other)}): choose another --out"
                 )
             before.note_changes(config, watcher or Silent())
         root.mkdir(parents=True, exist_ok=True)
         write_json(root / "config.json", config.model_dump(mode="json"))
-        return cls(root, config)
+        return cls(root, config, mirror)
 
     @classmethod
     def open(cls, root: str | Path, schema: type[TrainConfig] = TrainConfig) -> Run:
         """A run at a path, or at a URL, from which it is fetched. schema: the config's class, where the run was begun with
         parts of one's own (see config.train_config)."""
-        root = local_run(root)
+        named, root = root, local_run(root)
         try:
             return cls(root, schema.model_validate_json((root / "config.json").read_text()))
         except FileNotFoundError:
-            raise RunError(f"{root}: is not a run of winnow train: it has no config.json") from None
+            raise RunError(f"{named}: is not a run of winnow train: it has no config.json") from None
         except ValueError as error:
-            raise RunError(f"{root}/config.json: does not fit this version: {first_line(error)}") from None
+            raise RunError(f"{named}/config.json: does not fit this version: {first_line(error)}") from None
 
     def differences(self, other: TrainConfig) -> list[str]:
         """Keys whose values differ and matter.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +13,9 @@ import pyarrow as pa
 
 from curate.clip import Listed, Unit, Video, path_to_text
 
-__all__ = ["REPLACED", "ROWS", "Footer", "footer_rows", "source_digests"]
+__all__ = ["REPLACED", "ROWS", "Footer", "footer_rows", "form_of", "source_digests"]
 
+ITEM = re.compile(r"<(item|element|l): ")  # what files call the items of a list
 REPLACED = "replaced"  # status of a row that says: rows of this unit below this generation do not count
 
 ROWS = pa.schema(
@@ -46,6 +48,7 @@ ROWS = pa.schema(
         ("stages", pa.string()),  # joined by commas
         ("generation", pa.int32()),
         ("run", pa.string()),
+        ("form", pa.string()),  # digest of the names and types of the columns of both files
     ]
 )
 
@@ -78,10 +81,17 @@ class Footer:
 
 
 def footer_rows(
-    shard: str, units: Sequence[Unit], *, stages: Sequence[str], generation: int, replaces: Sequence[str], run: str
+    shard: str,
+    units: Sequence[Unit],
+    *,
+    stages: Sequence[str],
+    generation: int,
+    replaces: Sequence[str],
+    run: str,
+    form: str,
 ) -> pa.Table:
     """ROWS of a shard. replaces: ids of units."""
-    shared = {"shard": shard, "stages": ",".join(stages), "generation": generation, "run": run}
+    shared = {"shard": shard, "stages": ",".join(stages), "generation": generation, "run": run, "form": form}
     rows = [_row(unit) | shared for unit in units]
     for name in replaces:
         video_id, _, index = name.rpartition("-")
@@ -107,6 +117,12 @@ def _row(unit: Unit) -> dict[str, Any]:
         "warned": bool(unit.warnings),
         "seconds": sum(unit.seconds.values()),
     }  # fmt: skip
+
+
+def form_of(clips: pa.Schema, videos: pa.Schema) -> str:
+    """Equal for shards that DuckDB can read as one table: the same names and types in the same order."""
+    columns = [[(field.name, ITEM.sub("<", str(field.type))) for field in schema] for schema in (clips, videos)]
+    return _digest(columns)
 
 
 def source_digests(video: Video) -> dict[str, Any]:

@@ -2,24 +2,24 @@
 
     DATASET/manifest/part-<hash>.parquet    rows of `pipelines.dataset.shards.footer.ROWS`, of some shards
 
-It is only ever a copy: a shard counts because it is in videos/. Shards that no part names are read, rows of shards that are
-gone are passed over, and a lost manifest is made again.
+It is only ever a copy: a shard counts because its file is in videos/ and has its twin in clips/. Shards that no part names are
+read, rows of shards that are gone are passed over, and a lost manifest is made again.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curate.base.store import Store
 from pipelines.dataset.files import parquet_bytes
+from pipelines.dataset.shards.current import Current
 from pipelines.dataset.shards.footer import ROWS, Footer
 from pipelines.dataset.shards.reading import read_footer
 
@@ -27,8 +27,9 @@ __all__ = ["Manifest"]
 
 EVERY = 30.0  # s between parts
 PART_ROWS = 50_000
+WHOLE_ROWS = 1_000_000  # of a part of a manifest that is written anew
+GROUP_ROWS = 20_000
 READERS = 16
-GROUP_ROWS = 10_000
 
 
 class Manifest:
@@ -51,53 +52,58 @@ class Manifest:
     def flush(self) -> None:
         """Write what was added as a part."""
         if self._pending:
-            self._put(self._pending)
+            self._put(pa.concat_tables([footer.rows for footer in self._pending]))
         self._pending, self._rows = [], 0
 
     def load(self) -> Iterator[pa.RecordBatch]:
-        """ROWS of every committed shard, in batches: of its units, replaced ones too, and of what it replaces."""
-        there = {name for name in self.shards()}
-        known: set[str] = set()
-        for entry in list(self.store.list("manifest/part-")):
-            table = self._part(entry.name)
-            if table is None:
-                continue
-            named = set(pc.unique(table["shard"]).to_pylist())
-            wanted = pa.array(sorted((named & there) - known), pa.string())
-            known |= named
-            yield from table.filter(pc.is_in(table["shard"], wanted)).to_batches(GROUP_ROWS)
-        found: list[Footer] = []
-        with ThreadPoolExecutor(READERS) as pool:
-            for footer in pool.map(lambda name: read_footer(self.store, name), sorted(there - known)):
-                found.append(footer)
-                yield from footer.rows.to_batches(GROUP_ROWS)
+        """ROWS in batches: of every unit, once, as its newest shard has it, and of what counts no more (REPLACED)."""
+        current = self.current()
+        try:
+            yield from current.rows()
+        finally:
+            current.close()
 
-    def shards(self) -> Iterator[str]:
-        """Names of the committed shards, by the files in videos/."""
-        for entry in self.store.list("videos/part-"):
-            if entry.name.endswith(".parquet"):
-                yield entry.name.removeprefix("videos/part-").removesuffix(".parquet")
+    def current(self) -> Current:
+        """Which rows count, as of now."""
+        return Current(self.store, self._read)
 
     def rebuild(self) -> None:
-        """Write the whole manifest anew, from itself and from footers of shards that it does not name."""
-        table = pa.Table.from_batches(self.load(), schema=ROWS)
-        old = [entry.name for entry in self.store.list("manifest/")]
-        made = self._put_table(table)
-        for name in old:
-            if name != made:
-                self.store.delete(name)
+        """Write the whole manifest anew, from itself and from the footers of shards that it does not name."""
+        old = {entry.name for entry in self.store.list("manifest/")}
+        current = self.current()
+        made, batches, rows = set(), list[pa.RecordBatch](), 0
+        try:
+            for batch in current.rows(stale=True):
+                batches.append(batch)
+                rows += batch.num_rows
+                if rows >= WHOLE_ROWS:
+                    made.add(self._put(pa.Table.from_batches(batches)))
+                    batches, rows = [], 0
+            if batches:
+                made.add(self._put(pa.Table.from_batches(batches)))
+        finally:
+            current.close()
+        for name in sorted(old - made):
+            self.store.delete(name)
 
-    def _put(self, footers: list[Footer]) -> str:
-        return self._put_table(pa.concat_tables([footer.rows for footer in footers]))
-
-    def _put_table(self, table: pa.Table) -> str:
+    def _put(self, table: pa.Table) -> str:
         data = parquet_bytes(table, GROUP_ROWS)
         name = f"manifest/part-{hashlib.blake2b(data, digest_size=8).hexdigest()}.parquet"
         self.store.put(name, data)
         return name
 
-    def _part(self, name: str) -> pa.Table | None:
-        try:
-            return pq.read_table(io.BytesIO(self.store.read(name)), schema=ROWS)
-        except (pa.ArrowInvalid, FileNotFoundError):  # what it spares is read from the shards
-            return None
+    def _read(self, shards: list[str], path: Path) -> None:
+        """Write the rows of shards that no part names to a local file, from their footers. Those that vanish are left out."""
+
+        def read(shard: str) -> pa.Table | None:
+            try:
+                return read_footer(self.store, shard).rows
+            except FileNotFoundError:
+                return None
+
+        readers = 1 if self.store.folder is not None else READERS
+        with ThreadPoolExecutor(readers) as pool, pq.ParquetWriter(path, ROWS) as writer:
+            for first in range(0, len(shards), 4096):
+                found = [rows for rows in pool.map(read, shards[first : first + 4096]) if rows is not None]
+                if found:
+                    writer.write_table(pa.concat_tables(found))
