@@ -9,6 +9,7 @@ import typer
 from rich.text import Text
 
 from curate.selection.presets import preset_help
+from pipelines.cli import capacity as capacity_cli
 from pipelines.cli import compacting
 from pipelines.cli import inspecting as inspector
 from pipelines.cli import training as training_cli
@@ -320,6 +321,7 @@ training_cli.register(app)
 inspector.register(app)
 compacting.register(app)
 watching_cli.register(app)
+capacity_cli.register(app)
 
 
 def main() -> None:
