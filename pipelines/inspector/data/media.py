@@ -42,6 +42,7 @@ FACTS = (
     "pixel_format",
     "bytes",
     "modified",
+    "version",
     "checksum",
     "first_packet",
     "first_pts",
