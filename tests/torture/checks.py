@@ -9,7 +9,7 @@ from typing import Any
 from curate.base.store.files import database
 from pipelines.dataset.dataset import Dataset
 
-WALL_TIMES = ("seconds",)
+COSTS = ("seconds", "bytes_read", "requests")  # of the run: a retry adds to them
 OF_THE_PLACE = ("modified", "version")  # the same file has others on a disk and in a bucket
 KEYS = {"videos": ("video_path", "unit"), "clips": ("clip_id",)}
 KEPT = (".lock",)  # hidden files that stay
@@ -18,14 +18,14 @@ Rows = dict[tuple, dict[str, Any]]
 
 
 def rows_of(folder: Path, table: str, root: str) -> tuple[Rows, list[str]]:
-    """Key -> row of a dataset's table, all columns but wall times, and the keys that are there twice. root: of the
+    """Key -> row of a dataset's table, all columns but what a run costs, and the keys that are there twice. root: of the
     sources, taken out of every text, so that places can be compared."""
     dataset = Dataset(folder)
     sql = dataset.clips_sql if table == "clips" else dataset.videos_sql
     found: Rows = {}
     twice = []
     for row in database().sql(f"SELECT * FROM {sql}").to_arrow_table().to_pylist():
-        row = {name: _without(value, root) for name, value in row.items() if name not in WALL_TIMES}
+        row = {name: _without(value, root) for name, value in row.items() if name not in COSTS}
         key = tuple(row[name] for name in KEYS[table])
         if key in found:
             twice.append(f"{table}: {key} is there twice")
