@@ -69,9 +69,14 @@ class RaySession:
             self.thread = _Starter(lambda: ray.init(**options))
             with silent_stderr():
                 self.thread.begin(START_SECONDS)
-        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        except Exception as error:  # of many kinds: daemons that die while they start, addresses, time
             self.__exit__()
             reason = " ".join(str(error).split())[:200]
+            if self.address and _is_refused(error):
+                raise ExecutorError(
+                    f"Ray at {self.address} wants a token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or "
+                    f"RAY_AUTH_TOKEN_PATH as on the cluster, or {self.instead}"
+                ) from None
             what = (
                 f"Ray at {self.address} cannot be reached" if self.address else "Ray cannot be started on this machine"
             )
@@ -157,6 +162,17 @@ def place(bundle: Mapping[str, float], count: int, note: Callable[[str], None], 
             )
     finally:
         remove_placement_group(group)
+
+
+def _is_refused(error: Exception) -> bool:
+    """Whether a cluster wants a token that this process lacks, or has another one."""
+    text = str(error).lower()
+    return (
+        type(error).__name__ == "AuthenticationError"
+        or "unauthenticated" in text
+        or "auth_token" in text
+        or "auth token" in text
+    )
 
 
 def _check_reachable(address: str | None) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from curate.base.files import write_json
+from curate.base.store import Store
+from curate.base.store.files import opened
 from curate.parts import Parts
 from curate.pipeline_part import PipelinePart
 from pipelines.annotation.stages import VERSION, short_key, stage_identity
@@ -71,15 +73,17 @@ def _all_plugins(root: Path, earlier: list[dict[str, str]], config: Config) -> l
     return [*earlier, *(plugin for plugin in now if plugin not in earlier)]
 
 
-def check_types(root: Path, config: Config, shards: Iterable[str]) -> None:
+def check_types(store: Store, config: Config, shards: Iterable[str]) -> None:
     """DatasetError where a plugin's column has another type than its rows in the dataset."""
     declared = {c.name: c.type for part in config.parts.of(PipelinePart) for c in (*part.columns, *part.facts)}
     for shard in shards if declared else ():
         for table in ("clips", "videos"):
-            for field in pq.read_schema(root / table / f"part-{shard}.parquet"):
+            with opened(store.where(f"{table}/part-{shard}.parquet")) as stream:
+                schema = pq.read_schema(stream)
+            for field in schema:
                 if declared.get(field.name, field.type) != field.type:
                     raise DatasetError(
-                        f"{root}: its column {field.name} is {field.type}, the plugin's is {declared[field.name]}: give the "
+                        f"{store}: its column {field.name} is {field.type}, the plugin's is {declared[field.name]}: give the "
                         "column another name, or choose another --out"
                     )
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from curate.base.child import CHANGED
 from curate.base.files import DiskError
@@ -24,6 +24,7 @@ from pipelines.annotation.planning.recorded import RecordedUnits
 from pipelines.annotation.pools import Place
 from pipelines.annotation.stages import check_views, tables_of, with_needs
 from pipelines.annotation.summary import Summary
+from pipelines.annotation.supervising import supervised
 from pipelines.annotation.tasks import Report, Task
 from pipelines.annotation.workers.actors import OnRay
 from pipelines.annotation.workers.executor import run, settled
@@ -35,14 +36,10 @@ from pipelines.dataset.dataset import (
     Dataset,
     DatasetError,
     Manifest,
-    forget,
-    open_for_writing,
-    read_shards,
-    sweep,
 )
 from pipelines.dataset.lock import Lock, held
-from pipelines.dataset.shards import Footer
-from pipelines.sources.sources import FoundVideos, find_videos
+from pipelines.dataset.shards import Footer, compact, forget, open_for_writing
+from pipelines.sources.stream import SourceStream
 from pipelines.status.runlog import RunLog
 
 INTERRUPTED_SECONDS = 20.0  # for what is finished to be committed, after Ctrl-C
@@ -61,6 +58,10 @@ class JobWatcher(Protocol):
 
     def unit(self, unit: Report) -> None: ...
 
+    def committed(self, units: list[str]) -> None:
+        """Rows of these units are committed."""
+        ...
+
 
 def annotate(
     sources: Sequence[str],
@@ -74,30 +75,51 @@ def annotate(
 ) -> Summary:
     """Fill the dataset with rows for every video of the sources; without sources, for the recorded ones.
 
-    Problems of config, weights, sources or folder raise before any work is done.
+    Problems of config, weights, sources or folder raise before any work is done. On Ray the work is that of a child process.
     """
+    options: dict[str, Any] = {"place": place, "watcher": watcher, "stages": stages, "retry_failed": retry_failed}
+    where = supervised if place.executor == "ray" else annotate_here
+    return where(sources, out, config, **options)
+
+
+def annotate_here(
+    sources: Sequence[str],
+    out: str | os.PathLike[str],
+    config: Config,
+    *,
+    place: Place,
+    watcher: JobWatcher,
+    stages: Sequence[str] | None,
+    retry_failed: bool,
+) -> Summary:
+    """`annotate` in this process."""
     began = time.perf_counter()
     root = Path(out)
     chosen = with_needs(list(config.parts.stages) if stages is None else stages, config)
     check_views(config, chosen)
     models = check_weights(config, chosen)
     refuse_foreign(root)
-    if sources:
-        found = find_videos(sources, root)
+    found, inputs = SourceStream(sources, root) if sources else None, None
+    if found is not None:
+        stream = iter(found)
+        inputs = chain([next(stream)], stream)  # what is wrong with the sources is told before anything is written
     else:
         Dataset(root)
-        found = FoundVideos()
-    summary = Summary(skipped=found.skipped)
+    summary = Summary() if found is None else Summary(skipped=found.skipped)
     with held(root, "dataset", DatasetError) as lock:
-        shards = [shard.name for shard in read_shards(root)]
-        check_types(root, config, shards)
+        store = store_of(root)
+        shards = Dataset(store).samples() if store.exists("dataset.json") else []
+        check_types(store, config, shards)
         open_dataset(root, config, chosen, models)
-        tables = tables_of(config.parts).with_stored(root, shards)
-        open_for_writing(store_of(root), tables)
+        tables = tables_of(config.parts).with_stored(store, shards)
+        open_for_writing(store, tables, lock.check)
         target = Target(str(root.absolute()), tables, models, lock.run)
         job = _Job(target, config, chosen, place, watcher, summary, lock)
-        job.run(found if sources else None, retry_failed)
-        sweep(root)
+        job.run(inputs, retry_failed)
+        if found is not None:
+            job.forget_accepted(found, retry_failed)
+            found.close()
+        compact(store, check=lock.check)
     summary.wall = time.perf_counter() - began
     return summary
 
@@ -125,13 +147,12 @@ class _Job:
         self.units, self.seconds = 0, 0.0
         self.modified: dict[str, Video] = {}
 
-    def run(self, found: FoundVideos | None, retry_failed: bool) -> None:
-        """found: the inputs; None: the recorded ones."""
+    def run(self, inputs: Iterable[Input] | None, retry_failed: bool) -> None:
+        """inputs: of the sources; None: the recorded ones."""
         state, reason = "stopped", None
         try:
-            known = self._known(found, retry_failed)
-            inputs = known.videos() if found is None else chain(found.refused, found.videos)
-            self._work(inputs, known, first=True)
+            known = self._recorded(retry_failed)
+            self._work(known.videos() if inputs is None else inputs, known, first=True)
             if videos := list(self.modified.values()):
                 known = self._recorded(retry_failed)
                 self._work(videos, known, first=False)
@@ -150,15 +171,13 @@ class _Job:
     def _recorded(self, retry_failed: bool) -> RecordedUnits:
         return RecordedUnits(Dataset(self.target.place), self.stages, retry_failed, self.config.parts)
 
-    def _known(self, found: FoundVideos | None, retry_failed: bool) -> RecordedUnits:
-        """The recorded units. Rows of refused inputs that are accepted now are removed."""
+    def forget_accepted(self, found: SourceStream, retry_failed: bool) -> None:
+        """Remove the rows of inputs that were refused in an earlier run, and are accepted now."""
         known = self._recorded(retry_failed)
-        refused = known.ledger.no_files() if found is not None else []
-        if gone := [row["id"] for row in refused if found.accepts(text_to_path(row["video_path"]))]:
-            forget(Path(self.target.place), gone)
-            known.close()
-            known = self._recorded(retry_failed)
-        return known
+        refused = [(row["id"], text_to_path(row["video_path"])) for row in known.ledger.no_files()]
+        known.close()
+        if gone := [unit for unit, path in refused if found.accepts(path)]:
+            forget(self.store, self.target.tables, gone)
 
     def _work(self, inputs: Iterable[Input], known: RecordedUnits, first: bool) -> None:
         """Plan and run the units, and count what becomes of them. first: files that were modified meanwhile are kept in
@@ -223,7 +242,9 @@ class _Job:
     def _committed(self, footer: Footer) -> None:
         with self.guard:
             self.manifest.add(footer)
-        self.log.committed(footer.shard, len(footer.units))
+        units = footer.units
+        self.log.committed(footer.shard, len(units))
+        self.watcher.committed(units)
 
 
 def _inline(config: Config, stages: Sequence[str], place: Place, target: Target, log: RunLog) -> Inline:

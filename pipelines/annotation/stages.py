@@ -139,7 +139,7 @@ class Recall:
 
     def _read(self, unit: Unit, root: Path, shard: str) -> None:
         stamps = {name: unit.facts[name] for name in ("bytes", "modified", "version") if name in unit.facts}
-        stored = read_unit(store_of(root), shard, unit, tables_of(self.parts).with_stored(root, [shard]))
+        stored = read_unit(store_of(root), shard, unit, tables_of(self.parts).with_stored(store_of(root), [shard]))
         if unit.video.captions or unit.video.columns or unit.video.spans:  # from the current list
             apply_list(stored, unit.video)
         for name in ("video", "count", "start", "end", "status", "error", "warnings", "facts", "clips", "seconds"):

@@ -9,6 +9,7 @@ import typer
 from rich.text import Text
 
 from curate.selection.presets import preset_help
+from pipelines.cli import compacting
 from pipelines.cli import inspecting as inspector
 from pipelines.cli import training as training_cli
 from pipelines.cli import watching as watching_cli
@@ -317,6 +318,7 @@ def _root(
 
 training_cli.register(app)
 inspector.register(app)
+compacting.register(app)
 watching_cli.register(app)
 
 

@@ -13,15 +13,15 @@ from tests.video_model.training import task
 from video_model.data.index import open_index
 from video_model.data.reading import Reader, stream
 from video_model.errors import DataError, RunError
-from video_model.training import checkpoints, mirror, saving
-from video_model.training.checkpoints import CheckpointError
 from video_model.training.journal import read_log
 from video_model.training.loop import Interrupted
-from video_model.training.mirror import Mirror
 from video_model.training.run import Run
 from video_model.training.sampler import Sampler
-from video_model.training.saving import Saver
 from video_model.training.stages import train
+from video_model.training.storage import checkpoints, mirror, saving
+from video_model.training.storage.checkpoints import CheckpointError
+from video_model.training.storage.mirror import Mirror
+from video_model.training.storage.saving import Saver
 
 STAGE = {"sizes": [[32, 32]], "batch": 4, "lr": 1e-3, "warmup": 1, "ema": 0.5}
 STAGES = {

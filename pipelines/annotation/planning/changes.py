@@ -65,7 +65,7 @@ class Changes:
     ) -> None:
         """Rewrite one unit with the current path and stamp of its file, and the captions and columns of a new list."""
         reference = Unit(Video(text_to_path(row["video_path"]), row["video_id"]), index=row["unit"])
-        tables = tables_of(state.parts).with_stored(state.dataset.root, [row["shard"]])
+        tables = tables_of(state.parts).with_stored(state.dataset.store, [row["shard"]])
         unit = read_unit(state.dataset.store, row["shard"], reference, tables)
         unit.video.path = text_to_path(path)
         if video is not None and (video.captions or video.columns):

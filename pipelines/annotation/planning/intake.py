@@ -93,7 +93,7 @@ class Intake:
         changes = find_changes([path_to_text(video.path) for video in videos], known, planner)
         if changes.adopt(videos, known, self.record):
             self.flush()
-            known.read(Dataset(known.dataset.root))
+            known.read(Dataset(known.dataset.store))
         known.changed, known.moved = changes.changed, set(changes.moved)
         if self.counting:
             self.summary.changed += len(changes.changed)

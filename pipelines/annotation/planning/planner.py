@@ -22,7 +22,7 @@ from pipelines.config import Config
 
 PLANNERS = 8  # files at a time; mostly waiting for disks
 UNSPLIT_SECONDS = 1e12  # longer than any file: it becomes one unit
-FILES_EACH = 16  # files that a child is asked for at a time: it takes a second to start, and little for a file
+FILES_EACH = 4, 16  # files that a child is asked for at a time: it takes a second to start, and little for a file
 
 Identity = dict[str, Any]  # video_id (None: not readable), bytes, modified; checksum, if it was needed
 Wanted = tuple[Video, list[str]]  # a video, and the kinds of its losses so far
@@ -70,7 +70,8 @@ class Planner:
 
     def _each(self, items: Sequence[Item], look: Callable[[Sequence[Item]], list[Found]]) -> Iterator[Found]:
         """Each item looked at, some at a time, in order."""
-        size = max(1, min(FILES_EACH, -(-len(items) // PLANNERS)))
+        least, most = FILES_EACH
+        size = min(most, max(least, -(-len(items) // PLANNERS)))
         parts = [items[at : at + size] for at in range(0, len(items), size)]
         try:
             for found in self.threads.map(look, parts):

@@ -7,8 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import duckdb
-
+from curate.base.store.files import database
 from curate.clip import SKIPPED, TOO_SHORT, Unit, Video, path_to_text, text_to_path
 from curate.parts import Parts
 from curate.video.identity import is_there, same_stamp, stamp
@@ -139,7 +138,7 @@ class RecordedUnits:
         keep: contents whose rows stay. drop: other units to remove.
         """
         if self.ledger.empty:
-            return {"generation": 0, "replaces": ()}
+            return {"generation": self.dataset.current.floor([unit.id]) + 1, "replaces": ()}
         rows = self.ledger.of_path(path_to_text(unit.video.path))
         if self.refused_before:  # a refused folder that is readable now
             above = [
@@ -154,7 +153,8 @@ class RecordedUnits:
         gone |= set(drop)
         known = {unit.id, *gone, *(row["id"] for row in rows)}
         generations = [row["generation"] for name in known if (row := self.ledger.row(name))]
-        return {"generation": max(generations, default=-1) + 1, "replaces": sorted(gone)}
+        generations.append(self.dataset.current.floor([unit.id]))  # its rows were replaced once, and it is back
+        return {"generation": max(generations) + 1, "replaces": sorted(gone)}
 
     def owner(self, video_id: str) -> str | None:
         """Path of the recorded video with this content, if the file still has it."""
@@ -185,7 +185,7 @@ class RecordedUnits:
                     end=row["unit_end"],
                     facts=facts,
                     todo=todo,
-                    stored=(str(self.dataset.root.absolute()), row["shard"]),
+                    stored=(self.dataset.place, row["shard"]),
                 )
 
     def _failed_stages(self) -> dict[str, set[str]]:
@@ -195,7 +195,7 @@ class RecordedUnits:
         query = f"""SELECT DISTINCT video_id, unit, error.key FROM ({each})
                     WHERE NOT starts_with(error.value, ?) AND NOT starts_with(error.value, ?)"""
         for video_id, unit, key in (
-            duckdb.execute(query, [TOO_SHORT, SKIPPED]).fetchall() if not self.ledger.empty else ()
+            database().execute(query, [TOO_SHORT, SKIPPED]).fetchall() if not self.ledger.empty else ()
         ):
             found.setdefault(f"{video_id}-{unit:04d}", set()).add(self.parts.stage_of(key))
         return found
@@ -209,16 +209,18 @@ def duplicate(unit: Unit, owner: str) -> Unit:
 
 def recorded_rows(dataset: Dataset) -> Iterator[dict[str, Any]]:
     """A row for each current unit, for `Ledger.load`."""
-    if not dataset.newest:
+    if not dataset.shards:
         return
-    there = duckdb.sql(f"SELECT * FROM {dataset.videos_sql}").columns
+    db, videos = database(), dataset.placed_sql("videos")
+    there = db.sql(f"SELECT * FROM {videos}").columns
     late = [
         f"coalesce({name}, {old}) AS {name}" if name in there else f"{old} AS {name}"
         for name, old in OLD_ROW_VALUES.items()
     ]
-    found = duckdb.sql(f"SELECT {COLUMNS}, {', '.join(late)} FROM {dataset.videos_sql}").to_arrow_reader(10_000)
+    shard = "parse_filename(filename, true)[6:] AS shard"  # part-<shard>
+    found = db.sql(f"SELECT {COLUMNS}, {', '.join(late)}, {shard} FROM {videos}").to_arrow_reader(10_000)
     for batch in found:
         for row in batch.to_pylist():
             unit = f"{row['video_id']}-{row['unit']:04d}"
-            shard = dataset.newest[unit]
-            yield {**row, "id": unit, "shard": shard.name, "generation": shard.generation, "stages": shard.stages}
+            shard = dataset.shards[row["shard"]]
+            yield {**row, "id": unit, "generation": shard.generation, "stages": shard.stages.split(",")}

@@ -19,7 +19,8 @@ from pipelines.cli.app import app
 from pipelines.config import load
 from pipelines.curated.curated import CuratedRequest, make_curated
 from pipelines.dataset import labels
-from pipelines.dataset.dataset import Dataset, Writer, sweep
+from pipelines.dataset.dataset import Dataset, Writer
+from pipelines.dataset.shards import sweep
 from pipelines.inspector.report.report import write_report
 from tests.pipelines.inspector import data
 from tests.pipelines.inspector.conftest import serving
@@ -169,7 +170,7 @@ def test_shards_that_are_replaced_under_the_page(tmp_path):
             for video in range(2):
                 writer.add(data.unit(root, video), stages=["shots"], generation=number + 1)
             writer.flush()
-            sweep(root)  # what was replaced
+            sweep(store_of(root))  # what was replaced
             assert before & {file.name for file in (root / "clips").iterdir()} < before
             answers = {
                 "clip": lambda: server.post("/api/clip", {"clip": clip})["facts"]["codec"] == "h264",

@@ -26,7 +26,7 @@ from typing import Any
 
 from curate.base.files import cache_folder, write_json
 from curate.base.store import Store, StoreError, is_remote, store_of
-from video_model.training.checkpoints import STATE
+from video_model.training.storage.checkpoints import STATE
 
 EVERY = 60.0  # seconds between looks at what has changed
 PART = 1 << 30  # bytes of one object, at most
