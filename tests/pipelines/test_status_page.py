@@ -16,8 +16,9 @@ from curate.base.store import store_of
 from curate.clip import Clip, Unit, Video
 from pipelines.annotation.stages import TABLES
 from pipelines.cli.app import app
-from pipelines.cli.watching import page
-from pipelines.dataset.dataset import FORMAT, DatasetError, Writer, open_for_writing
+from pipelines.cli.jobs.watching import page
+from pipelines.dataset.dataset import FORMAT, DatasetError, Writer
+from pipelines.dataset.shards import open_for_writing
 from pipelines.status.events import read_events
 from pipelines.status.reading import report
 from pipelines.status.runlog import STATUS, RunLog
