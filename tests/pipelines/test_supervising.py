@@ -11,7 +11,7 @@ from pipelines.annotation.pools import Place
 from pipelines.annotation.summary import Summary
 from pipelines.annotation.supervising import supervised
 from pipelines.annotation.tasks import Report
-from pipelines.cluster import ExecutorError
+from pipelines.cluster import ExecutorError, RaySession
 from pipelines.config import load
 from pipelines.dataset.dataset import DatasetError
 
@@ -103,3 +103,22 @@ def test_a_summary_crosses_a_process_boundary():
     found = Summary.of_plain(unpack(pack(summary.plain())))
     assert found == Summary(**{**summary.__dict__, "long": set()}) and found.reasons["broken"] == 2
     assert found.failed == 1
+
+
+def test_ray_that_does_not_start_is_tried_again_and_told_in_one_line(monkeypatch):
+    ray, started = pytest.importorskip("ray"), []
+
+    def init(**_):
+        started.append(1)
+        if len(started) != 2:
+            raise Exception("The current node timed out during startup.\nThis could happen")
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    with RaySession(None, "use --executor inline"):
+        assert len(started) == 2
+    with pytest.raises(
+        ExecutorError, match=r"^Ray cannot be started on this machine \(The current node .* This could happen\): free "
+    ):
+        RaySession(None, "use --executor inline").__enter__()  # the third and fourth time
+    assert len(started) == 4
