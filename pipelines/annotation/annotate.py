@@ -212,11 +212,13 @@ class _Job:
             self.log.planned(1, task.unit.footage)
             self.watcher.planned(self.units, self.seconds, self.summary.already)
             yield task
+        self.log.already(self.summary.already)
         self.log.planned(0, 0.0, final=True)
 
     def _count(self, task: Task, report: Report, first: bool) -> None:
         if first and report.lost[-1:] == [CHANGED]:
             self.modified[report.path] = replace(task.unit.video, video_id="")
+            self.log.lost(report.id, CHANGED, report.error or "")
             return
         if not report.written and task.writes(Unit(task.unit.video, status=report.status, stored=task.unit.stored)):
             unit = replace(task.unit, status=report.status, error=report.error, lost=report.lost)
