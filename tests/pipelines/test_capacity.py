@@ -16,7 +16,8 @@ from pipelines.capacity.plan import plan
 from pipelines.capacity.rates import Footage, decode_seconds
 from pipelines.cli.app import app
 from pipelines.config import load
-from pipelines.dataset.dataset import FORMAT, Writer, open_for_writing
+from pipelines.dataset.dataset import FORMAT, Writer
+from pipelines.dataset.shards import open_for_writing
 
 CPU_ONLY = [Node(64, 0, 256e9, 10)]
 

@@ -6,6 +6,7 @@ read), and is retried once after all others of its batch.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -20,7 +21,8 @@ from curate.watching.isolation import Isolated
 from pipelines.cluster import ExecutorError
 from pipelines.config import Config
 
-PLANNERS = 8  # files at a time; mostly waiting for disks
+PLANNERS = 8  # children at most, ...
+PLANNERS_EACH = 2  # ... and for each processor: one waits for the disk while another reads
 UNSPLIT_SECONDS = 1e12  # longer than any file: it becomes one unit
 FILES_EACH = 4, 16  # files that a child is asked for at a time: it takes a second to start, and little for a file
 
@@ -37,7 +39,8 @@ class Planner:
         self.config = config
         self.free: list[Isolated] = []
         self.sums: dict[str, str | None] = {}
-        self.threads = ThreadPoolExecutor(PLANNERS)
+        self.planners = min(PLANNERS, PLANNERS_EACH * len(os.sched_getaffinity(0)))
+        self.threads = ThreadPoolExecutor(self.planners)
 
     def __enter__(self) -> Planner:
         return self
@@ -71,7 +74,7 @@ class Planner:
     def _each(self, items: Sequence[Item], look: Callable[[Sequence[Item]], list[Found]]) -> Iterator[Found]:
         """Each item looked at, some at a time, in order."""
         least, most = FILES_EACH
-        size = min(most, max(least, -(-len(items) // PLANNERS)))
+        size = min(most, max(least, -(-len(items) // self.planners)))
         parts = [items[at : at + size] for at in range(0, len(items), size)]
         try:
             for found in self.threads.map(look, parts):

@@ -80,7 +80,6 @@ def test_a_run_in_a_bucket_is_fetched_but_for_its_checkpoints(root, tmp_path):
         if path.is_file():
             store.put(path.relative_to(root).as_posix(), path.read_bytes())
     store.put("stages/video/checkpoints/00000040/weights.safetensors", b"large")
-    store.put("stages/../log.jsonl", b"outside")
     assert is_run(store.url)
     fetched = FetchedRun(store, tmp_path)
     fetched()
