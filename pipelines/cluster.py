@@ -18,6 +18,7 @@ from curate.base.child import silent_stderr
 from curate.base.extras import install_command
 
 START_SECONDS = 120.0  # for Ray to start, or to be connected to
+START_TRIES = 2  # Ray itself gives a daemon 30 s, which are not enough on a machine with much else to do
 PLACE_SECONDS = 120.0  # for all workers to get their place
 LOG = logging.getLogger("winnow")
 
@@ -56,27 +57,44 @@ class RaySession:
         self.inherited: str | None = None
         if ray.is_initialized():
             return
+        for tries in range(START_TRIES):
+            try:
+                self._start()
+                return
+            except Exception as error:  # of many kinds: daemons that die while they start, addresses, time
+                self.__exit__()
+                last = tries == START_TRIES - 1 or isinstance(error, TimeoutError)
+                if self.address or last:
+                    raise self._told(error) from None
+                self.note("Ray did not start: trying again")
+
+    def _start(self) -> None:
+        import ray
+
         options = {"logging_level": logging.ERROR, "log_to_driver": False}
-        try:
-            _check_reachable(self.address)
-            if self.address:
-                self.note(f"connecting to Ray at {self.address}")
-                options["address"] = self.address
-            else:
-                self.note("starting Ray on this machine")
-                self.inherited = os.environ.pop("RAY_ADDRESS", None)  # its processes would take it for theirs
-                options |= {"address": "local", "include_dashboard": False}
-            self.thread = _Starter(lambda: ray.init(**options))
-            with silent_stderr():
-                self.thread.begin(START_SECONDS)
-        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-            self.__exit__()
-            reason = " ".join(str(error).split())[:200]
-            what = (
-                f"Ray at {self.address} cannot be reached" if self.address else "Ray cannot be started on this machine"
+        _check_reachable(self.address)
+        if self.address:
+            self.note(f"connecting to Ray at {self.address}")
+            options["address"] = self.address
+        else:
+            self.note("starting Ray on this machine")
+            self.inherited = os.environ.pop("RAY_ADDRESS", None)  # its processes would take it for theirs
+            options |= {"address": "local", "include_dashboard": False}
+        self.thread = _Starter(lambda: ray.init(**options))
+        with silent_stderr():
+            self.thread.begin(START_SECONDS)
+
+    def _told(self, error: Exception) -> ExecutorError:
+        """The one line of an error of Ray's."""
+        reason = " ".join(str(error).split())[:200]
+        if self.address and _is_refused(error):
+            return ExecutorError(
+                f"Ray at {self.address} wants a token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or "
+                f"RAY_AUTH_TOKEN_PATH as on the cluster, or {self.instead}"
             )
-            fix = "start it with `ray start --head`" if self.address else "free memory and processors"
-            raise ExecutorError(f"{what} ({reason}): {fix}, or {self.instead}") from None
+        what = f"Ray at {self.address} cannot be reached" if self.address else "Ray cannot be started on this machine"
+        fix = "start it with `ray start --head`" if self.address else "free memory and processors"
+        return ExecutorError(f"{what} ({reason}): {fix}, or {self.instead}")
 
     def __exit__(self, *_: object) -> None:
         import ray
@@ -157,6 +175,17 @@ def place(bundle: Mapping[str, float], count: int, note: Callable[[str], None], 
             )
     finally:
         remove_placement_group(group)
+
+
+def _is_refused(error: Exception) -> bool:
+    """Whether a cluster wants a token that this process lacks, or has another one."""
+    text = str(error).lower()
+    return (
+        type(error).__name__ == "AuthenticationError"
+        or "unauthenticated" in text
+        or "auth_token" in text
+        or "auth token" in text
+    )
 
 
 def _check_reachable(address: str | None) -> None:

@@ -35,6 +35,7 @@ __all__ = ["Crew", "CuttingActor"]
 TRIES = 3  # of a task that workers could not do, and said why
 IN_VAIN = 8  # workers lost, or twice their number, without one task finished between
 WAIT_SECONDS = 2.0  # between looks at whether machines have joined
+CLOSE_SECONDS = 5.0  # for workers to remove what they hold
 STUCK_SECONDS = 120.0  # without a worker that has its place, before that is told
 
 
@@ -126,13 +127,11 @@ class Crew:
         return self
 
     def __exit__(self, *_: object) -> None:
-        actors = [*self.idle, *(actor for actor, _ in self.busy.values())]
-        with suppress(self.ray.exceptions.RayError):
-            self.ray.wait(
-                [a.close.remote() for a in self.idle], num_returns=len(self.idle), timeout=5
-            ) if self.idle else None
-        for actor in actors:
-            with suppress(self.ray.exceptions.RayError, ValueError):
+        with suppress(Exception):  # of a cluster that is gone
+            closing = [actor.close.remote() for actor in self.idle]
+            if closing:
+                self.ray.wait(closing, num_returns=len(closing), timeout=CLOSE_SECONDS)
+            for actor in [*self.idle, *(actor for actor, _ in self.busy.values())]:
                 self.ray.kill(actor)
 
     def sample(self, count: int) -> dict[int, int | None]:

@@ -79,8 +79,8 @@ class Job:
 
     def run(self) -> ShardCounts:
         """Write the shards that are not there yet: counts over all. Raises CutterError, ExecutorError, StoreError."""
-        self.shards.clear()
         progress = CutProgress(self.clips.count, self.work.progress)
+        self.shards.clear()
         if self.work.cluster is None:
             with self.work.cutters() as cut:
                 return self._count(_Here(self._worker(cut, progress)), progress)
@@ -169,6 +169,8 @@ class Job:
         for entry in list(self.partial.list()):
             if entry.name.startswith((f"{self.DATA}/", "footers/", "rows.", "spool/")):
                 self.partial.delete(entry.name)
+        if self.store.folder is not None:
+            shutil.rmtree(self.store.folder / self.DATA, ignore_errors=True)
 
 
 class _Groups:

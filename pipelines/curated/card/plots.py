@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from curate.base.files import writing
 from curate.base.sql import quoted
+from curate.base.store.files import database
 from curate.selection.selection import Selection
 from pipelines.dataset.columns import score_columns, unit_of
 
@@ -24,22 +25,17 @@ def plot_scores(clips: str, schema: pa.Schema, selection: Selection, folder: Pat
     """A histogram per score that has values: all clips and kept ones, with the thresholds. [{column, file}], those filtered by first."""
     plt = pyplot()
     folder.mkdir(parents=True, exist_ok=True)
-    db = duckdb.connect()
-    db.register("kept", pa.table({"clip_id": selection.kept_ids()}))
+    db = database()
+    db.execute(f"CREATE VIEW kept AS SELECT * FROM {selection.kept_sql}").fetchall()
     made = []
     asked = [f.column for f in selection.filters]
     for name in sorted([*score_columns(schema), *DERIVED], key=lambda name: name not in asked):
-        column = DERIVED.get(name, quoted(name))
-        values = db.execute(
-            f"""SELECT ({column})::DOUBLE AS value, clip_id IN (SELECT clip_id FROM kept) AS kept
-                FROM {clips} WHERE isfinite(({column})::DOUBLE)"""
-        ).fetchnumpy()
-        value, kept = np.asarray(values["value"]), np.asarray(values["kept"], bool)
-        if not len(value) or value.min() == value.max():
+        counts = _counts(db, clips, DERIVED.get(name, quoted(name)))
+        if counts is None:
             continue
         figure, axes = plt.subplots(figsize=(6.4, 2.6))
         figure.subplots_adjust(left=0.085, right=0.99, top=0.89, bottom=0.17)
-        _bars(axes, value, kept)
+        _bars(axes, *counts)
         _thresholds(axes, selection, name)
         _label(axes, name, "s" if name in DERIVED else unit_of(schema, name))
         with writing(folder):
@@ -49,14 +45,31 @@ def plot_scores(clips: str, schema: pa.Schema, selection: Selection, folder: Pat
     return made
 
 
-def _bars(axes: Any, value: np.ndarray, kept: np.ndarray) -> None:
+def _counts(db: duckdb.DuckDBPyConnection, clips: str, column: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """(edges [BINS + 1], counts [2, BINS] of all clips and of kept ones); None where there is one value or none.
+
+    The last bin holds the tail. The database counts, as there may be many clips.
+    """
+    values = f"""SELECT ({column})::DOUBLE AS value, clip_id IN (SELECT clip_id FROM kept) AS kept
+                 FROM {clips} WHERE isfinite(({column})::DOUBLE)"""
+    found = f"SELECT min(value), max(value), quantile_cont(value, 0.995) FROM ({values})"
+    low, largest, high = db.execute(found).fetchall()[0]
+    if low is None or low == largest:
+        return None
+    high = high if high > low else largest
+    counts = np.zeros((2, BINS), np.int64)
+    place = f"least(greatest(floor((value - {low!r}) / {high - low!r} * {BINS}), 0), {BINS - 1})::INTEGER"
+    for where, kept, count in db.execute(f"SELECT {place}, kept, count(*) FROM ({values}) GROUP BY ALL").fetchall():
+        counts[0, where] += count
+        counts[1, where] += count * kept
+    return np.linspace(low, high, BINS + 1), counts
+
+
+def _bars(axes: Any, edges: np.ndarray, counts: np.ndarray) -> None:
     """All clips behind the kept ones."""
-    low, high = np.quantile(value, [0.0, 0.995])
-    edges = np.linspace(low, high if high > low else value.max(), BINS + 1)
-    inside = np.clip(value, edges[0], edges[-1])  # the last bin holds the tail
-    for part, colour, what, members in ((inside, DROPPED, "dropped", ~kept), (inside[kept], KEPT, "kept", kept)):
-        counts = np.histogram(part, edges)[0]
-        axes.stairs(counts, edges, fill=True, color=colour, label=f"{what} ({np.count_nonzero(members):,})")
+    dropped = int(counts[0].sum() - counts[1].sum())
+    axes.stairs(counts[0], edges, fill=True, color=DROPPED, label=f"dropped ({dropped:,})")
+    axes.stairs(counts[1], edges, fill=True, color=KEPT, label=f"kept ({int(counts[1].sum()):,})")
     axes.set_ylim(bottom=0)
     axes.yaxis.get_major_locator().set_params(integer=True)
 

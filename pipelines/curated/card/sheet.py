@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import numpy as np
 from PIL import Image
 
 from curate.base.files import writing
+from curate.base.store.files import database
 from curate.selection.selection import Selection, quoted
 from pipelines.curated.card.plots import KEPT, MUTED, pyplot
 
@@ -50,8 +50,8 @@ def contact_sheet(clips: str, selection: Selection, path: Path) -> bool:
 
 def _sample(clips: str, selection: Selection) -> list[dict[str, Any]]:
     """clip_id, grp (index of the first filter that dropped it, -1 where none did), still and scores of clips of each group."""
-    db = duckdb.connect()
-    db.register("verdicts", selection.verdicts)
+    db = database()
+    db.execute(f"CREATE VIEW verdicts AS SELECT * FROM {selection.verdicts_sql}").fetchall()
     passed = [f"coalesce(filter_{i}, false)" for i in range(len(selection.filters))]
     first = " ".join(f"WHEN NOT {test} THEN {i}" for i, test in enumerate(passed))
     group = f"CASE {first} ELSE -1 END" if passed else "-1"

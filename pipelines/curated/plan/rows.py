@@ -60,7 +60,7 @@ def write_plan(
     """
     db = _database(scratch)
     try:
-        db.register("kept", pa.table({"clip_id": selection.kept_ids()}))
+        db.execute(f"CREATE VIEW kept AS SELECT * FROM {selection.kept_sql}").fetchall()
         # Narrow tables first: the stills take part in the last sort only.
         db.execute(
             f"""CREATE TABLE places AS
@@ -118,7 +118,7 @@ def _write_light(db: duckdb.DuckDBPyConnection, dataset: Dataset, form: ClipForm
             SELECT p._position, {", ".join(f"c.{name}" for name in OF_THE_CUT)}, c.unit, c.clock,
                    list_filter(v.keyframes, lambda k: k >= c.start_time - 1 AND k < c.end_time) AS _keyframes,
                    {decoded_from} AS _decoded_from,
-                   (c.end_time - c.start_time) * coalesce(v.weight, (SELECT avg(weight) FROM sources), 1) AS _weight,
+                   (c.end_time - c.start_time) * coalesce(v.weight, (SELECT quantile_disc(weight, 0.5) FROM sources), 1) AS _weight,
                    _checksum, {", ".join(f"v._{name}" for name in FACTS)}
             FROM (SELECT {", ".join(OF_THE_CUT)}, unit, {clock} FROM {dataset.clips_sql}) c
             JOIN places p USING (clip_id) LEFT JOIN sources v ON v.video_id = c.video_id AND v.unit = c.unit"""
