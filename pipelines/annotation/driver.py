@@ -16,6 +16,7 @@ from curate.base.child import pack, unpack
 from pipelines.annotation.annotate import annotate_here
 from pipelines.annotation.pools import Place
 from pipelines.annotation.tasks import Report
+from pipelines.cluster import RayDied
 from pipelines.config import resolve
 
 PLANNED_SECONDS = 0.2  # between two messages of what is planned
@@ -88,6 +89,8 @@ def main(descriptor: int) -> None:
             retry_failed=request["retry_failed"],
         )
         told.send({"summary": summary.plain()})
+    except RayDied as error:
+        told.send({"again": str(error)})
     except BaseException as error:
         told.send({"error": described(error)})
     os._exit(0)  # threads of libraries may linger; all is committed and told
