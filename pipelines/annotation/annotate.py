@@ -181,7 +181,7 @@ class _Job:
         """Plan and run the units, and count what becomes of them. first: files that were modified meanwhile are kept in
         `modified`, for another time; otherwise they are recorded as lost."""
         intake = Intake(
-            known, self.config, self.stages, self.summary, self._record, self._flush, self.watcher.planning, first
+            known, self.config, self.stages, self.summary, self._finish, self._flush, self.watcher.planning, first
         )
         tasks = self._counted(intake.tasks(inputs))
         ray = self.place.executor == "ray"
@@ -213,11 +213,13 @@ class _Job:
             self.log.planned(1, task.unit.footage)
             self.watcher.planned(self.units, self.seconds, self.summary.already)
             yield task
+        self.log.already(self.summary.already)
         self.log.planned(0, 0.0, final=True)
 
     def _count(self, task: Task, report: Report, first: bool) -> None:
         if first and report.lost[-1:] == [CHANGED]:
             self.modified[report.path] = replace(task.unit.video, video_id="")
+            self.log.lost(report.id, CHANGED, report.error or "")
             return
         if not report.written and task.writes(Unit(task.unit.video, status=report.status, stored=task.unit.stored)):
             unit = replace(task.unit, status=report.status, error=report.error, lost=report.lost)
@@ -226,6 +228,13 @@ class _Job:
         self.watcher.unit(report)
         facts = {"path": report.path, "footage": report.footage, "clips": report.clips}
         self.log.finished(report.id, report.status, **facts, seconds=report.seconds, error=report.error)
+
+    def _finish(self, task: Task) -> None:
+        """Record a unit that planning failed, lost, or found to be a duplicate, or a refused input."""
+        unit = task.unit
+        self.log.planned(1, unit.footage)
+        self.log.finished(unit.id, unit.status, path=unit.video.path, footage=unit.footage, error=unit.error)
+        self._record(task)
 
     def _record(self, task: Task) -> None:
         """Commit a unit on which nothing is computed, some time."""

@@ -4,12 +4,15 @@ child here is a script that says what a driver says."""
 import logging
 import subprocess
 import time
+from typing import ClassVar
 
 import psutil
 import pytest
 
+from curate.base.child import unpack
 from curate.base.files import DiskError
 from pipelines.annotation import supervising
+from pipelines.annotation.driver import Told
 from pipelines.annotation.pools import Place
 from pipelines.annotation.summary import Summary
 from pipelines.annotation.supervising import supervised
@@ -149,3 +152,22 @@ def test_ray_that_does_not_start_is_tried_again_and_told_in_one_line(monkeypatch
     ):
         RaySession(None, "use --executor inline").__enter__()  # the third and fourth time
     assert len(started) == 4
+
+
+def test_planning_goes_on_while_a_unit_is_told():
+    class Pipe:
+        """Planning tells something whenever a message is sent, as its thread may."""
+
+        sent: ClassVar[list[dict]] = []
+
+        def send_bytes(self, data: bytes) -> None:
+            self.sent.append(unpack(data))
+            if len(self.sent) < 20:
+                told.planning(len(self.sent))
+                told.planned(2, 1.0, len(self.sent))
+
+    told = Told(Pipe())
+    for looked in range(3):
+        told.planning(looked)
+    told.unit(Report("a", "a.mp4"))
+    assert sum("unit" in message for message in Pipe.sent) == 1

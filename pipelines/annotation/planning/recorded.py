@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from curate.base.store.files import database, opened
 from curate.clip import SKIPPED, TOO_SHORT, Unit, Video, path_to_text, text_to_path
 from curate.parts import Parts
-from curate.video.identity import is_there, same_stamp, stamp
+from curate.video.identity import is_gone, same_stamp, stamp
 from pipelines.annotation.planning.ledger import COLUMNS, Ledger
 from pipelines.dataset.dataset import Dataset
 from pipelines.dataset.shards import source_digests
@@ -96,7 +96,7 @@ class RecordedUnits:
             return False
         owner = rows[0]["duplicate_of"]
         theirs = self.ledger.of_path(owner)
-        return not theirs or self._differs(owner, theirs) or not is_there(text_to_path(owner))
+        return not theirs or self._differs(owner, theirs) or is_gone(text_to_path(owner))
 
     def _differs(self, path: str, rows: Sequence[dict[str, Any]], now: dict[str, Any] | None = None) -> bool:
         """Whether the file exists with another size, version or time of writing than recorded. now: its stamp, if known."""
@@ -159,7 +159,7 @@ class RecordedUnits:
         row = self.ledger.row(f"{video_id}-0000")
         if row is None or row["status"] == "duplicate" or row["video_path"] in self.changed:
             return None
-        return row["video_path"] if is_there(text_to_path(row["video_path"])) else None
+        return None if is_gone(text_to_path(row["video_path"])) else row["video_path"]
 
     def incomplete(self, video: Video, rows: Sequence[dict[str, Any]] | None = None) -> Iterator[Unit]:
         """Units of a video that lack a wanted stage, or whose list entry changed, as references into their shards."""

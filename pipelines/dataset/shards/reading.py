@@ -64,9 +64,10 @@ def read_footer(store: Store, shard: str) -> Footer:
 def footer_of(shard: str, videos: bytes, clips: pa.Schema) -> Footer:
     """The footer of a shard from the bytes of its file in videos/ and the columns of that in clips/."""
     file = pq.ParquetFile(io.BytesIO(videos))
-    footer = json.loads(file.schema_arrow.metadata[FOOTER])
-    rows = file.read(columns=[column for column in LIGHT if column in file.schema_arrow.names]).to_pylist()
-    return Footer(shard, _rows(shard, rows, footer, form_of(clips, file.schema_arrow)))
+    head = file.schema_arrow
+    footer, there = json.loads(head.metadata[FOOTER]), set(head.names)
+    rows = file.read(columns=[column for column in LIGHT if column in there], use_threads=False).to_pylist()
+    return Footer(shard, _rows(shard, rows, footer, form_of(clips, head)))
 
 
 def _rows(shard: str, rows: Sequence[dict[str, Any]], footer: dict[str, Any], form: str) -> pa.Table:
