@@ -29,7 +29,7 @@ from pipelines.annotation.workers.actors import OnRay
 from pipelines.annotation.workers.executor import run, settled
 from pipelines.annotation.workers.force import Force, Inline
 from pipelines.annotation.workers.worker import Committer, Target
-from pipelines.cluster import ExecutorError
+from pipelines.cluster import ExecutorError, RayDied
 from pipelines.config import Config
 from pipelines.dataset.dataset import (
     Dataset,
@@ -194,6 +194,8 @@ class _Job:
                     self._committed(told)
                 else:
                     self._count(*told, first)
+        except RayDied:
+            raise
         except BaseException:
             with suppress(ExecutorError, DiskError, StoreError):  # the first error is the one to tell
                 for footer in settled(force, INTERRUPTED_SECONDS):

@@ -17,6 +17,7 @@ from curate.base.child import pack, unpack
 from pipelines.annotation.annotate import annotate_here
 from pipelines.annotation.pools import Place
 from pipelines.annotation.tasks import Report
+from pipelines.cluster import RayDied
 from pipelines.config import resolve
 
 EXIT_SECONDS = 20.0
@@ -91,6 +92,8 @@ def main(descriptor: int) -> None:
             retry_failed=request["retry_failed"],
         )
         told.send({"summary": summary.plain()})
+    except RayDied as error:
+        told.send({"again": str(error)})
     except BaseException as error:
         told.send({"error": described(error)})
     ending = threading.Thread(target=atexit._run_exitfuncs, daemon=True)  # temporary folders are deleted there

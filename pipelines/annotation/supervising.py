@@ -72,6 +72,10 @@ def supervised(
     return _Supervisor(request, watcher).run()
 
 
+class _Again(Exception):
+    """A child says that it has to be started again, and why."""
+
+
 class _Supervisor:
     """before: counts of children that were ended; now: of this one. pending: reports of units whose rows are not committed yet."""
 
@@ -139,6 +143,8 @@ class _Supervisor:
         except KeyboardInterrupt:
             self._stop(pipe, child)
             raise
+        except _Again as again:
+            return None, str(again)
         except EOFError:
             return None, _ended(child)
         finally:
@@ -157,6 +163,8 @@ class _Supervisor:
                 return Summary.of_plain(value)
             if kind == "error":
                 return _raised(value)
+            if kind == "again":
+                raise _Again(value)
             if kind == "planning":
                 self.watcher.planning(value)
             elif kind == "planned":

@@ -2,8 +2,11 @@
 child here is a script that says what a driver says."""
 
 import logging
+import subprocess
+import time
 from typing import ClassVar
 
+import psutil
 import pytest
 
 from curate.base.child import unpack
@@ -14,7 +17,7 @@ from pipelines.annotation.pools import Place
 from pipelines.annotation.summary import Summary
 from pipelines.annotation.supervising import supervised
 from pipelines.annotation.tasks import Report
-from pipelines.cluster import ExecutorError, RaySession
+from pipelines.cluster import ExecutorError, RayDied, RaySession
 from pipelines.config import load
 from pipelines.dataset.dataset import DatasetError
 
@@ -48,6 +51,30 @@ def job(tmp_path, monkeypatch, watcher):
         return supervised([], where, load("quickstart"), place=place, watcher=watcher, stages=None, retry_failed=False)
 
     return run
+
+
+def test_a_child_whose_ray_died_is_started_again(job, caplog):
+    with caplog.at_level(logging.WARNING):
+        script = (
+            "say(again='Ray on this machine has ended (its raylet was killed)') if turn == 1 else say(summary={})\n"
+        )
+        assert job(script.replace("{}", "Summary(already=3).plain()")).already == 3
+    assert "ended (Ray on this machine has ended (its raylet was killed)): starting it again" in caplog.text
+
+
+def test_without_its_daemons_ray_is_known_to_be_dead():
+    """Here a process that sleeps is the daemon; nothing else is there to be waited for."""
+    session, daemon = RaySession(None, "wait"), subprocess.Popen(["sleep", "60"])
+    session.daemons = {psutil.Process(daemon.pid): "raylet"}
+    session.check()
+    daemon.kill()
+    with pytest.raises(RayDied, match=r"its raylet was killed"):
+        for _ in range(100):
+            time.sleep(0.05)
+            session.check()
+    daemon.wait()
+    with pytest.raises(RayDied):  # also when it is waited for
+        session.check()
 
 
 def test_a_child_that_ends_without_a_word_is_started_again_and_its_units_count_once(job, watcher, caplog):

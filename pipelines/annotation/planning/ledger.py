@@ -65,6 +65,8 @@ class Ledger:
 
     def look_up(self, paths: Sequence[str]) -> None:
         """Have the units of some hundred paths at hand, for `of_path`, until the next call."""
+        if self.ahead.keys() >= set(paths):
+            return
         found: dict[str, list[dict[str, Any]]] = {path: [] for path in paths}
         for row in self._rows(f"video_path IN ({', '.join('?' * len(found))}) ORDER BY unit, id", *found):
             found[row["video_path"]].append(row)

@@ -158,6 +158,7 @@ class OnRay:
 
     def events(self, work: bool = True) -> Iterator[Event]:
         if self.pools:
+            self.session.check()
             if work:
                 self._pump()
             self._collect()
@@ -335,12 +336,12 @@ class OnRay:
     def _end(self, pool: _Pool, actor: _Actor) -> None:
         import ray
 
+        pool.actors.remove(actor)
         with suppress(Exception):
+            self.session.check()
             if actor.ready and not actor.calls:
                 ray.get(actor.handle.stop.remote(), timeout=5)
-        with suppress(Exception):
             ray.kill(actor.handle)
-        pool.actors.remove(actor)
 
 
 def _several(found: Any) -> list[Any]:

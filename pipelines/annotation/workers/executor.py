@@ -17,7 +17,7 @@ from curate.watching.isolation import record_loss
 from pipelines.annotation.planning.feed import Feed
 from pipelines.annotation.tasks import Report, Task, again
 from pipelines.annotation.workers.force import Committed, Died, Done, Event, Force
-from pipelines.cluster import ExecutorError
+from pipelines.cluster import ExecutorError, RayDied
 from pipelines.dataset.shards import Footer
 from pipelines.status.runlog import RunLog
 
@@ -68,6 +68,8 @@ class _Rounds:
                 if self.lost and not self.hopeless:
                     yield from self._retry_alone()
                     yield from self._all()
+        except RayDied:  # nobody is left to commit anything
+            raise
         except ExecutorError:
             yield from self.lost.values()
             yield from settled(self.force, SETTLE_SECONDS)
