@@ -18,12 +18,17 @@ from curate.base.child import silent_stderr
 from curate.base.extras import install_command
 
 START_SECONDS = 120.0  # for Ray to start, or to be connected to
+START_TRIES = 2  # Ray itself gives a daemon 30 s, which are not enough on a machine with much else to do
 PLACE_SECONDS = 120.0  # for all workers to get their place
 LOG = logging.getLogger("winnow")
 
 
 class ExecutorError(Exception):
     """The job cannot run at all: what is missing, and the fix."""
+
+
+class RayDied(ExecutorError):
+    """A daemon of this machine's Ray has ended, and all its workers with it; Ray can be started again."""
 
 
 def require_ray(instead: str) -> None:
@@ -42,6 +47,7 @@ class RaySession:
         """address: of a cluster, or None: this machine. instead: what to do without Ray, for the error. note: is told what
         is waited for."""
         self.address, self.instead, self.note = address, instead, note
+        self.daemons: dict[psutil.Process, str] = {}  # without which nothing works -> their names
 
     def __enter__(self) -> None:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -56,38 +62,74 @@ class RaySession:
         self.inherited: str | None = None
         if ray.is_initialized():
             return
+        for tries in range(START_TRIES):
+            try:
+                self._start()
+                return
+            except Exception as error:  # of many kinds: daemons that die while they start, addresses, time
+                self.__exit__()
+                last = tries == START_TRIES - 1 or isinstance(error, TimeoutError)
+                if self.address or last:
+                    raise self._told(error) from None
+                self.note("Ray did not start: trying again")
+
+    def _start(self) -> None:
+        import ray
+
         options = {"logging_level": logging.ERROR, "log_to_driver": False}
-        try:
-            _check_reachable(self.address)
-            if self.address:
-                self.note(f"connecting to Ray at {self.address}")
-                options["address"] = self.address
-            else:
-                self.note("starting Ray on this machine")
-                self.inherited = os.environ.pop("RAY_ADDRESS", None)  # its processes would take it for theirs
-                options |= {"address": "local", "include_dashboard": False}
-            self.thread = _Starter(lambda: ray.init(**options))
-            with silent_stderr():
-                self.thread.begin(START_SECONDS)
-        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-            self.__exit__()
-            reason = " ".join(str(error).split())[:200]
-            what = (
-                f"Ray at {self.address} cannot be reached" if self.address else "Ray cannot be started on this machine"
+        _check_reachable(self.address)
+        if self.address:
+            self.note(f"connecting to Ray at {self.address}")
+            options["address"] = self.address
+        else:
+            self.note("starting Ray on this machine")
+            self.inherited = os.environ.pop("RAY_ADDRESS", None)  # its processes would take it for theirs
+            options |= {"address": "local", "include_dashboard": False}
+        self.thread = _Starter(lambda: ray.init(**options))
+        with silent_stderr():
+            self.thread.begin(START_SECONDS)
+
+    def _told(self, error: Exception) -> ExecutorError:
+        """The one line of an error of Ray's."""
+        reason = " ".join(str(error).split())[:200]
+        if self.address and _is_refused(error):
+            return ExecutorError(
+                f"Ray at {self.address} wants a token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or "
+                f"RAY_AUTH_TOKEN_PATH as on the cluster, or {self.instead}"
             )
-            fix = "start it with `ray start --head`" if self.address else "free memory and processors"
-            raise ExecutorError(f"{what} ({reason}): {fix}, or {self.instead}") from None
+        what = f"Ray at {self.address} cannot be reached" if self.address else "Ray cannot be started on this machine"
+        fix = "start it with `ray start --head`" if self.address else "free memory and processors"
+        return ExecutorError(f"{what} ({reason}): {fix}, or {self.instead}")
 
     def __exit__(self, *_: object) -> None:
         import ray
 
         if self.thread is not None:
-            if self.thread.begun:
+            if self._died():
+                for child in _rays():  # without its daemons, Ray would wait for them
+                    with suppress(psutil.Error):
+                        child.kill()
+            elif self.thread.begun:
                 ray.shutdown()
             self.thread.ended.set()
             self.thread = None
         if self.inherited is not None:
             os.environ["RAY_ADDRESS"] = self.inherited
+
+    def check(self) -> None:
+        """Raise RayDied where a daemon of this machine's Ray has ended: what is asked of Ray then is never answered."""
+        if died := self._died():
+            raise RayDied(
+                f"Ray on this machine has ended (its {died} was killed; the machine may have run out of memory)"
+            )
+
+    def _died(self) -> str | None:
+        for daemon, name in self.daemons.items():
+            with suppress(psutil.Error):
+                if daemon.is_running() and daemon.status() != psutil.STATUS_ZOMBIE:
+                    continue
+            return name
+        return None
 
 
 class _Starter:
@@ -131,6 +173,14 @@ def _rays() -> list[psutil.Process]:
     return found
 
 
+def _daemon(process: psutil.Process) -> str | None:
+    """The name of a process that is a daemon of Ray."""
+    with suppress(psutil.Error):
+        name = Path(next(iter(process.cmdline()), "")).name
+        return name if name in ("raylet", "gcs_server") else None
+    return None
+
+
 def place(bundle: Mapping[str, float], count: int, note: Callable[[str], None], seconds: float | None = None) -> None:
     """See that `count` workers, each with a bundle of resources, can be placed now. Raises ExecutorError.
 
@@ -157,6 +207,17 @@ def place(bundle: Mapping[str, float], count: int, note: Callable[[str], None], 
             )
     finally:
         remove_placement_group(group)
+
+
+def _is_refused(error: Exception) -> bool:
+    """Whether a cluster wants a token that this process lacks, or has another one."""
+    text = str(error).lower()
+    return (
+        type(error).__name__ == "AuthenticationError"
+        or "unauthenticated" in text
+        or "auth_token" in text
+        or "auth token" in text
+    )
 
 
 def _check_reachable(address: str | None) -> None:

@@ -45,8 +45,8 @@ def train_on_ray(job: TrainingJob, workers: int, address: str | None, watcher: A
 
 
 def _on_ray(job: TrainingJob, workers: int, address: str | None, watcher: Any) -> None:
-    from video_model.training.mirror import default_cache
     from video_model.training.run import Run
+    from video_model.training.storage.mirror import default_cache
     from video_model.training.stores import Stores
     from video_model.workers import PATIENCE
 
@@ -211,7 +211,7 @@ class Told:
 
 def _mirror(out: str, apart: str = "") -> Any:
     """Of a run in a store; None for a folder."""
-    from video_model.training.mirror import Mirror
+    from video_model.training.storage.mirror import Mirror
 
     return Mirror(out, apart) if is_remote(out) else None
 

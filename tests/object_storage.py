@@ -82,9 +82,17 @@ class Storage:
         """Count from 0 again."""
         _ask(self.endpoint, "reset", {})
 
-    def faults(self, seed: int | None, share: float = 0.1, kinds: Iterable[str] = KINDS, only: str = "") -> None:
+    def faults(
+        self,
+        seed: int | None,
+        share: float = 0.1,
+        kinds: Iterable[str] = KINDS,
+        only: str = "",
+        in_a_row: int = IN_A_ROW,
+    ) -> None:
         """From now on `share` of the requests fail; seed None: none. only: methods, e.g. "GET LIST"; "": all."""
-        _ask(self.endpoint, "faults", {"seed": seed, "share": share, "kinds": list(kinds), "only": only})
+        asked = {"seed": seed, "share": share, "kinds": list(kinds), "only": only, "in_a_row": in_a_row}
+        _ask(self.endpoint, "faults", asked)
 
 
 def make_bucket(endpoint: str, name: str) -> None:
@@ -111,7 +119,7 @@ class Gate:
     def __init__(self, server: Callable[..., Iterable[bytes]]) -> None:
         self.server, self.writing, self.lock = server, threading.Lock(), threading.Lock()
         self.seed: int | None = None
-        self.share, self.kinds, self.only = 0.1, KINDS, ""
+        self.share, self.kinds, self.only, self.in_a_row = 0.1, KINDS, "", IN_A_ROW
         self.made: Counter[str] = Counter()
         self.reset()
 
@@ -178,7 +186,7 @@ class Gate:
             self.made[request] += 1
             nth = self.made[request]
         chance = random.Random(f"{self.seed} {request} {nth}")
-        if nth % (IN_A_ROW + 1) == 0 or chance.random() >= self.share:
+        if nth % (self.in_a_row + 1) == 0 or chance.random() >= self.share:
             return None, chance
         fault = chance.choice(self.kinds)
         if fault == "cut" and method not in ("GET", "LIST"):
@@ -195,7 +203,7 @@ class Gate:
             elif what == "faults":
                 asked = json.loads(given)
                 self.seed, self.share, self.kinds = asked["seed"], asked["share"], tuple(asked["kinds"])
-                self.only = asked["only"]
+                self.only, self.in_a_row = asked["only"], asked["in_a_row"]
                 self.made.clear()
             found = {
                 "requests": sum(self.methods.values()),

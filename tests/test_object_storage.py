@@ -12,7 +12,7 @@ def test_requests_and_bytes_are_counted(storage):
     assert store.read("a", 10, 30) == b"x" * 20
     assert [entry.name for entry in store.list()] == ["a"]
     found = storage.counts()
-    assert found["by_method"] == {"PUT": 3, "GET": 1, "LIST": 1}  # a PUT made the bucket
+    assert found["by_method"] == {"PUT": 3, "HEAD": 1, "GET": 1, "LIST": 1}  # a PUT made the bucket
     assert list(found["by_key"].values()) == [[1, 20]] and not found["faults"]
 
 

@@ -26,7 +26,7 @@ class WorkerError(Exception):
 class TrainingWorker:
     """One of `world` processes; they talk through torch.distributed's default group, which their starter set up.
 
-    What all of them must call, and in the same order: wait, any, mean, total, told, average.
+    What all of them must call, and in the same order: wait, any, mean, total, told, gathered, average.
     """
 
     rank: int = 0
@@ -128,6 +128,18 @@ class TrainingWorker:
         sent = (tensor if self.first else torch.empty(shape, dtype=tensor.dtype)).to(self.device)
         self.as_first([sent])
         return sent.cpu()
+
+    def gathered(self, tensor: Tensor) -> list[Tensor]:
+        """The tensor of each worker, by rank, on the CPU; they may differ in their first size."""
+        if self.world == 1:
+            return [tensor]
+        counts = [int(line) for line in self.told(str(len(tensor)))]
+        mine = torch.zeros(max(counts), *tensor.shape[1:], dtype=tensor.dtype)
+        mine[: len(tensor)] = tensor
+        parts = [torch.empty_like(mine, device=self.device) for _ in counts]
+        with _named("for what they have read"):
+            dist.all_gather(parts, mine.to(self.device))
+        return [part[:count].cpu() for part, count in zip(parts, counts, strict=True)]
 
     def share(self, rows: int) -> tuple[slice, float]:
         """This worker's rows of so many, and what the mean of a loss over them is to be multiplied with, so that the mean

@@ -16,8 +16,10 @@ from typing import Any
 import duckdb
 
 __all__ = [
+    "NO_EXTENSIONS",
     "ConditionError",
     "connect",
+    "depends_on_order",
     "explain",
     "literal",
     "lock",
@@ -49,15 +51,25 @@ class ConditionError(Exception):
     """A condition that cannot be used: one line, the reason and the fix."""
 
 
+NO_EXTENSIONS = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
+
+
 def connect() -> duckdb.DuckDBPyConnection:
     """An empty in-memory database, to be filled and then locked."""
-    return duckdb.connect(config={"autoinstall_known_extensions": False, "autoload_known_extensions": False})
+    return duckdb.connect(config=dict(NO_EXTENSIONS))
 
 
 def lock(db: duckdb.DuckDBPyConnection) -> None:
     """Cut the database off from files, network, Python objects and settings."""
     for setting in ("python_enable_replacements=false", "enable_external_access=false", "lock_configuration=true"):
         db.execute(f"SET {setting}").fetchall()
+
+
+def depends_on_order(db: duckdb.DuckDBPyConnection, sql: str) -> bool:
+    """Whether a condition looks at other rows than its own: then it has to see them in a fixed order."""
+    tree = db.execute("SELECT json_serialize_sql(?::VARCHAR)", [f"SELECT (\n{sql}\n) FROM clips"]).fetchall()[0][0]
+    inner = json.loads(tree).get("statements", [{}])[0].get("node", {}).get("select_list", [])
+    return any(node.get("class") in ("WINDOW", "SUBQUERY") for node in _nodes(inner))
 
 
 def verdict(db: duckdb.DuckDBPyConnection, condition: str, key: str, columns: Sequence[str]) -> Any:

@@ -42,6 +42,7 @@ __all__ = ["ClipForm", "ExtractError", "Extracted", "Span", "extract"]
 COPYABLE = frozenset({"h264", "hevc", "vp9", "av1", "mpeg4"})  # what mp4 holds and browsers or FFmpeg play
 BACK = (0.0, 5.0, 30.0, None)  # s: how far before its goal to seek, as some containers land late; None: from the start
 LOOKAHEAD = 64  # packets read past a clip's end, to know that none of them is shown before it
+DECODED_AFTER = 2  # as many, where they say when they are decoded
 
 
 def extract(path: str, span: Span, keyframes: list[float] | None = None, **options: Any) -> Extracted:
@@ -71,7 +72,7 @@ def _copy(path: str, span: Span, keyframes: list[float] | None, form: ClipForm) 
     if keyframes is not None and not any(span.start_time - CLOSE <= time <= late for time in keyframes):
         raise CannotCopy(NO_KEYFRAME)
     for back in BACK:
-        with opened(path, max_pixels=form.max_pixels) as (source, stream):
+        with opened(path, max_pixels=form.max_pixels, around=(span.start_time, span.end_time)) as (source, stream):
             found = _packets(source, stream, span, back)
             if found:
                 return _copied(stream, found, span, form.most_lost(span.num_frames))
@@ -140,14 +141,15 @@ def _packets(source, stream, span: Span, back: float | None) -> list[av.Packet]:
 
 
 def _read_past(source, stream, end: float) -> list[av.Packet]:
-    """Packets until none that follows can be shown before `end`, s: a keyframe well after it was read, or many packets."""
+    """Packets until none that follows can be shown before `end`, s: a few that are decoded after it, for nothing is shown
+    before it is decoded; or a keyframe well after it, or many packets. A file that breaks the rule is noticed by its count."""
     packets, past = [], 0
     for packet in _in_order(source.demux(stream)):
         packets.append(packet)
         due = (packet.pts if packet.dts is None else packet.dts) * stream.time_base
         past += due > end + CLOSE
         restarts = packet.is_keyframe and packet.dts is not None and due > end + 1
-        if past > LOOKAHEAD or (restarts and len(packets) > 1):
+        if past > (LOOKAHEAD if packet.dts is None else DECODED_AFTER) or (restarts and len(packets) > 1):
             break
     return packets
 

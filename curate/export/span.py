@@ -13,10 +13,12 @@ from curate.base import orientation
 from curate.clip import COUNTED, Clip, Unit
 from curate.video.decode import aspect_of, clock_of
 from curate.video.frame import displayed
-from curate.video.opening import MAX_PIXELS, VideoError, open_video
+from curate.video.opening import MAX_PIXELS, VideoError, check_file, open_video
 from curate.video.reading import Mark, Stretch, decoded_frames, decoding_of, seconds_of
+from curate.video.remote import is_remote, reader
 
 CLOSE = 1e-4  # s: presentation times closer than this are the same frame
+PAST = 3  # packets after the last one that are read, to know that it was
 BACK = (0.0, 5.0, None)  # s: how far before a clip to start decoding, as some containers land late; None: at the start
 ASKED_FOR, NO_KEYFRAME = "asked for", "no keyframe near the clip's start"  # why a clip is encoded again
 FIRST_MISSING = "the clip's first frame could not be decoded again"
@@ -144,14 +146,39 @@ class CannotCopy(Exception):
 
 
 @contextmanager
-def opened(path: str, *, threads: int = 1, max_pixels: int = MAX_PIXELS) -> Iterator[tuple[Any, Any]]:
-    """(container, video stream) of a source. Raises ExtractError."""
+def opened(
+    path: str,
+    *,
+    threads: int = 1,
+    max_pixels: int = MAX_PIXELS,
+    around: tuple[float, float] | None = None,
+) -> Iterator[tuple[Any, Any]]:
+    """(container, video stream) of a source. around: presentation times that will be read. Raises ExtractError, and
+    StoreError."""
     try:
-        container, stream = open_video(path, threads=threads, max_pixels=max_pixels)
+        check_file(path)
+        source = reader(path) if is_remote(path) else None
+        container, stream = open_video(path, threads=threads, max_pixels=max_pixels, source=source)
     except VideoError as error:
         raise ExtractError(str(error)) from error
     with container:
+        if source is not None and around is not None:
+            source.expected = place_of(stream, *around)
         yield container, stream
+
+
+def place_of(stream: Any, start: float, end: float) -> tuple[int, int] | None:
+    """Bytes of the file that hold the packets between two times, from a keyframe on; None where its header does not say."""
+    index = list(stream.index_entries)
+    if not stream.frames or len(index) != stream.frames:
+        return None
+    base = float(stream.time_base)
+    first = max(
+        (at for at, entry in enumerate(index) if entry.is_keyframe and entry.timestamp * base <= start), default=0
+    )
+    last = next((at for at, entry in enumerate(index) if entry.timestamp * base > end + CLOSE), len(index)) + PAST
+    inside = index[first:last]
+    return (min(entry.pos for entry in inside), max(entry.pos + entry.size for entry in inside)) if inside else None
 
 
 def plain(error: Exception) -> str:

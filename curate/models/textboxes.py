@@ -43,6 +43,7 @@ class Craft(Adapter):
 
     roles = (TEXT,)
     Options = CraftOptions
+    cpu_seconds = 4.3
     name = "CRAFT (EasyOCR, craft_mlt_25k)"
 
     @classmethod
@@ -111,6 +112,7 @@ class RapidOcr(Adapter):
 
     roles = (TEXT,)
     Options = RapidOcrOptions
+    cpu_seconds = 0.3
     threaded = True
     name = "PP-OCRv4 detector (RapidOCR)"
 

@@ -19,7 +19,7 @@ __all__ = [
     "distinct_id",
     "fingerprint",
     "identify",
-    "is_there",
+    "is_gone",
     "same_stamp",
     "stamp",
 ]
@@ -42,9 +42,18 @@ def stamp(path: str, *, fresh: bool = True) -> dict[str, Any]:
     return {"bytes": found.st_size, "modified": found.st_mtime_ns, "version": None}
 
 
-def is_there(path: str) -> bool:
-    """Whether there is such a file or object."""
-    return stamp(path)["bytes"] is not None if is_remote(path) else os.path.exists(path)
+def is_gone(path: str) -> bool:
+    """Whether there surely is no such file or object any more: where it cannot be asked for, it may be there."""
+    try:
+        if is_remote(path):
+            entry_of(path, fresh=True)
+        else:
+            os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except (OSError, ValueError, StoreError):
+        return False
+    return False
 
 
 def same_stamp(one: dict[str, Any], other: dict[str, Any]) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
@@ -17,7 +18,7 @@ from dataclasses import asdict
 from typing import Any
 
 from curate.base.store import Entry, is_remote, locate, store_of
-from curate.base.store.blocks import kept
+from curate.base.store.blocks import enter, kept
 from curate.base.store.ranges import BLOCK, Ranges
 
 __all__ = [
@@ -39,6 +40,9 @@ TRUSTED = 60.0  # s
 REMEMBERED = 256  # objects
 READERS = 8  # requests at a time for the samples of a fingerprint
 
+READ_LAST = 2  # objects of which a thread remembers blocks
+
+_memory = threading.local()
 _entries: OrderedDict[str, tuple[Entry, float]] = OrderedDict()
 _readers: OrderedDict[str, Ranges] = OrderedDict()  # the last that read an object through
 _stand_ins: dict[str, tuple[str, Entry]] = {}
@@ -82,11 +86,19 @@ def reader(url: str, *, through: bool = False, keep: bool = False) -> Ranges:
     if not is_remote(url):
         folder, name = locate(os.path.abspath(url))
         return Ranges(store_of(folder), name, store_of(folder).head(name))
+    if keep or through:
+        enter()
     entry = entry_of(url)
     folder, name = locate(_stand_ins[url][0] if url in _stand_ins else url)
     blocks = kept(url, entry, BLOCK)
     found = Ranges(
-        store_of(folder), name, entry, through=through, kept=blocks, counted=lambda count: _count(url, count)
+        store_of(folder),
+        name,
+        entry,
+        through=through,
+        kept=blocks,
+        counted=lambda count: _count(url, count),
+        held=_held_before(url, entry),
     )
     found.keep = keep
     if (through or keep) and entry.bytes <= WHOLE:
@@ -96,6 +108,16 @@ def reader(url: str, *, through: bool = False, keep: bool = False) -> Ranges:
         _readers[url] = found
         while len(_readers) > 2:
             _readers.popitem(last=False)
+    return found
+
+
+def _held_before(url: str, entry: Entry) -> OrderedDict[int, bytes]:
+    """Blocks in memory that the last readers of an object had, in this thread: its header and index, most often."""
+    blocks: OrderedDict[tuple[str, str], OrderedDict[int, bytes]] = _memory.__dict__.setdefault("blocks", OrderedDict())
+    found = blocks.setdefault((url, entry.version), OrderedDict())
+    blocks.move_to_end((url, entry.version))
+    while len(blocks) > READ_LAST:
+        blocks.popitem(last=False)
     return found
 
 

@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterable, Sequence
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
-from curate.base.files import write_json
+from curate.base.store import Store
+from curate.base.store.files import opened
 from curate.parts import Parts
 from curate.pipeline_part import PipelinePart
 from pipelines.annotation.stages import VERSION, short_key, stage_identity
 from pipelines.config import Config, ConfigError, load_recorded
 from pipelines.dataset.dataset import FORMAT, DatasetError, read_about
-from pipelines.dataset.lock import LOCK
-from pipelines.sources.sources import HELD
+from pipelines.dataset.lock import LEASE_NAME, LOCK
+from pipelines.sources.stream import HELD
 
 __all__ = ["check_types", "open_dataset", "refuse_foreign"]
 
 LOG = logging.getLogger("winnow")
+OURS = (f"{HELD}/", "status.json", "events/")  # what there may be before there is a dataset
 
 
-def open_dataset(root: Path, config: Config, stages: Sequence[str], models: dict[str, Any]) -> None:
+def open_dataset(root: Store, config: Config, stages: Sequence[str], models: dict[str, Any]) -> None:
     """Write or extend `dataset.json`. Raises DatasetError if rows of these stages were made with another config or models."""
     made: dict[str, Any] = {"stages": {}, "models": {}}
-    if (root / "dataset.json").exists():
+    if root.exists("dataset.json"):
         made = read_about(root)
     for stage in stages:
         if stage in made["stages"]:
@@ -53,10 +55,10 @@ def open_dataset(root: Path, config: Config, stages: Sequence[str], models: dict
         "plugins": _all_plugins(root, made.get("plugins", []), config),
     }
     if about != made:
-        write_json(root / "dataset.json", about)
+        root.replace("dataset.json", json.dumps(about, indent=1, ensure_ascii=False).encode())
 
 
-def _all_plugins(root: Path, earlier: list[dict[str, str]], config: Config) -> list[dict[str, str]]:
+def _all_plugins(root: Store, earlier: list[dict[str, str]], config: Config) -> list[dict[str, str]]:
     """Every plugin file that rows of the dataset may be of. Warns of one that has changed since."""
     now = [{"source": plugin.source, "sha256": plugin.sha256} for plugin in config.parts.plugins]
     known = {plugin["source"]: plugin["sha256"] for plugin in earlier}
@@ -71,15 +73,17 @@ def _all_plugins(root: Path, earlier: list[dict[str, str]], config: Config) -> l
     return [*earlier, *(plugin for plugin in now if plugin not in earlier)]
 
 
-def check_types(root: Path, config: Config, shards: Iterable[str]) -> None:
+def check_types(store: Store, config: Config, shards: Iterable[str]) -> None:
     """DatasetError where a plugin's column has another type than its rows in the dataset."""
     declared = {c.name: c.type for part in config.parts.of(PipelinePart) for c in (*part.columns, *part.facts)}
     for shard in shards if declared else ():
         for table in ("clips", "videos"):
-            for field in pq.read_schema(root / table / f"part-{shard}.parquet"):
+            with opened(store.where(f"{table}/part-{shard}.parquet")) as stream:
+                schema = pq.read_schema(stream)
+            for field in schema:
                 if declared.get(field.name, field.type) != field.type:
                     raise DatasetError(
-                        f"{root}: its column {field.name} is {field.type}, the plugin's is {declared[field.name]}: give the "
+                        f"{store}: its column {field.name} is {field.type}, the plugin's is {declared[field.name]}: give the "
                         "column another name, or choose another --out"
                     )
 
@@ -110,17 +114,16 @@ def _write_sections(tree: dict[str, Any], sections: dict[str, Any], parts: Parts
         place[last] = value
 
 
-def refuse_foreign(root: Path) -> None:
-    """Raise DatasetError for a folder that has other files and no dataset."""
-    if (
-        root.is_dir()
-        and not (root / "dataset.json").exists()
-        and any(path.name not in (LOCK, HELD) for path in root.iterdir())
-    ):
+def refuse_foreign(root: Store) -> None:
+    """Raise DatasetError for a place that has other files and no dataset."""
+    others = (
+        entry for entry in root.list() if entry.name not in (LOCK, LEASE_NAME) and not entry.name.startswith(OURS)
+    )
+    if not root.exists("dataset.json") and next(others, None) is not None:
         raise DatasetError(f"{root}: holds other files and no dataset: choose an empty or a new folder for --out")
 
 
-def _require_equal(root: Path, made: Any, now: Any, key: str) -> None:
+def _require_equal(root: Store, made: Any, now: Any, key: str) -> None:
     """Raise DatasetError that names the first key that differs."""
     if isinstance(made, dict) and isinstance(now, dict):
         for name in made.keys() | now.keys():

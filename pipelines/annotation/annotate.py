@@ -9,12 +9,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import chain
-from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from curate.base.child import CHANGED
 from curate.base.files import DiskError
-from curate.base.store import StoreError, store_of
+from curate.base.store import StoreError, blocks, store_of
 from curate.clip import Unit, Video, text_to_path
 from pipelines.annotation.agreement import check_types, open_dataset, refuse_foreign
 from pipelines.annotation.models import check_weights
@@ -24,25 +23,22 @@ from pipelines.annotation.planning.recorded import RecordedUnits
 from pipelines.annotation.pools import Place
 from pipelines.annotation.stages import check_views, tables_of, with_needs
 from pipelines.annotation.summary import Summary
+from pipelines.annotation.supervising import supervised
 from pipelines.annotation.tasks import Report, Task
 from pipelines.annotation.workers.actors import OnRay
 from pipelines.annotation.workers.executor import run, settled
 from pipelines.annotation.workers.force import Force, Inline
 from pipelines.annotation.workers.worker import Committer, Target
-from pipelines.cluster import ExecutorError
+from pipelines.cluster import ExecutorError, RayDied
 from pipelines.config import Config
 from pipelines.dataset.dataset import (
     Dataset,
     DatasetError,
     Manifest,
-    forget,
-    open_for_writing,
-    read_shards,
-    sweep,
 )
 from pipelines.dataset.lock import Lock, held
-from pipelines.dataset.shards import Footer
-from pipelines.sources.sources import FoundVideos, find_videos
+from pipelines.dataset.shards import Footer, compact, forget, open_for_writing
+from pipelines.sources.stream import SourceStream
 from pipelines.status.runlog import RunLog
 
 INTERRUPTED_SECONDS = 20.0  # for what is finished to be committed, after Ctrl-C
@@ -61,6 +57,10 @@ class JobWatcher(Protocol):
 
     def unit(self, unit: Report) -> None: ...
 
+    def committed(self, units: list[str]) -> None:
+        """Rows of these units are committed."""
+        ...
+
 
 def annotate(
     sources: Sequence[str],
@@ -74,30 +74,51 @@ def annotate(
 ) -> Summary:
     """Fill the dataset with rows for every video of the sources; without sources, for the recorded ones.
 
-    Problems of config, weights, sources or folder raise before any work is done.
+    Problems of config, weights, sources or folder raise before any work is done. On Ray the work is that of a child process.
     """
+    options: dict[str, Any] = {"place": place, "watcher": watcher, "stages": stages, "retry_failed": retry_failed}
+    where = supervised if place.executor == "ray" else annotate_here
+    return where(sources, out, config, **options)
+
+
+def annotate_here(
+    sources: Sequence[str],
+    out: str | os.PathLike[str],
+    config: Config,
+    *,
+    place: Place,
+    watcher: JobWatcher,
+    stages: Sequence[str] | None,
+    retry_failed: bool,
+) -> Summary:
+    """`annotate` in this process."""
     began = time.perf_counter()
-    root = Path(out)
+    store = store_of(out)
     chosen = with_needs(list(config.parts.stages) if stages is None else stages, config)
     check_views(config, chosen)
     models = check_weights(config, chosen)
-    refuse_foreign(root)
-    if sources:
-        found = find_videos(sources, root)
+    refuse_foreign(store)
+    found, inputs = SourceStream(sources, store) if sources else None, None
+    if found is not None:
+        stream = iter(found)
+        inputs = chain([next(stream)], stream)  # what is wrong with the sources is told before anything is written
     else:
-        Dataset(root)
-        found = FoundVideos()
-    summary = Summary(skipped=found.skipped)
-    with held(root, "dataset", DatasetError) as lock:
-        shards = [shard.name for shard in read_shards(root)]
-        check_types(root, config, shards)
-        open_dataset(root, config, chosen, models)
-        tables = tables_of(config.parts).with_stored(root, shards)
-        open_for_writing(store_of(root), tables)
-        target = Target(str(root.absolute()), tables, models, lock.run)
+        Dataset(store)
+    summary = Summary() if found is None else Summary(skipped=found.skipped)
+    with held(store, "dataset", DatasetError) as lock:
+        shards = Dataset(store).samples() if store.exists("dataset.json") else []
+        check_types(store, config, shards)
+        open_dataset(store, config, chosen, models)
+        tables = tables_of(config.parts).with_stored(store, shards)
+        open_for_writing(store, tables, lock.check)
+        target = Target(store.url, tables, models, lock.run)
         job = _Job(target, config, chosen, place, watcher, summary, lock)
-        job.run(found if sources else None, retry_failed)
-        sweep(root)
+        job.run(inputs, retry_failed)
+        if found is not None:
+            job.forget_accepted(found)
+            found.close()
+        compact(store, check=lock.check)
+    blocks.sweep()
     summary.wall = time.perf_counter() - began
     return summary
 
@@ -124,14 +145,15 @@ class _Job:
         self.log = RunLog(self.store, target.run)
         self.units, self.seconds = 0, 0.0
         self.modified: dict[str, Video] = {}
+        self.refused: list[tuple[str, str]] = []  # unit, path of inputs that an earlier run refused
 
-    def run(self, found: FoundVideos | None, retry_failed: bool) -> None:
-        """found: the inputs; None: the recorded ones."""
+    def run(self, inputs: Iterable[Input] | None, retry_failed: bool) -> None:
+        """inputs: of the sources; None: the recorded ones."""
         state, reason = "stopped", None
         try:
-            known = self._known(found, retry_failed)
-            inputs = known.videos() if found is None else chain(found.refused, found.videos)
-            self._work(inputs, known, first=True)
+            known = self._recorded(retry_failed)
+            self.refused = [(row["id"], text_to_path(row["video_path"])) for row in known.ledger.no_files()]
+            self._work(known.videos() if inputs is None else inputs, known, first=True)
             if videos := list(self.modified.values()):
                 known = self._recorded(retry_failed)
                 self._work(videos, known, first=False)
@@ -150,21 +172,16 @@ class _Job:
     def _recorded(self, retry_failed: bool) -> RecordedUnits:
         return RecordedUnits(Dataset(self.target.place), self.stages, retry_failed, self.config.parts)
 
-    def _known(self, found: FoundVideos | None, retry_failed: bool) -> RecordedUnits:
-        """The recorded units. Rows of refused inputs that are accepted now are removed."""
-        known = self._recorded(retry_failed)
-        refused = known.ledger.no_files() if found is not None else []
-        if gone := [row["id"] for row in refused if found.accepts(text_to_path(row["video_path"]))]:
-            forget(Path(self.target.place), gone)
-            known.close()
-            known = self._recorded(retry_failed)
-        return known
+    def forget_accepted(self, found: SourceStream) -> None:
+        """Remove the rows of inputs that were refused in an earlier run, and are accepted now."""
+        if gone := [unit for unit, path in self.refused if found.accepts(path)]:
+            forget(self.store, self.target.tables, gone)
 
     def _work(self, inputs: Iterable[Input], known: RecordedUnits, first: bool) -> None:
         """Plan and run the units, and count what becomes of them. first: files that were modified meanwhile are kept in
         `modified`, for another time; otherwise they are recorded as lost."""
         intake = Intake(
-            known, self.config, self.stages, self.summary, self._record, self._flush, self.watcher.planning, first
+            known, self.config, self.stages, self.summary, self._finish, self._flush, self.watcher.planning, first
         )
         tasks = self._counted(intake.tasks(inputs))
         ray = self.place.executor == "ray"
@@ -177,6 +194,8 @@ class _Job:
                     self._committed(told)
                 else:
                     self._count(*told, first)
+        except RayDied:
+            raise
         except BaseException:
             with suppress(ExecutorError, DiskError, StoreError):  # the first error is the one to tell
                 for footer in settled(force, INTERRUPTED_SECONDS):
@@ -194,11 +213,13 @@ class _Job:
             self.log.planned(1, task.unit.footage)
             self.watcher.planned(self.units, self.seconds, self.summary.already)
             yield task
+        self.log.already(self.summary.already)
         self.log.planned(0, 0.0, final=True)
 
     def _count(self, task: Task, report: Report, first: bool) -> None:
         if first and report.lost[-1:] == [CHANGED]:
             self.modified[report.path] = replace(task.unit.video, video_id="")
+            self.log.lost(report.id, CHANGED, report.error or "")
             return
         if not report.written and task.writes(Unit(task.unit.video, status=report.status, stored=task.unit.stored)):
             unit = replace(task.unit, status=report.status, error=report.error, lost=report.lost)
@@ -207,6 +228,13 @@ class _Job:
         self.watcher.unit(report)
         facts = {"path": report.path, "footage": report.footage, "clips": report.clips}
         self.log.finished(report.id, report.status, **facts, seconds=report.seconds, error=report.error)
+
+    def _finish(self, task: Task) -> None:
+        """Record a unit that planning failed, lost, or found to be a duplicate, or a refused input."""
+        unit = task.unit
+        self.log.planned(1, unit.footage)
+        self.log.finished(unit.id, unit.status, path=unit.video.path, footage=unit.footage, error=unit.error)
+        self._record(task)
 
     def _record(self, task: Task) -> None:
         """Commit a unit on which nothing is computed, some time."""
@@ -223,7 +251,9 @@ class _Job:
     def _committed(self, footer: Footer) -> None:
         with self.guard:
             self.manifest.add(footer)
-        self.log.committed(footer.shard, len(footer.units))
+        units = footer.units
+        self.log.committed(footer.shard, len(units))
+        self.watcher.committed(units)
 
 
 def _inline(config: Config, stages: Sequence[str], place: Place, target: Target, log: RunLog) -> Inline:

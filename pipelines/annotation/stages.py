@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Collection, Sequence
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from curate.base.store import store_of
+from curate.base.store import Store, store_of
 from curate.clip import Unit
 from curate.observers.observer import Observer
 from curate.parts import Parts
@@ -133,13 +132,13 @@ class Recall:
     def __call__(self, units: Sequence[Unit]) -> list[Unit]:
         for unit in units:
             if unit.stored is not None and not unit.recalled:  # once, in the first pool that works on it
-                self._read(unit, Path(unit.stored[0]), unit.stored[1])
+                self._read(unit, store_of(unit.stored[0]), unit.stored[1])
                 unit.recalled = True
         return list(units)
 
-    def _read(self, unit: Unit, root: Path, shard: str) -> None:
+    def _read(self, unit: Unit, store: Store, shard: str) -> None:
         stamps = {name: unit.facts[name] for name in ("bytes", "modified", "version") if name in unit.facts}
-        stored = read_unit(store_of(root), shard, unit, tables_of(self.parts).with_stored(root, [shard]))
+        stored = read_unit(store, shard, unit, tables_of(self.parts).with_stored(store, [shard]))
         if unit.video.captions or unit.video.columns or unit.video.spans:  # from the current list
             apply_list(stored, unit.video)
         for name in ("video", "count", "start", "end", "status", "error", "warnings", "facts", "clips", "seconds"):

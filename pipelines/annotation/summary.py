@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
 from pipelines.annotation.tasks import Report
 from pipelines.sources.folders import SkippedFiles
@@ -17,7 +18,7 @@ MOST = 1000  # failures that are kept with their names; `videos/` has all
 class Summary:
     """Counts of one run. already, failed_before: videos recorded before, and the failed ones of them. footage: seconds.
 
-    changed: videos whose file has other content than recorded. moved: those found at another path. failed, lost_videos:
+    bytes_read, requests: of the sources' store. changed: videos whose file has other content than recorded. moved: those found at another path. failed, lost_videos:
     videos of which a unit failed, or was lost. failures, earlier, lost: (path, reason) of the first `MOST` units that
     failed now, failed before, and were lost. reasons: how many failed or were lost for each.
     """
@@ -34,6 +35,8 @@ class Summary:
     changed: int = 0
     moved: int = 0
     footage: float = 0.0
+    bytes_read: int = 0
+    requests: int = 0
     wall: float = 0.0
     failures: list[tuple[str, str]] = field(default_factory=list)
     earlier: list[tuple[str, str]] = field(default_factory=list)
@@ -58,6 +61,8 @@ class Summary:
         self.clips += unit.clips
         self.footage += unit.footage if unit.status == "ok" else 0.0
         self.warned += unit.warned
+        self.bytes_read += unit.bytes_read
+        self.requests += unit.requests
         self.duplicates += unit.status == "duplicate"
         self.clip_failures += unit.clip_failures
         if unit.status in ("failed", "lost"):
@@ -67,6 +72,34 @@ class Summary:
         """Count a failure of an earlier run. first: of its video."""
         self.failed_before += first
         _keep(self.earlier, path, reason)
+
+    def with_earlier(self, other: Summary) -> Summary:
+        """With the counts of a process before this one, whose units are recorded and so were found as done already."""
+        for name in ("videos", "duplicates", "warned", "clips", "clip_failures", "footage"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.already = max(0, self.already - other.videos)
+        self.failed_before = max(0, self.failed_before - other.failed)
+        self.failed += other.failed
+        self.failures = (other.failures + self.failures)[:MOST]
+        self.reasons += other.reasons
+        return self
+
+    def plain(self) -> dict[str, Any]:
+        """As plain values, to cross a process boundary."""
+        skipped = {"suffixes": dict(self.skipped.suffixes), "others": dict(self.skipped.others)}
+        skipped["examples"] = self.skipped.examples
+        return {**self.__dict__, "long": [], "reasons": dict(self.reasons), "skipped": skipped}
+
+    @classmethod
+    def of_plain(cls, values: dict[str, Any]) -> Summary:
+        """The inverse of `plain`."""
+        found = cls(**values)
+        for name in ("failures", "earlier", "lost"):
+            setattr(found, name, [(path, reason) for path, reason in getattr(found, name)])
+        found.reasons, found.long = Counter(found.reasons), set()
+        skipped = values["skipped"]
+        found.skipped = SkippedFiles(Counter(skipped["suffixes"]), Counter(skipped["others"]), skipped["examples"])
+        return found
 
     def _unlucky(self, unit: Report) -> None:
         reason = unit.error or "no reason was recorded"

@@ -46,7 +46,7 @@ class Task:
 @dataclass
 class Report:
     """What became of a unit, without its clips. lost: kinds of its losses so far. clips, clip_failures: numbers. footage:
-    seconds of pictures. seconds: by stage. written: its rows are, or will be, committed by whoever reports."""
+    seconds of pictures. seconds: by stage. bytes_read, requests: of the sources' store, 0 for local files. written: its rows are, or will be, committed by whoever reports."""
 
     id: str
     path: str
@@ -60,6 +60,8 @@ class Report:
     warned: bool = False
     footage: float = 0.0
     seconds: dict[str, float] = field(default_factory=dict)
+    bytes_read: int = 0
+    requests: int = 0
     written: bool = False
 
     @classmethod
@@ -77,6 +79,8 @@ class Report:
             warned=bool(unit.warnings),
             footage=unit.footage,
             seconds=dict(unit.seconds),
+            bytes_read=unit.facts.get("bytes_read") or 0,
+            requests=unit.facts.get("requests") or 0,
             written=written,
         )
 

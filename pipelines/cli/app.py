@@ -9,10 +9,12 @@ import typer
 from rich.text import Text
 
 from curate.selection.presets import preset_help
+from pipelines.cli import compacting
 from pipelines.cli import inspecting as inspector
 from pipelines.cli import training as training_cli
-from pipelines.cli import watching as watching_cli
 from pipelines.cli.errors import DONE, WITH_FAILURES, err_console, errors, out_console
+from pipelines.cli.jobs import capacity as capacity_cli
+from pipelines.cli.jobs import watching as watching_cli
 from pipelines.cli.options import (
     cluster_of,
     config_of,
@@ -317,7 +319,9 @@ def _root(
 
 training_cli.register(app)
 inspector.register(app)
+compacting.register(app)
 watching_cli.register(app)
+capacity_cli.register(app)
 
 
 def main() -> None:

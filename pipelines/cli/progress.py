@@ -57,6 +57,8 @@ class LiveProgress:
             self.progress.update(self.id, description="starting workers", completed=0, total=max(seconds, 1e-9))
         self.units, self.total = units, seconds
 
+    def committed(self, units: list[str]) -> None: ...
+
     def unit(self, unit: Report) -> None:
         self.done += 1
         self.videos += unit.index == 0
@@ -93,6 +95,10 @@ def print_summary(console: Console, summary: Summary, out: str) -> None:
         ("footage", clock(summary.footage)),
         ("time", f"{clock(summary.wall)} ({summary.footage / max(summary.wall, 1e-9):.1f} x real time)"),
     ]
+    if summary.requests:
+        rows.append(
+            ("read from the store", f"{summary.bytes_read / 1e6:.1f} MB by {counted(summary.requests, 'request')}")
+        )
     if summary.duplicates:
         rows.append(("duplicates", f"{summary.duplicates}"))
     if summary.warned:

@@ -28,7 +28,17 @@ from pipelines.cluster import ExecutorError
 from pipelines.curated.card.card import write_card
 from pipelines.curated.cutting import CutterError
 from pipelines.curated.job import Job
-from pipelines.curated.request import DONE, PARTIAL, REQUEST, CuratedError, CuratedRequest, State, Work, state_of
+from pipelines.curated.request import (
+    DONE,
+    PARTIAL,
+    REQUEST,
+    CuratedError,
+    CuratedRequest,
+    State,
+    Work,
+    older_digest,
+    state_of,
+)
 from pipelines.curated.scratch import scratch_folder
 from pipelines.curated.shards import ShardCounts
 from pipelines.dataset.dataset import Dataset
@@ -76,10 +86,11 @@ def make_curated(
         )
     _check(dataset, request, store, work)
     recorded = request.to_dict(dataset)
-    if state_of(out, recorded) is State.DONE:
+    older = older_digest(dataset)
+    if state_of(out, recorded, older) is State.DONE:
         return _read(store, selection)
     with held(store_of(join(store.url, PARTIAL)), "curated dataset", CuratedError, waiting=work.note) as lock:
-        state = state_of(out, recorded)  # by the time it is ours
+        state = state_of(out, recorded, older)  # by the time it is ours
         if state is State.NEW:
             store.replace(f"{PARTIAL}/{REQUEST}", _json(recorded))
         if state is not State.DONE:
@@ -117,7 +128,7 @@ def _finish(job: Job, request: dict[str, Any], counts: ShardCounts) -> None:
     dataset, store = job.dataset, job.store
     about = {
         "winnow": version("winnow"),
-        "dataset": {"path": dataset.store.url, "config": dataset.config, "models": dataset.models},
+        "dataset": {"path": dataset.place, "config": dataset.config, "models": dataset.models},
         "request": request,
         **job.selection.to_dict(),
         "curated": asdict(counts) | {"why_transcoded": dict(sorted(counts.why_transcoded.items()))},

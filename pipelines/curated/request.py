@@ -33,6 +33,7 @@ __all__ = [
     "Progress",
     "State",
     "Work",
+    "older_digest",
     "state_of",
 ]
 
@@ -101,7 +102,7 @@ class CuratedRequest:
             if self.roots:
                 found["source_roots"] = self.roots
             if any("label" in chosen.sql.lower() for chosen in self.filters):  # other clips, once more are labelled
-                found["labels"] = labels.digest(dataset.root)
+                found["labels"] = labels.digest(dataset.store)
         written = self.format.to_dict()
         if written != FORMATS[0]().to_dict():  # older curated datasets name no format
             found["format"] = written
@@ -161,8 +162,10 @@ class State(Enum):
     DONE = "done"
 
 
-def state_of(out: str | os.PathLike[str], request: Mapping[str, Any]) -> State:
-    """How far a folder or URL is with this request (`CuratedRequest.to_dict`). CuratedError where it holds something else."""
+def state_of(out: str | os.PathLike[str], request: Mapping[str, Any], older: str | None = None) -> State:
+    """How far a folder or URL is with this request (`CuratedRequest.to_dict`). CuratedError where it holds something else.
+
+    older: `older_digest` of the dataset."""
     store = store_of(out)
     if store.folder is not None and store.folder.exists() and not store.folder.is_dir():
         raise CuratedError(f"{out}: is a file; choose another --out")
@@ -170,6 +173,8 @@ def state_of(out: str | os.PathLike[str], request: Mapping[str, Any]) -> State:
         try:
             found = json.loads(store.read(name))
             found = found["request"] if state is State.DONE else found
+            if older and found.get("dataset") == older:
+                found = found | {"dataset": request.get("dataset")}
         except FileNotFoundError:
             continue
         except (ValueError, KeyError, TypeError, OSError) as error:
@@ -199,7 +204,15 @@ def _different(found: Mapping[str, Any], request: Mapping[str, Any]) -> list[str
 
 
 def _digest(dataset: Dataset) -> str:
-    """Of what decides its rows: the contents and stages that shards are named by, and how the stages were run."""
-    rows = [path.name for path in dataset.files("clips")]
+    """Of what decides its rows: its units, and how the stages were run; not of the shards, which compaction changes."""
+    return _hashed(dataset, dataset.digest())
+
+
+def older_digest(dataset: Dataset) -> str:
+    """What an older Winnow recorded in its place: of the names of the shards."""
+    return _hashed(dataset, [f"part-{name}.parquet" for name in dataset.shards])
+
+
+def _hashed(dataset: Dataset, rows: Any) -> str:
     made = {key: dataset.about.get(key) for key in ("stages", "models", "winnow")}
     return hashlib.sha256(json.dumps([rows, made], sort_keys=True).encode()).hexdigest()[:16]

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import yaml
 
-from curate.base.files import atomic_file
+from curate.base.store import Store
 from curate.clip import Column
 from pipelines.dataset.tables import VIDEO_IDENTITY, Tables
 
@@ -30,7 +29,7 @@ The clips are parts of the source videos and keep the licences of these.
 """
 
 
-def write_dataset_card(root: Path, tables: Tables) -> None:
+def write_dataset_card(store: Store, tables: Tables) -> None:
     """Write README.md if there is none or the columns changed. One that was edited by hand is kept."""
     configs = [
         {
@@ -43,13 +42,15 @@ def write_dataset_card(root: Path, tables: Tables) -> None:
     head = {"pretty_name": "Winnow annotations", "tags": ["video", "winnow"], "configs": configs}
     columns = (("clips", tables.clip_columns), ("videos", (*VIDEO_IDENTITY, *tables.facts)))
     opening = f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n\n{TEXT}"
-    text, path = "\n".join([opening, *(_table(*table) for table in columns)]), root / "README.md"
-    if path.exists():
-        there = path.read_text(encoding="utf-8", errors="replace")
+    text, path = "\n".join([opening, *(_table(*table) for table in columns)]), "README.md"
+    try:
+        there = store.read(path).decode("utf-8", errors="replace")
+    except FileNotFoundError:
+        pass
+    else:
         if there == text or not there.startswith(opening):
             return
-    with atomic_file(path) as stream:
-        stream.write(text.encode())
+    store.replace(path, text.encode())
 
 
 def _table(name: str, columns: Sequence[Column]) -> str:

@@ -10,13 +10,10 @@ clips without a label.
 
 from __future__ import annotations
 
-import atexit
 import fcntl
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 import time
 from dataclasses import dataclass
 from functools import lru_cache
@@ -25,6 +22,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from curate.base.scratch import process_scratch
 from curate.base.sql import literal
 from curate.base.store import Changed, Store, StoreError, store_of
 
@@ -159,15 +157,6 @@ def _lines(store: Store) -> list[bytes]:
         return []
 
 
-@lru_cache(maxsize=1)
-def _scratch() -> str:
-    """A folder of this process, for as long as it lives."""
-    folder = tempfile.mkdtemp(prefix="winnow-labels-")
-    mine = os.getpid()
-    atexit.register(lambda: os.getpid() == mine and shutil.rmtree(folder, ignore_errors=True))
-    return folder
-
-
 @lru_cache(maxsize=4)
 def _written(rows: tuple[tuple[str, str | None, str | None], ...]) -> str:
     """A Parquet file of labels: a million of them are not a text of SQL."""
@@ -175,7 +164,7 @@ def _written(rows: tuple[tuple[str, str | None, str | None], ...]) -> str:
     table = pa.table(
         {name: pa.array(found, pa.string()) for name, found in zip(("clip_id", *COLUMNS), columns, strict=True)}
     )
-    path = f"{_scratch()}/{hashlib.sha256(repr(rows).encode()).hexdigest()[:16]}.parquet"
+    path = f"{process_scratch().folder}/{hashlib.sha256(repr(rows).encode()).hexdigest()[:16]}.parquet"
     pq.write_table(table, path)
     return path
 

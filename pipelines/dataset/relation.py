@@ -6,15 +6,41 @@ stored; a single caption is a list; and clips have the facts of their video, fro
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 
 from curate.base.sql import literal, quoted
+from curate.base.store import Store
+from curate.base.store.files import readable_by_sql
 from pipelines.dataset.tables import OF_VIDEO
 
 PAIRED = {"clips": "errors", "videos": "seconds"}
+
+
+@dataclass(frozen=True)
+class Files:
+    """Shards of one form. schema: of their files in this table; twin: of those in videos/, if clips lack facts of their
+    videos. stale: a Parquet file that names their rows that do not count (see `Current.stale_file`); None: all count."""
+
+    names: Sequence[str]
+    schema: pa.Schema
+    twin: pa.Schema | None
+    stale: Path | None
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        return missing_facts(self.schema) if self.twin is not None else ()
+
+    @property
+    def there(self) -> tuple[str, ...]:
+        return tuple(name for name in self.missing if self.twin is not None and name in self.twin.names)
+
+    @property
+    def old(self) -> bool:
+        return any(pa.types.is_map(field.type) for field in self.schema)
 
 
 def missing_facts(clips: pa.Schema) -> tuple[str, ...]:
@@ -23,50 +49,37 @@ def missing_facts(clips: pa.Schema) -> tuple[str, ...]:
     return tuple(name for name in OF_VIDEO if name not in held)
 
 
-def relation(
-    table: str,
-    files: Sequence[tuple[Path, pa.Schema, pa.Schema | None]],
-    stale: Mapping[str, Sequence[str]],
-    places: bool,
-) -> str:
-    """files: with the schema of each, and that of its twin in videos/ if its clips lack facts. stale: shards with some
-    current rows -> their replaced units. places: keep the columns filename and file_row_number."""
-    groups: dict[tuple[bool, bool, tuple[str, ...], tuple[str, ...]], list[Path]] = {}
-    for path, schema, twin in files:
-        missing = missing_facts(schema) if twin is not None else ()
-        there = tuple(name for name in missing if twin is not None and name in twin.names)
-        old = any(pa.types.is_map(field.type) for field in schema)
-        groups.setdefault((old, _shard(path) in stale, missing, there), []).append(path)
+def relation(store: Store, table: str, files: Sequence[Files], places: bool) -> str:
+    """places: keep the columns filename and file_row_number."""
     parts = []
-    for (old, mixed, missing, there), paths in groups.items():
-        options = ", filename=true, file_row_number=true" if places else ", filename=true" if mixed or there else ""
+    for some in files:
+        named = bool(some.stale or some.there)
+        options = ", filename=true, file_row_number=true" if places else ", filename=true" if named else ""
         hidden = "EXCLUDE (filename)" if options and not places else ""
-        nulls = [f"NULL::{OF_VIDEO[name]} AS {quoted(name)}" for name in missing if name not in there]
-        columns = [_columns(table, old, hidden), *(f"v.{quoted(name)}" for name in there), *nulls]
+        nulls = [f"NULL::{OF_VIDEO[name]} AS {quoted(name)}" for name in some.missing if name not in some.there]
+        columns = [_columns(table, some.old, hidden), *(f"v.{quoted(name)}" for name in some.there), *nulls]
         parts.append(
-            f"SELECT {', '.join(columns)} FROM {_parquet(paths, options)} c"
-            + (_facts(paths, there) if there else "")
-            + (_current(paths, stale) if mixed else "")
+            f"SELECT {', '.join(columns)} FROM {_parquet(store, table, some.names, options)} c"
+            + (_facts(store, some) if some.there else "")
+            + (_current(some.stale) if some.stale else "")
         )
     return f"({' UNION ALL BY NAME '.join(parts)})"
 
 
-def _facts(paths: Sequence[Path], names: Sequence[str]) -> str:
+def _facts(store: Store, some: Files) -> str:
     """Each clip's row in the twin of its own file: other files may have older rows of the same unit."""
-    twins = _parquet([path.parent.parent / "videos" / path.name for path in paths], ", filename=true")
-    wanted = ", ".join(map(quoted, names))
+    twins = _parquet(store, "videos", some.names, ", filename=true")
+    wanted = ", ".join(map(quoted, some.there))
     return (
         f" LEFT JOIN (SELECT parse_filename(filename) AS _file, video_id, unit, {wanted} FROM {twins}) v "
         "ON v._file = parse_filename(c.filename) AND v.video_id = c.video_id AND v.unit = c.unit"
     )
 
 
-def _current(paths: Sequence[Path], stale: Mapping[str, Sequence[str]]) -> str:
-    """Condition that excludes replaced units. They are one string, as the parser takes seconds for thousands of literals."""
-    gone = " ".join(f"part-{name}/{unit}" for name in sorted(map(_shard, paths)) for unit in stale[name])
+def _current(stale: Path) -> str:
     return (
-        " WHERE printf('%s/%s-%04d', parse_filename(c.filename, true), c.video_id, c.unit) "
-        f"NOT IN (SELECT unnest(string_split({literal(gone)}, ' ')))"
+        f" ANTI JOIN read_parquet({literal(stale)}) s "
+        "ON s.file = parse_filename(c.filename) AND s.video_id = c.video_id AND s.unit = c.unit"
     )
 
 
@@ -79,10 +92,7 @@ def _columns(table: str, old: bool, hidden: str) -> str:
     return f"c.* {hidden} REPLACE (map_from_entries(c.{PAIRED[table]}) AS {PAIRED[table]})"
 
 
-def _parquet(paths: Sequence[Path], options: str) -> str:
-    """Columns are matched by name: those that a shard of an older version lacks are null."""
-    return f"read_parquet([{', '.join(map(literal, paths))}], union_by_name=true{options})"
-
-
-def _shard(path: Path) -> str:
-    return path.stem.removeprefix("part-")
+def _parquet(store: Store, table: str, names: Sequence[str], options: str) -> str:
+    """All files have the same columns (`pipelines.dataset.shards.footer.form_of`), so that only one is opened to plan."""
+    paths = [literal(readable_by_sql(store.where(f"{table}/part-{name}.parquet"))) for name in names]
+    return f"read_parquet([{', '.join(paths)}]{options})"

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from curate.base.store import Store
+from curate.base.store.files import opened
 from curate.clip import Clip, Column, Unit, Video, path_to_text, text_to_path
 
 __all__ = ["CLIP_ADDRESS", "CLIP_BOUNDS", "CLIP_IDENTITY", "CLIP_TAIL", "PAIRS", "VIDEO_IDENTITY", "Tables", "video_of"]
@@ -109,13 +110,14 @@ class Tables:
     def videos(self) -> pa.Schema:
         return pa.schema([column.field() for column in (*VIDEO_IDENTITY, *self.facts)])
 
-    def with_stored(self, root: Path, shards: Iterable[str]) -> Tables:
+    def with_stored(self, store: Store, shards: Iterable[str]) -> Tables:
         """With the columns of these shards that no part of this job declares, so that results of plugins are kept."""
         found: dict[str, dict[str, Column]] = {"clips": {}, "videos": {}}
         known = {"clips": set(self.clips.names), "videos": set(self.videos.names)}
         for shard in shards:
             for table, columns in found.items():
-                schema = pq.read_schema(root / table / f"part-{shard}.parquet")
+                with opened(store.where(f"{table}/part-{shard}.parquet")) as stream:
+                    schema = pq.read_schema(stream)
                 new = {field.name: Column.of(field) for field in schema if field.name not in known[table]}
                 columns |= {name: column for name, column in new.items() if not pa.types.is_map(column.type)}
         return replace(

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -78,7 +79,12 @@ def is_path_column(head: str) -> bool:
 
 def normalized_name(name: Any) -> str:
     """A column's name in lower case, with underscores for spaces and dashes."""
-    return re.sub(r"[\s_-]+", "_", str(name).strip().lstrip("\ufeff")).strip("_").lower()
+    return _normalized(str(name))
+
+
+@lru_cache(maxsize=1024)
+def _normalized(name: str) -> str:
+    return re.sub(r"[\s_-]+", "_", name.strip().lstrip("\ufeff")).strip("_").lower()
 
 
 def entries_of(row: Mapping[str, Any]) -> list[Entry]:
@@ -87,7 +93,7 @@ def entries_of(row: Mapping[str, Any]) -> list[Entry]:
     The first column with a known name for path, captions and spans is used; all others are kept unchanged.
     """
     heads, cells = _read(row)
-    held = [head for head in PATHS if _holds_bytes(cells.get(head))]
+    held = [head for head in PATHS if head in cells and _holds_bytes(cells[head])]
     place = next((head for head in held or PATHS if head in cells), None)
     name = heads.get(place)
     given, columns = Entry(), {}

@@ -59,12 +59,13 @@ def _remote(source: str, skipped: SkippedFiles) -> Iterator[Place]:
     if MAGIC.search(source.partition("://")[2]) and not web:
         yield from _of_glob(source, _remote_matches(source), skipped)
         return
+    source = absolute(source)
     folder, name = locate(source)
     kind = "list" if splitext(name)[1].lower() in LIST_SUFFIXES else "file"
     if name and store_of(folder).exists(name):
         yield Place(kind, source)
     elif not web and next(store_of(source).list(), None) is not None:
-        yield Place("folder", source.rstrip("/"))
+        yield Place("folder", source)
     else:
         raise InputError(f"{source}: no such object or folder: check the address")
 

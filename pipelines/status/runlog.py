@@ -95,9 +95,9 @@ class RunLog:
             self._event("planned", units=self._planned[0], footage=self._planned[1])
 
     def already(self, units: int) -> None:
-        """More units of which rows are there from earlier runs."""
+        """How many inputs, in all, have their rows from earlier runs."""
         with self._lock:
-            self._already += units
+            self._already = units
 
     def started(
         self,

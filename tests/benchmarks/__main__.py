@@ -26,6 +26,8 @@ def main() -> None:
         ("What a selection keeps of a spoiled world", "world", ["out/world", "--no-train"]),
         ("A training step against diffusers'", "unet", []),
         ("Planned memory against measured", "memory", []),
+        ("A worker's start over many clips", "index", []),
+        ("How long a step waits for a checkpoint", "saving", []),
         ("The inspector over a million clips", "inspector", []),
         ("The inspector's data over one and ten million clips", "inspector_scale", []),
     ):

@@ -31,9 +31,14 @@ from rich.console import Console
 from rich.table import Table
 
 from curate.base.files import write_json
+from curate.selection.filters import Filter
 from pipelines.annotation.stages import TABLES
-from pipelines.config import load
+from pipelines.config import load as load_config
 from pipelines.dataset.files import FOOTER
+from pipelines.inspector.data.choice import Choice
+from pipelines.inspector.data.listing import Find, Page
+from pipelines.inspector.data.loaded import Loaded, load
+from pipelines.inspector.data.media import ClipCache
 
 SHARD, GROUP, PER_VIDEO = 100_000, 20_000, 20  # clips
 SELECTION = [
@@ -96,83 +101,89 @@ def make(root: Path, clips: int, seed: int = 0) -> None:
             arrays = [pa.array(values[f.name], f.type) if f.name in values else pa.nulls(rows, f.type) for f in schema]
             made = pa.Table.from_arrays(arrays, schema=schema.with_metadata({FOOTER: json.dumps(about).encode()}))
             pq.write_table(made, root / table / f"part-{shard:016x}.parquet", compression="zstd", row_group_size=GROUP)
-    config = load("quickstart", []).model_copy(update={"selection": SELECTION})
+    config = load_config("quickstart", []).model_copy(update={"selection": SELECTION})
     write_json(root / "dataset.json", {"format": 1, "config": config.model_dump(mode="json"), "models": {}})
 
 
-def measure(root: Path, cache: Path) -> dict[str, Any]:
-    """Figures of one dataset, in this process: (wall, CPU) in seconds; MB."""
-    from curate.selection.filters import Filter
-    from pipelines.inspector.data.listing import Find, Page
-    from pipelines.inspector.data.loaded import load
-    from pipelines.inspector.data.media import ClipCache
+class _Clips(ClipCache):
+    """A folder alone: no child process is wanted."""
 
-    class Clips(ClipCache):
-        def __init__(self) -> None:  # a folder alone: no child process is wanted
-            self.folder = cache
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
 
-    process = psutil.Process()
-    found: dict[str, Any] = {}
 
-    def timed(what: str, call: Callable[[], object], times: int = 1) -> None:
+class _Figures(dict):
+    """What was measured -> (wall, CPU) in seconds, or MB."""
+
+    def time(self, what: str, call: Callable[[], Any], times: int = 1) -> Any:
         took = []
         for _ in range(times):
             began, spent = time.perf_counter(), time.process_time()
-            call()
+            made = call()
             took.append((time.perf_counter() - began, time.process_time() - spent))
-        found[what] = [statistics.median(column) for column in zip(*took, strict=True)]
+        self[what] = [statistics.median(column) for column in zip(*took, strict=True)]
+        return made
 
-    peak = _Peak(process)
-    loaded = None
 
-    def opened() -> None:
-        nonlocal loaded
-        loaded = load(str(root), Clips(), None)
-
-    timed("tables made, and opened", opened)
+def measure(root: Path, cache: Path) -> dict[str, Any]:
+    """Figures of one dataset, in this process."""
+    found = _Figures()
+    peak = _Peak()
+    found.time("tables made, and opened", lambda: load(str(root), _Clips(cache), None))
     found["memory while they are made, MB"] = peak.stop()
-    peak = _Peak(process)
-    timed("opened again", opened)
-    chooser, listing, columns = loaded.chooser, loaded.listing, loaded.columns
-    found["clips"] = columns.count
-    timed("recorded selection, the first time", lambda: chooser.choose(loaded.inspected.filters))
-    base, names = list(loaded.inspected.filters), list(chooser.axes)[:SHOWN]
-    moved = iter(np.linspace(1.0, 3.0, 200))
-
-    def move() -> None:
-        choice = chooser.choose([*base, Filter("min", "camera_zoom", float(next(moved)))])
-        for name in names:
-            chooser.histogram(name, choice)
-
-    timed(f"first histograms ({SHOWN})", move)
-    timed(f"threshold moved: counts, and {SHOWN} histograms", move, 9)
-    timed("of them the counts", lambda: chooser.choose([*base, Filter("min", "camera_zoom", float(next(moved)))]), 9)
-    first = [*base[:1], Filter("drop_bottom", "motion_score", 30.0), *base[2:]]
-    timed("another first filter: counts", lambda: chooser.choose(first))
-    timed("another choice: histogram", lambda: chooser.histogram(names[0], chooser.choose([])))
-    choice = chooser.choose(base)
-    timed("sorted list, a score's first time", lambda: listing.page(choice, Page(sort="camera_pan_x")))
-    timed("sorted list", lambda: listing.page(choice, Page(sort="camera_pan_x", descending=True)), 5)
-    timed(
-        "sorted list, in the middle",
-        lambda: listing.page(choice, Page(sort="camera_pan_x", offset=choice.clips // 2)),
-        5,
-    )
-    timed("random list", lambda: listing.page(choice, Page(sort="random", seed=3)), 5)
-    timed("SQL condition", lambda: chooser.verdict(Filter("where", sql="width >= 700 AND motion_score > text_area")))
-    timed("words in captions", lambda: listing.found(Find(words="dog beach")))
-    timed("a clip by its id", lambda: columns.rows([columns.place(columns.id(columns.count // 3))], columns.held), 5)
+    peak = _Peak()
+    loaded = found.time("opened again", lambda: load(str(root), _Clips(cache), None))
+    found["clips"] = loaded.columns.count
+    _filters(found, loaded)
+    _lists(found, loaded)
     found["memory in use at most, MB"] = peak.stop()
     found["disk, MB"] = sum(file.stat().st_size for file in cache.rglob("*") if file.is_file()) / 1e6
     return found
 
 
+def _filters(found: _Figures, loaded: Loaded) -> None:
+    chooser, base = loaded.chooser, list(loaded.inspected.filters)
+    names, moved = list(chooser.axes)[:SHOWN], iter(np.linspace(1.0, 3.0, 200))
+
+    def counts() -> Choice:
+        return chooser.choose([*base, Filter("min", "camera_zoom", float(next(moved)))])
+
+    def move() -> None:
+        choice = counts()
+        for name in names:
+            chooser.histogram(name, choice)
+
+    found.time("recorded selection, the first time", lambda: chooser.choose(base))
+    found.time(f"first histograms ({SHOWN})", move)
+    found.time(f"threshold moved: counts, and {SHOWN} histograms", move, 9)
+    found.time("of them the counts", counts, 9)
+    first = [*base[:1], Filter("drop_bottom", "motion_score", 30.0), *base[2:]]
+    found.time("another first filter: counts", lambda: chooser.choose(first))
+    found.time("another choice: one histogram", lambda: chooser.histogram(names[0], chooser.choose([])))
+    comparing = Filter("where", sql="width >= 700 AND motion_score > text_area")
+    found.time("SQL condition", lambda: chooser.verdict(comparing))
+
+
+def _lists(found: _Figures, loaded: Loaded) -> None:
+    listing, columns, choice = loaded.listing, loaded.columns, loaded.chooser.choose(loaded.inspected.filters)
+    for what, page, times in (
+        ("sorted list, a score's first time", Page(sort="camera_pan_x"), 1),
+        ("sorted list", Page(sort="camera_pan_x", descending=True), 5),
+        ("sorted list, in the middle", Page(sort="camera_pan_x", offset=choice.clips // 2), 5),
+        ("random list", Page(sort="random", seed=3), 5),
+    ):
+        found.time(what, lambda page=page: listing.page(choice, page), times)
+    found.time("words in captions", lambda: listing.found(Find(words="dog beach")))
+    clip = columns.id(columns.count // 3)
+    found.time("a clip by its id", lambda: columns.rows([columns.place(clip)], columns.held), 5)
+
+
 class _Peak(threading.Thread):
     """The most that a process has of its own, in MB, looked at 20 times a second: resident, and not of a file."""
 
-    def __init__(self, process: psutil.Process) -> None:
+    def __init__(self) -> None:
         super().__init__(daemon=True)
-        self.process, self.most, self.ended = process, 0.0, threading.Event()
+        self.process, self.most, self.ended = psutil.Process(), 0.0, threading.Event()
         self.start()
 
     def run(self) -> None:

@@ -11,8 +11,8 @@ from torch import distributed as dist
 
 from tests.gpu_check.rows import Row
 from tests.gpu_check.setting import OUTER, Setting, Step, gb
-from video_model.training.saving import Saver
 from video_model.training.steps import state
+from video_model.training.storage.saving import Saver
 from video_model.workers import TrainingWorker
 
 NAME = "video_large"

@@ -23,11 +23,11 @@ from video_model.diffusion.slots import image
 from video_model.encoders.clip import ClipStates
 from video_model.encoders.open_clip import OpenClipStates
 from video_model.encoders.t5 import T5States
-from video_model.training import checkpoints
 from video_model.training.loop import train_stage
 from video_model.training.released import run_of_pipeline
 from video_model.training.sampler import Sampler
 from video_model.training.stages import train
+from video_model.training.storage import checkpoints
 
 TEXTS = ["a red circle", "a dog on the beach"]
 PARITY = 1e-3

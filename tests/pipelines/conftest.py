@@ -19,6 +19,8 @@ class Silent:
     def planned(self, units, seconds, already):
         self.started = (units, seconds, already)
 
+    def committed(self, units): ...
+
     def unit(self, unit):
         self.units.append(unit)
 

@@ -48,7 +48,7 @@ def test_a_score_and_an_observer_of_ones_own_become_columns(small_footage, tmp_p
     assert rows(tmp_path / "d", "sharpness, brightness") == found
     assert rows(tmp_path / "d", "text_area")[0][0] is not None
     assert duckdb.sql(f"SELECT sum(frames_decoded) FROM {Dataset(tmp_path / 'd').videos_sql}").fetchall() == decoded
-    shards = {stage for shard in Dataset(tmp_path / "d").newest.values() for stage in shard.stages}
+    shards = {stage for shard in Dataset(tmp_path / "d").shards.values() for stage in shard.stages.split(",")}
     assert {"sharpness", "brightness", "text"} <= shards
 
 

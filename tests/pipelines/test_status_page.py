@@ -14,10 +14,14 @@ from typer.testing import CliRunner
 from curate.base.files import write_json
 from curate.base.store import store_of
 from curate.clip import Clip, Unit, Video
+from pipelines.annotation.annotate import annotate
+from pipelines.annotation.pools import Place
 from pipelines.annotation.stages import TABLES
 from pipelines.cli.app import app
-from pipelines.cli.watching import page
-from pipelines.dataset.dataset import FORMAT, DatasetError, Writer, open_for_writing
+from pipelines.cli.jobs.watching import page
+from pipelines.config import load
+from pipelines.dataset.dataset import FORMAT, DatasetError, Writer
+from pipelines.dataset.shards import open_for_writing
 from pipelines.status.events import read_events
 from pipelines.status.reading import report
 from pipelines.status.runlog import STATUS, RunLog
@@ -185,3 +189,17 @@ def test_a_run_in_a_bucket_is_told_from_another_machine(storage):
     assert report(place).life == "ended" and [event["event"] for event in read_events(store_of(place), "r1")] == [
         "began", "planned", "ended"
     ]  # fmt: skip
+
+
+def test_a_job_tells_what_it_did_also_of_what_planning_failed(small_footage, tmp_path, watcher):
+    annotate(
+        [str(small_footage)], tmp_path / "d", load("quickstart"), place=Place(), watcher=watcher, stages=["motion"]
+    )
+    found = report(str(tmp_path / "d"))
+    assert found.life == "ended" and found.state["state"] == "finished"
+    assert found.state["done"] == {"ok": 3, "failed": 1, "duplicate": 1} and found.state["planned"]["units"] == 5
+    assert (
+        found.state["committed"] == 5 and found.state["left"] == 0 and "text.mp4" in found.state["failures"][0]["path"]
+    )
+    kinds = [event["event"] for event in read_events(store_of(tmp_path / "d"), found.state["run"])]
+    assert kinds.count("unit") == 5 and kinds[-1] == "ended"

@@ -12,12 +12,14 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from curate.base.store import store_of
 from pipelines.cli.app import app
 from pipelines.training import load_config
 from tests.video_model.clips import clips, write_clips
 from tests.video_model.test_stages import config
-from video_model.training import checkpoints
 from video_model.training.journal import read_log
+from video_model.training.storage import checkpoints
+from video_model.training.storage.mirror import Mirror
 
 WINNOW = [sys.executable, "-m", "pipelines.cli"]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -76,6 +78,44 @@ def test_killed_in_the_middle_of_a_step_and_resumed_it_is_the_same_run(whole, re
         for out in (whole, tmp_path / "run")
     ]
     assert losses[0] == losses[1]
+
+
+def test_in_a_bucket_that_fails_now_and_then_it_is_the_same_run_killed_and_resumed_elsewhere(
+    whole, recipe, data, tmp_path, storage, monkeypatch
+):
+    bucket = storage.bucket()
+    store = store_of(f"{bucket}/curated")
+    for path in data.rglob("*.parquet"):
+        store.put(path.relative_to(data).as_posix(), path.read_bytes())
+    storage.faults(seed=11, share=0.05)
+    command = ["train", str(recipe), "--data", f"{bucket}/curated", "--out", f"{bucket}/run"]
+    environment = ENVIRONMENT | storage.environment | {"WINNOW_SCRATCH": str(tmp_path / "one")}
+    with open(tmp_path / "said.txt", "w") as said:
+        process = subprocess.Popen([*WINNOW, *command], env=environment, stdout=said, stderr=said)
+    run = store_of(f"{bucket}/run")
+    try:
+        while process.poll() is None and not any(
+            entry.name.endswith("state.json") for entry in run.list("stages/video/checkpoints/step-")
+        ):
+            time.sleep(0.05)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert process.returncode == -signal.SIGKILL, (tmp_path / "said.txt").read_text()
+    monkeypatch.setattr("pipelines.dataset.lock.LEASE", 2.0)  # the killed one's
+    monkeypatch.setenv("WINNOW_SCRATCH", str(tmp_path / "two"))
+    done = winnow(*command, "--resume")
+    assert done.exit_code == 0, done.output
+    assert "stage video: resumed after step" in done.output
+    found = Mirror(f"{bucket}/run").folder
+    for stage in ("image", "video", "hq"):
+        one, other = average(whole, stage), average(found, stage)
+        assert all(torch.equal(one[key], other[key]) for key in one), stage
+    losses = [
+        [line["loss"] for line in read_log(out / "stages/video/log.jsonl") if "loss" in line] for out in (whole, found)
+    ]
+    assert losses[0] == losses[1]
+    assert storage.counts()["faults"]
 
 
 def test_an_interruption_saves_and_names_the_way_to_resume(recipe, data, tmp_path):

@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from pathlib import Path
 from typing import Any
 
 from curate.base.store.files import database
 from pipelines.dataset.dataset import Dataset
 
-WALL_TIMES = ("seconds",)
+COSTS = ("seconds", "bytes_read", "requests")  # of the run: a retry adds to them
 OF_THE_PLACE = ("modified", "version")  # the same file has others on a disk and in a bucket
 KEYS = {"videos": ("video_path", "unit"), "clips": ("clip_id",)}
+SCRATCH_SECONDS = 180.0  # a minute, and what the last command takes
 KEPT = (".lock",)  # hidden files that stay
 
 Rows = dict[tuple, dict[str, Any]]
 
 
 def rows_of(folder: Path, table: str, root: str) -> tuple[Rows, list[str]]:
-    """Key -> row of a dataset's table, all columns but wall times, and the keys that are there twice. root: of the
+    """Key -> row of a dataset's table, all columns but what a run costs, and the keys that are there twice. root: of the
     sources, taken out of every text, so that places can be compared."""
     dataset = Dataset(folder)
     sql = dataset.clips_sql if table == "clips" else dataset.videos_sql
     found: Rows = {}
     twice = []
     for row in database().sql(f"SELECT * FROM {sql}").to_arrow_table().to_pylist():
-        row = {name: _without(value, root) for name, value in row.items() if name not in WALL_TIMES}
+        row = {name: _without(value, root) for name, value in row.items() if name not in COSTS}
         key = tuple(row[name] for name in KEYS[table])
         if key in found:
             twice.append(f"{table}: {key} is there twice")
@@ -51,9 +53,14 @@ def leftovers(dataset: Path, temporary: Path) -> list[str]:
     """Temporary files in a dataset, and anything in the folders for temporary files of its commands."""
     inside = [path for path in dataset.rglob(".*") if path.name not in KEPT]
     inside += [path for path in dataset.rglob("*") if path.name.endswith(".tmp") and path not in inside]
-    spools = [path for path in (temporary / "tmp").iterdir()]
+    spools = [path for path in (temporary / "tmp").iterdir() if not _goes_with_the_next(path)]
     stale = list((temporary / "ray").rglob("ray_current_cluster"))
     return [f"left over: {path}" for path in [*inside, *spools, *stale]]
+
+
+def _goes_with_the_next(path: Path) -> bool:
+    """A folder of a killed process that the next start removes, if it is a minute old by then."""
+    return path.name.startswith("winnow-scratch-") and time.time() - path.stat().st_ctime < SCRATCH_SECONDS
 
 
 def bytes_of(curated: Path) -> dict[str, str]:

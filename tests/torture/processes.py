@@ -29,15 +29,17 @@ class Process:
 
     @property
     def kind(self) -> str:
-        """One of KINDS, or "other"; "driver" and "supervised" are told by `Marked`."""
+        """One of KINDS, or "other". Which is the driver, `Marked` knows."""
         words = " ".join(self.command)
         if "curate.base.child" in words:
             return "decoder"
+        if "pipelines.annotation.driver" in words:
+            return "supervised"
         if self.command[0].endswith("/raylet"):
             return "raylet"
         if self.command[0].endswith("/gcs_server"):
             return "gcs"
-        if self.command[0].startswith("ray::") and not self.command[0].endswith(("Agent", "IDLE")):
+        if self.command[0].startswith("ray::StageWorker"):
             return "worker"
         return "other"
 
@@ -65,9 +67,8 @@ class Marked:
 
     def of(self, kind: str) -> list[Process]:
         """Those of one kind, by age."""
-        return sorted(
-            (process for process in self.alive() if self._kind(process) == kind), key=lambda p: (p.born, p.pid)
-        )
+        found = [p for p in self.alive() if kind == ("driver" if p.pid == self.driver else p.kind)]
+        return sorted(found, key=lambda process: (process.born, process.pid))
 
     def wait_for_end(self, spared: Callable[[Process], bool] = lambda process: False) -> list[Process]:
         """Waits until all have ended. Those that have not after LEAVE_SECONDS are returned, and killed."""
@@ -79,14 +80,6 @@ class Marked:
                 return left
             time.sleep(0.2)
         return []
-
-    def _kind(self, process: Process) -> str:
-        if process.pid == self.driver:
-            return "driver"
-        python = "python" in process.command[0]
-        if python and process.parent == self.driver and "/ray/" not in " ".join(process.command):
-            return "decoder" if process.kind == "decoder" else "supervised"
-        return process.kind
 
     def _ours(self, process: Process, all_: dict[int, Process]) -> bool:
         key, parent = (process.pid, process.born), all_.get(process.parent)

@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from video_model.tensor_files import TensorFiles, write_tensors
-from video_model.training import checkpoints, saving
-from video_model.training.checkpoints import CheckpointError
+from video_model.training.storage import checkpoints, saving
+from video_model.training.storage.checkpoints import CheckpointError
 
 
 def same(one, other):

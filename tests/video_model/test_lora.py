@@ -18,14 +18,14 @@ from video_model.errors import RunError
 from video_model.networks.lora import LoraSection, lora_shapes, merged_state
 from video_model.networks.unet_section import UNet
 from video_model.public.weights import export_unet, import_unet
-from video_model.training import checkpoints
-from video_model.training.checkpoints import CheckpointError
 from video_model.training.loop import Interrupted, train_stage
 from video_model.training.run import Run
 from video_model.training.sampler import Sampler
 from video_model.training.stages import train
 from video_model.training.steps.adapters import add_chosen_lora
 from video_model.training.steps.optimisation import NothingToTrain, choose_trained
+from video_model.training.storage import checkpoints
+from video_model.training.storage.checkpoints import CheckpointError
 from video_model.workers import TrainingWorker
 
 

@@ -11,10 +11,10 @@ from tests.video_model.training import RandomBatches, gradients, network, task
 from video_model.config import TrainingStage
 from video_model.diffusion.conditioning import Conditioner
 from video_model.memory import OutOfMemory, is_out_of_memory, memory_for
-from video_model.training import checkpoints
 from video_model.training.journal import read_log
 from video_model.training.loop import train_stage
 from video_model.training.steps.rows import in_parts, parts_of
+from video_model.training.storage import checkpoints
 
 torch.set_num_threads(1)
 

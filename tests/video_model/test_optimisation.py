@@ -24,12 +24,12 @@ from video_model.diffusion.weightings import (
 )
 from video_model.errors import RunError
 from video_model.optimizers import Adafactor, AdamW, AdamW8bit, OptimizerSection
-from video_model.training import checkpoints
 from video_model.training.loop import Interrupted, train_stage
 from video_model.training.steps.average import Average, to_average
 from video_model.training.steps.compiling import compiled
 from video_model.training.steps.optimisation import choose_trained, learning_rate
 from video_model.training.steps.state import TrainingState
+from video_model.training.storage import checkpoints
 from video_model.training_parts import PARTS
 
 # --- weightings

@@ -21,9 +21,9 @@ from video_model.diffusion.slots import NumberSlot
 from video_model.encoders import EncoderSection
 from video_model.networks import NetworkSection
 from video_model.networks.mixers import CONV_MIXERS, Mixer
-from video_model.training import checkpoints
 from video_model.training.sampler import Sampler
 from video_model.training.stages import train
+from video_model.training.storage import checkpoints
 from video_model.training_parts import PARTS
 
 # --- a sampler

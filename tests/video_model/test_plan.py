@@ -17,7 +17,6 @@ from video_model.config import TrainConfig
 from video_model.diffusion.slots import Models
 from video_model.errors import RunError
 from video_model.memory import OutOfMemory
-from video_model.training import checkpoints
 from video_model.training.journal import read_log
 from video_model.training.loop import train_stage
 from video_model.training.planning.cards import Machine, machine
@@ -27,6 +26,7 @@ from video_model.training.planning.plan import plan
 from video_model.training.planning.probe import Probe, largest
 from video_model.training.planning.rules import DeviceRules
 from video_model.training.planning.simulate import SimulatedStep
+from video_model.training.storage import checkpoints
 from video_model.workers import TrainingWorker
 
 torch.set_num_threads(1)

@@ -12,12 +12,12 @@ from torch import distributed as dist
 from torch.distributed.tensor.debug import CommDebugMode
 
 from tests.video_model.training import RandomBatches, gradients, network, task
-from video_model.training import checkpoints, saving
-from video_model.training.checkpoints import CheckpointError
 from video_model.training.journal import read_log
 from video_model.training.loop import train_stage
-from video_model.training.saving import Saver
 from video_model.training.steps.state import TrainingState
+from video_model.training.storage import checkpoints, saving
+from video_model.training.storage.checkpoints import CheckpointError
+from video_model.training.storage.saving import Saver
 from video_model.workers import TrainingWorker, WorkerError
 
 

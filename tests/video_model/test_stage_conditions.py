@@ -12,11 +12,11 @@ from video_model.diffusion.slots import KeyFramesSlot, Models, MotionSlot
 from video_model.errors import DataError, RunError
 from video_model.networks.conditions import reconditioned
 from video_model.public.configs import WeightsError
-from video_model.training import checkpoints
 from video_model.training.build import check_network, first_network
 from video_model.training.run import Run
 from video_model.training.sampler import Sampler, default_request
 from video_model.training.stages import train
+from video_model.training.storage import checkpoints
 from video_model.training.stores import Stores
 
 STAGE = {"frames": [4], "sizes": [[32, 32]], "rates": [8], "batch": 4, "lr": 1e-3, "warmup": 1, "ema": 0.5, "steps": 1}

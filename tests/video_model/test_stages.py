@@ -15,7 +15,6 @@ from video_model.diffusion.slots import Models
 from video_model.errors import DataError, RunError
 from video_model.evaluation.evaluate import evaluate
 from video_model.public.weights import export_unet
-from video_model.training import checkpoints
 from video_model.training.build import build_conditioner
 from video_model.training.journal import read_log
 from video_model.training.loop import Interrupted
@@ -23,6 +22,7 @@ from video_model.training.run import Run
 from video_model.training.sampler import Sampler
 from video_model.training.stages import starting_network, train
 from video_model.training.steps.optimisation import NothingToTrain
+from video_model.training.storage import checkpoints
 from video_model.training.stores import Stores
 from video_model.training.watching import Silent
 

@@ -22,13 +22,13 @@ from video_model.latents.batches import Batches
 from video_model.latents.live import LiveLatents
 from video_model.public.formats import format_of
 from video_model.public.lora import export_lora
-from video_model.training import checkpoints, saving
 from video_model.training.build import build_conditioner, check_network, first_network
 from video_model.training.loop import Interrupted
 from video_model.training.released import run_of_pipeline
 from video_model.training.run import Run
 from video_model.training.sampler import Sampler
 from video_model.training.stages import starting_network, train
+from video_model.training.storage import checkpoints, saving
 from video_model.training.stores import Stores
 from video_model.training.watching import Silent
 

@@ -8,6 +8,7 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.multiprocessing as mp
@@ -19,6 +20,7 @@ from tests.video_model.moving import moving_shapes
 from video_model.codecs.small import CodecConfig, SmallCodec
 from video_model.codecs.small_training import train_codec
 from video_model.codecs.temporal_decoder import TemporalOptions, train_temporal_decoder
+from video_model.data.excerpts import sample_frames, sample_windows
 from video_model.data.index import open_index
 from video_model.data.windows import Thinned, Window
 from video_model.errors import DataError
@@ -61,6 +63,16 @@ def small_codecs(worker):
     return {name: value.contiguous() for name, value in grown.state_dict().items()}
 
 
+def excerpts(data, worker):
+    """Frames and windows of clips, of which one is none."""
+    index = open_index(data)
+    frames = sample_frames(index, (32, 32), 70, seed=3, workers=1, worker=worker)
+    windows, _, fps, *_ = sample_windows(index, (32, 32), 6, 4.0, 30, seed=3, workers=1, worker=worker)
+    return {
+        name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in zip("abc", (frames, windows, fps), strict=True)
+    }
+
+
 def _work(rank, folder, port, part, *options):
     together.ROUND = 0.1
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
@@ -83,7 +95,7 @@ def two(folder, part, *options):
     for process in started:
         process.start()
     for process in started:
-        process.join(120)
+        process.join(280)  # a busy machine takes long to import
         assert process.exitcode is not None
     paths = [folder / f"told-{rank}.json" for rank in (0, 1)]
     return [json.loads(path.read_text()) if path.exists() else None for path in paths]
@@ -100,6 +112,7 @@ def _everything(rank, folder, worker, data):
     build(data, folder / "waiting", PoolCodec(), LetterEncoder(), worker)
     waited_for = time.time() - before
     save_file(small_codecs(worker), folder / f"codec-{rank}.safetensors")
+    save_file(excerpts(data, worker), folder / f"excerpts-{rank}.safetensors")
     told = {"frames": codec.frames, "texts": encoder.seen, "seen": seen, "waited": waited_for}
     try:
         build(data, folder / "stopped", Slow(overflows=3 if rank else None), LetterEncoder(), worker)
@@ -181,6 +194,14 @@ def test_a_codec_trained_by_two_is_that_of_one(made):
     assert all(torch.equal(one[key], other[key]) for key in one)
     alone = small_codecs(TrainingWorker())
     assert max(float((alone[key].float() - one[key].float()).abs().max()) for key in alone) < 2e-4
+
+
+def test_frames_that_each_decodes_a_part_of_are_those_of_one(made, data):
+    folder, _ = made
+    alone = excerpts(str(data), None)
+    for rank in (0, 1):
+        found = load_file(folder / f"excerpts-{rank}.safetensors")
+        assert all(torch.equal(found[key], alone[key]) for key in alone)
 
 
 def _dying(rank, folder, worker, data):

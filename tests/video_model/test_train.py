@@ -10,12 +10,12 @@ from safetensors.torch import load_file
 
 from tests.video_model.training import RandomBatches, gradients, network, task
 from video_model.config import TrainingStage
-from video_model.training import checkpoints, saving
-from video_model.training.checkpoints import CheckpointError
 from video_model.training.journal import read_log
 from video_model.training.loop import Interrupted, NotFinite, train_stage
 from video_model.training.steps.average import Average
 from video_model.training.steps.optimisation import NothingToTrain, choose_trained, learning_rate
+from video_model.training.storage import checkpoints, saving
+from video_model.training.storage.checkpoints import CheckpointError
 
 
 def same(one, other):

@@ -31,8 +31,8 @@ from video_model.latents.live import LiveLatents
 from video_model.pictures import strip, write_picture
 from video_model.training.build import build_conditioner
 from video_model.training.held_out import held_out_batches, loss_of_nothing, losses_by_row
-from video_model.training.mirror import Mirror
 from video_model.training.sampler import Sampler
+from video_model.training.storage.mirror import Mirror
 from video_model.training.stores import Stores
 from video_model.training.watching import Silent, TrainingWatcher
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from video_model.codecs import Codec
 from video_model.data.buckets import Size, nearest_size
@@ -29,14 +28,12 @@ from video_model.data.windows import Thinned
 from video_model.encoders import TextEncoder
 from video_model.errors import DataError
 from video_model.latents.cache import DTYPES, Cache, account_of, latents_folder, texts_folder
+from video_model.latents.encoding import at_most, check_sizes, encode
 from video_model.latents.packed import full_disk, write_shard, write_whole
 from video_model.latents.places import Sorted, latent_places, latent_shards, names_in, state_of
 from video_model.latents.texts import build_texts
 from video_model.latents.together import PARTS, Counts, Progress, locked, reporting, seen_alike, work_together
-from video_model.memory import ENCODING_HELP, memory_for
 from video_model.workers import TrainingWorker, first_goes_ahead
-
-ENCODE_FRAMES, ENCODE_PIXELS = 32, 32 * 256 * 256  # at most, at once
 
 
 @dataclass(frozen=True)
@@ -89,35 +86,29 @@ def cache_for(
     that befell another worker.
     """
     folder, worker = Path(folder), worker or TrainingWorker()
-    for _, sizes in needs:
-        check_sizes(sizes, codec)
     if options.dtype not in DTYPES:
         raise DataError(f"cache dtype {options.dtype}: is not one of {', '.join(DTYPES)}")
+    for _, sizes in needs:
+        check_sizes(sizes, codec)
     files = list({file.path: file for part, _ in needs for file in part.files}.values())
     every = list(dict.fromkeys(tuple(size) for _, sizes in needs for size in sizes))
+    thinned = options.rates, options.max_frames, options.dtype
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder, worker):
         with first_goes_ahead(worker):
             texts = texts_folder(folder, encoder, options.dtype)
-            homes = {
-                size: latents_folder(folder, codec, size, options.rates, options.max_frames, options.dtype)
-                for size in every
-            }
+            homes = {size: latents_folder(folder, codec, size, *thinned) for size in every}
 
         def opened() -> Cache:
             with first_goes_ahead(worker):  # which writes where all lies
-                return Cache(folder, files, codec, encoder, every, options.rates, options.max_frames, options.dtype)
+                return Cache(folder, files, codec, encoder, every, *thinned)
 
         complete, found_whole = seen_alike(worker, lambda: _complete(folder, needs, files, texts, homes), folder)
         if found_whole:
             if worker.first:
                 write_whole(folder / "skipped.json", complete.read_bytes())
             return opened()
-        if worker.first:
-            for pattern in (".*.tmp", "latents-*/**/.*.tmp", "texts-*/.*.tmp"):
-                for leftover in folder.glob(pattern):
-                    leftover.unlink(missing_ok=True)
-        worker.wait()
+        _cleared(folder, worker)
         index = join(*(part for part, _ in needs)) if len(needs) > 1 else needs[0][0]
         wanted = _wanted(index, needs)
         build_texts(index, encoder, texts, options.dtype, progress, worker)
@@ -138,6 +129,14 @@ def cache_for(
             return cache
     (key, _), reason = next(iter(skipped.items()))
     raise DataError(f"not one of {len(index)} clips can be decoded; {key}: {reason}; make the shards again")
+
+
+def _cleared(folder: Path, worker: TrainingWorker) -> None:
+    """Without what killed builds have left."""
+    with first_goes_ahead(worker):
+        for pattern in (".*.tmp", "latents-*/**/.*.tmp", "texts-*/.*.tmp") if worker.first else ():
+            for leftover in folder.glob(pattern):
+                leftover.unlink(missing_ok=True)
 
 
 def _complete(
@@ -170,33 +169,6 @@ def _wanted(index: Index, needs: Sequence[tuple[Index, Sequence[Size]]]) -> dict
     ordered = {size: np.flatnonzero(chosen) for size, chosen in found.items()}
     file, position = index.view("file"), index.view("position")
     return {size: rows[np.lexsort((position[rows], file[rows]))] for size, rows in ordered.items()}
-
-
-def check_sizes(sizes: Sequence[Size], codec: Codec) -> None:
-    """Raises DataError for sizes that the codec cannot encode."""
-    if not sizes:
-        raise DataError("sizes: none given; give [height, width] in px")
-    for height, width in sizes:
-        if height < 1 or width < 1 or height % codec.factor or width % codec.factor:
-            raise DataError(f"size {height}x{width}: height and width must be multiples of {codec.factor}, the codec's")
-
-
-def encode(codec: Codec, frames: np.ndarray) -> torch.Tensor:
-    """Latents [B, T, C, h, w] float32 on the CPU, of [B, T, H, W, 3] uint8; a few frames at a time."""
-    device, parts = getattr(codec, "device", "cpu"), []
-    at_once = max(1, at_most(frames.shape[2:4]) // len(frames))
-    clips, _, height, width, _ = frames.shape
-    what = f"encoding latents, {clips} x {at_once} frames of {height}x{width} px, on {device}"
-    with torch.no_grad(), memory_for(what, *ENCODING_HELP):
-        for first in range(0, frames.shape[1], at_once):
-            part = torch.from_numpy(frames[:, first : first + at_once]).to(device)
-            parts.append(codec.encode(part.movedim(-1, -3).float() / 127.5 - 1).float().cpu())
-    return torch.cat(parts, 1)
-
-
-def at_most(size: Size) -> int:
-    """How many frames of a size are encoded at once."""
-    return max(1, min(ENCODE_FRAMES, ENCODE_PIXELS // (size[0] * size[1])))
 
 
 @dataclass

@@ -18,8 +18,8 @@ from video_model.data.reading import Reader
 from video_model.data.rows import Index
 from video_model.data.windows import Thinned, Window, rate_of
 from video_model.encoders import TextEncoder
-from video_model.latents.build import encode
 from video_model.latents.cache import Taken
+from video_model.latents.encoding import encode
 from video_model.latents.texts import encode_texts
 
 KEEP_TEXTS = 10_000  # states of captions that are kept

@@ -16,11 +16,11 @@ from video_model.encoders import TextEncoder
 from video_model.errors import RunError, first_line
 from video_model.networks.lora import add_lora, merge
 from video_model.public.formats import format_of
-from video_model.training import checkpoints
-from video_model.training.checkpoints import Checkpoint
 from video_model.training.steps.adapters import add_saved_lora, chosen_lora
 from video_model.training.steps.optimisation import choose_trained
 from video_model.training.steps.workers import load_network
+from video_model.training.storage import checkpoints
+from video_model.training.storage.checkpoints import Checkpoint
 
 
 def build_network(config: TrainConfig, stage: str, models: Models) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from video_model.codecs import Codec
 from video_model.config import rates_of
 from video_model.data.excerpts import sample_frames, sample_windows
 from video_model.data.index import Index
-from video_model.errors import DataError, RunError
+from video_model.errors import RunError
 from video_model.latents.together import locked
 from video_model.training.build import config_of, run_at_start
 from video_model.training.run import Run
@@ -74,7 +73,7 @@ def _copied(source: Path, run: Run, worker: TrainingWorker) -> None:
 class RunFrames:
     """Pixels of a run's clips, for its codec. size: height, width in px. window: frames and rate of windows.
 
-    The first worker decodes them, and all get them.
+    Each worker decodes a part, and all get all.
     """
 
     index: Index
@@ -86,22 +85,13 @@ class RunFrames:
     worker: TrainingWorker
 
     def frames(self, count: int) -> Tensor:
-        return self._for_all(lambda: sample_frames(self.index, self.size, count, self.seed, self.workers, self.timeout))
+        options = self.seed, self.workers, self.timeout, self.worker
+        return torch.from_numpy(np.ascontiguousarray(sample_frames(self.index, self.size, count, *options)))
 
     def windows(self, count: int) -> Tensor:
-        return self._for_all(
-            lambda: sample_windows(self.index, self.size, *self.window, count, self.seed, self.workers, self.timeout)[0]
-        )
-
-    def _for_all(self, decode: Callable[[], np.ndarray]) -> Tensor:
-        pixels, error = torch.empty(0, dtype=torch.uint8), None
-        if self.worker.first:
-            try:
-                pixels = torch.from_numpy(np.ascontiguousarray(decode()))
-            except DataError as raised:
-                error = raised
-        self.worker.agree(error)
-        return self.worker.from_first(pixels)
+        options = self.seed, self.workers, self.timeout, self.worker
+        found = sample_windows(self.index, self.size, *self.window, count, *options)[0]
+        return torch.from_numpy(np.ascontiguousarray(found))
 
 
 def _size(run: Run) -> tuple[int, int]:

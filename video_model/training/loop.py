@@ -23,13 +23,13 @@ from video_model.diffusion.conditioning import Conditioner
 from video_model.diffusion.denoiser import Denoiser
 from video_model.diffusion.parametrisations import Parametrisation
 from video_model.memory import memory_for
-from video_model.training.checkpoints import Checkpoint
 from video_model.training.journal import Journal
-from video_model.training.mirror import Mirror
-from video_model.training.saving import LAST, Saver
 from video_model.training.steps.optimisation import learning_rate
 from video_model.training.steps.rows import Batch, parts_of
 from video_model.training.steps.state import TrainingState
+from video_model.training.storage.checkpoints import Checkpoint
+from video_model.training.storage.mirror import Mirror
+from video_model.training.storage.saving import Saver
 from video_model.workers import TrainingWorker
 
 
@@ -109,9 +109,7 @@ def train_stage(task: StageTask, start: Checkpoint | None = None) -> Checkpoint:
                 if journal:
                     journal.numbers(done, numbers)
                 task.report(done, numbers)
-            stopping, unsaved = map(bool, worker.total([task.stop(), saver.failed]))
-            if unsaved:
-                saver.finish(LAST)
+            stopping = saver.heard(task.stop())
             if done % loop.save_every == 0 or done == stage.steps or stopping:
                 facts = {"stage": task.name, "done": done == stage.steps, "seed": task.seed}
                 if stage.micro_batch == "probe":

@@ -14,7 +14,7 @@ from video_model.errors import RunError
 from video_model.public.configs import WeightsError, config_from_diffusers
 from video_model.training.build import first_network
 from video_model.training.run import Run
-from video_model.training.saving import save
+from video_model.training.storage.saving import save
 
 STAGE = "released"
 

@@ -20,10 +20,10 @@ from video_model.codecs import Codec
 from video_model.config import TrainConfig
 from video_model.diffusion.slots import Models
 from video_model.errors import RunError, first_line
-from video_model.training import checkpoints
 from video_model.training.build import trained_network
-from video_model.training.checkpoints import Checkpoint
-from video_model.training.mirror import Mirror, local_run
+from video_model.training.storage import checkpoints
+from video_model.training.storage.checkpoints import Checkpoint
+from video_model.training.storage.mirror import Mirror, local_run
 from video_model.training.watching import Silent, TrainingWatcher
 
 # What may differ when a run is resumed: nothing of it changes what a step computes.

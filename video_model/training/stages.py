@@ -29,17 +29,17 @@ from video_model.errors import RunError
 from video_model.latents.batches import Batches
 from video_model.pictures import strip, write_picture, write_video
 from video_model.precision import frozen_dtype
-from video_model.training import checkpoints
 from video_model.training.build import build_conditioner, check_network, first_network, frames_as_given, inflated
 from video_model.training.codec_of_run import codec_of
 from video_model.training.held_out import held_out_loss
 from video_model.training.journal import Journal
 from video_model.training.loop import StageTask, train_stage
-from video_model.training.mirror import Mirror, default_cache
 from video_model.training.planning.probe import Probe
 from video_model.training.run import Run
 from video_model.training.sampler import default_request
 from video_model.training.steps.adapters import add_chosen_lora
+from video_model.training.storage import checkpoints
+from video_model.training.storage.mirror import Mirror, default_cache
 from video_model.training.stores import Stores, Unread
 from video_model.training.watching import Silent, TrainingWatcher
 from video_model.workers import TrainingWorker, first_goes_ahead

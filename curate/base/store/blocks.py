@@ -14,6 +14,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import threading
 from contextlib import suppress
 from pathlib import Path
 
@@ -97,9 +98,12 @@ def kept(url: str, entry: Entry, block: int) -> Kept | None:
 
 def enter() -> None:
     """Keep blocks from here on, in this process and in children that it starts, until it ends or calls `sweep`."""
-    if _users or os.environ.get(VARIABLE):
-        return
-    folder = _folder()
+    with _entering:
+        if not _users and not os.environ.get(VARIABLE):
+            _enter(_folder())
+
+
+def _enter(folder: Path) -> None:
     for _ in range(10):
         try:
             folder.mkdir(mode=0o700, exist_ok=True)
@@ -136,6 +140,7 @@ def sweep() -> None:
             os.close(lock)
 
 
+_entering = threading.Lock()
 _users: list[int] = []  # the open file that holds this process's lock
 _written = 0
 

@@ -15,6 +15,7 @@ from curate.base.store.protocol import Changed, Entry, Store, StoreError, shown
 from curate.base.store.ranges import Ranges
 
 READ_AHEAD = 1 << 20  # bytes of the smallest range that a stream asks for
+PAST_THE_END = ("status code: 416", "NotPartial", "StartTooLarge")  # of an object, maybe an empty one
 PAGE = 1000  # objects of a listing at a time
 
 
@@ -76,7 +77,7 @@ class Bucket(Store):
             try:
                 return bytes(obstore().get(client, self._key(name), options=options).bytes())
             except Exception as error:
-                if "status code: 416" in str(error) or "NotPartial" in str(error):  # past the end, or an empty object
+                if any(sign in str(error) for sign in PAST_THE_END):
                     return b""
                 raise
 

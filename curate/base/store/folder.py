@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import socket
+import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -66,17 +67,18 @@ class Folder(Store):
         return self.head(name).version
 
     def read(self, name: str, start: int = 0, end: int | None = None, version: str | None = None) -> bytes:
-        with open(self._path(name), "rb") as stream:
+        with self.open(name) as stream:
             if start < 0:
                 start = max(0, stream.seek(0, os.SEEK_END) + start)
             stream.seek(start)
             return stream.read() if end is None else stream.read(max(0, end - start))
 
     def head(self, name: str) -> Entry:
-        try:
-            return _entry(name, os.stat(self._path(name)))
-        except NotADirectoryError:
-            raise FileNotFoundError(self.where(name)) from None
+        with _missing(self.where(name)):
+            facts = os.stat(self._path(name))
+            if stat.S_ISDIR(facts.st_mode):
+                raise IsADirectoryError
+            return _entry(name, facts)
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
         within = prefix.rpartition("/")[0]
@@ -87,7 +89,8 @@ class Folder(Store):
         self._path(name).unlink(missing_ok=True)
 
     def open(self, name: str) -> BinaryIO:
-        return open(self._path(name), "rb")
+        with _missing(self.where(name)):
+            return open(self._path(name), "rb")
 
     def where(self, name: str) -> str:
         return str(self._path(name))
@@ -103,6 +106,15 @@ class Folder(Store):
 
     def _path(self, name: str) -> Path:
         return self.folder / name
+
+
+@contextmanager
+def _missing(place: str) -> Iterator[None]:
+    """A folder is no object, and below a file there is none."""
+    try:
+        yield
+    except (IsADirectoryError, NotADirectoryError):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), place) from None
 
 
 @contextmanager

@@ -24,7 +24,7 @@ __all__ = ["Others", "knows"]
 
 # No storage that others see, a wrapper of other file systems, or served by `Bucket`.
 NOT_HERE = {"file", "local", "memory", "cached", "blockcache", "filecache", "simplecache", "reference", "dir", "data"}
-WHOLE = {"hf"}  # which write an object whole or not at all; for others it is written aside, and moved
+WHOLE = {"hf"}  # which write an object whole or not at all; others write it aside and move it, where they can
 TRIES, PAUSE = 6, 0.5  # s, doubled
 
 Found = TypeVar("Found")
@@ -116,7 +116,9 @@ class Others(Store):
 
     def _write(self, name: str, data: bytes) -> None:
         path = self._path(name)
-        if self.scheme in WHOLE:
+        if (
+            self.scheme in WHOLE or type(self.system).mv is fsspec.AbstractFileSystem.mv
+        ):  # which copies, and knows globs
             self.system.pipe_file(path, data)
             return
         folder, last = posixpath.split(path)

@@ -31,7 +31,8 @@ class Ranges(io.RawIOBase):
 
     through: it is read to the end, more or less. kept: blocks on this machine's disk, which other processes see. keep:
     whether what is read now goes there. skim: what is not at hand is not read, but zeros: for who needs an index only.
-    requests, bytes: what was asked of the store. counted: told of each request's bytes.
+    requests, bytes: what was asked of the store. counted: told of each request's bytes. held: blocks in memory, of an earlier
+    reader of the same version in this thread.
     """
 
     def __init__(
@@ -43,13 +44,17 @@ class Ranges(io.RawIOBase):
         through: bool = False,
         kept: Kept | None = None,
         counted: Callable[[int], None] | None = None,
+        held: OrderedDict[int, bytes] | None = None,
     ) -> None:
         self.store, self.object, self.entry, self.size = store, name, entry, entry.bytes
         self.name = name.rpartition("/")[2]  # formats are guessed by its end too
         self.through, self.kept, self.keep, self.skim = through, kept, kept is not None, False
         self.counted = counted
         self.requests = self.bytes = self.at = 0
-        self._held: OrderedDict[int, bytes] = OrderedDict()
+        self._held: OrderedDict[int, bytes] = OrderedDict() if held is None else held
+        self.expected: tuple[int, int] | None = (
+            None  # bytes that will be read for certain: in as few requests as may be
+        )
         self._next, self._run = 0, 0  # where reading in order goes on, and bytes of it so far
         self.digest: Digest | None = Digest(self.size) if through else None
 
@@ -100,10 +105,6 @@ class Ranges(io.RawIOBase):
         """BLAKE2b of the object, 32 hex digits, if little of it was not read; that is read now."""
         if self.digest is None:
             return None
-        rest = self.size - self.digest.next * BLOCK
-        there = sum(len(block) for block in self.digest.early.values())
-        if self.kept is None and rest - there > self.size // REST:
-            return None
         missing = 0
         while (number := self.digest.next) * BLOCK < self.size:
             if self._at_hand(number) is None:
@@ -145,6 +146,10 @@ class Ranges(io.RawIOBase):
         """How many blocks to ask for from this one on."""
         near = 0 <= number - self._next <= NEAR // BLOCK
         wanted = min(self._run // SHARE[self.through], LONGEST[self.through]) if near else 0
+        if self.expected and self.expected[0] < (number + 1) * BLOCK and number * BLOCK < self.expected[1]:
+            wanted = min(-(-self.expected[1] // BLOCK) - number, LONGEST[True] // BLOCK) * BLOCK
+        elif self.expected:
+            wanted = 0  # past what was asked for: no more than has to be
         count = 1
         while (
             count < wanted // BLOCK and (number + count) * BLOCK < self.size and self._at_hand(number + count) is None

@@ -40,6 +40,7 @@ class ConSE(Adapter):
     """
 
     roles = (EMBEDDER,)
+    cpu_seconds = 0.3
     Options = ConseOptions
     shares = (("imagenet", ImageNet), ("sentences", MiniLM))
     name = "ConSE (EfficientNet-Lite2, all-MiniLM-L6-v2)"

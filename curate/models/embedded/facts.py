@@ -41,6 +41,7 @@ class MeasuredFacts(Adapter):
     """
 
     roles = (VIDEO_CAPTION,)
+    cpu_seconds = 0.01
     Options = FactOptions
     memory = 0.0
     name = "measured facts"

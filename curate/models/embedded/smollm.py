@@ -111,6 +111,7 @@ class SmolMerger(GuardedMerger, Adapter):
     """Merger: SmolLM2 under the rules of `GuardedMerger`. sentences: a MiniLM to share; loaded here when not given."""
 
     roles = (MERGE,)
+    cpu_seconds = 0.7
     Options = SmolOptions
     shares = (("sentences", MiniLM),)
     threaded = True

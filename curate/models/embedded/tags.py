@@ -31,6 +31,7 @@ class ConceptTags(Adapter):
     """
 
     roles = (FRAME_CAPTION,)
+    cpu_seconds = 0.01
     Options = TagOptions
     shares = (("imagenet", ImageNet),)
     name = "concept tags (EfficientNet-Lite2)"

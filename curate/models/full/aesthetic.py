@@ -48,6 +48,7 @@ class LaionAesthetic(Adapter):
     """
 
     roles = (AESTHETIC,)
+    cpu_seconds, gpu_passes = 0.0, 0
     Options = LaionOptions
     gpu = True
 

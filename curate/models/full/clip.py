@@ -47,6 +47,7 @@ class OpenClipEmbedder(Adapter):
     Options = OpenClipOptions
     gpu = True
     memory = 1.0e9
+    gpu_flops = 0.5e12  # three stills through ViT-L/14
     sizes = {"ViT-L-14": 0.428e9}  # noqa: RUF012
 
     def __init__(

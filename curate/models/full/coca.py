@@ -47,6 +47,7 @@ class CoCaCaptioner(Adapter):
     Options = CocaOptions
     gpu = True
     memory = 1.0e9
+    gpu_passes, gpu_flops = 20, 1.2e12  # a sentence of 20 tokens, each a whole pass of the decoder
     sizes = {MODEL: 0.638e9}  # noqa: RUF012
     frames = 0
 

@@ -83,6 +83,7 @@ class EndpointMerger(Adapter):
     """
 
     roles = (MERGE,)
+    cpu_seconds = 0.0  # of ours; the endpoint has its own rate
     Options = EndpointOptions
     memory = 0.0
 

@@ -80,6 +80,7 @@ class TransformersMerger(Adapter):
     Options = TransformersOptions
     gpu = True
     memory = 2.0e9
+    gpu_passes, gpu_flops = 40, 3e12  # 200 tokens of prompt, an answer of 40
     sizes = {"mistralai/Mistral-7B-Instruct-v0.2": 7.24e9, MODEL: 1.54e9}  # noqa: RUF012
 
     def __init__(

@@ -48,6 +48,7 @@ class VideoChatCaptioner(Adapter):
     Options = VideoChatOptions
     gpu = True
     memory = 2.0e9
+    gpu_passes, gpu_flops = 60, 12e12  # eight pictures, an answer of 60 tokens
     sizes = {MODEL: 2.25e9}  # noqa: RUF012
 
     def __init__(

@@ -6,6 +6,7 @@ read), and is retried once after all others of its batch.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -20,9 +21,10 @@ from curate.watching.isolation import Isolated
 from pipelines.cluster import ExecutorError
 from pipelines.config import Config
 
-PLANNERS = 8  # files at a time; mostly waiting for disks
+PLANNERS = 8  # children at most, ...
+PLANNERS_EACH = 2  # ... and for each processor: one waits for the disk while another reads
 UNSPLIT_SECONDS = 1e12  # longer than any file: it becomes one unit
-FILES_EACH = 16  # files that a child is asked for at a time: it takes a second to start, and little for a file
+FILES_EACH = 4, 16  # files that a child is asked for at a time: it takes a second to start, and little for a file
 
 Identity = dict[str, Any]  # video_id (None: not readable), bytes, modified; checksum, if it was needed
 Wanted = tuple[Video, list[str]]  # a video, and the kinds of its losses so far
@@ -37,7 +39,8 @@ class Planner:
         self.config = config
         self.free: list[Isolated] = []
         self.sums: dict[str, str | None] = {}
-        self.threads = ThreadPoolExecutor(PLANNERS)
+        self.planners = min(PLANNERS, PLANNERS_EACH * len(os.sched_getaffinity(0)))
+        self.threads = ThreadPoolExecutor(self.planners)
 
     def __enter__(self) -> Planner:
         return self
@@ -70,7 +73,8 @@ class Planner:
 
     def _each(self, items: Sequence[Item], look: Callable[[Sequence[Item]], list[Found]]) -> Iterator[Found]:
         """Each item looked at, some at a time, in order."""
-        size = max(1, min(FILES_EACH, -(-len(items) // PLANNERS)))
+        least, most = FILES_EACH
+        size = min(most, max(least, -(-len(items) // self.planners)))
         parts = [items[at : at + size] for at in range(0, len(items), size)]
         try:
             for found in self.threads.map(look, parts):

@@ -26,7 +26,7 @@ def plot_scores(clips: str, schema: pa.Schema, selection: Selection, folder: Pat
     plt = pyplot()
     folder.mkdir(parents=True, exist_ok=True)
     db = database()
-    db.register("kept", pa.table({"clip_id": selection.kept_ids()}))
+    db.execute(f"CREATE VIEW kept AS SELECT * FROM {selection.kept_sql}").fetchall()
     made = []
     asked = [f.column for f in selection.filters]
     for name in sorted([*score_columns(schema), *DERIVED], key=lambda name: name not in asked):

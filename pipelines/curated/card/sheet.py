@@ -51,7 +51,7 @@ def contact_sheet(clips: str, selection: Selection, path: Path) -> bool:
 def _sample(clips: str, selection: Selection) -> list[dict[str, Any]]:
     """clip_id, grp (index of the first filter that dropped it, -1 where none did), still and scores of clips of each group."""
     db = database()
-    db.register("verdicts", selection.verdicts)
+    db.execute(f"CREATE VIEW verdicts AS SELECT * FROM {selection.verdicts_sql}").fetchall()
     passed = [f"coalesce(filter_{i}, false)" for i in range(len(selection.filters))]
     first = " ".join(f"WHEN NOT {test} THEN {i}" for i, test in enumerate(passed))
     group = f"CASE {first} ELSE -1 END" if passed else "-1"

@@ -60,7 +60,7 @@ def write_plan(
     """
     db = _database(scratch)
     try:
-        db.register("kept", pa.table({"clip_id": selection.kept_ids()}))
+        db.execute(f"CREATE VIEW kept AS SELECT * FROM {selection.kept_sql}").fetchall()
         # Narrow tables first: the stills take part in the last sort only.
         db.execute(
             f"""CREATE TABLE places AS

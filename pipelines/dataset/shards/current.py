@@ -6,17 +6,20 @@ where some shard says that rows of the unit below its own generation are replace
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
+from curate.base.scratch import Scratch, process_scratch
 from curate.base.sql import literal
 from curate.base.store import Store
 from curate.base.store.files import readable_by_sql
-from pipelines.dataset.scratch import Scratch
 from pipelines.dataset.shards.footer import REPLACED, ROWS
 
 __all__ = ["Current", "ShardState"]
@@ -55,6 +58,8 @@ class Current:
 
     def __init__(self, store: Store, read: Callable[[list[str], Path], None]) -> None:
         self.store, self.scratch = store, Scratch()
+        self._stale_file: Path | None = None
+        self.unnamed: Path | None = None  # rows of shards that the manifest does not name, as a Parquet file
         self._db = self.scratch.database("current")
         sizes = self._sizes()
         self._rows_sql = self._relation(sorted(sizes), read)
@@ -79,7 +84,7 @@ class Current:
                 f" WHERE status = '{REPLACED}' OR NOT EXISTS (SELECT 1 FROM stale s WHERE s.shard = r.shard "
                 "AND s.video_id = r.video_id AND s.unit = r.unit)"
             )
-        for batch in self._db.execute(sql).to_arrow_reader(BATCH):
+        for batch in self._db.sql(sql).to_arrow_reader(BATCH):
             yield batch.cast(ROWS)
 
     @property
@@ -87,15 +92,17 @@ class Current:
         return any(shard.stale for shard in self.shards)
 
     def stale_file(self) -> Path:
-        """A Parquet file with a row (file, video_id, unit) for each row of a mixed shard that does not count; file: its
-        name without folder."""
-        path = self.scratch.path("stale.parquet")
-        if not path.exists():
-            self._db.execute(
-                f"COPY (SELECT 'part-' || shard || '.parquet' AS file, video_id, unit FROM stale) TO {literal(path)} "
-                "(FORMAT parquet)"
-            ).fetchall()
-        return path
+        """A Parquet file, there as long as this process, with a row (file, video_id, unit) for each row that does not count;
+        file: the shard's name without folder."""
+        if self._stale_file is None:
+            aside = self.scratch.path("stale.parquet")
+            rows = "SELECT 'part-' || shard || '.parquet' AS file, video_id, unit FROM stale ORDER BY ALL"
+            self._db.execute(f"COPY ({rows}) TO {literal(aside)} (FORMAT parquet)").fetchall()
+            with open(aside, "rb") as stream:
+                digest = hashlib.file_digest(stream, "sha256").hexdigest()[:16]
+            self._stale_file = process_scratch().path(f"stale-{digest}.parquet")
+            shutil.move(aside, self._stale_file)
+        return self._stale_file
 
     def stale_units(self, shards: list[str]) -> dict[str, set[tuple[str, int]]]:
         """Shard -> (video_id, unit) of its rows that do not count, of a few shards."""
@@ -112,6 +119,28 @@ class Current:
             WHERE r.status = '{REPLACED}' AND old.status <> '{REPLACED}' AND r.shard IN (SELECT unnest(?)) ORDER BY 1"""
         return [row[0] for row in self._db.execute(query, [shards]).fetchall()]
 
+    def alone(self) -> list[tuple[str, str]]:
+        """(table, shard) of files without their twin in the other table, which were never committed."""
+        return self._alone
+
+    def floor(self, units: Sequence[str]) -> int:
+        """The highest generation below which rows of one of these units are replaced; -1 where none is."""
+        if not self._any_floor:
+            return -1
+        ids = [(name.rpartition("-")[0], int(name.rpartition("-")[2])) for name in units]
+        query = "SELECT max(generation) FROM floors f JOIN (SELECT unnest(?) AS v, unnest(?) AS u) ON f.video_id = v AND f.unit = u"
+        found = self._db.cursor().execute(query, [[v for v, _ in ids], [u for _, u in ids]]).fetchall()[0][0]
+        return -1 if found is None else found
+
+    def digest(self) -> str:
+        """Of the units that count, with generation and stages, in 16 hex digits; the same however they lie in shards."""
+        sql = f"SELECT video_id, unit, generation, stages, shard FROM {self._rows_sql} r WHERE status <> '{REPLACED}'"
+        if self.any_stale:
+            sql = f"SELECT r.* FROM ({sql}) r ANTI JOIN stale s ON s.shard = r.shard AND s.video_id = r.video_id AND s.unit = r.unit"
+        key = "concat_ws('/', video_id, unit, generation, stages)"
+        found = self._db.execute(f"SELECT count(*), bit_xor(md5_number({key})) FROM ({sql})").fetchall()[0]
+        return hashlib.sha256(str(found).encode()).hexdigest()[:16]
+
     def _sizes(self) -> dict[str, int]:
         """Committed shard -> bytes of its two files."""
         found: dict[str, dict[str, int]] = {"videos": {}, "clips": {}}
@@ -120,6 +149,8 @@ class Current:
                 if entry.name.endswith(".parquet"):
                     sizes[entry.name.removeprefix(f"{table}/part-").removesuffix(".parquet")] = entry.bytes
         alone = sorted(found["videos"].keys() - found["clips"].keys())
+        self._alone = [("videos", name) for name in alone]
+        self._alone += [("clips", name) for name in sorted(found["clips"].keys() - found["videos"].keys())]
         if alone:
             LOG.warning(
                 "%s: %d of its shards do not count, as their files in clips/ are missing (videos/part-%s.parquet ...): "
@@ -144,7 +175,7 @@ class Current:
         self._db.execute(f"CREATE TABLE named AS {named.format(source)}").fetchall()
         missing = self._column("SELECT shard FROM there ANTI JOIN named USING (shard) ORDER BY 1")
         if missing:
-            path = self.scratch.path("read.parquet")
+            path = self.unnamed = self.scratch.path("read.parquet")
             read(missing, path)
             parts.append(str(path))
             self._db.execute(f"INSERT INTO named {named.format(_parquet([str(path)]))}").fetchall()
@@ -172,6 +203,10 @@ class Current:
     def _decide(self) -> None:
         db, rows = self._db, self._rows_sql
         db.execute(
+            f"CREATE TABLE floors AS SELECT video_id, unit, generation FROM {rows} r WHERE status = '{REPLACED}'"
+        ).fetchall()
+        self._any_floor = bool(self._column("SELECT count(*) FROM floors")[0])
+        db.execute(
             f"""CREATE TABLE twice AS SELECT h FROM (SELECT hash(video_id, unit) AS h FROM {rows} r)
                 GROUP BY h HAVING count(*) > 1"""
         ).fetchall()
@@ -196,9 +231,12 @@ class Current:
                 LEFT JOIN (SELECT shard, count(*) AS stale FROM stale GROUP BY shard) s ON s.shard = r.shard
                 GROUP BY r.shard ORDER BY r.shard"""
         ).fetchall()
-        return [ShardState(*row[:5], stale=row[5] or 0, bytes=sizes[row[0]]) for row in found]
+        return [
+            ShardState(name, form, stages, generation, units, stale or 0, sizes[name])
+            for name, form, stages, generation, units, stale in found
+        ]
 
-    def _column(self, sql: str) -> list:
+    def _column(self, sql: str) -> list[Any]:
         return [row[0] for row in self._db.execute(sql).fetchall()]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from curate.clip import Listed, Unit, Video, path_to_text
 
 __all__ = ["REPLACED", "ROWS", "Footer", "footer_rows", "form_of", "source_digests"]
 
+ITEM = re.compile(r"<(item|element|l): ")  # what files call the items of a list
 REPLACED = "replaced"  # status of a row that says: rows of this unit below this generation do not count
 
 ROWS = pa.schema(
@@ -119,7 +121,7 @@ def _row(unit: Unit) -> dict[str, Any]:
 
 def form_of(clips: pa.Schema, videos: pa.Schema) -> str:
     """Equal for shards that DuckDB can read as one table: the same names and types in the same order."""
-    columns = [[(field.name, str(field.type)) for field in schema] for schema in (clips, videos)]
+    columns = [[(field.name, ITEM.sub("<", str(field.type))) for field in schema] for schema in (clips, videos)]
     return _digest(columns)
 
 

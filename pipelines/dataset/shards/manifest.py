@@ -67,6 +67,12 @@ class Manifest:
         """Which rows count, as of now."""
         return Current(self.store, self._read)
 
+    def adopt(self, current: Current) -> None:
+        """Write the rows of shards that no part named as parts, so that they are read no more."""
+        if current.unnamed is not None:
+            for batch in pq.ParquetFile(current.unnamed).iter_batches(WHOLE_ROWS):
+                self._put(pa.Table.from_batches([batch]))
+
     def rebuild(self) -> None:
         """Write the whole manifest anew, from itself and from the footers of shards that it does not name."""
         old = {entry.name for entry in self.store.list("manifest/")}

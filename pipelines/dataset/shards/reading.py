@@ -17,7 +17,7 @@ from pipelines.dataset.files import FOOTER, DatasetError
 from pipelines.dataset.shards.footer import REPLACED, ROWS, Footer, form_of, source_digests
 from pipelines.dataset.tables import Tables, video_of
 
-__all__ = ["read_footer", "read_unit"]
+__all__ = ["footer_of", "read_footer", "read_unit"]
 
 LIGHT = (
     "video_id", "unit", "units", "unit_start", "unit_end", "video_path", "status", "error", "kind", "duplicate_of", "bytes",
@@ -48,12 +48,10 @@ def read_footer(store: Store, shard: str) -> Footer:
     FileNotFoundError where it is gone."""
     name = f"videos/part-{shard}.parquet"
     try:
-        file = pq.ParquetFile(io.BytesIO(store.read(name)))
-        footer = json.loads(file.schema_arrow.metadata[FOOTER])
-        rows = file.read(columns=[column for column in LIGHT if column in file.schema_arrow.names]).to_pylist()
+        data = store.read(name)
         with opened(store.where(f"clips/part-{shard}.parquet")) as stream:
-            form = form_of(pq.read_schema(stream), file.schema_arrow)
-        return Footer(shard, _rows(shard, rows, footer, form))
+            clips = pq.read_schema(stream)
+        return footer_of(shard, data, clips)
     except (pa.ArrowInvalid, OSError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, FileNotFoundError):
             raise
@@ -61,6 +59,15 @@ def read_footer(store: Store, shard: str) -> Footer:
             f"{store.where(name)}: damaged shard ({type(error).__name__}): delete it and its twin in clips/, then annotate "
             "again to remake its rows"
         ) from None
+
+
+def footer_of(shard: str, videos: bytes, clips: pa.Schema) -> Footer:
+    """The footer of a shard from the bytes of its file in videos/ and the columns of that in clips/."""
+    file = pq.ParquetFile(io.BytesIO(videos))
+    head = file.schema_arrow
+    footer, there = json.loads(head.metadata[FOOTER]), set(head.names)
+    rows = file.read(columns=[column for column in LIGHT if column in there], use_threads=False).to_pylist()
+    return Footer(shard, _rows(shard, rows, footer, form_of(clips, head)))
 
 
 def _rows(shard: str, rows: Sequence[dict[str, Any]], footer: dict[str, Any], form: str) -> pa.Table:

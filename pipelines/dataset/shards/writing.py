@@ -17,7 +17,7 @@ from pipelines.dataset.files import FOOTER, parquet_bytes
 from pipelines.dataset.shards.footer import Footer, footer_rows, form_of
 from pipelines.dataset.tables import Tables
 
-__all__ = ["Writer", "shard_name", "write_shard"]
+__all__ = ["Writer", "commit_tables", "write_shard"]
 
 
 def write_shard(
@@ -46,17 +46,27 @@ def write_shard(
         "models": models,
     }
     found = [tables.clip_row(unit, clip) for unit in units for clip in unit.clips]
-    clips = parquet_bytes(with_footer(pa.Table.from_pylist(found, schema=tables.clips), footer))
-    name = shard_name(clips, footer, [[unit.status, unit.error] for unit in units])
+    clips = pa.Table.from_pylist(found, schema=tables.clips)
     videos = pa.Table.from_pylist([tables.video_row(unit) for unit in units], schema=tables.videos)
-    store.put(f"clips/part-{name}.parquet", clips)
-    store.put(f"videos/part-{name}.parquet", parquet_bytes(with_footer(videos, footer | {"run": run})))
+    name, _ = commit_tables(store, clips, videos, footer, [[unit.status, unit.error] for unit in units], run=run)
     form = form_of(tables.clips, tables.videos)
     rows = footer_rows(name, units, stages=stages, generation=generation, replaces=gone, run=run, form=form)
     return Footer(name, rows)
 
 
-def shard_name(clips: bytes, footer: dict[str, Any], outcome: Any) -> str:
+def commit_tables(
+    store: Store, clips: pa.Table, videos: pa.Table, footer: dict[str, Any], outcome: Any, *, run: str
+) -> tuple[str, bytes]:
+    """Commit rows as one shard: its name, and the bytes of its file of videos. outcome: how its units ended."""
+    data = parquet_bytes(_with_footer(clips, footer))
+    name = _shard_name(data, footer, [outcome, form_of(clips.schema, videos.schema)])
+    record = parquet_bytes(_with_footer(videos, footer | {"run": run}))
+    store.put(f"clips/part-{name}.parquet", data)
+    store.put(f"videos/part-{name}.parquet", record)
+    return name, record
+
+
+def _shard_name(clips: bytes, footer: dict[str, Any], outcome: Any) -> str:
     """Name of a shard, from its content: its file of clips, what its footer says, and how its units ended."""
     known = [footer["units"], list(footer["stages"]), footer["generation"], footer["replaces"], outcome]
     digest = hashlib.blake2b(json.dumps(known).encode("utf-8", "surrogatepass"), digest_size=8)
@@ -64,7 +74,7 @@ def shard_name(clips: bytes, footer: dict[str, Any], outcome: Any) -> str:
     return digest.hexdigest()
 
 
-def with_footer(table: pa.Table, footer: dict[str, Any]) -> pa.Table:
+def _with_footer(table: pa.Table, footer: dict[str, Any]) -> pa.Table:
     return table.replace_schema_metadata({FOOTER: json.dumps(footer).encode()})
 
 

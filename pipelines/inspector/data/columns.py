@@ -223,9 +223,9 @@ class Columns:
     def matching(self, condition: str, parameters: Sequence[Any] = ()) -> Mask:
         """Of a condition of ours, with parameters for what a person wrote."""
         with self._patience("search"):
-            sql = f"SELECT {PLACE} FROM clips WHERE {condition}"
+            sql = f"SELECT {PLACE}::INTEGER AS place FROM clips WHERE {condition}"
             found = self.table.db.execute(sql, list(parameters)).fetchnumpy()
-        return Mask.at(self.count, np.asarray(found[PLACE], np.int64))
+        return Mask.at(self.count, np.asarray(found["place"]))
 
     def rows(self, places: Sequence[int], names: Sequence[str]) -> list[dict[str, Any]]:
         """Values of clips, in the order of `places`."""

@@ -57,6 +57,7 @@ class Inspected:
     state: str
     made: dict[str, Any] = field(default_factory=dict)
     labels_root: str = ""
+    dataset: Dataset | None = None  # with which its relations live
 
     def __post_init__(self) -> None:
         self.labels_root = self.labels_root or self.root
@@ -182,7 +183,7 @@ def _version(store: Store, name: str) -> list[str]:
 
 
 def _annotated(store: Store, seen: str) -> Inspected:
-    dataset = Dataset(store.folder or store.url)
+    dataset = Dataset(store)
     clips = dataset.placed_sql("clips")
     try:
         filters = parse_filters(dataset.config.get("selection"))
@@ -200,6 +201,7 @@ def _annotated(store: Store, seen: str) -> Inspected:
         filters=filters,
         why_null=why_empty(dataset.config),
         state=seen,
+        dataset=dataset,
     )
 
 

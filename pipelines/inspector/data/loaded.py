@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from pipelines.inspector.data.media import ClipCache, Media
 from pipelines.inspector.data.overview import overview
 
 SLOTS = 7  # stills along a histogram
+AT_ONCE = 6  # stills that are read at a time, as a browser asks for them
 
 
 @dataclass
@@ -67,8 +69,8 @@ def warm(loaded: Loaded) -> None:
         along = strip(loaded.columns, loaded.chooser, name, SLOTS)
         loaded.about.setdefault("strips", {})[name] = along
         clips += [clip for clip in along if clip]
-    for clip in clips:
-        loaded.media.still(loaded.columns.place(clip), "middle")
+    with ThreadPoolExecutor(AT_ONCE) as several:
+        list(several.map(lambda clip: loaded.media.still(loaded.columns.place(clip), "middle"), clips))
 
 
 def described(

@@ -34,7 +34,7 @@ from pipelines.inspector.data.inspected import Gone
 STILLS = ("first", "middle", "last")
 PLAYABLE = {"h264", "vp9", "av1", "libdav1d"}  # in browsers without licences; copied where they are 8-bit 4:2:0
 PLAIN_PIXELS = {"yuv420p", "yuvj420p"}
-GROUPS_BYTES, OPEN_FILES = 64_000_000, 48
+GROUPS_BYTES, OPEN_FILES, STRIPES = 64_000_000, 48, 16
 CACHE_BYTES = 1_000_000_000
 SPAN = ("start_frame", "end_frame", "start_time", "end_time")
 FACTS = (
@@ -42,6 +42,7 @@ FACTS = (
     "pixel_format",
     "bytes",
     "modified",
+    "version",
     "checksum",
     "first_packet",
     "first_pts",
@@ -59,7 +60,10 @@ class Media:
         self.columns, self.clips = columns, clips
         self.inspected = columns.inspected
         self.lock = threading.Lock()
-        self._files = _OpenFiles(OPEN_FILES)
+        self._reading = [
+            threading.Lock() for _ in range(STRIPES)
+        ]  # of shards, by their names: several are read at once
+        self._files: LRUCache[str, tuple[pq.ParquetFile, np.ndarray]] = LRUCache(OPEN_FILES)
         # One row group that is larger than all that may be held is held alone.
         self._groups: LRUCache[tuple[str, int, str], Any] = LRUCache(
             GROUPS_BYTES, getsizeof=lambda values: min(values.nbytes, GROUPS_BYTES)
@@ -99,38 +103,36 @@ class Media:
 
     def _value(self, place: int, column: str) -> Any:
         path, row = self.columns.files[self.columns.file[place]], int(self.columns.row[place])
-        with self.lock:
+        with self._reading[hash(path) % STRIPES]:
             try:
-                file, ends = self._open(path)
+                file, ends = self._known(self._files, path, lambda: _open(path))
                 group = int(np.searchsorted(ends, row, side="right"))
-                values = self._group(path, file, group, column)
+                values = self._known(
+                    self._groups,
+                    (path, group, column),
+                    lambda: file.read_row_group(group, columns=[column], use_threads=False)[column],
+                )
             except FileNotFoundError:
                 raise Gone(path) from None
             except (OSError, StoreError) as error:
                 raise MediaError(f"{path}: cannot be read: {error}") from None
             return values[row - (int(ends[group - 1]) if group else 0)].as_py()
 
-    def _open(self, path: str) -> tuple[pq.ParquetFile, np.ndarray]:
-        if path not in self._files:
-            file = pq.ParquetFile(opened(path) if is_remote(path) else path)
-            counts = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
-            self._files[path] = file, np.cumsum(counts)
-        return self._files[path]
-
-    def _group(self, path: str, file: pq.ParquetFile, group: int, column: str) -> Any:
-        key = path, group, column
-        if key not in self._groups:
-            self._groups[key] = file.read_row_group(group, columns=[column], use_threads=False)[column]
-        return self._groups[key]
+    def _known(self, cache: LRUCache, key: Any, make: Callable[[], Any]) -> Any:
+        with self.lock:
+            if key in cache:
+                return cache[key]
+        made = make()
+        with self.lock:
+            cache[key] = made
+        return made
 
 
-class _OpenFiles(LRUCache):
-    """Open Parquet files by path, each with the ends of its row groups; what leaves is closed."""
-
-    def popitem(self) -> tuple[str, tuple[pq.ParquetFile, np.ndarray]]:
-        path, (file, ends) = super().popitem()
-        file.close()
-        return path, (file, ends)
+def _open(path: str) -> tuple[pq.ParquetFile, np.ndarray]:
+    """A shard, with the ends of its row groups. It is closed when nobody reads it any more."""
+    file = pq.ParquetFile(opened(path) if is_remote(path) else path)
+    counts = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
+    return file, np.cumsum(counts)
 
 
 def video_rows(

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from fastapi import FastAPI, HTTPException
 from fastapi.responses import FileResponse, Response
 from jinja2 import Environment, PackageLoader
 
+from curate.base.store import store_of
 from video_model.training.curves import sigma_levels
 from video_model.training.journal import read_log
 
@@ -25,19 +27,24 @@ SAMPLE = re.compile(r"step-(\d{8})-(\d+)\.png")
 CURVES = [("loss in training", "loss"), ("held-out loss", "held_out_loss"), ("learning rate", "learning_rate")]
 
 
-def is_run(root: Path) -> bool:
-    """Whether a folder is that of a training run."""
-    return (root / "config.json").is_file() and (root / "stages").is_dir()
+def is_run(place: str | os.PathLike[str]) -> bool:
+    """Whether a folder, or what a URL names, is a training run."""
+    store = store_of(place)
+    if store.folder is not None:
+        return (store.folder / "config.json").is_file() and (store.folder / "stages").is_dir()
+    return store.exists("config.json") and next(store.list("stages/"), None) is not None
 
 
-def run_app(root: Path) -> FastAPI:
-    """The server of a run's page, to be put behind a Guard."""
+def run_app(root: Path, refresh: Callable[[], None] | None = None) -> FastAPI:
+    """The server of a run's page, to be put behind a Guard. refresh: brings the folder up to date; called at each visit."""
     app = FastAPI(title="Winnow run", docs_url=None, redoc_url=None, openapi_url=None)
     files = resources.files("pipelines.inspector")
     pages = Environment(loader=PackageLoader("pipelines.inspector", "runs"), autoescape=True, trim_blocks=True)
 
     @app.get("/")
     def page() -> Response:
+        if refresh is not None:
+            refresh()
         text = pages.get_template("run.html").render(name=root.name, stages=list(stages(root)), w=WIDTH, h=HEIGHT)
         return Response(text, media_type="text/html", headers={"cache-control": "no-store"})
 

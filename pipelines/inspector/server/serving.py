@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import os
+import shutil
 import socket
+import tempfile
 import threading
 import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 
 from curate.base.files import cache_folder
-from curate.base.store import is_remote
+from curate.base.store import is_remote, store_of
 from pipelines.inspector.data.inspected import place_of_dataset
 from pipelines.inspector.data.session import Session
 from pipelines.inspector.panel import Panel
 from pipelines.inspector.panels import PANELS
+from pipelines.inspector.runs.fetched import FetchedRun
 from pipelines.inspector.runs.page import is_run, run_app
 from pipelines.inspector.server.app import make_app
 from pipelines.inspector.server.guard import Guard, hosts_of, loopback, new_token
@@ -44,10 +49,9 @@ def serve(
         raise ServeError(f"{dataset}: there is no such folder; name one that `winnow annotate`, `select` or `run` made")
     listener = listen(host, port)
     token = new_token() if ask_token or not loopback(host) else None
-    run = not is_remote(root) and is_run(Path(root))
-    session = None if run else Session(root, Path(cache) if cache else cache_folder() / "inspector")
+    session = None if is_run(root) else Session(root, Path(cache) if cache else cache_folder() / "inspector")
     if session is None:
-        app = Guard(run_app(Path(root)), hosts=hosts_of(host), token=token)
+        app = Guard(_run_app(root), hosts=hosts_of(host), token=token)
     else:
         app = make_app(session, hosts=hosts_of(host), token=token, panels=[*PANELS, *panels])
     address = address_of(host, listener.getsockname()[1], token)
@@ -70,6 +74,16 @@ def serve(
         session and session.state == "loading"
     ):  # interrupted while a thread reads: nothing is being written, and it cannot be asked to stop
         os._exit(0)
+
+
+def _run_app(root: str) -> Any:
+    """The page of a training run; of one in a bucket what the page shows is fetched into a folder of this process."""
+    if not is_remote(root):
+        return run_app(Path(root))
+    scratch = tempfile.mkdtemp(prefix="winnow-run-")
+    atexit.register(shutil.rmtree, scratch, ignore_errors=True)
+    fetched = FetchedRun(store_of(root), Path(scratch))
+    return run_app(fetched.root, fetched)
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -9,7 +9,9 @@ import pytest
 import uvicorn
 from PIL import Image
 
-from pipelines.inspector.runs.page import chart, is_run, run_app
+from curate.base.store import store_of
+from pipelines.inspector.runs.fetched import FetchedRun
+from pipelines.inspector.runs.page import chart, is_run, run_app, stages
 from pipelines.inspector.server.guard import Guard, hosts_of
 from pipelines.inspector.server.serving import listen
 
@@ -69,6 +71,30 @@ def test_curves_whose_values_are_near_each_other_are_seen_to_move():
 
 def test_a_run_is_told_from_a_dataset(root, tmp_path):
     assert is_run(root) and not is_run(tmp_path)
+
+
+def test_a_run_in_a_bucket_is_fetched_but_for_its_checkpoints(root, tmp_path):
+    store = store_of("memory://runs/sets/model")
+    assert not is_run(store.url)
+    for path in root.rglob("*"):
+        if path.is_file():
+            store.put(path.relative_to(root).as_posix(), path.read_bytes())
+    store.put("stages/video/checkpoints/00000040/weights.safetensors", b"large")
+    assert is_run(store.url)
+    fetched = FetchedRun(store, tmp_path)
+    fetched()
+    shown = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()} - {
+        "stages/video/secret.png"
+    }
+    assert {p.relative_to(fetched.root).as_posix() for p in fetched.root.rglob("*") if p.is_file()} == shown
+    assert fetched.root.name == "model" and [p.name for p in tmp_path.iterdir()] == ["model"]
+    (first,) = stages(fetched.root)
+    assert first["step"] == 40
+    log = store.read("stages/video/log.jsonl") + b'{"step": 41, "loss": 0.1}\n'
+    store.replace("stages/video/log.jsonl", log)
+    fetched()
+    (now,) = stages(fetched.root)
+    assert now["step"] == 41
 
 
 def test_the_page_of_a_run(root, browser):

@@ -14,8 +14,6 @@ from video_model.diffusion.conditioning import Conditioner
 from video_model.diffusion.denoiser import Denoiser
 from video_model.diffusion.parametrisations import Parametrisation
 from video_model.errors import first_line
-from video_model.training.checkpoints import Checkpoint, CheckpointError
-from video_model.training.saving import Saver
 from video_model.training.steps.adapters import another_base, lora_facts
 from video_model.training.steps.average import Average, to_average
 from video_model.training.steps.compiling import compiled
@@ -28,6 +26,8 @@ from video_model.training.steps.optimisation import (
 )
 from video_model.training.steps.rows import Batch, draws, in_parts, moved, parts_of
 from video_model.training.steps.workers import gradients_stay_here, load_network, named_tensors, spread, whole
+from video_model.training.storage.checkpoints import Checkpoint, CheckpointError
+from video_model.training.storage.saving import Saver
 from video_model.workers import TrainingWorker
 
 

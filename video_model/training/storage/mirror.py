@@ -26,11 +26,12 @@ from typing import Any
 
 from curate.base.files import cache_folder, write_json
 from curate.base.store import Store, StoreError, is_remote, store_of
-from video_model.training.checkpoints import STATE
+from video_model.training.storage.checkpoints import STATE
 
 EVERY = 60.0  # seconds between looks at what has changed
 PART = 1 << 30  # bytes of one object, at most
 FETCHED = ".fetched.json"  # object -> version, of what the folder holds
+LEASE = "lock.json"  # who trains the run: not part of it
 BY_THE_WAY = ("samples/", "tensorboard/", "evaluation/", "ray/")  # put, and not fetched again to train on
 
 
@@ -72,7 +73,8 @@ class Mirror:
             small = {
                 e.name: e
                 for e in entries
-                if "/checkpoints/" not in e.name
+                if e.name != LEASE
+                and "/checkpoints/" not in e.name
                 and (whole or not any(f"/{part}" in f"/{e.name}" for part in BY_THE_WAY))
             }
             have = self._versions()

@@ -6,18 +6,22 @@ import fcntl
 import os
 import shutil
 import tempfile
+import time
 import weakref
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
+from typing import IO
 
 import duckdb
 
 from curate.base.store.files import database
 
-__all__ = ["Scratch"]
+__all__ = ["Scratch", "process_scratch"]
 
 NAME = "winnow-scratch-"
 USED = ".used"  # locked while the folder's process lives
+YOUNG = 60.0  # s: one that is being made is not locked yet
 
 
 class Scratch:
@@ -28,7 +32,7 @@ class Scratch:
         self.folder = Path(tempfile.mkdtemp(prefix=NAME))
         self._used = open(self.folder / USED, "w")  # noqa: SIM115
         fcntl.flock(self._used, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        self._end = weakref.finalize(self, _remove, self.folder, self._used)
+        self._end = weakref.finalize(self, _remove, self.folder, self._used, os.getpid())
 
     def database(self, name: str = "", memory: str = "200MB", **config: str) -> duckdb.DuckDBPyConnection:
         """A DuckDB connection that holds little in memory and the rest here. name: of a database on disk; "": in memory."""
@@ -46,15 +50,23 @@ class Scratch:
         self._end()
 
 
-def _remove(folder: Path, used) -> None:  # type: ignore[no-untyped-def]
-    shutil.rmtree(folder, ignore_errors=True)
-    used.close()
+@lru_cache(maxsize=1)
+def process_scratch() -> Scratch:
+    """One that lives as long as this process, for files that SQL names after whoever wrote it is gone."""
+    return Scratch()
+
+
+def _remove(folder: Path, used: IO[str], owner: int) -> None:
+    if os.getpid() == owner:  # and not a fork of it
+        shutil.rmtree(folder, ignore_errors=True)
+        used.close()
 
 
 def _remove_abandoned(parent: Path) -> None:
     for folder in parent.glob(f"{NAME}*"):
         with suppress(OSError):
-            if folder.stat().st_uid != os.getuid():
+            facts = folder.stat()
+            if facts.st_uid != os.getuid() or time.time() - facts.st_ctime < YOUNG:
                 continue
             with open(folder / USED, "r+") as used:
                 fcntl.flock(used, fcntl.LOCK_EX | fcntl.LOCK_NB)  # BlockingIOError: its process lives

@@ -26,8 +26,8 @@ from torch.distributed.tensor import DTensor
 from curate.base.files import DiskError, commit, flush
 from curate.base.store import StoreError
 from video_model.tensor_files import Piece, pieces_of, place_of, write_pieces
-from video_model.training.checkpoints import STATE, Checkpoint, CheckpointError, found_in
-from video_model.training.mirror import Mirror
+from video_model.training.storage.checkpoints import STATE, Checkpoint, CheckpointError, found_in
+from video_model.training.storage.mirror import Mirror
 from video_model.workers import PATIENCE, TrainingWorker
 
 LOOK = 0.1  # seconds between looks for the files of the others
@@ -83,6 +83,13 @@ class Saver:
     def failed(self) -> bool:
         """Whether it is known that what is being written will not be there."""
         return self._writing is not None and self._writing.error is not None
+
+    def heard(self, flag: bool) -> bool:
+        """Whether a flag is true for one of the workers. Raises what `finish` raises, where one cannot write."""
+        flagged, unwritten = self.worker.total([flag, self.failed])
+        if unwritten:
+            self.finish(LAST)
+        return flagged > 0
 
     def finish(self, patience: float = PATIENCE) -> None:
         """Wait until what is being written is there. Raises CheckpointError, and WorkerError where another one cannot write.
@@ -209,6 +216,7 @@ class _Writing(threading.Thread):
         state = {"step": self.made.step, "files": self._sizes(), "facts": self.made.facts}
         if self.mirror:
             state |= {"attempt": self.attempt}
+            self.mirror.sync()  # the log up to this step is there with it
             self.mirror.put_state(path, state, self.keep)
         if path.exists():  # it is damaged, or it would have been resumed
             shutil.rmtree(path)

@@ -1,0 +1,1 @@
+"""Commands about jobs: how one is doing, and what machines would make of one."""

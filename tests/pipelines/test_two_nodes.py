@@ -1,0 +1,47 @@
+"""A cluster of two nodes on this machine: the second is killed, another joins, and the dataset is that of one process."""
+
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.pipelines.test_executor import tables
+from tests.torture.nodes import Nodes
+from tests.torture.processes import environment
+
+SLOW = "tests/torture/slow_parts.py"
+
+
+@pytest.fixture
+def folder():
+    with tempfile.TemporaryDirectory(prefix="w") as short:  # sockets of Ray lie below it
+        yield Path(short)
+
+
+@pytest.mark.timeout(580)
+def test_a_node_is_killed_and_another_joins(small_footage, folder):
+    nodes = Nodes(str(folder), folder)
+    try:
+        command = ["annotate", str(small_footage), "--plugin", SLOW, "--stages", "slow_thought", "--out"]
+        on_cluster = [*command, str(folder / "d"), "--executor", "ray", "--workers", "2", "--address", nodes.address]
+        process = cli(on_cluster, folder)
+        replaced = []
+        while process.poll() is None and not replaced:
+            if len(nodes.marked.of("decoder")) == 2:  # both workers are at work, one on each node
+                replaced.append(nodes.replace_one())
+            time.sleep(0.1)
+        assert replaced and process.wait(300) == 1, (folder / "said").read_text()  # the text file failed
+    finally:
+        nodes.close()
+    assert cli([*command, str(folder / "calm"), "--executor", "inline"], folder).wait(120) == 1
+    assert tables(folder / "d") == tables(folder / "calm")
+
+
+def cli(arguments, folder):
+    with open(folder / "said", "w") as said:
+        return subprocess.Popen(
+            [sys.executable, "-m", "pipelines.cli", *arguments], env=environment("", folder), stdout=said, stderr=said
+        )

@@ -1,0 +1,1 @@
+"""Checkpoints, their writing, and runs in stores."""
