@@ -363,3 +363,21 @@ def test_killed_at_any_moment_and_started_again_it_is_the_same(dataset, tmp_path
 def wait_for(path, process):
     while not path.exists() and process.poll() is None:
         time.sleep(0.02)
+
+
+def test_sources_and_shards_in_a_bucket_that_fails_now_and_then(dataset, tmp_path, expected, storage):
+    """By child processes: what is cut from objects is what is cut from files, and nothing is blamed on a video."""
+    bucket = storage.bucket()
+    for path in sorted((dataset.root / "src").iterdir()):
+        store_of(f"{bucket}/films").put(path.name, path.read_bytes())
+    storage.faults(7, 0.1)
+    roots = {str(dataset.root / "src"): f"{bucket}/films"}
+    made = curate(dataset, FILTERS, f"{bucket}/out", shard_bytes=10_000, workers=2, source_roots=roots)
+    assert sum(storage.counts()["faults"].values()) > 5 and not made.failed
+    storage.faults(None)
+    found = objects(f"{bucket}/out")
+    assert list(found) == list(expected) and not objects(f"{bucket}/out", ".partial/")
+    for name, data in expected.items():
+        here, there = (pq.read_table(pa.BufferReader(part)) for part in (data, found[name]))
+        assert here.drop_columns(["video_path"]) == there.drop_columns(["video_path"])
+        assert {os.path.dirname(path) for path in there["video_path"].to_pylist()} == {f"{bucket}/films"}

@@ -5,16 +5,24 @@ from __future__ import annotations
 import os
 import queue
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from typing import Any
+
+import psutil
 
 from curate.base.child import pack, unpack
 from pipelines.cluster import RaySession
 from pipelines.curated.crew.crew import Crew
 
 __all__ = ["main"]
+
+DAEMONS = ("raylet", "gcs_server")
+WATCH_SECONDS = 1.0
+WATCHED = threading.Event()
+WATCHED.set()
 
 
 class _Line:
@@ -54,10 +62,26 @@ def main(descriptor: int) -> None:
     try:
         session = RaySession(start["address"], "use --executor inline", lambda text: line.tell(note=text))
         with session, Crew(start["spec"], start["workers"]) as crew:
+            if start["address"] is None:
+                threading.Thread(target=_watch, args=(_daemons(),), daemon=True, name="winnow-ray").start()
             while "run" in (said := line.said.get()):
                 for key, answer in crew.run(said["run"], line.tasks()):
                     line.tell(done=[key, answer])
                 line.tell(ran=said["run"])
+            WATCHED.clear()  # it may end now
     except BaseException as error:
         line.tell(error=[type(error).__name__, str(error), "".join(traceback.format_exception(error))])
     os._exit(0)  # threads of libraries may linger
+
+
+def _daemons() -> list[psutil.Process]:
+    return [child for child in psutil.Process().children() if child.name() in DAEMONS]
+
+
+def _watch(daemons: list[psutil.Process]) -> None:
+    """End this process where a daemon of its Ray has died: Ray does so too, but not always, and not soon."""
+    while WATCHED.is_set():
+        for daemon in daemons:
+            if (not daemon.is_running() or daemon.status() == psutil.STATUS_ZOMBIE) and WATCHED.is_set():
+                os._exit(1)
+        time.sleep(WATCH_SECONDS)

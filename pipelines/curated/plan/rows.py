@@ -106,10 +106,10 @@ def _write_light(db: duckdb.DuckDBPyConnection, dataset: Dataset, form: ClipForm
     clock = "clock" if "clock" in clips else "NULL::VARCHAR AS clock"  # not in datasets of an older Winnow
     db.execute(
         f"""CREATE TABLE sources AS
-            SELECT video_id, unit, {keyframes} AS keyframes, ({weight})::DOUBLE AS weight, {held},
-                   max({whole}) OVER (PARTITION BY video_id) AS _checksum
-            FROM {dataset.videos_sql} WHERE status = 'ok'
-            QUALIFY row_number() OVER (PARTITION BY video_id, unit ORDER BY video_path) = 1"""
+            WITH ok AS (SELECT * FROM {dataset.videos_sql} WHERE status = 'ok'),
+                 whole AS (SELECT video_id, max({whole}) AS _checksum FROM ok GROUP BY video_id)
+            SELECT video_id, unit, {keyframes} AS keyframes, ({weight})::DOUBLE AS weight, {held}, _checksum
+            FROM ok JOIN whole USING (video_id)"""
     ).fetchall()
     decoded_from = f"""CASE WHEN coalesce(c.clock, '') = '{COUNTED}' THEN coalesce(v._unit_start, v.keyframes[1])
         ELSE list_max(list_filter(v.keyframes, lambda k: k <= c.start_time + {CLOSE})) END"""
