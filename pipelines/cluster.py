@@ -19,6 +19,7 @@ from curate.base.extras import install_command
 
 START_SECONDS = 120.0  # for Ray to start, or to be connected to
 START_TRIES = 2  # Ray itself gives a daemon 30 s, which are not enough on a machine with much else to do
+DRIVER = "WINNOW_DRIVER"  # variable of workers: the machine of their driver
 PLACE_SECONDS = 120.0  # for all workers to get their place
 LOG = logging.getLogger("winnow")
 
@@ -195,7 +196,23 @@ def _check_reachable(address: str | None) -> None:
         socket.create_connection((host, int(port)), timeout=10).close()
 
 
+def elsewhere() -> bool:
+    """Whether this process works for one on another machine, which may see other files."""
+    return os.environ.get(DRIVER, machine()) != machine()
+
+
+def machine() -> str:
+    """The boot of this machine, and which of its file systems are seen (containers have their own)."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.stat('/').st_dev} {os.stat('/').st_ino}"
+    except OSError:
+        return socket.gethostname()
+
+
 def worker_environment(threads: int) -> dict[str, str]:
+    """Variables for workers of a job of this machine: their threads, where weights are, and `elsewhere`."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     passed = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HOME", "XDG_CACHE_HOME")
-    return dict.fromkeys(names, str(threads)) | {name: os.environ[name] for name in passed if name in os.environ}
+    own = {name: os.environ[name] for name in passed if name in os.environ}
+    return dict.fromkeys(names, str(threads)) | own | {DRIVER: machine()}

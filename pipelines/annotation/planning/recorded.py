@@ -22,6 +22,7 @@ COLUMNS = """video_id, video_path, unit, units, unit_start, unit_end, status, er
     source_caption, source_captions, source_columns, source_spans"""
 OLD_ROW_VALUES = {  # column -> value for rows of an older Winnow, which has it in the error only
     "modified": "NULL::BIGINT",
+    "version": "NULL::VARCHAR",
     "checksum": "NULL::VARCHAR",
     "duplicate_of": "CASE WHEN status = 'duplicate' THEN substr(error, length('same content as ') + 1) END",
     "kind": """CASE WHEN status <> 'failed' THEN 'file' WHEN starts_with(error, 'folder may not be read') THEN 'folder'
