@@ -28,6 +28,10 @@ class ExecutorError(Exception):
     """The job cannot run at all: what is missing, and the fix."""
 
 
+class RayDied(ExecutorError):
+    """A daemon of this machine's Ray has ended, and all its workers with it; Ray can be started again."""
+
+
 def require_ray(instead: str) -> None:
     """Raise ExecutorError if Ray is not installed."""
     if importlib.util.find_spec("ray") is None:
@@ -44,6 +48,7 @@ class RaySession:
         """address: of a cluster, or None: this machine. instead: what to do without Ray, for the error. note: is told what
         is waited for."""
         self.address, self.instead, self.note = address, instead, note
+        self.daemons: dict[psutil.Process, str] = {}  # without which nothing works -> their names
 
     def __enter__(self) -> None:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -101,12 +106,31 @@ class RaySession:
         import ray
 
         if self.thread is not None:
-            if self.thread.begun:
+            if self._died():
+                for child in _rays():  # without its daemons, Ray would wait for them
+                    with suppress(psutil.Error):
+                        child.kill()
+            elif self.thread.begun:
                 ray.shutdown()
             self.thread.ended.set()
             self.thread = None
         if self.inherited is not None:
             os.environ["RAY_ADDRESS"] = self.inherited
+
+    def check(self) -> None:
+        """Raise RayDied where a daemon of this machine's Ray has ended: what is asked of Ray then is never answered."""
+        if died := self._died():
+            raise RayDied(
+                f"Ray on this machine has ended (its {died} was killed; the machine may have run out of memory)"
+            )
+
+    def _died(self) -> str | None:
+        for daemon, name in self.daemons.items():
+            with suppress(psutil.Error):
+                if daemon.is_running() and daemon.status() != psutil.STATUS_ZOMBIE:
+                    continue
+            return name
+        return None
 
 
 class _Starter:
@@ -148,6 +172,14 @@ def _rays() -> list[psutil.Process]:
             if any("ray" in Path(part).parts or part.startswith("ray::") for part in child.cmdline()):
                 found.append(child)
     return found
+
+
+def _daemon(process: psutil.Process) -> str | None:
+    """The name of a process that is a daemon of Ray."""
+    with suppress(psutil.Error):
+        name = Path(next(iter(process.cmdline()), "")).name
+        return name if name in ("raylet", "gcs_server") else None
+    return None
 
 
 def place(bundle: Mapping[str, float], count: int, note: Callable[[str], None], seconds: float | None = None) -> None:

@@ -29,7 +29,7 @@ from pipelines.annotation.workers.actors import OnRay
 from pipelines.annotation.workers.executor import run, settled
 from pipelines.annotation.workers.force import Force, Inline
 from pipelines.annotation.workers.worker import Committer, Target
-from pipelines.cluster import ExecutorError
+from pipelines.cluster import ExecutorError, RayDied
 from pipelines.config import Config
 from pipelines.dataset.dataset import (
     Dataset,
@@ -121,7 +121,7 @@ def annotate_here(
             job = _Job(target, config, chosen, place, watcher, summary, lock)
             job.run(inputs, retry_failed)
         if found is not None:
-            job.forget_accepted(found, retry_failed)
+            job.forget_accepted(found)
             found.close()
         compact(store, check=lock.check)
     blocks.sweep()
@@ -176,12 +176,14 @@ class _Job:
         self.log = RunLog(self.store, target.run)
         self.units, self.seconds = 0, 0.0
         self.modified: dict[str, Video] = {}
+        self.refused: list[tuple[str, str]] = []  # unit, path of inputs that an earlier run refused
 
     def run(self, inputs: Iterable[Input] | None, retry_failed: bool) -> None:
         """inputs: of the sources; None: the recorded ones."""
         state, reason = "stopped", None
         try:
             known = self._recorded(retry_failed)
+            self.refused = [(row["id"], text_to_path(row["video_path"])) for row in known.ledger.no_files()]
             self._work(known.videos() if inputs is None else inputs, known, first=True)
             if videos := list(self.modified.values()):
                 known = self._recorded(retry_failed)
@@ -201,12 +203,9 @@ class _Job:
     def _recorded(self, retry_failed: bool) -> RecordedUnits:
         return RecordedUnits(Dataset(self.target.place), self.stages, retry_failed, self.config.parts)
 
-    def forget_accepted(self, found: SourceStream, retry_failed: bool) -> None:
+    def forget_accepted(self, found: SourceStream) -> None:
         """Remove the rows of inputs that were refused in an earlier run, and are accepted now."""
-        known = self._recorded(retry_failed)
-        refused = [(row["id"], text_to_path(row["video_path"])) for row in known.ledger.no_files()]
-        known.close()
-        if gone := [unit for unit, path in refused if found.accepts(path)]:
+        if gone := [unit for unit, path in self.refused if found.accepts(path)]:
             forget(self.store, self.target.tables, gone)
 
     def _work(self, inputs: Iterable[Input], known: RecordedUnits, first: bool) -> None:
@@ -226,6 +225,8 @@ class _Job:
                     self._committed(told)
                 else:
                     self._count(*told, first)
+        except RayDied:
+            raise
         except BaseException:
             with suppress(ExecutorError, DiskError, StoreError):  # the first error is the one to tell
                 for footer in settled(force, INTERRUPTED_SECONDS):

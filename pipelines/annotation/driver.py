@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import logging
 import os
@@ -16,8 +17,10 @@ from curate.base.child import pack, unpack
 from pipelines.annotation.annotate import annotate_here
 from pipelines.annotation.pools import Place
 from pipelines.annotation.tasks import Report
+from pipelines.cluster import RayDied
 from pipelines.config import resolve
 
+EXIT_SECONDS = 20.0
 PLANNED_SECONDS = 0.2  # between two messages of what is planned
 
 
@@ -25,7 +28,7 @@ class Told:
     """A watcher that sends what it is told to the command."""
 
     def __init__(self, pipe: Connection) -> None:
-        self.pipe, self.lock = pipe, threading.Lock()
+        self.pipe, self.lock = pipe, threading.RLock()  # a thread plans, and another works
         self.last: dict[str, float] = {}
         self.kept: dict[str, dict[str, Any]] = {}
 
@@ -40,23 +43,24 @@ class Told:
         self._now_and_then({"planned": [units, seconds, already]}, always=units == 1)
 
     def unit(self, unit: Report) -> None:
-        for message in self.kept.values():
-            self.send(message)
-        self.kept = {}
-        self.send({"unit": unit.plain()})
+        with self.lock:
+            kept, self.kept = self.kept, {}
+            for message in (*kept.values(), {"unit": unit.plain()}):
+                self.send(message)
 
     def committed(self, units: list[str]) -> None:
         self.send({"committed": units})
 
     def _now_and_then(self, message: dict[str, Any], always: bool = False) -> None:
         (kind,) = message
-        now = time.monotonic()
-        if always or now - self.last.get(kind, 0.0) >= PLANNED_SECONDS:
-            self.last[kind] = now
-            self.kept.pop(kind, None)
-            self.send(message)
-        else:
-            self.kept[kind] = message
+        with self.lock:
+            now = time.monotonic()
+            if always or now - self.last.get(kind, 0.0) >= PLANNED_SECONDS:
+                self.last[kind] = now
+                self.kept.pop(kind, None)
+                self.send(message)
+            else:
+                self.kept[kind] = message
 
 
 class _Forwarded(logging.Handler):
@@ -88,8 +92,13 @@ def main(descriptor: int) -> None:
             retry_failed=request["retry_failed"],
         )
         told.send({"summary": summary.plain()})
+    except RayDied as error:
+        told.send({"again": str(error)})
     except BaseException as error:
         told.send({"error": described(error)})
+    ending = threading.Thread(target=atexit._run_exitfuncs, daemon=True)  # temporary folders are deleted there
+    ending.start()
+    ending.join(EXIT_SECONDS)
     os._exit(0)  # threads of libraries may linger; all is committed and told
 
 

@@ -22,7 +22,8 @@ from pipelines.annotation.stages import Step, build
 from pipelines.annotation.tasks import Report, Task
 from pipelines.cluster import ExecutorError
 from pipelines.config import Config
-from pipelines.dataset.dataset import Tables, Writer
+from pipelines.dataset.dataset import DatasetError, Tables, Writer
+from pipelines.dataset.lock import Fence
 from pipelines.dataset.shards import Footer
 
 LOG = logging.getLogger("winnow")
@@ -51,7 +52,8 @@ class Reply:
 
 
 class Committer:
-    """Collects finished units, and commits them as shards by size and time."""
+    """Collects finished units, and commits them as shards by size and time. Raises DatasetError where another run has taken
+    the dataset over."""
 
     def __init__(self, target: Target, config: Config) -> None:
         self.writer = Writer(
@@ -62,14 +64,17 @@ class Committer:
             shard_seconds=config.execution.shard_seconds,
             run=target.run,
         )
+        self.fence = Fence(self.writer.store, target.run, DatasetError)
         self.waiting = 0
 
     def add(self, unit: Unit, task: Task) -> list[Footer]:
+        self.fence.check()
         made = self.writer.add(unit, stages=task.stages, generation=task.generation, replaces=task.replaces)
         self.waiting = 0 if made else self.waiting + 1
         return self.flush() if self.waiting >= MOST_UNITS else made
 
     def flush(self) -> list[Footer]:
+        self.fence.check()
         self.waiting = 0
         return self.writer.flush()
 
