@@ -105,6 +105,8 @@ class RaySession:
     def __exit__(self, *_: object) -> None:
         import ray
 
+        if self in OPEN:
+            OPEN.remove(self)
         if self.thread is not None:
             if self._died():
                 for child in _rays():  # without its daemons, Ray would wait for them
@@ -131,6 +133,15 @@ class RaySession:
                     continue
             return name
         return None
+
+
+OPEN: list[RaySession] = []  # of this process, that have started Ray
+
+
+def check_ray() -> None:
+    """Raise RayDied where a daemon of a Ray that this process has started has ended. For a thread: others may wait for Ray."""
+    for session in list(OPEN):
+        session.check()
 
 
 class _Starter:

@@ -11,6 +11,7 @@ import pytest
 
 from curate.base.child import unpack
 from curate.base.files import DiskError
+from pipelines import cluster
 from pipelines.annotation import supervising
 from pipelines.annotation.driver import Told
 from pipelines.annotation.pools import Place
@@ -62,16 +63,17 @@ def test_a_child_whose_ray_died_is_started_again(job, caplog):
     assert "ended (Ray on this machine has ended (its raylet was killed)): starting it again" in caplog.text
 
 
-def test_without_its_daemons_ray_is_known_to_be_dead():
+def test_without_its_daemons_ray_is_known_to_be_dead(monkeypatch):
     """Here a process that sleeps is the daemon; nothing else is there to be waited for."""
     session, daemon = RaySession(None, "wait"), subprocess.Popen(["sleep", "60"])
     session.daemons = {psutil.Process(daemon.pid): "raylet"}
-    session.check()
+    monkeypatch.setattr(cluster, "OPEN", [session])
+    cluster.check_ray()
     daemon.kill()
     with pytest.raises(RayDied, match=r"its raylet was killed"):
         for _ in range(100):
             time.sleep(0.05)
-            session.check()
+            cluster.check_ray()
     daemon.wait()
     with pytest.raises(RayDied):  # also when it is waited for
         session.check()
