@@ -223,7 +223,7 @@ def place(bundle: Mapping[str, float], count: int, note: Callable[[str], None], 
 
 def _is_refused(error: Exception) -> bool:
     """Whether a cluster wants a token that this process lacks, or has another one."""
-    text = str(error).lower()
+    text = f"{error} {error.__cause__}".lower()  # Ray may hide the reason behind "Failed to connect to Ray cluster"
     return (
         type(error).__name__ == "AuthenticationError"
         or "unauthenticated" in text
