@@ -58,7 +58,8 @@ class RunLog:
     """
 
     def __init__(self, store: Store | None, run: str, every: float = EVERY) -> None:
-        self.store, self.run, self.every = store, run, every
+        self.store, self.run = store, run
+        self.every = max(every, store.pause) if store is not None else every
         self.events = Events(store, run) if store is not None else None
         self.metrics = Metrics()
         self._lock = threading.Lock()
