@@ -50,7 +50,7 @@ class RaySession:
         self.address, self.instead, self.note = address, instead, note
         self.daemons: dict[psutil.Process, str] = {}  # without which nothing works -> their names
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> RaySession:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # the job detects and reports lost workers
         # Ray's own 15 gives its workers a thirtieth of a processor beside anything else: they start for minutes, as if hung
@@ -62,17 +62,18 @@ class RaySession:
         self.thread: _Starter | None = None
         self.inherited: str | None = None
         if ray.is_initialized():
-            return
+            return self
         for tries in range(START_TRIES):
             try:
                 self._start()
-                return
+                break
             except Exception as error:  # of many kinds: daemons that die while they start, addresses, time
                 self.__exit__()
                 last = tries == START_TRIES - 1 or isinstance(error, TimeoutError)
                 if self.address or last:
                     raise self._told(error) from None
                 self.note("Ray did not start: trying again")
+        return self
 
     def _start(self) -> None:
         import ray
@@ -89,6 +90,9 @@ class RaySession:
         self.thread = _Starter(lambda: ray.init(**options))
         with silent_stderr():
             self.thread.begin(START_SECONDS)
+        if not self.address:
+            self.daemons = {child: name for child in _rays() if (name := _daemon(child))}
+            OPEN.append(self)
 
     def _told(self, error: Exception) -> ExecutorError:
         """The one line of an error of Ray's."""
@@ -115,7 +119,7 @@ class RaySession:
             elif self.thread.begun:
                 ray.shutdown()
             self.thread.ended.set()
-            self.thread = None
+            self.thread, self.daemons = None, {}
         if self.inherited is not None:
             os.environ["RAY_ADDRESS"] = self.inherited
 

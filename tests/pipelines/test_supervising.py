@@ -86,6 +86,7 @@ def test_a_child_that_ends_without_a_word_is_started_again_and_its_units_count_o
             "if turn == 1:\n"
             "    unit('a', clip_failures=1); say(committed=['a']); unit('b'); os._exit(1)\n"
             "found = Summary(already=1)\n"
+            "say(planned=[2, 8.0, 1])\n"
             "for name, status in (('b', 'ok'), ('c', 'failed')):\n"
             "    report = Report(name, name, status=status, error='so', clips=2, footage=4.0); found.count(report)\n"
             "    say(unit=report.plain())\n"
@@ -95,6 +96,7 @@ def test_a_child_that_ends_without_a_word_is_started_again_and_its_units_count_o
     assert (summary.failed, summary.failures, summary.footage) == (1, [("c", "so")], 8.0)
     assert "ended (exit code 1; a daemon of Ray may have died): starting it again" in caplog.text
     assert [unit.id for unit in watcher.units] == ["a", "b", "b", "c"]
+    assert watcher.started == (4, 16.0, 1)  # as many as are shown as done at the end
 
 
 def test_children_that_get_nowhere_end_the_job_with_the_reason(job):
