@@ -110,14 +110,14 @@ def annotate_here(
         check_types(store, config, shards)
         open_dataset(store, config, chosen, models)
         tables = tables_of(config.parts).with_stored(store, shards)
-        open_for_writing(store, tables, lock.check)
+        open_for_writing(store, tables, lock.check, lock.run)
         target = Target(store.url, tables, models, lock.run)
         job = _Job(target, config, chosen, place, watcher, summary, lock)
         job.run(inputs, retry_failed)
         if found is not None:
             job.forget_accepted(found, retry_failed)
             found.close()
-        compact(store, check=lock.check)
+        compact(store, run=lock.run, check=lock.check)
     blocks.sweep()
     summary.wall = time.perf_counter() - began
     return summary
@@ -176,7 +176,7 @@ class _Job:
         refused = [(row["id"], text_to_path(row["video_path"])) for row in known.ledger.no_files()]
         known.close()
         if gone := [unit for unit, path in refused if found.accepts(path)]:
-            forget(self.store, self.target.tables, gone)
+            forget(self.store, self.target.tables, gone, self.target.run)
 
     def _work(self, inputs: Iterable[Input], known: RecordedUnits, first: bool) -> None:
         """Plan and run the units, and count what becomes of them. first: files that were modified meanwhile are kept in
