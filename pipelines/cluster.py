@@ -19,12 +19,17 @@ from curate.base.extras import install_command
 
 START_SECONDS = 120.0  # for Ray to start, or to be connected to
 START_TRIES = 2  # Ray itself gives a daemon 30 s, which are not enough on a machine with much else to do
+DRIVER = "WINNOW_DRIVER"  # variable of workers: the machine of their driver
 PLACE_SECONDS = 120.0  # for all workers to get their place
 LOG = logging.getLogger("winnow")
 
 
 class ExecutorError(Exception):
     """The job cannot run at all: what is missing, and the fix."""
+
+
+class RayDied(ExecutorError):
+    """A daemon of this machine's Ray has ended, and all its workers with it; Ray can be started again."""
 
 
 def require_ray(instead: str) -> None:
@@ -43,6 +48,7 @@ class RaySession:
         """address: of a cluster, or None: this machine. instead: what to do without Ray, for the error. note: is told what
         is waited for."""
         self.address, self.instead, self.note = address, instead, note
+        self.daemons: dict[psutil.Process, str] = {}  # without which nothing works -> their names
 
     def __enter__(self) -> None:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -99,13 +105,43 @@ class RaySession:
     def __exit__(self, *_: object) -> None:
         import ray
 
+        if self in OPEN:
+            OPEN.remove(self)
         if self.thread is not None:
-            if self.thread.begun:
+            if self._died():
+                for child in _rays():  # without its daemons, Ray would wait for them
+                    with suppress(psutil.Error):
+                        child.kill()
+            elif self.thread.begun:
                 ray.shutdown()
             self.thread.ended.set()
             self.thread = None
         if self.inherited is not None:
             os.environ["RAY_ADDRESS"] = self.inherited
+
+    def check(self) -> None:
+        """Raise RayDied where a daemon of this machine's Ray has ended: what is asked of Ray then is never answered."""
+        if died := self._died():
+            raise RayDied(
+                f"Ray on this machine has ended (its {died} was killed; the machine may have run out of memory)"
+            )
+
+    def _died(self) -> str | None:
+        for daemon, name in self.daemons.items():
+            with suppress(psutil.Error):
+                if daemon.is_running() and daemon.status() != psutil.STATUS_ZOMBIE:
+                    continue
+            return name
+        return None
+
+
+OPEN: list[RaySession] = []  # of this process, that have started Ray
+
+
+def check_ray() -> None:
+    """Raise RayDied where a daemon of a Ray that this process has started has ended. For a thread: others may wait for Ray."""
+    for session in list(OPEN):
+        session.check()
 
 
 class _Starter:
@@ -149,6 +185,14 @@ def _rays() -> list[psutil.Process]:
     return found
 
 
+def _daemon(process: psutil.Process) -> str | None:
+    """The name of a process that is a daemon of Ray."""
+    with suppress(psutil.Error):
+        name = Path(next(iter(process.cmdline()), "")).name
+        return name if name in ("raylet", "gcs_server") else None
+    return None
+
+
 def place(bundle: Mapping[str, float], count: int, note: Callable[[str], None], seconds: float | None = None) -> None:
     """See that `count` workers, each with a bundle of resources, can be placed now. Raises ExecutorError.
 
@@ -179,7 +223,7 @@ def place(bundle: Mapping[str, float], count: int, note: Callable[[str], None], 
 
 def _is_refused(error: Exception) -> bool:
     """Whether a cluster wants a token that this process lacks, or has another one."""
-    text = str(error).lower()
+    text = f"{error} {error.__cause__}".lower()  # Ray may hide the reason behind "Failed to connect to Ray cluster"
     return (
         type(error).__name__ == "AuthenticationError"
         or "unauthenticated" in text
@@ -195,7 +239,23 @@ def _check_reachable(address: str | None) -> None:
         socket.create_connection((host, int(port)), timeout=10).close()
 
 
+def elsewhere() -> bool:
+    """Whether this process works for one on another machine, which may see other files."""
+    return os.environ.get(DRIVER, machine()) != machine()
+
+
+def machine() -> str:
+    """The boot of this machine, and which of its file systems are seen (containers have their own)."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.stat('/').st_dev} {os.stat('/').st_ino}"
+    except OSError:
+        return socket.gethostname()
+
+
 def worker_environment(threads: int) -> dict[str, str]:
+    """Variables for workers of a job of this machine: their threads, where weights are, and `elsewhere`."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     passed = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HOME", "XDG_CACHE_HOME")
-    return dict.fromkeys(names, str(threads)) | {name: os.environ[name] for name in passed if name in os.environ}
+    own = {name: os.environ[name] for name in passed if name in os.environ}
+    return dict.fromkeys(names, str(threads)) | own | {DRIVER: machine()}

@@ -50,7 +50,8 @@ BOOT = (
 
 
 KILLED, LATE, START, CRASH, MEMORY, TIME, RAISED = "killed", "late", "start", "crash", "memory", "time", "raised"
-WORKER, CHANGED = "worker", "changed"  # detected elsewhere: a worker died, or the file was modified
+# detected elsewhere: a worker died, the file was modified, or this machine does not see what another does
+WORKER, CHANGED, UNSEEN = "worker", "changed", "unseen"
 SUSPECT = {CRASH, MEMORY, TIME, WORKER}  # may be caused by the request: confirmed if a second process ends the same way
 EXTERNAL_SIGNALS = {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGXCPU}
 RESOURCE_ERRNOS = {
@@ -66,7 +67,7 @@ RESOURCE_ERRNOS = {
 class Lost(Exception):
     """The child could not finish; the message is the plain reason.
 
-    kind: KILLED (from outside, e.g. the machine ran out of memory), LATE (stopped, starved, or waiting for a disk) and
+    kind: KILLED (from outside, e.g. the machine ran out of memory), LATE (stopped, starved, or waiting for a disk or a store) and
     START are not the request's fault. CRASH, MEMORY and TIME may be. RAISED: the function raised.
     """
 
@@ -115,7 +116,7 @@ class Child:
         self._begin()
         try:
             self._pipe.send_bytes(pack(request))
-            return self._answer(self.timeout if timeout is None else timeout, max_bytes)
+            return self._answer(request, self.timeout if timeout is None else timeout, max_bytes)
         except (EOFError, OSError):
             raise self._exit_loss() from None
 
@@ -135,7 +136,7 @@ class Child:
                         self._pipe.send_bytes(pack(request))
                         sent += 1
                     try:
-                        found.append(self._answer(requests[len(found)][1]))
+                        found.append(self._answer(*requests[len(found)]))
                     except Lost as lost:
                         found.append(lost)
                         if self._child is None:  # the requests after it went with the child
@@ -149,9 +150,13 @@ class Child:
             self.close()
             self._start()
 
-    def _answer(self, timeout: float, max_bytes: int | None = None) -> dict[str, Any]:
+    def waits_for(self, request: dict[str, Any]) -> str | None:
+        """What a request waits for that is not of this machine; a child that idles at its time limit waited for that."""
+        return None
+
+    def _answer(self, request: dict[str, Any], timeout: float, max_bytes: int | None = None) -> dict[str, Any]:
         try:
-            answer = self._wait(timeout, max_bytes)
+            answer = self._wait(timeout, max_bytes, self.waits_for(request))
             raw = {name: self._raw(size, max_bytes) for name, size in answer.get("raw", {}).items()}
         except (EOFError, OSError):
             raise
@@ -222,11 +227,12 @@ class Child:
                 start_new_session=True,  # this process handles Ctrl-C
             )
 
-    def _wait(self, timeout: float, max_bytes: int | None = None) -> dict[str, Any]:
+    def _wait(self, timeout: float, max_bytes: int | None = None, waits_for: str | None = None) -> dict[str, Any]:
         process, end = psutil.Process(self._child.pid), time.monotonic() + timeout
+        before = _used(process) if waits_for else 0.0
         while not self._pipe.poll(min(POLL_SECONDS, max(0.0, end - time.monotonic()))):
             if time.monotonic() >= end:
-                raise _timeout_loss(process, timeout)
+                raise _timeout_loss(process, timeout, before, waits_for)
             with contextlib.suppress(psutil.Error):
                 if process.memory_info().rss > self.memory_gb * 1e9:
                     raise self._memory_loss()
@@ -266,16 +272,26 @@ class Child:
         return Lost(f"the {self.name} crashed ({name})", CRASH)
 
 
-def _timeout_loss(process: psutil.Process, timeout: float) -> Lost:
-    """LATE where the machine is to blame: the child was stopped, waits for a disk, or is runnable but gets no CPU; else TIME."""
+def _used(process: psutil.Process) -> float:
+    """Seconds of the processor that a process has had; 0 where it is gone."""
+    with contextlib.suppress(psutil.Error):
+        return sum(process.cpu_times()[:2])
+    return 0.0
+
+
+def _timeout_loss(process: psutil.Process, timeout: float, before: float, waits_for: str | None) -> Lost:
+    """LATE where the machine or a store is to blame: the child was stopped, waits for a disk or for the store, or is runnable
+    but gets no CPU; else TIME. before: what it had used of the processor when it was asked."""
     reason = f"took longer than {timeout:g} s"
     with contextlib.suppress(psutil.Error):
-        state, used = process.status(), sum(process.cpu_times()[:2])
+        state, used = process.status(), _used(process)
         if state in (psutil.STATUS_DISK_SLEEP, psutil.STATUS_STOPPED):
             was = "stopped" if state == psutil.STATUS_STOPPED else "waiting for the disk"
             return Lost(f"{reason}: the process was {was}", LATE)
         if state == psutil.STATUS_RUNNING and used < STARVED_SHARE * timeout:
             return Lost(f"{reason}, but was given the processor for {used:.1f} s only: the machine is overloaded", LATE)
+        if waits_for and used - before < STARVED_SHARE * timeout:
+            return Lost(f"{reason}: it waited for {waits_for}", LATE)
     return Lost(reason, TIME)
 
 

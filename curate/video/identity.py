@@ -19,7 +19,8 @@ __all__ = [
     "distinct_id",
     "fingerprint",
     "identify",
-    "is_there",
+    "is_gone",
+    "is_readable",
     "same_stamp",
     "stamp",
 ]
@@ -42,9 +43,31 @@ def stamp(path: str, *, fresh: bool = True) -> dict[str, Any]:
     return {"bytes": found.st_size, "modified": found.st_mtime_ns, "version": None}
 
 
-def is_there(path: str) -> bool:
-    """Whether there is such a file or object."""
-    return stamp(path)["bytes"] is not None if is_remote(path) else os.path.exists(path)
+def is_gone(path: str) -> bool:
+    """Whether there surely is no such file or object any more: where it cannot be asked for, it may be there."""
+    try:
+        if is_remote(path):
+            entry_of(path, fresh=True)
+        else:
+            os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except (OSError, ValueError, StoreError):
+        return False
+    return False
+
+
+def is_readable(path: str) -> bool:
+    """Whether this machine may read the file or object. Also True for an object that is gone, since that is so everywhere."""
+    if not is_remote(path):
+        return os.access(path, os.R_OK)
+    try:
+        entry_of(path, fresh=True)
+    except FileNotFoundError:
+        return True
+    except StoreError:
+        return False
+    return True
 
 
 def same_stamp(one: dict[str, Any], other: dict[str, Any]) -> bool:

@@ -28,6 +28,9 @@ class Isolated(Child):
     def __init__(self, *, timeout: float = 600.0, memory_gb: float = 4.0) -> None:
         super().__init__("curate.watching.watch", timeout=timeout, memory_gb=memory_gb, setting="decode.memory_gb")
 
+    def waits_for(self, request: dict[str, Any]) -> str | None:
+        return "the store" if is_remote(request["path"]) else None
+
     def ask(
         self, request: dict[str, Any], timeout: float | None = None, max_bytes: int | None = None
     ) -> dict[str, Any]:

@@ -6,14 +6,14 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from itertools import chain
 from typing import Any, Protocol
 
 from curate.base.child import CHANGED
 from curate.base.files import DiskError
-from curate.base.store import StoreError, blocks, store_of
+from curate.base.store import Store, StoreError, blocks, is_remote, shown, storable, store_of
 from curate.clip import Unit, Video, text_to_path
 from pipelines.annotation.agreement import check_types, open_dataset, refuse_foreign
 from pipelines.annotation.models import check_weights
@@ -29,7 +29,7 @@ from pipelines.annotation.workers.actors import OnRay
 from pipelines.annotation.workers.executor import run, settled
 from pipelines.annotation.workers.force import Force, Inline
 from pipelines.annotation.workers.worker import Committer, Target
-from pipelines.cluster import ExecutorError
+from pipelines.cluster import ExecutorError, RayDied
 from pipelines.config import Config
 from pipelines.dataset.dataset import (
     Dataset,
@@ -38,9 +38,10 @@ from pipelines.dataset.dataset import (
 )
 from pipelines.dataset.lock import Lock, held
 from pipelines.dataset.shards import Footer, compact, forget, open_for_writing
-from pipelines.sources.stream import SourceStream
+from pipelines.sources.stream import InputError, SourceStream
 from pipelines.status.runlog import RunLog
 
+PROBE = ".probe-"
 INTERRUPTED_SECONDS = 20.0  # for what is finished to be committed, after Ctrl-C
 
 
@@ -77,6 +78,8 @@ def annotate(
     Problems of config, weights, sources or folder raise before any work is done. On Ray the work is that of a child process.
     """
     options: dict[str, Any] = {"place": place, "watcher": watcher, "stages": stages, "retry_failed": retry_failed}
+    if place.executor == "ray":
+        _refuse_memory(sources, out)
     where = supervised if place.executor == "ray" else annotate_here
     return where(sources, out, config, **options)
 
@@ -111,16 +114,44 @@ def annotate_here(
         open_dataset(store, config, chosen, models)
         tables = tables_of(config.parts).with_stored(store, shards)
         open_for_writing(store, tables, lock.check, lock.run)
-        target = Target(store.url, tables, models, lock.run)
-        job = _Job(target, config, chosen, place, watcher, summary, lock)
-        job.run(inputs, retry_failed)
         if found is not None:
-            job.forget_accepted(found, retry_failed)
+            found.hold()
+        with _probe(store, lock.run) if place.executor == "ray" else nullcontext() as probe:
+            target = Target(store.url, tables, models, lock.run, probe)
+            job = _Job(target, config, chosen, place, watcher, summary, lock)
+            job.run(inputs, retry_failed)
+        if found is not None:
+            job.forget_accepted(found)
             found.close()
         compact(store, run=lock.run, check=lock.check)
     blocks.sweep()
     summary.wall = time.perf_counter() - began
     return summary
+
+
+def _refuse_memory(sources: Sequence[str], out: str | os.PathLike[str]) -> None:
+    """Raise DatasetError, or InputError, for what only this process sees."""
+    why = "is in the memory of this process: use --executor inline"
+    if not store_of(out).shared:
+        raise DatasetError(f"{shown(out)}: {why}, or another --out")
+    for source in sources:
+        if is_remote(source) and storable(source) and not store_of(source).shared:
+            raise InputError(f"{shown(source)}: {why}, or files that other processes see")
+
+
+@contextmanager
+def _probe(store: Store, run: str) -> Iterator[str]:
+    """An object of the dataset by which its workers on other machines know that they see the same place."""
+    old = store.folder.glob(f"{PROBE}*") if store.folder else store.list(PROBE)
+    for left in list(old):  # of a run that was killed
+        store.delete(left.name)
+    name = f"{PROBE}{run}"
+    store.put(name, run.encode())
+    try:
+        yield name
+    finally:
+        with suppress(StoreError, DiskError):
+            store.delete(name)
 
 
 class _Job:
@@ -145,12 +176,14 @@ class _Job:
         self.log = RunLog(self.store, target.run)
         self.units, self.seconds = 0, 0.0
         self.modified: dict[str, Video] = {}
+        self.refused: list[tuple[str, str]] = []  # unit, path of inputs that an earlier run refused
 
     def run(self, inputs: Iterable[Input] | None, retry_failed: bool) -> None:
         """inputs: of the sources; None: the recorded ones."""
         state, reason = "stopped", None
         try:
             known = self._recorded(retry_failed)
+            self.refused = [(row["id"], text_to_path(row["video_path"])) for row in known.ledger.no_files()]
             self._work(known.videos() if inputs is None else inputs, known, first=True)
             if videos := list(self.modified.values()):
                 known = self._recorded(retry_failed)
@@ -170,12 +203,9 @@ class _Job:
     def _recorded(self, retry_failed: bool) -> RecordedUnits:
         return RecordedUnits(Dataset(self.target.place), self.stages, retry_failed, self.config.parts)
 
-    def forget_accepted(self, found: SourceStream, retry_failed: bool) -> None:
+    def forget_accepted(self, found: SourceStream) -> None:
         """Remove the rows of inputs that were refused in an earlier run, and are accepted now."""
-        known = self._recorded(retry_failed)
-        refused = [(row["id"], text_to_path(row["video_path"])) for row in known.ledger.no_files()]
-        known.close()
-        if gone := [unit for unit, path in refused if found.accepts(path)]:
+        if gone := [unit for unit, path in self.refused if found.accepts(path)]:
             forget(self.store, self.target.tables, gone, self.target.run)
 
     def _work(self, inputs: Iterable[Input], known: RecordedUnits, first: bool) -> None:
@@ -195,6 +225,8 @@ class _Job:
                     self._committed(told)
                 else:
                     self._count(*told, first)
+        except RayDied:
+            raise
         except BaseException:
             with suppress(ExecutorError, DiskError, StoreError):  # the first error is the one to tell
                 for footer in settled(force, INTERRUPTED_SECONDS):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import logging
 import os
@@ -16,8 +17,11 @@ from curate.base.child import pack, unpack
 from pipelines.annotation.annotate import annotate_here
 from pipelines.annotation.pools import Place
 from pipelines.annotation.tasks import Report
+from pipelines.cluster import RayDied, check_ray
 from pipelines.config import resolve
 
+EXIT_SECONDS = 20.0
+LOOK_SECONDS = 1.0  # between looks at Ray's daemons
 PLANNED_SECONDS = 0.2  # between two messages of what is planned
 
 
@@ -25,7 +29,7 @@ class Told:
     """A watcher that sends what it is told to the command."""
 
     def __init__(self, pipe: Connection) -> None:
-        self.pipe, self.lock = pipe, threading.Lock()
+        self.pipe, self.lock = pipe, threading.RLock()  # a thread plans, and another works
         self.last: dict[str, float] = {}
         self.kept: dict[str, dict[str, Any]] = {}
 
@@ -40,23 +44,24 @@ class Told:
         self._now_and_then({"planned": [units, seconds, already]}, always=units == 1)
 
     def unit(self, unit: Report) -> None:
-        for message in self.kept.values():
-            self.send(message)
-        self.kept = {}
-        self.send({"unit": unit.plain()})
+        with self.lock:
+            kept, self.kept = self.kept, {}
+            for message in (*kept.values(), {"unit": unit.plain()}):
+                self.send(message)
 
     def committed(self, units: list[str]) -> None:
         self.send({"committed": units})
 
     def _now_and_then(self, message: dict[str, Any], always: bool = False) -> None:
         (kind,) = message
-        now = time.monotonic()
-        if always or now - self.last.get(kind, 0.0) >= PLANNED_SECONDS:
-            self.last[kind] = now
-            self.kept.pop(kind, None)
-            self.send(message)
-        else:
-            self.kept[kind] = message
+        with self.lock:
+            now = time.monotonic()
+            if always or now - self.last.get(kind, 0.0) >= PLANNED_SECONDS:
+                self.last[kind] = now
+                self.kept.pop(kind, None)
+                self.send(message)
+            else:
+                self.kept[kind] = message
 
 
 class _Forwarded(logging.Handler):
@@ -76,6 +81,7 @@ def main(descriptor: int) -> None:
     request = unpack(pipe.recv_bytes())
     threading.Thread(target=_listen, args=(pipe,), daemon=True, name="winnow-command").start()
     told = Told(pipe)
+    threading.Thread(target=_look_after_ray, args=(told,), daemon=True, name="winnow-ray").start()
     logging.getLogger().addHandler(_Forwarded(told))
     try:
         summary = annotate_here(
@@ -88,8 +94,13 @@ def main(descriptor: int) -> None:
             retry_failed=request["retry_failed"],
         )
         told.send({"summary": summary.plain()})
+    except RayDied as error:
+        told.send({"again": str(error)})
     except BaseException as error:
         told.send({"error": described(error)})
+    ending = threading.Thread(target=atexit._run_exitfuncs, daemon=True)  # temporary folders are deleted there
+    ending.start()
+    ending.join(EXIT_SECONDS)
     os._exit(0)  # threads of libraries may linger; all is committed and told
 
 
@@ -105,6 +116,17 @@ def described(error: BaseException) -> dict[str, Any]:
         "arguments": plain if kind.__module__ == "builtins" else [str(error)],
         "trace": "".join(traceback.format_exception(error)),
     }
+
+
+def _look_after_ray(told: Told) -> None:
+    """End with the local Ray, of which whoever waits for it may never hear."""
+    while True:
+        time.sleep(LOOK_SECONDS)
+        try:
+            check_ray()
+        except RayDied as error:
+            told.send({"again": str(error)})
+            os._exit(1)
 
 
 def _listen(pipe: Connection) -> None:

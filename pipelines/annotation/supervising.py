@@ -16,7 +16,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
@@ -69,6 +70,10 @@ def supervised(
         "retry_failed": retry_failed,
     }
     return _Supervisor(request, watcher).run()
+
+
+class _Again(Exception):
+    """A child says that it has to be started again, and why."""
 
 
 class _Supervisor:
@@ -132,12 +137,15 @@ class _Supervisor:
             )
         pipe = Connection(ours.detach())
         try:
-            pipe.send_bytes(pack(self.request))
+            with _as_its_end():
+                pipe.send_bytes(pack(self.request))
             told = self._listen(pipe)
         except KeyboardInterrupt:
             self._stop(pipe, child)
             raise
-        except (EOFError, OSError):
+        except _Again as again:
+            return None, str(again)
+        except EOFError:
             return None, _ended(child)
         finally:
             pipe.close()
@@ -149,11 +157,14 @@ class _Supervisor:
     def _listen(self, pipe: Connection) -> Summary | BaseException:
         """Hand on what the child says until it is done, and return its summary, or why it stopped. Raises EOFError where it ends without a word."""
         while True:
-            ((kind, value),) = unpack(pipe.recv_bytes()).items()
+            with _as_its_end():
+                ((kind, value),) = unpack(pipe.recv_bytes()).items()
             if kind == "summary":
                 return Summary.of_plain(value)
             if kind == "error":
                 return _raised(value)
+            if kind == "again":
+                raise _Again(value)
             if kind == "planning":
                 self.watcher.planning(value)
             elif kind == "planned":
@@ -183,6 +194,15 @@ class _Supervisor:
             child.wait(max(0.0, end - time.monotonic()))
         except (EOFError, OSError, KeyboardInterrupt, subprocess.TimeoutExpired):
             return
+
+
+@contextmanager
+def _as_its_end() -> Iterator[None]:
+    """A pipe that fails is the child's end; an OSError of anything else here, as of the terminal, is not."""
+    try:
+        yield
+    except OSError as error:
+        raise EOFError from error
 
 
 def _ended(child: subprocess.Popen) -> str:

@@ -44,11 +44,12 @@ class errors:
     def __exit__(self, kind, error, _trace) -> None:
         if kind is None or issubclass(kind, (typer.Exit, SystemExit, BrokenPipeError)):
             return
-        if issubclass(kind, KeyboardInterrupt):
-            err_console.print(str(error) or "interrupted: what was committed stays; the same command resumes")
+        within, said = _within_sql(error)
+        if issubclass(kind, KeyboardInterrupt) or within == "KeyboardInterrupt":
+            err_console.print(said or "interrupted: what was committed stays; the same command resumes")
             raise typer.Exit(INTERRUPTED) from None
-        if kind.__module__.startswith(("pipelines.", "curate.", "video_model.")):
-            _stop(str(error))
+        if kind.__module__.startswith(("pipelines.", "curate.", "video_model.")) or within == "StoreError":
+            _stop(said)
         if reason := _user_error(error):
             _stop(reason)
         traceback.print_exception(error)
@@ -56,6 +57,17 @@ class errors:
             Text("winnow: this is a defect of Winnow: please report it with the lines above", style="red")
         )
         raise typer.Exit(DEFECT) from None
+
+
+def _within_sql(error: BaseException) -> tuple[str, str]:
+    """(class, message) of the Python error that a query met in reading a store, which DuckDB tells as a traceback's text."""
+    said = str(error)
+    _, head, trace = said.partition("Traceback (most recent call last):\n")
+    if not head:
+        return "", said
+    line = next((line for line in trace.split("\n") if line and not line.startswith(" ")), "")
+    name, _, message = line.partition(":")
+    return name.rpartition(".")[2], message.strip()
 
 
 def _user_error(error: BaseException) -> str | None:

@@ -16,8 +16,7 @@ import pyarrow as pa
 from curate.base.store.places import Store, join, store_of
 from curate.export.span import ClipForm
 from curate.selection.selection import Selection
-from pipelines.cluster import RaySession
-from pipelines.curated.crew import Crew
+from pipelines.curated.crew.line import CrewLine
 from pipelines.curated.cutting import CutJob
 from pipelines.curated.exported import schema_of
 from pipelines.curated.plan.planned import PlannedClips, SourceRoots
@@ -84,11 +83,7 @@ class Job:
         if self.work.cluster is None:
             with self.work.cutters() as cut:
                 return self._count(_Here(self._worker(cut, progress)), progress)
-        cluster = self.work.cluster
-        with (
-            RaySession(cluster.address, "use --executor inline", self.work.note),
-            Crew(self._spec(), self.work.workers) as crew,
-        ):
+        with CrewLine(self._spec(), self.work.cluster.address, self.work.workers, self.work.note) as crew:
             return self._count(_Cluster(crew), progress)
 
     def discard(self) -> None:
@@ -227,7 +222,7 @@ class _Here:
 class _Cluster:
     """The work done by workers of Ray."""
 
-    def __init__(self, crew: Crew) -> None:
+    def __init__(self, crew: CrewLine) -> None:
         self.crew = crew
 
     def ahead(self, groups: _Groups, end: int, progress: CutProgress) -> None:

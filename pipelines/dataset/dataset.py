@@ -5,7 +5,6 @@
     DATASET/clips/part-<hash>.parquet    a row per clip
     DATASET/videos/part-<hash>.parquet   a row per unit; the footer names the units: the record of finished work
     DATASET/manifest/                    a copy of what the footers say (`pipelines.dataset.shards.manifest`)
-    DATASET/plan/                        plans of a job that is not done (`pipelines.dataset.shards.plans`)
 
 A clips file without its videos file was never committed, and the other way round. A unit that runs again (more stages, or a
 retry) gets a higher `generation`; the highest is current.

@@ -27,13 +27,14 @@ from typing import Any, TextIO
 from curate.base.files import writing
 from curate.base.store import Changed, Store, StoreError, store_of
 
-__all__ = ["LEASE", "LEASE_NAME", "LOCK", "Lock", "has_ended", "held"]
+__all__ = ["LEASE", "LEASE_NAME", "LOCK", "Fence", "Lock", "has_ended", "held"]
 
 LOG = logging.getLogger("winnow")
 LOCK = ".lock"
 LEASE_NAME = "lock.json"
 LEASE = 60.0  # s without a renewal after which a holder counts as gone
 RENEW = 10.0  # s between renewals
+LOOK = 5.0  # s between a worker's looks at the lease of its driver
 SLOW_LEASE = 6  # renewals in a lease, where a storage must not be written to as often (`Store.pause`)
 
 
@@ -257,6 +258,30 @@ class _Lease(Lock):
         beat = uuid.uuid4().hex
         self._beats[beat] = time.monotonic()
         return json.dumps(_self() | {"since": self.since, "run": self.run, "beat": beat}).encode()
+
+
+class Fence:
+    """What a worker asks before it commits: whether the run that it works for still holds the lease of its bucket. On a disk,
+    whose lock goes with the driver and its workers, it always may."""
+
+    def __init__(self, store: Store, run: str, error: type[Exception]) -> None:
+        self.store, self.run, self._error = store, run, error
+        self._looked = -LOOK
+
+    def check(self) -> None:
+        """Raise where another run holds the lease, or none does; looks every LOOK seconds at most. Raises StoreError."""
+        if not self.run or self.store.folder is not None or time.monotonic() - self._looked < LOOK:
+            return
+        try:
+            holder = json.loads(self.store.read(LEASE_NAME))
+        except (FileNotFoundError, ValueError):
+            holder = None
+        if not isinstance(holder, dict) or holder.get("run") != self.run:
+            raise self._error(
+                f"{self.store}: the run that this worker belongs to holds its lock no more{_named(holder or {})}: stopped before "
+                "writing more; the same command resumes"
+            )
+        self._looked = time.monotonic()
 
 
 def _self() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Changes of a source list since a video was recorded: other spans mean other clips, other captions the same clips."""
+"""What a source list says now of a video that is recorded, whose spans are the same ones."""
 
 from __future__ import annotations
 
@@ -8,28 +8,12 @@ from typing import Any
 
 from curate.clip import Listed, Unit, Video
 
-__all__ = ["apply_list", "bounds", "list_changed", "spans_changed"]
+__all__ = ["apply_list", "bounds"]
 
 
 def bounds(span: Listed) -> tuple[Any, ...]:
     """The identity of a span: its bounds, without captions and columns."""
     return span.start, span.end, span.start_frame, span.end_frame, span.problem
-
-
-def spans_changed(now: Video, recorded: Video) -> bool:
-    """Whether the list names other spans than recorded, so that the clips have to be found again."""
-    if not now.spans:
-        return False
-    was, are = {bounds(span) for span in recorded.spans}, {bounds(span) for span in now.spans}
-    # Without recorded clips of a span, its captions cannot be updated.
-    unplaced = any(span.frames is None for span in recorded.spans)
-    return was != are or (unplaced and _texts(now) != _texts(recorded))
-
-
-def list_changed(now: Video, recorded: Video) -> bool:
-    """Whether the list has other captions or columns of the video, or of its spans, than recorded."""
-    spans = bool(now.spans) and _texts(now) != _texts(recorded)
-    return spans or (now.captions, now.columns) != (recorded.captions, recorded.columns)
 
 
 def apply_list(unit: Unit, now: Video) -> None:
@@ -47,7 +31,3 @@ def apply_list(unit: Unit, now: Video) -> None:
             clip = clips[place]
             clip.captions = [*clip.captions, *span.captions]
             clip.columns = {**span.columns, **clip.columns}
-
-
-def _texts(video: Video) -> list[tuple[Any, ...]]:
-    return [(bounds(span), span.captions, span.columns) for span in video.spans]

@@ -9,7 +9,8 @@ import sys
 import pyarrow.parquet as pq
 import pytest
 
-from curate.video.identity import fingerprint
+from curate.base.store import store_of
+from curate.video.identity import fingerprint, is_gone
 from pipelines.annotation import decoding
 from pipelines.annotation.planning import planner as planning
 from pipelines.dataset.dataset import DatasetError
@@ -294,3 +295,25 @@ def test_a_dataset_whose_config_has_keys_of_an_older_version(folder, tmp_path, w
     command += ["--where", "num_frames > 1", "--dry-run"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_copy_in_a_bucket_is_no_move_of_the_object_that_is_still_there(folder, tmp_path, storage, watcher):
+    """Killed between the two: the first was recorded, and the copy comes to a later run."""
+    bucket, out = storage.bucket(), tmp_path / "d"
+    store, data = store_of(f"{bucket}/films"), (folder / "a.mp4").read_bytes()
+    store.put("a.mp4", data)
+    job(f"{bucket}/films", out, watcher)
+    store.put("z copy.mp4", data)
+    store.put("b.mp4", (folder / "b.mp4").read_bytes())
+    summary = job(f"{bucket}/films", out, watcher)
+    assert (summary.moved, summary.duplicates) == (0, 1)
+    assert [(name, status) for name, _, status in paths(out)] == [
+        ("a.mp4", "ok"), ("b.mp4", "ok"), ("z copy.mp4", "duplicate"),
+    ]  # fmt: skip
+    store.delete("a.mp4")
+    assert job(f"{bucket}/films", out, watcher).moved == 1  # now it is one
+
+
+def test_what_cannot_be_asked_for_is_not_gone(tmp_path):
+    assert is_gone(str(tmp_path / "a.mp4")) and is_gone(str(film(tmp_path / "b.mp4", 1) / "c.mp4"))
+    assert not is_gone(str(tmp_path / "b.mp4")) and not is_gone(f"{tmp_path}/{'n' * 300}")  # ENAMETOOLONG

@@ -6,13 +6,17 @@ import sys
 
 import pyarrow.parquet as pq
 import pytest
+import typer
 from rich.console import Console
 from typer.testing import CliRunner
 
+from curate.base.store import StoreError, store_of
+from curate.base.store.files import database, readable_by_sql
 from pipelines.annotation.summary import Summary
 from pipelines.annotation.tasks import Report
 from pipelines.annotation.workers.ray_worker import StageWorker
 from pipelines.cli import app as cli
+from pipelines.cli.errors import errors
 from pipelines.cli.progress import LiveProgress, print_summary
 from pipelines.cluster import ExecutorError
 from pipelines.config import load
@@ -283,3 +287,29 @@ def test_the_summary_counts_videos_not_their_units(capsys):
     print_summary(Console(), summary, "out")
     printed = " ".join(capsys.readouterr().out.split())
     assert "videos 2" in printed and "failed 2 videos (+ 1 in earlier runs" in printed
+
+
+@pytest.mark.parametrize(
+    "met, code, says",
+    [
+        (
+            StoreError("s3://b/x: cannot be read (503): try again"),
+            2,
+            "winnow: s3://b/x: cannot be read (503): try again",
+        ),
+        (KeyboardInterrupt(), 130, "interrupted: what was committed stays"),
+    ],
+)
+def test_what_a_query_meets_in_a_store_is_told_as_what_it_is(tmp_path, monkeypatch, capsys, met, code, says):
+    """DuckDB makes an error of its own of it, with a traceback for a message."""
+    store = store_of(f"memory://{tmp_path.name}")
+    store.put("t.parquet", b"PAR1" * 100)
+
+    def read(*_):
+        raise met
+
+    monkeypatch.setattr(type(store), "read", read)
+    with pytest.raises(typer.Exit) as ended, errors():
+        database().execute(f"SELECT * FROM read_parquet('{readable_by_sql(store.where('t.parquet'))}')")
+    said = capsys.readouterr().err
+    assert ended.value.exit_code == code and said.startswith(says) and "Traceback" not in said

@@ -6,7 +6,7 @@ import pytest
 
 from curate.clip import Unit, Video
 from pipelines.annotation.planning.feed import AHEAD, AheadFeed
-from pipelines.annotation.planning.ledger import Ledger
+from pipelines.annotation.planning.ledger import COLUMNS, Ledger
 from pipelines.annotation.summary import MOST, Summary
 from pipelines.annotation.tasks import Report, Task
 from pipelines.annotation.workers.worker import work
@@ -14,13 +14,14 @@ from tests.pipelines.test_losses import FakeForce, run
 
 
 def row(video_id, path, unit=0, **values):
-    return {
+    given = {
         "id": f"{video_id}-{unit:04d}",
         "video_id": video_id,
         "video_path": path,
         "unit": unit,
         "kind": "file",
     } | values
+    return tuple(given.get(name) for name in COLUMNS)
 
 
 def test_rows_are_found_by_path_content_and_copy():
@@ -28,16 +29,22 @@ def test_rows_are_found_by_path_content_and_copy():
     assert ledger.empty and ledger.of_path("a") == [] and ledger.row("x-0000") is None
     ledger.load(
         [
-            row("ab12", "/a", 1, status="ok", stages=("shots", "motion"), source_captions=["é"], generation=3),
-            row("ab12", "/a", 0, status="ok", stages=("shots",)),
-            row("ab13", "/b", status="failed", stages=()),
-            row("cd00", "/c", status="duplicate", duplicate_of="/a", stages=()),
-            row("ef00", "/d", status="failed", kind="folder", stages=()),
+            row("ab12", "/a", 1, status="ok", stages="shots,motion", source_list="é", generation=3),
+            row("ab12", "/a", 0, status="ok", stages="shots"),
+            row("ab13", "/b", status="failed", stages=""),
+            row("cd00", "/c", status="duplicate", duplicate_of="/a", stages=""),
+            row("ef00", "/d", status="failed", kind="folder", stages=""),
         ]
     )
     assert [found["unit"] for found in ledger.of_path("/a")] == [0, 1]
     second = ledger.of_path("/a")[1]
-    assert (second["stages"], second["source_captions"], second["generation"]) == (["shots", "motion"], ["é"], 3)
+    assert (second["stages"], second["source_list"], second["generation"]) == (["shots", "motion"], "é", 3)
+    ledger.look_up(["/b", "/x", "/a"])  # the same, and nothing for a path that is not recorded
+    assert [[found["id"] for found in ledger.of_path(path)] for path in ("/a", "/x")] == [
+        ["ab12-0000", "ab12-0001"],
+        [],
+    ]
+    assert [found["id"] for found in ledger.of_path("/c")] == ["cd00-0000"]
     assert [found["id"] for found in ledger.of_content("ab12")] == ["ab12-0000", "ab12-0001"]
     assert ledger.of_content("cd00") == []  # a duplicate has no rows of its own
     assert sorted(ledger.contents_like("ab")) == ["ab12", "ab13"]

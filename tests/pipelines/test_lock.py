@@ -11,7 +11,7 @@ import pytest
 
 from curate.base.store import StoreError, connection, store_of
 from pipelines.dataset import lock
-from pipelines.dataset.lock import held
+from pipelines.dataset.lock import Fence, held
 from pipelines.dataset.shards import Manifest
 from pipelines.status.runlog import EVERY, RunLog
 
@@ -97,6 +97,19 @@ def test_who_was_taken_over_may_not_commit(storage, short):
         with pytest.raises(RuntimeError, match="another process has taken its lock"):
             first.check()
     assert json.loads(store.read("lock.json"))["run"] == "other"  # not given back: it is not ours
+
+
+def test_a_worker_writes_only_while_its_run_holds_the_lease(storage, tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "LOOK", 0.0)
+    store = store_of(f"{storage.bucket()}/fenced")
+    with held(store, "dataset", RuntimeError) as mine:
+        worker = Fence(store, mine.run, RuntimeError)
+        worker.check()
+        Fence(store_of(tmp_path), mine.run, RuntimeError).check()  # a disk's lock needs none
+    with pytest.raises(RuntimeError, match="holds its lock no more: stopped before writing more"):
+        worker.check()  # its driver has ended
+    with held(store, "dataset", RuntimeError), pytest.raises(RuntimeError, match=r"no more \(process \d+ on "):
+        worker.check()  # and another has begun
 
 
 class Slow:

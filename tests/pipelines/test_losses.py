@@ -414,7 +414,7 @@ def test_a_full_disk_is_named(films, tmp_path, watcher, monkeypatch):
     monkeypatch.undo()
     with monkeypatch.context() as patch:
         patch.setattr("curate.base.store.folder.flush", full)
-        with pytest.raises(DiskError, match=r"d/clips: cannot be written to \(No space left on device\)"):
+        with pytest.raises(DiskError, match=r"/d: cannot be written to \(No space left on device\): free space there"):
             job(folder, tmp_path / "d", watcher)
     assert not list((tmp_path / "d").rglob("*.tmp"))
     assert not job(folder, tmp_path / "d", watcher).anything_failed

@@ -2,16 +2,23 @@
 child here is a script that says what a driver says."""
 
 import logging
+import subprocess
+import time
+from typing import ClassVar
 
+import psutil
 import pytest
 
+from curate.base.child import unpack
 from curate.base.files import DiskError
+from pipelines import cluster
 from pipelines.annotation import supervising
+from pipelines.annotation.driver import Told
 from pipelines.annotation.pools import Place
 from pipelines.annotation.summary import Summary
 from pipelines.annotation.supervising import supervised
 from pipelines.annotation.tasks import Report
-from pipelines.cluster import ExecutorError, RaySession
+from pipelines.cluster import ExecutorError, RayDied, RaySession
 from pipelines.config import load
 from pipelines.dataset.dataset import DatasetError
 
@@ -45,6 +52,31 @@ def job(tmp_path, monkeypatch, watcher):
         return supervised([], where, load("quickstart"), place=place, watcher=watcher, stages=None, retry_failed=False)
 
     return run
+
+
+def test_a_child_whose_ray_died_is_started_again(job, caplog):
+    with caplog.at_level(logging.WARNING):
+        script = (
+            "say(again='Ray on this machine has ended (its raylet was killed)') if turn == 1 else say(summary={})\n"
+        )
+        assert job(script.replace("{}", "Summary(already=3).plain()")).already == 3
+    assert "ended (Ray on this machine has ended (its raylet was killed)): starting it again" in caplog.text
+
+
+def test_without_its_daemons_ray_is_known_to_be_dead(monkeypatch):
+    """Here a process that sleeps is the daemon; nothing else is there to be waited for."""
+    session, daemon = RaySession(None, "wait"), subprocess.Popen(["sleep", "60"])
+    session.daemons = {psutil.Process(daemon.pid): "raylet"}
+    monkeypatch.setattr(cluster, "OPEN", [session])
+    cluster.check_ray()
+    daemon.kill()
+    with pytest.raises(RayDied, match=r"its raylet was killed"):
+        for _ in range(100):
+            time.sleep(0.05)
+            cluster.check_ray()
+    daemon.wait()
+    with pytest.raises(RayDied):  # also when it is waited for
+        session.check()
 
 
 def test_a_child_that_ends_without_a_word_is_started_again_and_its_units_count_once(job, watcher, caplog):
@@ -122,3 +154,22 @@ def test_ray_that_does_not_start_is_tried_again_and_told_in_one_line(monkeypatch
     ):
         RaySession(None, "use --executor inline").__enter__()  # the third and fourth time
     assert len(started) == 4
+
+
+def test_planning_goes_on_while_a_unit_is_told():
+    class Pipe:
+        """Planning tells something whenever a message is sent, as its thread may."""
+
+        sent: ClassVar[list[dict]] = []
+
+        def send_bytes(self, data: bytes) -> None:
+            self.sent.append(unpack(data))
+            if len(self.sent) < 20:
+                told.planning(len(self.sent))
+                told.planned(2, 1.0, len(self.sent))
+
+    told = Told(Pipe())
+    for looked in range(3):
+        told.planning(looked)
+    told.unit(Report("a", "a.mp4"))
+    assert sum("unit" in message for message in Pipe.sent) == 1

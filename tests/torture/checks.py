@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from pipelines.dataset.dataset import Dataset
 COSTS = ("seconds", "bytes_read", "requests")  # of the run: a retry adds to them
 OF_THE_PLACE = ("modified", "version")  # the same file has others on a disk and in a bucket
 KEYS = {"videos": ("video_path", "unit"), "clips": ("clip_id",)}
+SCRATCH_SECONDS = 180.0  # a minute, and what the last command takes
 KEPT = (".lock",)  # hidden files that stay
 
 Rows = dict[tuple, dict[str, Any]]
@@ -51,9 +53,14 @@ def leftovers(dataset: Path, temporary: Path) -> list[str]:
     """Temporary files in a dataset, and anything in the folders for temporary files of its commands."""
     inside = [path for path in dataset.rglob(".*") if path.name not in KEPT]
     inside += [path for path in dataset.rglob("*") if path.name.endswith(".tmp") and path not in inside]
-    spools = [path for path in (temporary / "tmp").iterdir()]
+    spools = [path for path in (temporary / "tmp").iterdir() if not _goes_with_the_next(path)]
     stale = list((temporary / "ray").rglob("ray_current_cluster"))
     return [f"left over: {path}" for path in [*inside, *spools, *stale]]
+
+
+def _goes_with_the_next(path: Path) -> bool:
+    """A folder of a killed process that the next start removes, if it is a minute old by then."""
+    return path.name.startswith("winnow-scratch-") and time.time() - path.stat().st_ctime < SCRATCH_SECONDS
 
 
 def bytes_of(curated: Path) -> dict[str, str]:

@@ -80,9 +80,9 @@ class Connection:
         if kind == "PreconditionError":
             raise Changed(place) from None
         if kind == "AlreadyExistsError":
-            raise FileExistsError(place) from None
+            raise FileExistsError(shown(place)) from None
         if isinstance(error, FileNotFoundError) or kind == "NotFoundError":
-            raise FileNotFoundError(place) from None
+            raise FileNotFoundError(shown(place)) from None
         if kind == "InvalidPathError" or (isinstance(error, ValueError) and "parse path" in text):
             found = re.search(r'[pP]ath "(.*?)"', " ".join(text.split()))
             raise StoreError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from datetime import UTC, datetime
 from typing import Any, BinaryIO
 
@@ -31,7 +32,8 @@ class StoreFiles(fsspec.AbstractFileSystem):
     def _open(self, path: str, mode: str = "rb", **_: Any) -> BinaryIO:
         if mode != "rb":
             raise PermissionError(f"{path}: stores are written by `Store.put`")
-        return opened(self._strip_protocol(path))
+        stream = opened(self._strip_protocol(path))
+        return _Shared(stream)  # type: ignore[return-value]
 
     def info(self, path: str, **_: Any) -> dict[str, Any]:
         path = self._strip_protocol(path)
@@ -44,6 +46,33 @@ class StoreFiles(fsspec.AbstractFileSystem):
 
     def glob(self, path: str, **_: Any) -> list[str]:
         return [self._strip_protocol(path)]
+
+
+class _Shared:
+    """A stream that several threads read at once, each from where it has sought: DuckDB's do, by a seek and then a read."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream, self._lock, self._own = stream, threading.Lock(), threading.local()
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        if whence == os.SEEK_CUR:
+            offset, whence = self.tell() + offset, os.SEEK_SET
+        with self._lock:
+            self._own.at = self._stream.seek(offset, whence)
+        return self._own.at
+
+    def tell(self) -> int:
+        return getattr(self._own, "at", 0)
+
+    def read(self, count: int = -1) -> bytes:
+        with self._lock:
+            self._stream.seek(self.tell())
+            found = self._stream.read(count)
+        self._own.at = self.tell() + len(found)
+        return found
+
+    def close(self) -> None:
+        self._stream.close()
 
 
 def opened(place: str | os.PathLike[str]) -> BinaryIO:

@@ -108,7 +108,8 @@ class Store(ABC):
         return f"{self.url}/{name}"
 
     def __str__(self) -> str:
-        return self.url
+        """For messages, without credentials; `url` is the address."""
+        return shown(self.url)
 
 
 def is_remote(place: str | os.PathLike[str]) -> bool:

@@ -7,12 +7,12 @@ rows are replaced by the first new ones. A file with the recorded size and time 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from curate.clip import Unit, Video, path_to_text, text_to_path
+from curate.video.identity import is_gone
 from pipelines.annotation.planning.contents import identities
 from pipelines.annotation.planning.planner import Identity, Planner
 from pipelines.annotation.planning.recorded import RecordedUnits, duplicate
@@ -114,11 +114,11 @@ def _related_paths(seen: dict[str, Identity], state: RecordedUnits) -> set[str]:
         left = {path} if content not in state.contents_of(path) else set()  # paths that may have lost their content
         for row in state.ledger.of_content(content)[:1]:
             place = row["video_path"]
-            if not os.path.exists(text_to_path(place)):
+            if is_gone(text_to_path(place)):
                 left.add(place)
             elif state.may_have_changed(place):
                 more.add(place)
-        more |= {copy for place in left for copy in state.ledger.copies(place) if os.path.exists(text_to_path(copy))}
+        more |= {copy for place in left for copy in state.ledger.copies(place) if not is_gone(text_to_path(copy))}
     return more
 
 
@@ -132,7 +132,7 @@ def _has_moved(content: str, path: str, seen: dict[str, Identity], state: Record
         return False
     if place in seen:
         return seen[place]["video_id"] not in (content, None)
-    return not os.path.exists(text_to_path(place))
+    return is_gone(text_to_path(place))
 
 
 def _duplicates(state: RecordedUnits, path: str) -> list[str]:

@@ -72,6 +72,7 @@ class Intake:
                 self._count_known(given.video, recorded=True)
             else:
                 self._finish(given)
+        known.ledger.look_up([path_to_text(video.path) for video in videos])
         doubtful = [video for video in videos if known.may_have_changed(path_to_text(video.path), video.stamp)]
         seen = identities([video.path for video in doubtful], known, planner)
         put_off = {video.path for video in doubtful if self._undecided(path_to_text(video.path), seen)}
@@ -104,6 +105,7 @@ class Intake:
     def _wanted(self, videos: Sequence[Video], planner: Planner, seen: dict[str, Identity]) -> Iterator[Task]:
         """Tasks of videos that are new, that lack a stage, or for which a list changed."""
         known = self.known
+        known.ledger.look_up([path_to_text(video.path) for video in videos])
         fresh = [video for video in videos if not known.planned(video)]
         opened = dict(zip([video.path for video in fresh], plan_videos(fresh, planner, seen, known), strict=True))
         for video in videos:

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sqlite3
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-__all__ = ["Ledger"]
+__all__ = ["COLUMNS", "Ledger"]
 
-COLUMNS = (  # of a recorded unit; lists and tuples are JSON
+COLUMNS = (  # of a recorded unit
     *("id", "video_path", "video_id", "unit", "units", "unit_start", "unit_end", "status", "kind", "error"),
     *("duration", "bytes", "modified", "version", "checksum", "duplicate_of"),
-    *("source_caption", "source_captions", "source_columns", "source_spans", "shard", "generation", "stages"),
+    *("source_list", "source_spans", "source_texts", "source_unplaced", "shard", "generation", "stages"),
 )
-AS_JSON = ("source_captions", "stages")
+CACHE_KB = 32 << 10  # of memory that fills within some hundred thousand units, and is all that the ledger takes
 TABLES = f"""
-PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -65536; PRAGMA temp_store = FILE;
+PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA temp_store = FILE; PRAGMA mmap_size = 0;
+PRAGMA cache_size = -{CACHE_KB};
 CREATE TABLE recorded ({", ".join(COLUMNS)}, PRIMARY KEY (id)) WITHOUT ROWID;
 CREATE TABLE claims (content TEXT PRIMARY KEY, path TEXT) WITHOUT ROWID;
 CREATE TABLE later (at INTEGER PRIMARY KEY, what TEXT, data BLOB);
@@ -44,28 +44,41 @@ class Ledger:
         self.base.executescript(TABLES)
         os.unlink(path)  # SQLite keeps it open: nothing is left when the process is killed
         self.empty = True
+        self.ahead: dict[str, list[dict[str, Any]]] = {}
 
     def close(self) -> None:
         self.base.close()
 
     # --- recorded units
 
-    def load(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Replace the recorded units by these."""
+    def load(self, rows: Iterable[Sequence[Any]]) -> None:
+        """Replace the recorded units by these: values of `COLUMNS`, stages joined by commas."""
         with self.lock:
+            self.ahead = {}
             self.base.execute("DELETE FROM recorded")
             holes = ", ".join("?" * len(COLUMNS))
             self.base.execute("BEGIN")
-            self.base.executemany(f"INSERT OR REPLACE INTO recorded VALUES ({holes})", map(_values, rows))
+            self.base.executemany(f"INSERT OR REPLACE INTO recorded VALUES ({holes})", rows)
             self.base.execute("COMMIT")
             self.base.executescript(INDICES)
             self.empty = not self._one("SELECT EXISTS (SELECT 1 FROM recorded)")
+
+    def look_up(self, paths: Sequence[str]) -> None:
+        """Have the units of some hundred paths at hand, for `of_path`, until the next call."""
+        if self.ahead.keys() >= set(paths):
+            return
+        found: dict[str, list[dict[str, Any]]] = {path: [] for path in paths}
+        for row in self._rows(f"video_path IN ({', '.join('?' * len(found))}) ORDER BY unit, id", *found):
+            found[row["video_path"]].append(row)
+        self.ahead = found
 
     def row(self, unit_id: str) -> dict[str, Any] | None:
         return next(self._rows("id = ?", unit_id), None)
 
     def of_path(self, path: str) -> list[dict[str, Any]]:
         """The units of a path, in order."""
+        if path in self.ahead:
+            return list(self.ahead[path])
         return list(self._rows("video_path = ? ORDER BY unit, id", path))
 
     def of_content(self, video_id: str) -> list[dict[str, Any]]:
@@ -145,16 +158,8 @@ class Ledger:
             return self.base.execute(sql, values).fetchone()[0]
 
 
-def _values(row: Mapping[str, Any]) -> list[Any]:
-    return [
-        json.dumps(row[name], ensure_ascii=False) if name in AS_JSON and row.get(name) is not None else row.get(name)
-        for name in COLUMNS
-    ]
-
-
 def _row(names: list[str], values: tuple[Any, ...]) -> dict[str, Any]:
     row = dict(zip(names, values, strict=True))
-    for name in AS_JSON:
-        if row.get(name) is not None:
-            row[name] = json.loads(row[name])
+    if "stages" in row:
+        row["stages"] = row["stages"].split(",")
     return row

@@ -7,26 +7,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from curate.base.store.files import database
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from curate.base.store.files import database, opened
 from curate.clip import SKIPPED, TOO_SHORT, Unit, Video, path_to_text, text_to_path
 from curate.parts import Parts
-from curate.video.identity import is_there, same_stamp, stamp
-from pipelines.annotation.planning.ledger import Ledger
+from curate.video.identity import is_gone, same_stamp, stamp
+from pipelines.annotation.planning.ledger import COLUMNS, Ledger
 from pipelines.dataset.dataset import Dataset
+from pipelines.dataset.shards import source_digests
+from pipelines.dataset.shards.footer import REPLACED
 from pipelines.dataset.tables import video_of
-from pipelines.sources.listed import list_changed, spans_changed
 
-__all__ = ["RecordedUnits", "duplicate", "recorded_rows"]
+__all__ = ["RecordedUnits", "duplicate"]
 
-COLUMNS = """video_id, video_path, unit, units, unit_start, unit_end, status, error, duration, bytes,
-    source_caption, source_captions, source_columns, source_spans"""
-OLD_ROW_VALUES = {  # column -> value for rows of an older Winnow, which has it in the error only
-    "modified": "NULL::BIGINT",
-    "checksum": "NULL::VARCHAR",
-    "duplicate_of": "CASE WHEN status = 'duplicate' THEN substr(error, length('same content as ') + 1) END",
-    "kind": """CASE WHEN status <> 'failed' THEN 'file' WHEN starts_with(error, 'folder may not be read') THEN 'folder'
-        WHEN starts_with(error, 'list entry ') THEN 'entry' WHEN starts_with(error, 'link to ') THEN 'link' ELSE 'file' END""",
-}
+SOURCE_COLUMNS = "source_caption", "source_captions", "source_columns", "source_spans"
 
 
 class RecordedUnits:
@@ -49,7 +45,7 @@ class RecordedUnits:
     def read(self, dataset: Dataset) -> None:
         """Read the rows of the dataset again."""
         self.dataset = dataset
-        self.ledger.load(recorded_rows(dataset))
+        self.ledger.load(_recorded(dataset))
         self.failed_stages = self._failed_stages() if self.retry_failed else {}
         self.refused_before = bool(self.ledger.no_files())
 
@@ -61,7 +57,8 @@ class RecordedUnits:
     def videos(self) -> Iterator[Video]:
         """Every recorded video, with its captions, columns and spans; without refused folders and rows of lists."""
         for path in self.ledger.paths():
-            yield replace(video_of(self.ledger.of_path(path)[0]), video_id="")
+            row = self.ledger.of_path(path)[0]
+            yield replace(self._listed(row) if _has_list(row) else Video(text_to_path(path)), video_id="")
 
     def planned(self, video: Video, rows: Sequence[dict[str, Any]] | None = None) -> bool:
         """Whether every unit of this video is recorded, so that it need not be opened. Lost units do not count."""
@@ -77,7 +74,8 @@ class RecordedUnits:
         if not video.spans:
             return False
         rows = self.ledger.of_path(path_to_text(video.path)) if rows is None else rows
-        return any(row["status"] == "ok" and spans_changed(video, video_of(row)) for row in rows)
+        now = source_digests(video)
+        return any(row["status"] == "ok" and _other_spans(now, row) for row in rows)
 
     def contents_of(self, path: str) -> set[str]:
         """The recorded `video_id` of this path; of a duplicate, that of the first file."""
@@ -98,7 +96,7 @@ class RecordedUnits:
             return False
         owner = rows[0]["duplicate_of"]
         theirs = self.ledger.of_path(owner)
-        return not theirs or self._differs(owner, theirs) or not is_there(text_to_path(owner))
+        return not theirs or self._differs(owner, theirs) or is_gone(text_to_path(owner))
 
     def _differs(self, path: str, rows: Sequence[dict[str, Any]], now: dict[str, Any] | None = None) -> bool:
         """Whether the file exists with another size, version or time of writing than recorded. now: its stamp, if known."""
@@ -161,7 +159,7 @@ class RecordedUnits:
         row = self.ledger.row(f"{video_id}-0000")
         if row is None or row["status"] == "duplicate" or row["video_path"] in self.changed:
             return None
-        return row["video_path"] if is_there(text_to_path(row["video_path"])) else None
+        return None if is_gone(text_to_path(row["video_path"])) else row["video_path"]
 
     def incomplete(self, video: Video, rows: Sequence[dict[str, Any]] | None = None) -> Iterator[Unit]:
         """Units of a video that lack a wanted stage, or whose list entry changed, as references into their shards."""
@@ -173,7 +171,7 @@ class RecordedUnits:
         for row in rows:
             again = self.failed_stages.get(row["id"], ())
             todo = [name for name in self.wanted if name not in row["stages"] or name in again]
-            if row["status"] == "ok" and (todo or (listed and list_changed(video, video_of(row)))):
+            if row["status"] == "ok" and (todo or (listed and _other_list(source_digests(video), row))):
                 same = replace(video, video_id=row["video_id"]) if listed else Video(video.path, row["video_id"])
                 old = row["modified"] is None  # an older Winnow wrote the row
                 facts = {"duration": row["duration"], **(stamp(video.path) if old else {})}
@@ -187,6 +185,17 @@ class RecordedUnits:
                     todo=todo,
                     stored=(self.dataset.place, row["shard"]),
                 )
+
+    def _listed(self, row: dict[str, Any]) -> Video:
+        """A recorded video with what its list says of it, from its shard."""
+        place = self.dataset.store.where(f"videos/part-{row['shard']}.parquet")
+        wanted = [("video_id", "=", row["video_id"]), ("unit", "=", row["unit"])]
+        with opened(place) as stream:
+            there = set(pq.read_schema(stream).names)
+            stream.seek(0)
+            columns = ["video_path", "video_id", *(name for name in SOURCE_COLUMNS if name in there)]
+            (found,) = pq.read_table(stream, columns=columns, filters=wanted, use_threads=False).to_pylist()
+        return video_of(found)
 
     def _failed_stages(self) -> dict[str, set[str]]:
         """Unit -> stages that failed on one of its clips."""
@@ -207,20 +216,34 @@ def duplicate(unit: Unit, owner: str) -> Unit:
     return unit
 
 
-def recorded_rows(dataset: Dataset) -> Iterator[dict[str, Any]]:
-    """A row for each current unit, for `Ledger.load`."""
-    if not dataset.shards:
-        return
-    db, videos = database(), dataset.placed_sql("videos")
-    there = db.sql(f"SELECT * FROM {videos}").columns
-    late = [
-        f"coalesce({name}, {old}) AS {name}" if name in there else f"{old} AS {name}"
-        for name, old in OLD_ROW_VALUES.items()
-    ]
-    shard = "parse_filename(filename, true)[6:] AS shard"  # part-<shard>
-    found = db.sql(f"SELECT {COLUMNS}, {', '.join(late)}, {shard} FROM {videos}").to_arrow_reader(10_000)
-    for batch in found:
-        for row in batch.to_pylist():
-            unit = f"{row['video_id']}-{row['unit']:04d}"
-            shard = dataset.shards[row["shard"]]
-            yield {**row, "id": unit, "generation": shard.generation, "stages": shard.stages.split(",")}
+def _recorded(dataset: Dataset) -> Iterator[tuple[Any, ...]]:
+    """The current units as the manifest has them, for `Ledger.load`."""
+    for batch in dataset.current.rows():
+        rows = batch.filter(pc.not_equal(batch["status"], REPLACED))
+        columns = {name: rows[name].to_pylist() for name in COLUMNS if name != "id"}
+        pairs = zip(columns["video_id"], columns["unit"], strict=True)
+        yield from zip([f"{video_id}-{unit:04d}" for video_id, unit in pairs], *columns.values(), strict=True)
+
+
+def _has_list(row: dict[str, Any]) -> bool:
+    """Whether a source list says anything of the video."""
+    return row["source_spans"] is not None or row["source_list"] != NO_LIST
+
+
+def _other_spans(now: dict[str, Any], row: dict[str, Any]) -> bool:
+    """Whether a list that names spans names other ones than recorded, so that the clips have to be found again. now: its
+    `source_digests`."""
+    if now["source_spans"] is None:
+        return False
+    # Without recorded clips of a span, its captions cannot be updated.
+    unplaced = row["source_unplaced"] and now["source_texts"] != row["source_texts"]
+    return now["source_spans"] != row["source_spans"] or unplaced
+
+
+def _other_list(now: dict[str, Any], row: dict[str, Any]) -> bool:
+    """Whether the list has other captions or columns of the video, or of its spans, than recorded."""
+    spans = now["source_spans"] is not None and now["source_texts"] != row["source_texts"]
+    return spans or now["source_list"] != row["source_list"]
+
+
+NO_LIST = source_digests(Video(""))["source_list"]

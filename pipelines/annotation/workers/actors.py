@@ -20,7 +20,7 @@ from curate.stages.stage import CLIPS_AT_ONCE
 from pipelines.annotation.decoding import decode_time_limit
 from pipelines.annotation.pools import Place, Pool, Share, actor_options, allocate, nodes_of_ray, pools_of
 from pipelines.annotation.tasks import Task
-from pipelines.annotation.workers.deaths import cause_of
+from pipelines.annotation.workers.deaths import cause_of, gone_with_node
 from pipelines.annotation.workers.force import Committed, Died, Done, Event
 from pipelines.annotation.workers.ray_worker import actor_class
 from pipelines.annotation.workers.worker import Target
@@ -158,6 +158,7 @@ class OnRay:
 
     def events(self, work: bool = True) -> Iterator[Event]:
         if self.pools:
+            self.session.check()
             if work:
                 self._pump()
             self._collect()
@@ -188,24 +189,31 @@ class OnRay:
             share = pool.share
             each = f"{share.cpus:.2g} CPU, {share.gpus:.2g} GPU and {share.memory / 1e9:.3g} GB each"
             self.log.workers(pool.name, sum(actor.ready for actor in pool.actors), len(pool.actors), each)
-        if any(actor.ready for pool in self.pools for actor in pool.actors) or not self.busy():
+        idle = [pool for pool in self.pools if pool.queue and not any(actor.ready for actor in pool.actors)]
+        if not idle:
             self.idle_since = now
             self.log.waiting(None)
         elif now - self.idle_since > PATIENCE_SECONDS:
             self.idle_since = now
-            self.log.waiting("Ray has placed no worker: other jobs hold what they need, or nodes are missing")
-            text = "no worker was placed by Ray for %.0f s: other jobs hold what it needs, or nodes are missing"
-            LOG.warning(text, PATIENCE_SECONDS)
+            share = idle[0].share
+            each = f"{share.cpus:.2g} CPU, {share.gpus:.2g} GPU and {share.memory / 1e9:.3g} GB each"
+            why = f"Ray has placed no worker of {idle[0].name} ({each}): other jobs hold what it needs, or nodes are missing"
+            self.log.waiting(why)
+            LOG.warning("waiting: %s", why)
         follows = self.place.address or len(self.pools) > 1
         if follows and not self.single and now - self.looked > LOOK_SECONDS:
             self.looked = now
-            with suppress(ExecutorError):
-                for pool, share in zip(self.pools, self._shares(), strict=True):
-                    pool.share, pool.most = share, share.workers_max
-                    spare = [actor for actor in pool.actors if actor.ready and not actor.items and not actor.unsafe]
-                    for actor in spare[: max(0, len(pool.actors) - pool.most)]:
-                        self._end(pool, actor)
-                self.size = sum(pool.most for pool in self.pools)
+            try:
+                shares = self._shares()
+            except ExecutorError as error:  # nodes come and go: what is there goes on
+                LOG.warning("the cluster has changed: %s", error)
+                return
+            for pool, share in zip(self.pools, shares, strict=True):
+                pool.share, pool.most = share, share.workers_max
+                spare = [actor for actor in pool.actors if actor.ready and not actor.items and not actor.unsafe]
+                for actor in spare[: max(0, len(pool.actors) - pool.most)]:
+                    self._end(pool, actor)
+            self.size = sum(pool.most for pool in self.pools)
 
     def _pump(self) -> None:
         """Give what waits to actors that have room, and make actors where there are too few."""
@@ -278,9 +286,9 @@ class OnRay:
             at, actor = awaited[reference]
             try:
                 reply = ray.get(reference)
-            except ray.exceptions.RayTaskError as error:
-                raise error.as_instanceof_cause() from None
-            except ray.exceptions.RayError as error:
+            except ray.exceptions.RayError as error:  # what a lost argument raises is a RayTaskError as well
+                if isinstance(error, ray.exceptions.RayTaskError) and not isinstance(error, gone_with_node()):
+                    raise error.as_instanceof_cause() from None
                 self._bury(self.pools[at], actor, error)
                 continue
             if isinstance(reply, Exception):
@@ -315,11 +323,8 @@ class OnRay:
 
     def _bury(self, pool: _Pool, actor: _Actor, error: Exception) -> None:
         """An actor died, or what it was given is gone with a node."""
-        import ray
-
         held = [[item.task for item in items] for _, items, _ in actor.calls if items]
-        gone = (ray.exceptions.ObjectLostError, ray.exceptions.OwnerDiedError)
-        if isinstance(error, gone) and held:
+        if isinstance(error, gone_with_node()) and held:
             actor.calls.popleft()
             self.told.append(Died("what an earlier worker made is gone with its node", KILLED, innocent=held[0]))
             return
@@ -331,12 +336,12 @@ class OnRay:
     def _end(self, pool: _Pool, actor: _Actor) -> None:
         import ray
 
+        pool.actors.remove(actor)
         with suppress(Exception):
+            self.session.check()
             if actor.ready and not actor.calls:
                 ray.get(actor.handle.stop.remote(), timeout=5)
-        with suppress(Exception):
             ray.kill(actor.handle)
-        pool.actors.remove(actor)
 
 
 def _several(found: Any) -> list[Any]:

@@ -30,6 +30,13 @@ def cause_of(error: Exception, about: Mapping[str, Any] | None, local: bool) -> 
     return KILLED, "its process was killed from outside; the machine may have run out of memory"
 
 
+def gone_with_node() -> tuple[type[Exception], ...]:
+    """What is raised where an argument of a call was in the memory of a node that is gone: also as a RayTaskError."""
+    from ray.exceptions import ObjectLostError, OwnerDiedError
+
+    return ObjectLostError, OwnerDiedError
+
+
 def _crash(about: Mapping[str, Any], local: bool) -> str | None:
     """What a worker's process wrote when it crashed; None or "" where it did not."""
     if local:

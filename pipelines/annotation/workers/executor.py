@@ -12,25 +12,28 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 
-from curate.base.child import CHANGED, KILLED, LATE, MEMORY, TIME, WORKER, Lost
+from curate.base.child import CHANGED, KILLED, LATE, MEMORY, TIME, UNSEEN, WORKER, Lost
 from curate.watching.isolation import record_loss
 from pipelines.annotation.planning.feed import Feed
 from pipelines.annotation.tasks import Report, Task, again
 from pipelines.annotation.workers.force import Committed, Died, Done, Event, Force
-from pipelines.cluster import ExecutorError
+from pipelines.cluster import ExecutorError, RayDied
 from pipelines.dataset.shards import Footer
 from pipelines.status.runlog import RunLog
 
 RETRIES_ALONE = 2  # retries of a lost unit, with nothing beside it
 QUEUED_AGAIN = 3  # times that a unit whose worker was killed from outside is queued again as if nothing had happened
 AT_ONCE, IN_A_ROW = 6, 32  # equal losses in a row that stop the job: before anything succeeded, and after
+TOLD_DEATHS = 10  # of so many workers that died at their start, one is told of
 DEATHS, DEATHS_EACH = 8, 3  # deaths of workers without a finished unit that stop the job: so many, and for each worker
 ADVICE = {  # fix by kind of loss; crashes are not the machine's fault
     KILLED: "free memory of the machine, or use fewer --workers",
     LATE: "use fewer --workers, and look at the disk or network that the files are on",
     MEMORY: "raise decode.memory_gb, or free memory of the machine",
+    UNSEEN: "put sources where all machines see them",
     TIME: "look at the disk or network that the files are on, or raise decode.timeout_seconds",
 }
+SETTLE_SECONDS = 120.0  # for what is finished to be committed, once the job cannot go on
 LOG = logging.getLogger("winnow")
 
 Outcome = tuple[Task, Report]
@@ -66,9 +69,13 @@ class _Rounds:
                 if self.lost and not self.hopeless:
                     yield from self._retry_alone()
                     yield from self._all()
+        except RayDied:  # nobody is left to commit anything
+            raise
         except ExecutorError:
             yield from self.lost.values()
-            yield from settled(self.force)
+            yield from settled(self.force, SETTLE_SECONDS)
+            if left := self.force.uncommitted():
+                LOG.warning("%d finished units were not committed within %.0f s: they run again", left, SETTLE_SECONDS)
             raise
         yield from self.lost.values()
 
@@ -141,7 +148,7 @@ class _Rounds:
                 f"stopped: {self.deaths} workers in a row ended without finishing a unit ({event.reason}): free memory of "
                 "the machines, or use fewer --workers; finished units are kept, and the same command resumes"
             )
-        if event.suspects or event.uncommitted:
+        if event.suspects or event.uncommitted or self.deaths % TOLD_DEATHS == 1:
             count = len(event.suspects) + len(event.innocent) + len(event.uncommitted)
             LOG.warning("a worker was lost (%s): %d units are queued again", event.reason, count)
 

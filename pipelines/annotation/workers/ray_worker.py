@@ -17,8 +17,9 @@ from pipelines.annotation.tasks import Task
 from pipelines.annotation.workers.worker import Reply, Target, Worker
 from pipelines.cluster import ExecutorError
 from pipelines.config import resolve
+from pipelines.dataset.dataset import DatasetError
 
-STOPS = (ExecutorError, PluginError, DiskError, StoreError)  # end the job, with their message
+STOPS = (ExecutorError, PluginError, DatasetError, DiskError, StoreError)  # end the job, with their message
 
 
 class StageWorker:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from typing import Any
 
 from curate.base.child import KILLED, MEMORY, RESOURCE_ERRNOS, Lost, NotStarted
 from curate.base.extras import missing_package
-from curate.base.store import store_of
+from curate.base.store import shown, store_of
 from curate.clip import Unit
 from curate.stages.portion import Portion
 from curate.stages.stage import CLIPS_AT_ONCE, Stage
@@ -21,7 +22,8 @@ from pipelines.annotation.stages import Step, build
 from pipelines.annotation.tasks import Report, Task
 from pipelines.cluster import ExecutorError
 from pipelines.config import Config
-from pipelines.dataset.dataset import Tables, Writer
+from pipelines.dataset.dataset import DatasetError, Tables, Writer
+from pipelines.dataset.lock import Fence
 from pipelines.dataset.shards import Footer
 
 LOG = logging.getLogger("winnow")
@@ -36,6 +38,7 @@ class Target:
     tables: Tables
     models: dict[str, Any]
     run: str = ""
+    probe: str | None = None  # an object there, which whoever writes must find: else it is another machine's disk
 
 
 @dataclass
@@ -49,7 +52,8 @@ class Reply:
 
 
 class Committer:
-    """Collects finished units, and commits them as shards by size and time."""
+    """Collects finished units, and commits them as shards by size and time. Raises DatasetError where another run has taken
+    the dataset over."""
 
     def __init__(self, target: Target, config: Config) -> None:
         self.writer = Writer(
@@ -60,14 +64,17 @@ class Committer:
             shard_seconds=config.execution.shard_seconds,
             run=target.run,
         )
+        self.fence = Fence(self.writer.store, target.run, DatasetError)
         self.waiting = 0
 
     def add(self, unit: Unit, task: Task) -> list[Footer]:
+        self.fence.check()
         made = self.writer.add(unit, stages=task.stages, generation=task.generation, replaces=task.replaces)
         self.waiting = 0 if made else self.waiting + 1
         return self.flush() if self.waiting >= MOST_UNITS else made
 
     def flush(self) -> list[Footer]:
+        self.fence.check()
         self.waiting = 0
         return self.writer.flush()
 
@@ -84,6 +91,11 @@ class Worker:
         without: Sequence[str] = (),
         at_once: int = CLIPS_AT_ONCE,
     ) -> None:
+        if target and target.probe and not store_of(target.place).exists(target.probe):
+            raise ExecutorError(
+                f"{shown(target.place)}: the machine {socket.gethostname()} does not see the dataset there, only a place of its "
+                "own: give an --out that all machines see: a mounted folder, or a bucket such as s3://"
+            )
         self.steps = load_steps(config, stages, without, at_once)
         limit_threads(config.execution.threads)
         self.committer = Committer(target, config) if target else None

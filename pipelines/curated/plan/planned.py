@@ -115,7 +115,7 @@ class PlannedClips:
         sample: bytes of the clips that were cut first by position, None where it could not be cut; they show how many
         bytes a unit of weight takes.
         """
-        first = next(self._weights(), np.zeros(0))
+        first = np.concatenate([np.zeros(0), *self._first(max(sample, default=0) + 1)])
         taken = weight = 0.0
         for position, size in sorted(sample.items()):
             if size is not None and taken <= SAMPLE_BYTES:
@@ -131,6 +131,14 @@ class PlannedClips:
             targets = targets[len(ends) :]
             before, at = float(sums[-1]), at + len(part)
         return sorted({min(bound, self.count) for bound in [*bounds, self.count]})
+
+    def _first(self, count: int) -> Iterator[np.ndarray]:
+        """Weights of at least so many clips, if there are."""
+        for part in self._weights():
+            yield part
+            count -= len(part)
+            if count <= 0:
+                return
 
     def _weights(self) -> Iterator[np.ndarray]:
         """[N] about how many bytes each clip takes, in a unit of its own; some at a time."""

@@ -29,7 +29,7 @@ from pipelines.curated.plan.passes import grouped_sql
 from pipelines.dataset.dataset import Dataset
 
 IN_THE_VIDEO = ("still_first", "still_last")  # pictures that an exported row leaves out, unless its format needs them
-ROWS, GROUP_ROWS = 4096, 256  # of a file of the plan, and of a row group, which is what a reader holds
+ROWS, GROUP_ROWS = 4096, 512  # of a file of the plan, and of a row group, which is what a reader holds
 GIGABYTES, PER_THREAD = 1.0, 0.25  # of memory for sorting: at least, and for each thread
 FACTS = {
     "bytes": "BIGINT",
@@ -140,7 +140,9 @@ def _put_rows(db: duckdb.DuckDBPyConnection, heavy: str, light: str, plan: Store
             rows = rows.append_column(field, more[field.name])
         path = scratch / "rows.parquet"
         with writing(scratch):
-            pq.write_table(rows, path, compression="zstd", row_group_size=GROUP_ROWS, write_statistics=False)
+            pq.write_table(
+                rows, path, compression="zstd", row_group_size=GROUP_ROWS, use_dictionary=False, write_statistics=False
+            )
         plan.put(f"rows-{index:05d}.parquet", path)
         count += rows.num_rows
     return count

@@ -4,7 +4,6 @@ from pipelines.dataset.shards.compaction import Compacted, compact, compact_grou
 from pipelines.dataset.shards.current import Current, ShardState
 from pipelines.dataset.shards.footer import REPLACED, ROWS, Footer, source_digests
 from pipelines.dataset.shards.manifest import Manifest
-from pipelines.dataset.shards.plans import drop_plans, read_plans, write_plan
 from pipelines.dataset.shards.reading import read_unit
 from pipelines.dataset.shards.writing import Writer, write_shard
 
@@ -19,13 +18,10 @@ __all__ = [
     "Writer",
     "compact",
     "compact_group",
-    "drop_plans",
     "forget",
     "open_for_writing",
-    "read_plans",
     "read_unit",
     "source_digests",
     "sweep",
-    "write_plan",
     "write_shard",
 ]

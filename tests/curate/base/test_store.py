@@ -4,13 +4,14 @@ import errno
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from curate.base.files import DiskError
 from curate.base.store import Changed, StoreError, join, locate, shown, store_of
 from curate.base.store import connection as connections
-from curate.base.store.files import database, opened, readable_by_sql
+from curate.base.store.files import StoreFiles, database, opened, readable_by_sql
 from curate.base.store.others import Others
 
 KINDS = ("folder", "s3", "memory", "fsspec")
@@ -186,3 +187,19 @@ def test_duckdb_reads_parquet_from_a_bucket(storage, tmp_path):
     assert database().execute(f"SELECT sum(n) FROM read_parquet('{name}')").fetchone() == (45,)
     with opened(store.where("1.parquet")) as stream:
         assert stream.read(4) == b"PAR1"
+
+
+def test_threads_of_sql_share_a_file_and_each_reads_from_where_it_has_sought():
+    """DuckDB seeks and then reads, in several threads on one file: their answers must not be each other's."""
+    store = store_of(f"memory://shared{os.getpid()}")
+    data = bytes(range(256)) * 1000
+    store.put("a", data)
+    with ThreadPoolExecutor(1) as other:
+        stream = StoreFiles()._open(store.where("a"))
+        stream.seek(100)
+        assert other.submit(lambda: (stream.seek(5), stream.read(10))[1]).result() == data[5:15]
+        assert (stream.read(20), stream.tell()) == (data[100:120], 120)
+        assert other.submit(lambda: (stream.read(3), stream.seek(-1, os.SEEK_CUR), stream.read(2))).result() == (
+            data[15:18], 17, data[17:19],
+        )  # fmt: skip
+        assert stream.seek(-4, os.SEEK_END) == len(data) - 4 and stream.read() == data[-4:]

@@ -6,31 +6,18 @@ them, so machines may come and go. The driver holds what is under way, and count
 
 from __future__ import annotations
 
-import json
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
-
-from curate.base.files import DiskError
-from curate.base.store.places import StoreError, join, store_of
-from curate.parts import PluginError
 from pipelines.cluster import ExecutorError, worker_environment
-from pipelines.config import ConfigError, resolve
-from pipelines.curated.cutting import CutJob, CutterError, Cutters
-from pipelines.curated.plan.planned import PlannedClips, SourceRoots
-from pipelines.curated.rechecking import Recheck
-from pipelines.curated.request import PARTIAL
-from pipelines.curated.scratch import scratch_folder
-from pipelines.curated.shards import ShardPlan, ShardSet
-from pipelines.curated.spool import Spool
-from pipelines.curated.worker import ShardWorker
+from pipelines.curated.crew.actor import CuttingActor
+from pipelines.curated.cutting import CutterError
 
-__all__ = ["Crew", "CuttingActor"]
+__all__ = ["Crew"]
 
 TRIES = 3  # of a task that workers could not do, and said why
 IN_VAIN = 8  # workers lost, or twice their number, without one task finished between
@@ -39,74 +26,17 @@ CLOSE_SECONDS = 5.0  # for workers to remove what they hold
 STUCK_SECONDS = 120.0  # without a worker that has its place, before that is told
 
 
-class CuttingActor:
-    """One worker. spec: as `Crew` makes it. Its methods answer with plain values; what kept it from a task is the text
-    under `stopped`."""
-
-    def __init__(self, spec: Mapping[str, Any]) -> None:
-        self.refused: str | None = None
-        self.closing = ExitStack()
-        try:
-            self.worker = self._worker(spec)
-        except (ConfigError, PluginError, StoreError, DiskError) as error:  # a plugin: its file is not on this machine
-            self.refused = str(error)
-
-    def _worker(self, spec: Mapping[str, Any]) -> ShardWorker:
-        store = store_of(spec["out"])
-        partial = store_of(join(spec["out"], PARTIAL))
-        scratch = self.closing.enter_context(scratch_folder(partial))
-        shards = ShardSet(
-            store=store,
-            folder=spec["folder"],
-            footers=f"{PARTIAL}/footers",
-            format=resolve(json.loads(spec["config"]), "the job's config").export.chosen,
-            schema=pa.ipc.read_schema(pa.py_buffer(spec["schema"])),
-            scratch=scratch,
-        )
-        plan = store_of(join(spec["out"], PARTIAL, "plan"))
-        place = join(spec["out"], PARTIAL, "spool")
-        clips = PlannedClips(plan, spec["count"], spec["options"], SourceRoots(spec["roots"]), place)
-        cutters = self.closing.enter_context(Cutters(1, **spec["child"]))
-        return ShardWorker(clips, shards, Recheck(spec["conditions"]), cutters, Spool(place, scratch))
-
-    def ready(self) -> str | None:
-        """Why it cannot work; None where it can."""
-        return self.refused
-
-    def sample(self, position: int) -> dict[str, Any]:
-        return self._answer(lambda: self.worker.sample(position, position + 1)[position])
-
-    def together(self, jobs: Sequence[CutJob]) -> dict[str, Any]:
-        return self._answer(lambda: sum(map(len, self.worker.together([jobs]))))
-
-    def write(self, plan: ShardPlan) -> dict[str, Any]:
-        return self._answer(lambda: next(self.worker.write([plan])))
-
-    def close(self) -> None:
-        self.closing.close()
-
-    def _answer(self, work: Any) -> dict[str, Any]:
-        try:
-            return {"done": work()}
-        except (CutterError, StoreError, DiskError) as error:
-            return {"stopped": str(error)}
-        except FileNotFoundError as error:
-            return {
-                "stopped": f"{error.filename or error}: is not there: put --out where all machines can read and write"
-            }
-
-
 @dataclass
 class _Task:
-    method: str
+    key: Any
     argument: Any
-    stopped: int = field(default=0, compare=False)
+    stopped: int = 0
 
 
 class Crew:
     """As many workers as are asked for, or as the cluster has processors. Ray is connected to before.
 
-    spec: out, folder, config, schema (bytes), count, options, roots, conditions, child. Raises ExecutorError and
+    spec: out, folder, config, schema (bytes), count, options, roots, conditions, child. `run` raises ExecutorError and
     CutterError where the work cannot go on.
     """
 
@@ -121,7 +51,6 @@ class Crew:
             Any, tuple[Any, _Task | None]
         ] = {}  # reference of an answer -> worker, and its task, None: its start
         self.lost = 0  # workers, since the last task that was finished
-        self.reason = ""
 
     def __enter__(self) -> Crew:
         return self
@@ -134,29 +63,17 @@ class Crew:
             for actor in [*self.idle, *(actor for actor, _ in self.busy.values())]:
                 self.ray.kill(actor)
 
-    def sample(self, count: int) -> dict[int, int | None]:
-        """Bytes of the clips at the first positions, None where one cannot be cut; they lie in the spool."""
-        return dict(self._run("sample", range(count)))
-
-    def together(self, groups: Iterable[Sequence[CutJob]]) -> Iterator[int]:
-        """Cut each group in one pass, into the spool: how many clips of it lie there."""
-        for _, count in self._run("together", groups):
-            yield count
-
-    def write(self, plans: Iterable[ShardPlan]) -> Iterator[tuple[ShardPlan, dict[str, Any]]]:
-        """Write shards: each with its footer, as they are finished."""
-        yield from self._run("write", plans)
-
-    def _run(self, method: str, arguments: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
-        """(argument, answer) of each task, as they are finished; one at a time is in the hands of a worker."""
-        waiting, again = (_Task(method, argument) for argument in arguments), deque[_Task]()
+    def run(self, method: str, tasks: Iterable[tuple[Any, Any]]) -> Iterator[tuple[Any, Any]]:
+        """Do each task, a key and the argument of a method of `CuttingActor`: its key and the answer, as they are
+        finished. One at a time is in the hands of a worker."""
+        waiting, again = (_Task(*task) for task in tasks), deque[_Task]()
         task = next(waiting, None)
         since = time.monotonic()
         while task is not None or self._under_way():
             self._hire()
             while self.idle and task is not None:
                 actor = self.idle.popleft()
-                self.busy[getattr(actor, task.method).remote(task.argument)] = actor, task
+                self.busy[getattr(actor, method).remote(task.argument)] = actor, task
                 task = again.popleft() if again else next(waiting, None)
             done, _ = self.ray.wait(list(self.busy), num_returns=1, timeout=WAIT_SECONDS)
             for reference in done:
@@ -166,7 +83,7 @@ class Crew:
                     continue
                 if "done" in answer:
                     self.lost = 0
-                    yield held.argument, answer["done"]
+                    yield held.key, answer["done"]
                 else:
                     again.append(held)
             if task is None and again:
