@@ -197,7 +197,7 @@ class OnRay:
             self.idle_since = now
             share = idle[0].share
             each = f"{share.cpus:.2g} CPU, {share.gpus:.2g} GPU and {share.memory / 1e9:.3g} GB each"
-            why = f"Ray has placed no worker of {idle[0].name} ({each}): other jobs hold what it needs, or nodes are missing"
+            why = f"no worker of {idle[0].name} is ready ({each}): it loads its models, or other jobs hold what it needs"
             self.log.waiting(why)
             LOG.warning("waiting: %s", why)
         follows = self.place.address or len(self.pools) > 1
