@@ -113,7 +113,7 @@ def annotate_here(
         check_types(store, config, shards)
         open_dataset(store, config, chosen, models)
         tables = tables_of(config.parts).with_stored(store, shards)
-        open_for_writing(store, tables, lock.check)
+        open_for_writing(store, tables, lock.check, lock.run)
         if found is not None:
             found.hold()
         with _probe(store, lock.run) if place.executor == "ray" else nullcontext() as probe:
@@ -123,7 +123,7 @@ def annotate_here(
         if found is not None:
             job.forget_accepted(found)
             found.close()
-        compact(store, check=lock.check)
+        compact(store, run=lock.run, check=lock.check)
     blocks.sweep()
     summary.wall = time.perf_counter() - began
     return summary
@@ -206,7 +206,7 @@ class _Job:
     def forget_accepted(self, found: SourceStream) -> None:
         """Remove the rows of inputs that were refused in an earlier run, and are accepted now."""
         if gone := [unit for unit, path in self.refused if found.accepts(path)]:
-            forget(self.store, self.target.tables, gone)
+            forget(self.store, self.target.tables, gone, self.target.run)
 
     def _work(self, inputs: Iterable[Input], known: RecordedUnits, first: bool) -> None:
         """Plan and run the units, and count what becomes of them. first: files that were modified meanwhile are kept in
