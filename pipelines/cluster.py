@@ -19,6 +19,7 @@ from curate.base.extras import install_command
 
 START_SECONDS = 120.0  # for Ray to start, or to be connected to
 START_TRIES = 2  # Ray itself gives a daemon 30 s, which are not enough on a machine with much else to do
+DRIVER = "WINNOW_DRIVER"  # variable of workers: the machine of their driver
 PLACE_SECONDS = 120.0  # for all workers to get their place
 LOG = logging.getLogger("winnow")
 
@@ -49,7 +50,7 @@ class RaySession:
         self.address, self.instead, self.note = address, instead, note
         self.daemons: dict[psutil.Process, str] = {}  # without which nothing works -> their names
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> RaySession:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # the job detects and reports lost workers
         # Ray's own 15 gives its workers a thirtieth of a processor beside anything else: they start for minutes, as if hung
@@ -61,17 +62,18 @@ class RaySession:
         self.thread: _Starter | None = None
         self.inherited: str | None = None
         if ray.is_initialized():
-            return
+            return self
         for tries in range(START_TRIES):
             try:
                 self._start()
-                return
+                break
             except Exception as error:  # of many kinds: daemons that die while they start, addresses, time
                 self.__exit__()
                 last = tries == START_TRIES - 1 or isinstance(error, TimeoutError)
                 if self.address or last:
                     raise self._told(error) from None
                 self.note("Ray did not start: trying again")
+        return self
 
     def _start(self) -> None:
         import ray
@@ -88,6 +90,9 @@ class RaySession:
         self.thread = _Starter(lambda: ray.init(**options))
         with silent_stderr():
             self.thread.begin(START_SECONDS)
+        if not self.address:
+            self.daemons = {child: name for child in _rays() if (name := _daemon(child))}
+            OPEN.append(self)
 
     def _told(self, error: Exception) -> ExecutorError:
         """The one line of an error of Ray's."""
@@ -104,6 +109,8 @@ class RaySession:
     def __exit__(self, *_: object) -> None:
         import ray
 
+        if self in OPEN:
+            OPEN.remove(self)
         if self.thread is not None:
             if self._died():
                 for child in _rays():  # without its daemons, Ray would wait for them
@@ -112,7 +119,7 @@ class RaySession:
             elif self.thread.begun:
                 ray.shutdown()
             self.thread.ended.set()
-            self.thread = None
+            self.thread, self.daemons = None, {}
         if self.inherited is not None:
             os.environ["RAY_ADDRESS"] = self.inherited
 
@@ -130,6 +137,15 @@ class RaySession:
                     continue
             return name
         return None
+
+
+OPEN: list[RaySession] = []  # of this process, that have started Ray
+
+
+def check_ray() -> None:
+    """Raise RayDied where a daemon of a Ray that this process has started has ended. For a thread: others may wait for Ray."""
+    for session in list(OPEN):
+        session.check()
 
 
 class _Starter:
@@ -211,7 +227,7 @@ def place(bundle: Mapping[str, float], count: int, note: Callable[[str], None], 
 
 def _is_refused(error: Exception) -> bool:
     """Whether a cluster wants a token that this process lacks, or has another one."""
-    text = str(error).lower()
+    text = f"{error} {error.__cause__}".lower()  # Ray may hide the reason behind "Failed to connect to Ray cluster"
     return (
         type(error).__name__ == "AuthenticationError"
         or "unauthenticated" in text
@@ -227,7 +243,23 @@ def _check_reachable(address: str | None) -> None:
         socket.create_connection((host, int(port)), timeout=10).close()
 
 
+def elsewhere() -> bool:
+    """Whether this process works for one on another machine, which may see other files."""
+    return os.environ.get(DRIVER, machine()) != machine()
+
+
+def machine() -> str:
+    """The boot of this machine, and which of its file systems are seen (containers have their own)."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.stat('/').st_dev} {os.stat('/').st_ino}"
+    except OSError:
+        return socket.gethostname()
+
+
 def worker_environment(threads: int) -> dict[str, str]:
+    """Variables for workers of a job of this machine: their threads, where weights are, and `elsewhere`."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     passed = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HOME", "XDG_CACHE_HOME")
-    return dict.fromkeys(names, str(threads)) | {name: os.environ[name] for name in passed if name in os.environ}
+    own = {name: os.environ[name] for name in passed if name in os.environ}
+    return dict.fromkeys(names, str(threads)) | own | {DRIVER: machine()}

@@ -50,7 +50,8 @@ BOOT = (
 
 
 KILLED, LATE, START, CRASH, MEMORY, TIME, RAISED = "killed", "late", "start", "crash", "memory", "time", "raised"
-WORKER, CHANGED = "worker", "changed"  # detected elsewhere: a worker died, or the file was modified
+# detected elsewhere: a worker died, the file was modified, or this machine does not see what another does
+WORKER, CHANGED, UNSEEN = "worker", "changed", "unseen"
 SUSPECT = {CRASH, MEMORY, TIME, WORKER}  # may be caused by the request: confirmed if a second process ends the same way
 EXTERNAL_SIGNALS = {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGXCPU}
 RESOURCE_ERRNOS = {

@@ -31,7 +31,8 @@ class Scratch:
         _remove_abandoned(Path(tempfile.gettempdir()))
         self.folder = Path(tempfile.mkdtemp(prefix=NAME))
         self._used = open(self.folder / USED, "w")  # noqa: SIM115
-        fcntl.flock(self._used, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with suppress(OSError):  # a file system without locks: what a killed process leaves there stays
+            fcntl.flock(self._used, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self._end = weakref.finalize(self, _remove, self.folder, self._used, os.getpid())
 
     def database(self, name: str = "", memory: str = "200MB", **config: str) -> duckdb.DuckDBPyConnection:

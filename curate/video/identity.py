@@ -20,6 +20,7 @@ __all__ = [
     "fingerprint",
     "identify",
     "is_gone",
+    "is_readable",
     "same_stamp",
     "stamp",
 ]
@@ -54,6 +55,19 @@ def is_gone(path: str) -> bool:
     except (OSError, ValueError, StoreError):
         return False
     return False
+
+
+def is_readable(path: str) -> bool:
+    """Whether this machine may read the file or object. Also True for an object that is gone, since that is so everywhere."""
+    if not is_remote(path):
+        return os.access(path, os.R_OK)
+    try:
+        entry_of(path, fresh=True)
+    except FileNotFoundError:
+        return True
+    except StoreError:
+        return False
+    return True
 
 
 def same_stamp(one: dict[str, Any], other: dict[str, Any]) -> bool:

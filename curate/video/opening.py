@@ -12,7 +12,7 @@ from typing import Any
 import av
 from av.stream import Discard, Disposition
 
-from curate.base.store import StoreError
+from curate.base.store import StoreError, shown
 from curate.base.store.ranges import Ranges
 from curate.video.remote import entry_of, is_remote, reader
 
@@ -44,8 +44,8 @@ class VideoError(Exception):
 
 
 def printable(path: str) -> str:
-    """The path on one line, whatever its bytes."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace").replace("\n", "\\n").replace("\r", "\\r")
+    """The path on one line, whatever its bytes; of a URL what `shown` leaves."""
+    return os.fsencode(shown(path)).decode("utf-8", "backslashreplace").replace("\n", "\\n").replace("\r", "\\r")
 
 
 def open_video(

@@ -6,14 +6,14 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from itertools import chain
 from typing import Any, Protocol
 
 from curate.base.child import CHANGED
 from curate.base.files import DiskError
-from curate.base.store import StoreError, blocks, store_of
+from curate.base.store import Store, StoreError, blocks, is_remote, shown, storable, store_of
 from curate.clip import Unit, Video, text_to_path
 from pipelines.annotation.agreement import check_types, open_dataset, refuse_foreign
 from pipelines.annotation.models import check_weights
@@ -38,9 +38,10 @@ from pipelines.dataset.dataset import (
 )
 from pipelines.dataset.lock import Lock, held
 from pipelines.dataset.shards import Footer, compact, forget, open_for_writing
-from pipelines.sources.stream import SourceStream
+from pipelines.sources.stream import InputError, SourceStream
 from pipelines.status.runlog import RunLog
 
+PROBE = ".probe-"
 INTERRUPTED_SECONDS = 20.0  # for what is finished to be committed, after Ctrl-C
 
 
@@ -77,6 +78,8 @@ def annotate(
     Problems of config, weights, sources or folder raise before any work is done. On Ray the work is that of a child process.
     """
     options: dict[str, Any] = {"place": place, "watcher": watcher, "stages": stages, "retry_failed": retry_failed}
+    if place.executor == "ray":
+        _refuse_memory(sources, out)
     where = supervised if place.executor == "ray" else annotate_here
     return where(sources, out, config, **options)
 
@@ -110,17 +113,45 @@ def annotate_here(
         check_types(store, config, shards)
         open_dataset(store, config, chosen, models)
         tables = tables_of(config.parts).with_stored(store, shards)
-        open_for_writing(store, tables, lock.check)
-        target = Target(store.url, tables, models, lock.run)
-        job = _Job(target, config, chosen, place, watcher, summary, lock)
-        job.run(inputs, retry_failed)
+        open_for_writing(store, tables, lock.check, lock.run)
+        if found is not None:
+            found.hold()
+        with _probe(store, lock.run) if place.executor == "ray" else nullcontext() as probe:
+            target = Target(store.url, tables, models, lock.run, probe)
+            job = _Job(target, config, chosen, place, watcher, summary, lock)
+            job.run(inputs, retry_failed)
         if found is not None:
             job.forget_accepted(found)
             found.close()
-        compact(store, check=lock.check)
+        compact(store, run=lock.run, check=lock.check)
     blocks.sweep()
     summary.wall = time.perf_counter() - began
     return summary
+
+
+def _refuse_memory(sources: Sequence[str], out: str | os.PathLike[str]) -> None:
+    """Raise DatasetError, or InputError, for what only this process sees."""
+    why = "is in the memory of this process: use --executor inline"
+    if not store_of(out).shared:
+        raise DatasetError(f"{shown(out)}: {why}, or another --out")
+    for source in sources:
+        if is_remote(source) and storable(source) and not store_of(source).shared:
+            raise InputError(f"{shown(source)}: {why}, or files that other processes see")
+
+
+@contextmanager
+def _probe(store: Store, run: str) -> Iterator[str]:
+    """An object of the dataset by which its workers on other machines know that they see the same place."""
+    old = store.folder.glob(f"{PROBE}*") if store.folder else store.list(PROBE)
+    for left in list(old):  # of a run that was killed
+        store.delete(left.name)
+    name = f"{PROBE}{run}"
+    store.put(name, run.encode())
+    try:
+        yield name
+    finally:
+        with suppress(StoreError, DiskError):
+            store.delete(name)
 
 
 class _Job:
@@ -175,7 +206,7 @@ class _Job:
     def forget_accepted(self, found: SourceStream) -> None:
         """Remove the rows of inputs that were refused in an earlier run, and are accepted now."""
         if gone := [unit for unit, path in self.refused if found.accepts(path)]:
-            forget(self.store, self.target.tables, gone)
+            forget(self.store, self.target.tables, gone, self.target.run)
 
     def _work(self, inputs: Iterable[Input], known: RecordedUnits, first: bool) -> None:
         """Plan and run the units, and count what becomes of them. first: files that were modified meanwhile are kept in

@@ -5,17 +5,19 @@ The file is compared with its unit before and after: a unit whose file was modif
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from curate.base.child import CHANGED, Lost
+from curate.base.child import CHANGED, UNSEEN, Lost
 from curate.clip import Unit
-from curate.video.identity import READING, same_stamp, stamp
+from curate.video.identity import READING, is_readable, same_stamp, stamp
 from curate.video.remote import is_remote
 from curate.watching.isolation import Isolated, record_loss
 from curate.watching.rereading import captioner_frames
 from curate.watching.watch import watch
+from pipelines.cluster import elsewhere
 from pipelines.config import Config
 
 BYTES_A_SECOND = 1_250_000  # of footage: rarely exceeded
@@ -39,6 +41,17 @@ def file_changed(unit: Unit, now: dict[str, Any] | None = None) -> bool:
     now = now or stamp(unit.video.path)
     planned = unit.facts.get("bytes") is not None and unit.facts.get("modified") is not None
     return planned and now["bytes"] is not None and not same_stamp(unit.facts, now)
+
+
+def unseen(unit: Unit) -> Lost | None:
+    """Why a unit failed that was planned on another machine, if this one does not see its file: that is not the file's fault."""
+    if unit.facts.get("bytes") is None or not elsewhere() or is_readable(unit.video.path):
+        return None
+    return Lost(
+        f"the machine {socket.gethostname()} does not see it, or may not read it, unlike the one that planned the job: mount it "
+        "there, or name sources by a path or URL that all machines see",
+        UNSEEN,
+    )
 
 
 def decode_time_limit(config: Config, unit: Unit) -> float:
@@ -87,6 +100,8 @@ class Pass:
             unit = self.isolated.watch(unit, decode_time_limit(self.config, unit), **options)
         else:
             unit = watch(unit, **options)
+        if unit.status == "failed" and (loss := unseen(unit)):
+            return record_loss(unit, loss)
         if before is not None and (file_changed(unit, before) or stamp(unit.video.path) != before):
             return record_loss(unit, FILE_CHANGED)
         return unit
@@ -136,6 +151,8 @@ class Frames:
                 self.isolated.frames(unit, decode_time_limit(self.config, unit), **options)
             else:
                 captioner_frames(unit, **options)
+            if any("frames" in clip.errors for clip in unit.clips) and (loss := unseen(unit)):
+                record_loss(unit, loss)
         return list(units)
 
 

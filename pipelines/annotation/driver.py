@@ -17,10 +17,11 @@ from curate.base.child import pack, unpack
 from pipelines.annotation.annotate import annotate_here
 from pipelines.annotation.pools import Place
 from pipelines.annotation.tasks import Report
-from pipelines.cluster import RayDied
+from pipelines.cluster import RayDied, check_ray
 from pipelines.config import resolve
 
 EXIT_SECONDS = 20.0
+LOOK_SECONDS = 1.0  # between looks at Ray's daemons
 PLANNED_SECONDS = 0.2  # between two messages of what is planned
 
 
@@ -80,6 +81,7 @@ def main(descriptor: int) -> None:
     request = unpack(pipe.recv_bytes())
     threading.Thread(target=_listen, args=(pipe,), daemon=True, name="winnow-command").start()
     told = Told(pipe)
+    threading.Thread(target=_look_after_ray, args=(told,), daemon=True, name="winnow-ray").start()
     logging.getLogger().addHandler(_Forwarded(told))
     try:
         summary = annotate_here(
@@ -114,6 +116,17 @@ def described(error: BaseException) -> dict[str, Any]:
         "arguments": plain if kind.__module__ == "builtins" else [str(error)],
         "trace": "".join(traceback.format_exception(error)),
     }
+
+
+def _look_after_ray(told: Told) -> None:
+    """End with the local Ray, of which whoever waits for it may never hear."""
+    while True:
+        time.sleep(LOOK_SECONDS)
+        try:
+            check_ray()
+        except RayDied as error:
+            told.send({"again": str(error)})
+            os._exit(1)
 
 
 def _listen(pipe: Connection) -> None:

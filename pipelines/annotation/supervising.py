@@ -84,12 +84,13 @@ class _Supervisor:
         self.before, self.now, self.committed = Summary(), Summary(), 0
         self.pending: dict[str, Report] = {}
         self.ever = False
+        self.shown = self.showing = 0, 0.0  # units and seconds told by children before this one, and with it
 
     def run(self) -> Summary:
         began = time.perf_counter()
         in_vain, gone_since = 0, None
         while True:
-            self.committed, self.now = 0, Summary()
+            self.committed, self.now, self.shown = 0, Summary(), self.showing
             try:
                 done, how = self._once()
             except ExecutorError as error:
@@ -168,7 +169,8 @@ class _Supervisor:
             if kind == "planning":
                 self.watcher.planning(value)
             elif kind == "planned":
-                self.watcher.planned(*value)
+                units, seconds, already = value
+                self.watcher.planned(units + self.shown[0], seconds + self.shown[1], already)
             elif kind == "log":
                 name, level, text = value
                 logging.getLogger(name).log(level, "%s", text)
@@ -177,6 +179,7 @@ class _Supervisor:
                 if report.written:
                     self.pending[report.id] = report
                 self.watcher.unit(report)
+                self.showing = self.showing[0] + 1, self.showing[1] + report.footage
             elif kind == "committed":
                 self.watcher.committed(value)
                 self.committed += len(value)

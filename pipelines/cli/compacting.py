@@ -31,7 +31,7 @@ def compact(
         store = store_of(dataset)
         read_about(store)
         with held(store, "dataset", DatasetError, waiting=err_console.print) as lock:
-            found = merge(store, check=lock.check)
+            found = merge(store, run=lock.run, check=lock.check)
         out_console.print(
             f"{dataset}: {found.before:,} shards are now {found.after:,}; {found.dropped:,} replaced rows dropped",
             highlight=False,

@@ -12,6 +12,7 @@ from rich.progress import Task
 from rich.table import Table
 from rich.text import Text
 
+from curate.base.store import shown
 from pipelines.annotation.summary import Summary
 from pipelines.annotation.tasks import Report
 from pipelines.cli.errors import progress_bar
@@ -69,7 +70,7 @@ class LiveProgress:
             self.told += 1
             if self.told <= self.MOST_TOLD:
                 self.console.print(
-                    Text(f"{unit.status}: {os.path.basename(unit.path)!r}: {unit.error}", style="yellow")
+                    Text(f"{unit.status}: {os.path.basename(shown(unit.path))!r}: {unit.error}", style="yellow")
                 )
         spent = time.monotonic() - self.began
         rate = self.footage / max(spent, 1e-9)
@@ -120,7 +121,7 @@ def print_summary(console: Console, summary: Summary, out: str) -> None:
     unlucky = summary.failures + summary.lost + (summary.earlier if summary.nothing_to_do else [])
     reasons = summary.reasons or Counter(reason for _, reason in unlucky)
     for reason, count in reasons.most_common(12):
-        example = next((f"  (e.g. {os.path.basename(path)!r})" for path, why in unlucky if why == reason), "")
+        example = next((f"  (e.g. {os.path.basename(shown(path))!r})" for path, why in unlucky if why == reason), "")
         console.print(Text(f"  {count} x {reason}{example}", style="yellow"))
     if len(reasons) > 12:
         console.print(f"  ... and {len(reasons) - 12} other reasons: `winnow stats {out}` lists them")

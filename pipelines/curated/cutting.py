@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import queue
+import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,8 +23,9 @@ from curate.base.store.protocol import StoreError
 from curate.export.extract import ClipForm, Extracted, ExtractError, Span, extract
 from curate.export.span import ASKED_FOR, NO_KEYFRAME
 from curate.export.transcode import transcode
-from curate.video.identity import checksum, fingerprint, same_stamp, stamp
+from curate.video.identity import checksum, fingerprint, is_readable, same_stamp, stamp
 from curate.video.opening import printable
+from pipelines.cluster import elsewhere
 from pipelines.curated.spool import keep, spooled
 
 PASS_SECONDS = 30.0  # of time allowed, for each second that is decoded
@@ -73,7 +75,7 @@ MapFn = Callable[[Iterable[CutJob]], Iterator[Result]]
 
 def cut(job: CutJob) -> Result:
     """Cut a clip in this process. Never raises for what a source can do wrong; see `Cutters` for what it can do
-    worse. Raises CutterError where the source's storage cannot be reached."""
+    worse. Raises CutterError where the source's storage cannot be reached, or this machine does not see the source."""
     if job.spool is not None and (made := spooled(job.spool, job.clip_id)):
         return made
     try:
@@ -81,13 +83,23 @@ def cut(job: CutJob) -> Result:
             return reason
         return extract(job.path, job.span, job.keyframes, **job.options)
     except ExtractError as error:
-        return str(error)
+        return _reason(job.path, str(error))
     except StoreError as error:
         if error.transient:
             raise CutterError(str(error)) from None
-        return str(error)
+        return _reason(job.path, str(error))
     except MemoryError:
         return f"{printable(job.path)}: needs too much memory"
+
+
+def _reason(path: str, why: str) -> str:
+    """Why a clip is not cut. Raises CutterError where only this machine, of several, does not see the source."""
+    if elsewhere() and not is_readable(path):
+        raise CutterError(
+            f"{printable(path)}: the machine {socket.gethostname()} does not see it, or may not read it: mount it there; of a "
+            "source that is gone, run the same command with --executor inline, which records that"
+        )
+    return why
 
 
 def cut_together(jobs: Sequence[CutJob], folder: Path) -> None:

@@ -4,13 +4,15 @@ A lease is the object `lock.json`, which its holder writes again every few secon
 A process that finds one watches its version: if that does not change for LEASE seconds *of the watcher's own clock*, the
 holder is gone, and the watcher writes its own over that version. Whose write comes too late does not hold the lock. So clocks
 need not agree, and two processes never both succeed. A holder that ran on this machine, and does no more, is not waited for.
-A holder that could not renew for so long must assume it was taken over: `Lock.check`.
+A holder that could not renew for so long must assume it was taken over: `Lock.check`. All this needs conditional writes: a
+service that ignores them is refused, and a storage that has none (`Store.conditional`) is warned of.
 """
 
 from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import socket
 import threading
@@ -27,11 +29,13 @@ from curate.base.store import Changed, Store, StoreError, store_of
 
 __all__ = ["LEASE", "LEASE_NAME", "LOCK", "Fence", "Lock", "has_ended", "held"]
 
+LOG = logging.getLogger("winnow")
 LOCK = ".lock"
 LEASE_NAME = "lock.json"
 LEASE = 60.0  # s without a renewal after which a holder counts as gone
 RENEW = 10.0  # s between renewals
 LOOK = 5.0  # s between a worker's looks at the lease of its driver
+SLOW_LEASE = 6  # renewals in a lease, where a storage must not be written to as often (`Store.pause`)
 
 
 class Lock:
@@ -108,50 +112,57 @@ class _Found:
 
 
 class _Lease(Lock):
-    """A lease in a bucket, renewed by a thread."""
+    """A lease in a bucket, renewed by a thread.
+
+    Its requests are given up after seconds, and made again: one without an answer must not use up the time that is left."""
 
     def __init__(self, store: Store, what: str, error: type[Exception]) -> None:
         super().__init__(error)
-        self.store, self.what = store, what
+        self.store, self.what = store.brief(), what
+        self.renew, self.lease = RENEW, LEASE
+        if store.pause > RENEW:
+            self.renew, self.lease = store.pause, SLOW_LEASE * store.pause
         self._version = ""
         self._renewed = 0.0
+        self._beats: dict[str, float] = {}  # of the writes whose answer is not known -> when each was begun
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="winnow-lease", daemon=True)
 
     def take(self, waiting: Callable[[str], None] | None) -> None:
-        """Take the lease; where another holds it, watch for LEASE seconds whether that one is alive."""
-        since, seen = time.monotonic(), None
+        """Take the lease; where another holds it, watch for the time of a lease whether that one is alive."""
+        since, seen = 0.0, None
         while True:
             found = self._look()
             if found is None:
                 if self._first():
                     break
                 continue
-            if found.holder.get("run") == self.run:  # a write of ours that seemed to have failed
-                self._version, self._renewed = found.version, time.monotonic()
+            if self._is_mine(found):  # a write of ours that seemed to have failed
                 break
             if found.holder.get("free") or has_ended(found.holder):
                 if self._over(found.version):
                     break
                 continue
-            if seen is None:
-                seen = found.version
+            if seen is None:  # counted from the answer on: however long it took, it may have been true until now
+                since, seen = time.monotonic(), found.version
                 if waiting:
                     waiting(
-                        f"{self.store}: has a lock{_named(found.holder)}: looking for {LEASE:.0f} s whether its holder is alive"
+                        f"{self.store}: has a lock{_named(found.holder)}: looking for {self.lease:.0f} s whether its holder is "
+                        "alive"
                     )
             elif seen != found.version:
                 raise self._error(_taken(str(self.store), self.what, found.holder))
-            elif time.monotonic() - since >= LEASE:
+            elif time.monotonic() - since >= self.lease:
                 if self._over(found.version) or self._mine():
                     break
                 raise self._error(_taken(str(self.store), self.what, (self._look() or found).holder))
-            time.sleep(min(1.0, RENEW / 4))
+            time.sleep(min(1.0, self.renew / 4))
+        self._prove()
         self._thread.start()
 
     def check(self) -> None:
         super().check()
-        if time.monotonic() - self._renewed > LEASE - RENEW:
+        if time.monotonic() - self._renewed > self.lease - self.renew:
             raise self._error(
                 f"{self.store}: its lock could not be renewed for {time.monotonic() - self._renewed:.0f} s, so another process "
                 "may have taken it: stopped before writing more; the same command resumes"
@@ -160,12 +171,35 @@ class _Lease(Lock):
     def give_back(self) -> None:
         """Mark the lease as free: deleting has no condition on a version, so another's could be hit."""
         self._ended.set()
-        self._thread.join()
-        if self._lost is None:
+        self._thread.join(RENEW)
+        if self._lost is None and not self._thread.is_alive():
             try:
                 self.store.replace(LEASE_NAME, json.dumps({"free": True}).encode(), self._version)
             except (Changed, StoreError):
                 pass  # it runs out
+
+    def _prove(self) -> None:
+        """Refuse a service that writes over an object in spite of a condition: there, two processes would both hold it."""
+        if not self.store.conditional:
+            LOG.warning(
+                "%s: this storage has no conditional writes, so that two jobs which start at the same moment may both write "
+                "there: start one at a time",
+                self.store,
+            )
+            return
+        before = self._version
+        ignored = "If-None-Match" if self.store.put(LEASE_NAME, self._text()) else None
+        if ignored is None and self._over(before):
+            try:
+                self.store.replace(LEASE_NAME, self._text(), before)
+                ignored = "If-Match"
+            except Changed:
+                pass
+        if ignored:
+            raise self._error(
+                f"{self.store}: the service writes over objects although it is told not to ({ignored} is ignored), so that two "
+                "jobs could write there at once: use a service with conditional writes, or a local folder"
+            )
 
     def _look(self) -> _Found | None:
         try:
@@ -178,13 +212,7 @@ class _Lease(Lock):
             return _Found(version, {})
 
     def _first(self) -> bool:
-        if not self.store.put(LEASE_NAME, self._text()):
-            return False
-        found = self._look()
-        if found is None or found.holder.get("run") != self.run:
-            return False
-        self._version, self._renewed = found.version, time.monotonic()
-        return True
+        return self.store.put(LEASE_NAME, self._text()) and self._mine()
 
     def _over(self, version: str) -> bool:
         began = time.monotonic()
@@ -193,33 +221,43 @@ class _Lease(Lock):
         except Changed:
             return False
         self._renewed = began
+        self._beats.clear()
         return True
 
     def _renew(self) -> None:
-        while not self._ended.wait(RENEW):
+        pause = self.renew
+        while not self._ended.wait(pause):
             try:
                 if not self._over(self._version) and not self._mine():
                     found = self._look()
                     holder = _named(found.holder) if found else ""
                     self._lost = (
-                        f"{self.store}: another process has taken its lock{holder}, as it was not renewed for {LEASE:.0f} s: "
-                        "stopped before writing more; the same command resumes"
+                        f"{self.store}: another process has taken its lock{holder}, as it was not renewed for "
+                        f"{self.lease:.0f} s: stopped before writing more; the same command resumes"
                     )
                     return
-            except StoreError:  # tried again; `check` says when that has been too long
-                continue
+                pause = self.renew
+            except StoreError:  # tried again soon; `check` says when that has been too long
+                pause = self.renew / 10
 
     def _mine(self) -> bool:
         """Whether the lease there is this one's: a write may have succeeded although its answer was lost."""
         found = self._look()
-        if found is None or found.holder.get("run") != self.run:
+        return found is not None and self._is_mine(found)
+
+    def _is_mine(self, found: _Found) -> bool:
+        """A lease is as old as the beginning of the write that made it, whenever it is found."""
+        began = self._beats.get(found.holder.get("beat", ""))
+        if found.holder.get("run") != self.run or began is None:
             return False
-        self._version, self._renewed = found.version, time.monotonic()
+        self._version, self._renewed = found.version, began
         return True
 
     def _text(self) -> bytes:
         """Differs each time, so that the version changes also where it is a hash of the content."""
-        return json.dumps(_self() | {"since": self.since, "run": self.run, "beat": uuid.uuid4().hex}).encode()
+        beat = uuid.uuid4().hex
+        self._beats[beat] = time.monotonic()
+        return json.dumps(_self() | {"since": self.since, "run": self.run, "beat": beat}).encode()
 
 
 class Fence:

@@ -93,6 +93,9 @@ def _columns(table: str, old: bool, hidden: str) -> str:
 
 
 def _parquet(store: Store, table: str, names: Sequence[str], options: str) -> str:
-    """All files have the same columns (`pipelines.dataset.shards.footer.form_of`), so that only one is opened to plan."""
+    """All files have the same columns (`pipelines.dataset.shards.footer.form_of`), so that only one is opened to plan.
+
+    DuckDB takes a list of files as a parameter of one query or a variable of one connection, and this text is for any. Names
+    cost about 13 us each to parse, of some 90 us for opening a local file; compaction keeps them few."""
     paths = [literal(readable_by_sql(store.where(f"{table}/part-{name}.parquet"))) for name in names]
     return f"read_parquet([{', '.join(paths)}]{options})"

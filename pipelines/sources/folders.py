@@ -150,8 +150,7 @@ class Search:
     def __init__(self, own: Path | None, skipped: SkippedFiles) -> None:
         self.skipped = skipped
         self.searched: set[tuple[int, int]] = set()
-        if own is not None and own.is_dir():
-            self.searched.add((own.stat().st_dev, own.stat().st_ino))
+        self.own = own
 
     def __call__(self, folder: str) -> Iterator[FoundFile | Refused]:
         """The videos of a folder and of all folders in it, in a fixed order."""
@@ -160,6 +159,7 @@ class Search:
         while waiting or links:
             path = waiting.popleft() if waiting else links.popleft()
             linked, named = not named and os.path.islink(path), False
+            self._leave_out_own()
             try:
                 facts = os.stat(path)
                 if (facts.st_dev, facts.st_ino) in self.searched:
@@ -175,6 +175,12 @@ class Search:
             inside: list[str] = []
             yield from self._files(path, entries, inside, links)
             waiting.extendleft(reversed(inside))
+
+    def _leave_out_own(self) -> None:
+        """It may be made during the search."""
+        if self.own is not None and self.own.is_dir():
+            facts, self.own = self.own.stat(), None
+            self.searched.add((facts.st_dev, facts.st_ino))
 
     def _files(
         self, path: str, entries: list[os.DirEntry], inside: list[str], links: deque[str]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from os.path import splitext
 
-from curate.base.store import is_remote, locate, storable, store_of
+from curate.base.store import is_remote, locate, shown, storable, store_of
 from pipelines.sources.folders import VIDEO_SUFFIXES, SkippedFiles
 from pipelines.sources.lists import LIST_SUFFIXES
 
@@ -42,7 +42,9 @@ def places_of(sources: Sequence[str], skipped: SkippedFiles) -> list[Place]:
 def _places(source: str, skipped: SkippedFiles) -> Iterator[Place]:
     if is_remote(source):
         if not storable(source):
-            raise InputError(f"{source}: is an address of no storage that Winnow knows: download it and name its path")
+            raise InputError(
+                f"{shown(source)}: is an address of no storage that Winnow knows: download it and name its path"
+            )
         yield from _remote(source, skipped)
     elif os.path.isdir(source):
         yield Place("folder", source)
@@ -67,7 +69,7 @@ def _remote(source: str, skipped: SkippedFiles) -> Iterator[Place]:
     elif not web and next(store_of(source).list(), None) is not None:
         yield Place("folder", source)
     else:
-        raise InputError(f"{source}: no such object or folder: check the address")
+        raise InputError(f"{shown(source)}: no such object or folder: check the address")
 
 
 def _of_glob(pattern: str, matches: Iterator[tuple[str, bool]], skipped: SkippedFiles) -> Iterator[Place]:

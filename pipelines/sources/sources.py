@@ -32,6 +32,8 @@ class FoundVideos:
 def find_videos(sources: Sequence[str], store: str | os.PathLike[str] | None = None) -> FoundVideos:
     """All videos of a `SourceStream`. Raises InputError."""
     stream = SourceStream(sources, store)
+    if store is not None:
+        stream.hold()
     items = list(stream)
     return FoundVideos(
         [item for item in items if isinstance(item, Video)],

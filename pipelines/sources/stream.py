@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from curate.base.store import Store, is_remote, store_of
+from curate.base.store import Store, is_remote, shown, store_of
 from curate.base.store.files import opened
 from curate.clip import Unit, Video
+from curate.video.identity import is_gone
 from pipelines.sources.entries import PATHS, Entry, entries_of, is_path_column, json_safe, suffix_of
 from pipelines.sources.folders import ALIAS, FoundFile, Refused, Search, SkippedFiles
 from pipelines.sources.lists import BrokenRow, ListError, NoPaths, decoded, rows_of
@@ -31,6 +33,7 @@ SIDECAR_BYTES = 1 << 16
 ENTRY = ": entry "  # between a list and the number of its row, in the path of a refused row
 UNREAD = "caption file that cannot be read"
 NO_METADATA = "metadata file that names no videos"
+LOG = logging.getLogger("winnow")
 TOO_LATE = "row of a metadata file for a video that was found before it"
 
 
@@ -38,8 +41,8 @@ class SourceStream:
     """Every video of the sources, once, and every refused input as a failed unit, in a fixed order. Iterate once.
 
     store: the dataset's folder or URL: videos contained in a Parquet file are written to its `sources/`, named by their
-    content, so that clips can be cut later. What is wrong with a source as a whole is raised as InputError before the first
-    item; a stream without any item ends with InputError. `close` (or `with`) deletes its temporary files.
+    content, so that clips can be cut later: not before `hold`, which wants the dataset's lock. What is wrong with a source as
+    a whole is raised as InputError before the first item; a stream without any item ends with InputError. `close` (or `with`) deletes its temporary files.
     videos, refused: how many were given so far. Complete after the last item: skipped; lists, folders: absolute paths, or
     URLs, of what was read and searched; `accepts`.
     """
@@ -54,6 +57,10 @@ class SourceStream:
         held = None if self.store is None or self.store.folder is None else self.store.folder / HELD
         self._search = Search(held, self.skipped)
         self._read: set[str] = set()  # real paths of lists
+        self._holding = False
+        self._to_hold: dict[str, None] = {}  # lists that hold videos, read before `hold`
+        self._there: dict[str, bool] = {}  # lists that were not read
+        self._told = False
 
     def __enter__(self) -> SourceStream:
         return self
@@ -82,9 +89,29 @@ class SourceStream:
         if self.mentions.known("refused", path):
             return False
         name, row, _ = path.rpartition(ENTRY)
-        if row and (name in self.lists or (not is_remote(name) and os.path.exists(name))):
+        if row and (name in self.lists or self._is_there(name)):
             return name in self.lists
         return any(within(path, folder) for folder in self.folders)
+
+    def _is_there(self, name: str) -> bool:
+        if name not in self._there:
+            self._there[name] = not is_gone(name)
+        return self._there[name]
+
+    def hold(self) -> None:
+        """Write the videos that lists contain to the dataset: of the lists read so far, and from now on of each as it is read.
+
+        Call it with the dataset's lock held. Raises DiskError, StoreError."""
+        self._holding = True
+        for path in self._to_hold:
+            try:
+                for row in rows_of(path, is_path_column):
+                    for entry in () if isinstance(row, BrokenRow) else entries_of(row):
+                        if entry.held and not entry.problem:
+                            self._hold(entry, path)
+            except ListError as error:
+                raise InputError(f"{shown(path)}: {error}") from None
+        self._to_hold = {}
 
     # --- in order
 
@@ -95,6 +122,7 @@ class SourceStream:
             if place.kind == "list":
                 self._list(place.path)
             elif place.kind == "file":
+                self._tell_of_secrets(place.path)
                 self.mentions.add(key_of(real_path(place.path)), absolute(place.path), None)
             place.last = self.mentions.count
         waiting = [place for place in places if place.kind == "folder"]
@@ -235,21 +263,31 @@ class SourceStream:
                     if entry.span:
                         entry.span.where = json_safe(f"{os.path.basename(path)}{ENTRY}{number}")
                     video = self._hold(entry, path) if entry.held else beside(path, entry.path or "")
+                    self._tell_of_secrets(video)
                     self.mentions.add(key_of(real_path(video)), video, entry)
                 good += 1
         except ListError as error:
             if optional and isinstance(error, NoPaths):
                 self.skipped.add(NO_METADATA, path)
                 return
-            raise InputError(f"{path}: {error}") from None
+            raise InputError(f"{shown(path)}: {error}") from None
         if bad and not good:
             if optional:
                 self.skipped.add(NO_METADATA, path)
                 return
             number, problem = first
             more = f" (and so for all of its {bad} entries)" if bad > 1 else ""
-            raise InputError(f"{path}: entry {number}: {problem}{more}")
+            raise InputError(f"{shown(path)}: entry {number}: {problem}{more}")
         self.lists.append(absolute(path))
+
+    def _tell_of_secrets(self, path: str) -> None:
+        if not self._told and shown(path) != path:
+            self._told = True
+            LOG.warning(
+                "%s: its address has a query or a password, which the dataset records in video_path, as it cannot be read "
+                "without: if that is a secret, use s3://, gs:// or az:// with credentials in the environment",
+                shown(path),
+            )
 
     def _refuse_row(self, path: str, number: int, entry: Entry) -> None:
         video = Video(f"{absolute(path)}{ENTRY}{number}", captions=entry.captions, columns=entry.columns)
@@ -259,17 +297,20 @@ class SourceStream:
     def _hold(self, entry: Entry, path: str) -> str:
         """Write the bytes of a video in a row to an object of the dataset."""
         if self.store is None:
-            raise InputError(f"{path}: holds the videos themselves, which only `winnow annotate` can store")
+            raise InputError(f"{shown(path)}: holds the videos themselves, which only `winnow annotate` can store")
         held, entry.held = entry.held or b"", None
         name = f"{HELD}/{hashlib.sha256(held).hexdigest()[:32]}{suffix_of(entry.path)}"
-        self.store.put(name, held)
+        if self._holding:
+            self.store.put(name, held)
+        else:
+            self._to_hold[path] = None
         return self.store.where(name)
 
 
 def nothing_found(sources: Sequence[str], passed: SkippedFiles) -> str:
     count = sum(passed.suffixes.values()) + sum(passed.others.values())
     return (
-        f"no videos in {', '.join(sources)}"
+        f"no videos in {', '.join(map(shown, sources))}"
         + (f" ({count} {'file' if count == 1 else 'files'} there skipped: {skipped_text(passed)})" if count else "")
         + ": name files, folders, globs, or a list (.txt, .jsonl, .json, .csv, .tsv, .parquet)"
     )

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from curate.base.files import DiskError
-from curate.base.store import Changed, Store, StoreError
+from curate.base.store import Changed, Store, StoreError, shown
 from curate.clip import path_to_text
 from pipelines.status.events import Events
 from pipelines.status.metrics import Metrics
@@ -58,7 +58,8 @@ class RunLog:
     """
 
     def __init__(self, store: Store | None, run: str, every: float = EVERY) -> None:
-        self.store, self.run, self.every = store, run, every
+        self.store, self.run = store, run
+        self.every = max(every, store.pause) if store is not None else every
         self.events = Events(store, run) if store is not None else None
         self.metrics = Metrics()
         self._lock = threading.Lock()
@@ -113,7 +114,7 @@ class RunLog:
         now = time.time()
         with self._lock:
             first = self._running[unit].first if unit in self._running else now
-            self._running[unit] = _Running(path_to_text(path), worker, pool, footage, limit, first, now)
+            self._running[unit] = _Running(path_to_text(shown(path)), worker, pool, footage, limit, first, now)
             self._moved = now
 
     def finished(
@@ -131,7 +132,7 @@ class RunLog:
         now, spent = time.time(), sum((seconds or {}).values())
         with self._lock:
             known = self._running.pop(unit, None)
-            path = path_to_text(path) if path else (known.path if known else "")
+            path = path_to_text(shown(path)) if path else (known.path if known else "")
             wall = now - known.first if known else spent
             self._done[status] += 1
             self._work["footage"] += footage

@@ -252,7 +252,7 @@ def test_broken_weights(small_footage, tmp_path):
     assert "aesthetic_score: model laion cannot be loaded: " in message
     # Ray's worker hands the reason on to the driver.
     config = load("quickstart", changes)
-    reply = StageWorker("a").start(config.model_dump_json(), ("appearance",), None)
+    reply = StageWorker("a").start(config.model_dump_json(), ("appearance",), None, (), 64)
     assert isinstance(reply, ExecutorError) and "model laion cannot be loaded" in str(reply)
 
 

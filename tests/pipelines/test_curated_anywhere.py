@@ -238,7 +238,7 @@ def daemons():
 
 
 def test_workers_of_ray_write_the_same_whatever_of_it_is_killed(dataset, tmp_path):
-    """A worker, the daemon under the process that talks to Ray, and a worker again."""
+    """A worker, the daemon under the process that talks to Ray, and a worker again, where that is not done by then."""
     expected = objects(curate(dataset, FILTERS, tmp_path / "here", shard_bytes=3_000, map_fn=map_here).out)
     killed, reported = [], []
 
@@ -250,7 +250,7 @@ def test_workers_of_ray_write_the_same_whatever_of_it_is_killed(dataset, tmp_pat
             killed.append(victims[0])
 
     made = curated_by_ray(dataset, tmp_path / "out", progress)
-    assert len(killed) == 3 and objects(tmp_path / "out") == expected
+    assert len(killed) >= 2 and objects(tmp_path / "out") == expected
     assert reported[-1] == (made.clips, made.clips, 0) and made.shards == len(expected)
     assert sorted(os.listdir(tmp_path / "out")) == ["README.md", "data", "selection.json"]
     assert not actors() and not daemons()

@@ -5,15 +5,23 @@ import random
 import re
 import sqlite3
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from curate.base.store import store_of
 from curate.clip import Unit
+from curate.video.opening import VideoError
+from pipelines.annotation.planning.recorded import RecordedUnits
+from pipelines.config import load
+from pipelines.dataset.dataset import Dataset, DatasetError
+from pipelines.dataset.lock import held
 from pipelines.sources import objects
 from pipelines.sources.mentions import Mentions
 from pipelines.sources.named import translated
 from pipelines.sources.sources import InputError, find_videos, skipped_text
 from pipelines.sources.stream import TOO_LATE, SourceStream
+from pipelines.status.runlog import RunLog
 from tests.pipelines.test_annotate import job, rows
 
 
@@ -186,3 +194,63 @@ def test_a_full_disk_while_sorting_names_the_folder(monkeypatch):
     monkeypatch.setattr(mentions, "db", Full())
     with pytest.raises(Exception, match="set TMPDIR to a larger disk"):
         mentions.give(b"1", "a")
+
+
+def test_rows_of_a_list_that_was_not_read_are_not_forgotten_with_its_folder(tmp_path):
+    url = f"memory://{tmp_path.name}"
+    put(url, "x/a.mp4", "x/l.jsonl")
+    with SourceStream([f"{url}/x/"]) as stream:
+        list(stream)
+        assert stream.folders == [f"{url}/x"]
+        assert not stream.accepts(f"{url}/x/l.jsonl: entry 3")
+        assert stream.accepts(f"{url}/x/gone.jsonl: entry 3")  # nothing of it is left
+
+
+def test_videos_that_a_list_holds_are_written_only_under_the_lock(small_footage, tmp_path, watcher):
+    out, place = tmp_path / "all" / "d", tmp_path / "all"
+    place.mkdir()
+    film = (small_footage / "film 1.mp4").read_bytes()
+    pq.write_table(pa.table({"video": [{"bytes": film, "path": "f.mp4"}], "text": ["x"]}), place / "l.parquet")
+    sources = [
+        str(place / "l.parquet"),
+        str(place),
+    ]  # the dataset lies in a source: what it holds is no input of its own
+    with held(out, "dataset", DatasetError), pytest.raises(DatasetError, match="another process"):
+        job(None, out, watcher, sources=sources)
+    assert not (out / "sources").exists()
+    assert job(None, out, watcher, sources=sources).videos == 1
+    ((path, status),) = rows(out, "video_path, status", "videos")
+    assert status == "ok" and path.startswith(f"{out}/sources/")
+
+
+def test_signed_addresses_are_told_and_never_shown(tmp_path, caplog):
+    signed = "https://me:hunter2@host.example/a.mp4?X-Amz-Signature=abc"
+    (tmp_path / "l.jsonl").write_text(json.dumps({"path": signed}))
+    with SourceStream([str(tmp_path / "l.jsonl")]) as stream:
+        assert [video.path for video in stream] == [signed]
+    assert "https://host.example/a.mp4: its address has a query" in caplog.text
+    log = RunLog(store_of(tmp_path / "d"), "r1")
+    log.started("u", signed, "worker", footage=1.0)
+    log.finished("v", "failed", path=signed, error="no")
+    told = json.dumps(log.state()) + caplog.text + str(store_of(signed)) + str(VideoError(signed, "is empty"))
+    log.close("finished", None)
+    told += "".join(path.read_text() for path in (tmp_path / "d").rglob("*.json*"))
+    assert "host.example/a.mp4" in told and "abc" not in told and "hunter2" not in told
+    with pytest.raises(InputError) as raised:
+        list(SourceStream(["nowhere://me:hunter2@host/x"]))
+    assert "nowhere://host/x" in str(raised.value)
+
+
+def test_an_object_is_the_recorded_one_by_its_etag(small_footage, storage, tmp_path, watcher):
+    url, out = storage.bucket(), tmp_path / "d"
+    film = (small_footage / "film 1.mp4").read_bytes()
+    put(url, "a.mp4", content=film)
+    job(None, out, watcher, sources=[f"{url}/"], stages=["motion"])
+    known = RecordedUnits(Dataset(out), ["motion"], False, load("quickstart").parts)
+    entry = store_of(url).head("a.mp4")
+    (row,) = known.ledger.of_path(f"{url}/a.mp4")
+    assert row["version"] == entry.version
+    now = {"bytes": entry.bytes, "modified": entry.modified, "version": entry.version}
+    assert not known.may_have_changed(f"{url}/a.mp4", now | {"modified": entry.modified + 1})  # written again, the same
+    assert known.may_have_changed(f"{url}/a.mp4", now | {"version": "other"})  # within the same second
+    known.close()

@@ -11,6 +11,7 @@ import pytest
 
 from curate.base.child import unpack
 from curate.base.files import DiskError
+from pipelines import cluster
 from pipelines.annotation import supervising
 from pipelines.annotation.driver import Told
 from pipelines.annotation.pools import Place
@@ -62,16 +63,17 @@ def test_a_child_whose_ray_died_is_started_again(job, caplog):
     assert "ended (Ray on this machine has ended (its raylet was killed)): starting it again" in caplog.text
 
 
-def test_without_its_daemons_ray_is_known_to_be_dead():
+def test_without_its_daemons_ray_is_known_to_be_dead(monkeypatch):
     """Here a process that sleeps is the daemon; nothing else is there to be waited for."""
     session, daemon = RaySession(None, "wait"), subprocess.Popen(["sleep", "60"])
     session.daemons = {psutil.Process(daemon.pid): "raylet"}
-    session.check()
+    monkeypatch.setattr(cluster, "OPEN", [session])
+    cluster.check_ray()
     daemon.kill()
     with pytest.raises(RayDied, match=r"its raylet was killed"):
         for _ in range(100):
             time.sleep(0.05)
-            session.check()
+            cluster.check_ray()
     daemon.wait()
     with pytest.raises(RayDied):  # also when it is waited for
         session.check()
@@ -84,6 +86,7 @@ def test_a_child_that_ends_without_a_word_is_started_again_and_its_units_count_o
             "if turn == 1:\n"
             "    unit('a', clip_failures=1); say(committed=['a']); unit('b'); os._exit(1)\n"
             "found = Summary(already=1)\n"
+            "say(planned=[2, 8.0, 1])\n"
             "for name, status in (('b', 'ok'), ('c', 'failed')):\n"
             "    report = Report(name, name, status=status, error='so', clips=2, footage=4.0); found.count(report)\n"
             "    say(unit=report.plain())\n"
@@ -93,6 +96,7 @@ def test_a_child_that_ends_without_a_word_is_started_again_and_its_units_count_o
     assert (summary.failed, summary.failures, summary.footage) == (1, [("c", "so")], 8.0)
     assert "ended (exit code 1; a daemon of Ray may have died): starting it again" in caplog.text
     assert [unit.id for unit in watcher.units] == ["a", "b", "b", "c"]
+    assert watcher.started == (4, 16.0, 1)  # as many as are shown as done at the end
 
 
 def test_children_that_get_nowhere_end_the_job_with_the_reason(job):

@@ -30,7 +30,7 @@ from video_model.errors import DataError
 from video_model.latents.cache import DTYPES, Cache, account_of, latents_folder, texts_folder
 from video_model.latents.encoding import at_most, check_sizes, encode
 from video_model.latents.packed import full_disk, write_shard, write_whole
-from video_model.latents.places import Sorted, latent_places, latent_shards, names_in, state_of
+from video_model.latents.places import Sorted, latent_places, latent_shards, names_in, state_in
 from video_model.latents.texts import build_texts
 from video_model.latents.together import PARTS, Counts, Progress, locked, reporting, seen_alike, work_together
 from video_model.workers import TrainingWorker, first_goes_ahead
@@ -148,8 +148,10 @@ def _complete(
 ) -> tuple[str, tuple[Path, bool]]:
     """The file that says that all is there: of these clips, at these sizes, with the shards as they are; and if it is there."""
     asked = [[part.fingerprint, list(part.captions.items()), [list(size) for size in sizes]] for part, sizes in needs]
-    shards = {home.name: state_of(latent_shards(home, [file.identity for file in files])) for home in homes.values()}
-    shards[texts.name] = state_of(names_in(texts))
+    shards = {
+        home.name: state_in(home, latent_shards(home, [file.identity for file in files])) for home in homes.values()
+    }
+    shards[texts.name] = state_in(texts, names_in(texts))
     name = hashlib.sha256(json.dumps([asked, shards]).encode()).hexdigest()[:16]
     path = folder / "complete" / f"{name}.json"
     there = path.exists()

@@ -1,6 +1,6 @@
 """Where the latents of each clip lie, or the states of each caption: by the digest of its name, in a file that workers map.
 
-HOME/places-<key>.arrow is made of the headers of all shards that are there; the key is that of their names.
+HOME/places-<key>.arrow is made of the headers of all shards that are there; the key is that of their names and sizes.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ class Sorted:
 
 
 class Places:
-    """What some shards hold. skipped: name -> why there is nothing, of clips. state: of the shards' names."""
+    """What some shards hold. skipped: name -> why there is nothing, of clips. state: of the shards' names and sizes."""
 
     def __init__(self, home: Path, shards: Sequence[str], read: Callable[[Path], Any]) -> None:
         """read(shard) -> (high, low, first, count of each, skipped), where shards are below `home`."""
-        self.home, self.state = home, state_of(shards)
+        self.home, self.state = home, state_in(home, shards)
         path = home / f"places-{self.state}.arrow"
         if not path.exists():
             _write(path, home, shards, read)
@@ -107,6 +107,18 @@ def names_in(folder: Path) -> list[str]:
             return sorted(e.name for e in found if e.name.endswith(".safetensors") and not e.name.startswith("."))
     except FileNotFoundError:
         return []
+
+
+def state_in(home: Path, shards: Sequence[str]) -> str:
+    """Of these shards and their sizes: one that was cut short since is looked at again, and told."""
+    return state_of([f"{name} {_size(home / name)}" for name in shards])
+
+
+def _size(shard: Path) -> int:
+    try:
+        return shard.stat().st_size
+    except FileNotFoundError:
+        return -1
 
 
 def state_of(names: Sequence[str]) -> str:

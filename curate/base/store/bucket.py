@@ -22,15 +22,19 @@ PAGE = 1000  # objects of a listing at a time
 class Bucket(Store):
     """A prefix of a bucket."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, brief: bool = False) -> None:
+        """brief: see `Store.brief`."""
         scheme, _, rest = url.partition("://")
         host, _, prefix = rest.partition("/")
         self.url = f"{scheme.lower()}://{rest}".rstrip("/")
         self.prefix = prefix.strip("/")
-        self.connection = Connection(f"{scheme.lower()}://{host}")
+        self.connection = Connection(f"{scheme.lower()}://{host}", brief)
         self.shared = self.connection.scheme != "memory"
         # S3 Express and WebDAV list in no order
         self.ordered = not host.endswith("--x-s3") and self.connection.scheme not in ("http", "https")
+
+    def brief(self) -> Store:
+        return self if self.connection.scheme == "memory" else Bucket(self.url, brief=True)
 
     def put(self, name: str, data: bytes | Path) -> bool:
         def put(client: Any, attempt: int) -> bool:

@@ -20,6 +20,7 @@ __all__ = ["SCHEMES", "Connection", "obstore"]
 SCHEMES = {"s3", "s3a", "gs", "gcs", "az", "azure", "abfs", "abfss", "adl", "memory", "http", "https"}
 # s of trying again: of a bucket that this process has reached before, and of one that it has not (a typing error)
 PATIENCE, FIRST_PATIENCE = 120.0, 15.0
+BRIEF = 10.0  # s for an answer, and of trying again, of a brief connection
 PAUSE, LONGEST_PAUSE = 0.2, 10.0  # s, doubled each time
 CREDENTIALS = {
     "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE (with boto3 installed), or AWS_SKIP_SIGNATURE=true "
@@ -35,8 +36,9 @@ Found = TypeVar("Found")
 class Connection:
     """A bucket as its service knows it. Credentials and endpoint are those of the service's own environment variables."""
 
-    def __init__(self, bucket: str) -> None:
-        self.bucket = bucket
+    def __init__(self, bucket: str, brief: bool = False) -> None:
+        """brief: requests, and trying them again, end after seconds."""
+        self.bucket, self.brief = bucket, brief
         scheme = bucket.partition("://")[0]
         self.scheme = ALIASES.get(scheme, scheme)
 
@@ -48,16 +50,17 @@ class Connection:
         Changed, StoreError.
         """
         reached = (self.bucket, _endpoint())
+        known = BRIEF if self.brief else PATIENCE
         began, pause, attempt = time.monotonic(), PAUSE, 0
         while True:
             try:
-                found = what(_client(self.bucket, _endpoint(), once), attempt)
+                found = what(_client(self.bucket, _endpoint(), once, self.brief), attempt)
             except (FileExistsError, Changed):
                 raise
             except Exception as error:
                 self._refuse(error, place)
                 waited = time.monotonic() - began
-                if waited + pause > (PATIENCE if reached in _reached else FIRST_PATIENCE):
+                if waited + pause > (known if reached in _reached else FIRST_PATIENCE):
                     raise self._unreached(error, place, known=reached in _reached) from None
             else:
                 _reached.add(reached)
@@ -77,9 +80,9 @@ class Connection:
         if kind == "PreconditionError":
             raise Changed(place) from None
         if kind == "AlreadyExistsError":
-            raise FileExistsError(place) from None
+            raise FileExistsError(shown(place)) from None
         if isinstance(error, FileNotFoundError) or kind == "NotFoundError":
-            raise FileNotFoundError(place) from None
+            raise FileNotFoundError(shown(place)) from None
         if kind == "InvalidPathError" or (isinstance(error, ValueError) and "parse path" in text):
             found = re.search(r'[pP]ath "(.*?)"', " ".join(text.split()))
             raise StoreError(
@@ -146,8 +149,8 @@ def _endpoint() -> str:
 
 
 @lru_cache(maxsize=256)
-def _client(bucket: str, endpoint: str, once: bool) -> Any:
-    """The client of a bucket, one for each process. endpoint: of S3. once: requests are not repeated."""
+def _client(bucket: str, endpoint: str, once: bool, brief: bool) -> Any:
+    """The client of a bucket, one for each process. endpoint: of S3. once: requests are not repeated. brief: see BRIEF."""
     obstore()
     from obstore.store import from_url
 
@@ -156,9 +159,9 @@ def _client(bucket: str, endpoint: str, once: bool) -> Any:
         return _memory(bucket)
     options: dict[str, Any] = {
         # A whole shard goes in one request; a read must not wait long for bytes that do not come.
-        "client_options": {"connect_timeout": "5s"} | ({"timeout": "900s"} if once else _READING),
+        "client_options": {"connect_timeout": "5s"} | _patience(once, brief),
         "retry_config": {
-            "max_retries": 0 if once else 3,
+            "max_retries": 0 if once or brief else 3,
             "retry_timeout": timedelta(seconds=30),
             "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=5), "base": 2},
         },
@@ -171,7 +174,10 @@ def _client(bucket: str, endpoint: str, once: bool) -> Any:
     return from_url(bucket.replace("s3a://", "s3://").replace("gcs://", "gs://"), **options)
 
 
-_READING = {"timeout": "300s", "read_timeout": "30s"}
+def _patience(once: bool, brief: bool) -> dict[str, str]:
+    if brief:
+        return {"timeout": f"{BRIEF:g}s"}
+    return {"timeout": "900s"} if once else {"timeout": "300s", "read_timeout": "30s"}
 
 
 @lru_cache(maxsize=256)

@@ -26,6 +26,7 @@ __all__ = ["Others", "knows"]
 NOT_HERE = {"file", "local", "memory", "cached", "blockcache", "filecache", "simplecache", "reference", "dir", "data"}
 WHOLE = {"hf"}  # which write an object whole or not at all; others write it aside and move it, where they can
 TRIES, PAUSE = 6, 0.5  # s, doubled
+COMMIT_PAUSE = {"hf": 120.0}  # s between commits that only say again how things are: the hub refuses hundreds an hour
 
 Found = TypeVar("Found")
 
@@ -37,9 +38,12 @@ def knows(scheme: str) -> bool:
 class Others(Store):
     """A folder of a file system of fsspec. Credentials are those of its own environment variables and files."""
 
+    conditional = False
+
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
         self.scheme = SCHEME.match(url).group(1).lower()  # type: ignore[union-attr]
+        self.pause = COMMIT_PAUSE.get(self.scheme, 0.0)
         self._system: Any = None
 
     @property

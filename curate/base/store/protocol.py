@@ -43,13 +43,17 @@ class Store(ABC):
     """A folder, or a prefix of a bucket. Names are relative, with forward slashes.
 
     url: of the store, without a slash at its end; a plain path for a folder. folder: the local folder, or None. shared:
-    other processes see the same bytes (False in memory). Every method raises StoreError where the place cannot be reached
+    other processes see the same bytes (False in memory). conditional: `put` and `replace` with a version hold also between
+    writers at the same moment. pause: s to leave between two writes of an object that is written again and again, such as a
+    lease or a status, where the storage refuses more. Every method raises StoreError where the place cannot be reached
     or written to, and DiskError where a disk is full.
     """
 
     url: str
     folder: Path | None = None
     shared: bool = True
+    conditional: bool = True
+    pause: float = 0.0
 
     @abstractmethod
     def put(self, name: str, data: bytes | Path) -> bool:
@@ -85,6 +89,10 @@ class Store(ABC):
     def open(self, name: str) -> BinaryIO:
         """A seekable stream of an object, which reads ranges as they are asked for. Raises FileNotFoundError."""
 
+    def brief(self) -> Store:
+        """The same place by requests that are given up after seconds: for small objects that are needed now, or not at all."""
+        return self
+
     def tidy(self) -> None:  # noqa: B027 - only folders have any
         """Delete what writers left behind that were ended in the middle."""
 
@@ -100,7 +108,8 @@ class Store(ABC):
         return f"{self.url}/{name}"
 
     def __str__(self) -> str:
-        return self.url
+        """For messages, without credentials; `url` is the address."""
+        return shown(self.url)
 
 
 def is_remote(place: str | os.PathLike[str]) -> bool:

@@ -87,6 +87,12 @@ class _Pool:
         """Seconds of a worker for a second of footage; None while too little is measured."""
         return self.spent / self.footage if self.footage >= MEASURED_SECONDS else None
 
+    @property
+    def each(self) -> str:
+        """What a worker takes."""
+        share = self.share
+        return f"{share.cpus:.2g} CPU, {share.gpus:.2g} GPU and {share.memory / 1e9:.3g} GB each"
+
     def next_call(self) -> list[_Item]:
         """Items of the queue for one call of a worker."""
         items = [self.queue.popleft()]
@@ -186,18 +192,14 @@ class OnRay:
         """Follow a cluster that grows and what was measured, and tell when nothing can be placed on it."""
         now = time.monotonic()
         for pool in self.pools:
-            share = pool.share
-            each = f"{share.cpus:.2g} CPU, {share.gpus:.2g} GPU and {share.memory / 1e9:.3g} GB each"
-            self.log.workers(pool.name, sum(actor.ready for actor in pool.actors), len(pool.actors), each)
+            self.log.workers(pool.name, sum(actor.ready for actor in pool.actors), len(pool.actors), pool.each)
         idle = [pool for pool in self.pools if pool.queue and not any(actor.ready for actor in pool.actors)]
         if not idle:
             self.idle_since = now
             self.log.waiting(None)
         elif now - self.idle_since > PATIENCE_SECONDS:
             self.idle_since = now
-            share = idle[0].share
-            each = f"{share.cpus:.2g} CPU, {share.gpus:.2g} GPU and {share.memory / 1e9:.3g} GB each"
-            why = f"Ray has placed no worker of {idle[0].name} ({each}): other jobs hold what it needs, or nodes are missing"
+            why = f"no worker of {idle[0].name} is ready ({idle[0].each}): it loads its models, or other jobs hold what it needs"
             self.log.waiting(why)
             LOG.warning("waiting: %s", why)
         follows = self.place.address or len(self.pools) > 1

@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 
-from curate.base.child import CHANGED, KILLED, LATE, MEMORY, TIME, WORKER, Lost
+from curate.base.child import CHANGED, KILLED, LATE, MEMORY, TIME, UNSEEN, WORKER, Lost
 from curate.watching.isolation import record_loss
 from pipelines.annotation.planning.feed import Feed
 from pipelines.annotation.tasks import Report, Task, again
@@ -30,6 +30,7 @@ ADVICE = {  # fix by kind of loss; crashes are not the machine's fault
     KILLED: "free memory of the machine, or use fewer --workers",
     LATE: "use fewer --workers, and look at the disk or network that the files are on",
     MEMORY: "raise decode.memory_gb, or free memory of the machine",
+    UNSEEN: "put sources where all machines see them",
     TIME: "look at the disk or network that the files are on, or raise decode.timeout_seconds",
 }
 SETTLE_SECONDS = 120.0  # for what is finished to be committed, once the job cannot go on

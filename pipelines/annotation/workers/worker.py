@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from typing import Any
 
 from curate.base.child import KILLED, MEMORY, RESOURCE_ERRNOS, Lost, NotStarted
 from curate.base.extras import missing_package
-from curate.base.store import store_of
+from curate.base.store import shown, store_of
 from curate.clip import Unit
 from curate.stages.portion import Portion
 from curate.stages.stage import CLIPS_AT_ONCE, Stage
@@ -37,6 +38,7 @@ class Target:
     tables: Tables
     models: dict[str, Any]
     run: str = ""
+    probe: str | None = None  # an object there, which whoever writes must find: else it is another machine's disk
 
 
 @dataclass
@@ -89,6 +91,11 @@ class Worker:
         without: Sequence[str] = (),
         at_once: int = CLIPS_AT_ONCE,
     ) -> None:
+        if target and target.probe and not store_of(target.place).exists(target.probe):
+            raise ExecutorError(
+                f"{shown(target.place)}: the machine {socket.gethostname()} does not see the dataset there, only a place of its "
+                "own: give an --out that all machines see: a mounted folder, or a bucket such as s3://"
+            )
         self.steps = load_steps(config, stages, without, at_once)
         limit_threads(config.execution.threads)
         self.committer = Committer(target, config) if target else None

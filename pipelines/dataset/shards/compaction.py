@@ -10,17 +10,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curate.base.scratch import Scratch
-from curate.base.sql import literal
-from curate.base.store import Store
+from curate.base.store import Store, store_of
 from curate.base.store.files import opened, readable_by_sql
 from pipelines.dataset.dataset_card import write_dataset_card
 from pipelines.dataset.files import FOOTER
 from pipelines.dataset.shards.current import Current, ShardState
+from pipelines.dataset.shards.fence import write_fence
 from pipelines.dataset.shards.footer import Footer
 from pipelines.dataset.shards.manifest import Manifest
 from pipelines.dataset.shards.reading import footer_of
@@ -69,20 +70,22 @@ def compact(
     store: Store,
     *,
     target: int = TARGET,
-    map_fn: Map = map,
+    map_fn: Map | None = None,
+    run: str = "",
     check: Callable[[], None] = lambda: None,
 ) -> Compacted:
     """Merge small shards and drop what does not count. Called by the one process that holds the lock, when no worker writes.
 
-    target: bytes of a good shard. map_fn: applies a function to texts, here or by workers, in any order (the function needs
-    nothing but the store). check: called before each commit; raises where the lock was lost."""
+    target: bytes of a good shard. map_fn: applies a function to texts by workers, in any order; the function can be pickled,
+    and needs nothing but the store's URL. None: here, one after the other. run: that holds the lock. check: called before each
+    commit here; raises where the lock was lost."""
     store.tidy()
     manifest = Manifest(store)
-    current = manifest.current()
+    current = _begun(manifest, run, check)
     try:
         before, dropped = len(current.shards), sum(shard.stale for shard in current.shards)
         groups = _groups(current, target, merge=True)
-        made = _rewrite(store, current, groups, None, manifest, map_fn, check)
+        made = _rewrite(store, current, groups, None, manifest, map_fn, run, check)
     finally:
         current.close()
     after = before - sum(len(group.members) for group in groups) + made - _dead(current)
@@ -91,34 +94,43 @@ def compact(
     return Compacted(before, after, dropped)
 
 
-def sweep(store: Store, tables: Tables | None = None, check: Callable[[], None] = lambda: None) -> None:
+def sweep(store: Store, tables: Tables | None = None, check: Callable[[], None] = lambda: None, run: str = "") -> None:
     """Drop what does not count: unfinished files, uncommitted clips, shards and rows that later ones replaced.
 
-    tables: shards that lack columns of these get them. Called by the one process that holds the lock, when no worker writes.
+    tables: shards that lack columns of these get them. run: that holds the lock. Called by the one process that holds the lock, when no worker writes.
     Afterwards tools that open the files directly see current rows only."""
     store.tidy()
     manifest = Manifest(store)
-    current = manifest.current()
+    current = _begun(manifest, run, check)
     try:
         manifest.adopt(current)
         old = _lacking(store, current, tables) if tables else set()
         groups = _groups(current, TARGET, merge=False, old=old)
-        _rewrite(store, current, groups, tables, manifest, map, check)
+        _rewrite(store, current, groups, tables, manifest, None, run, check)
     finally:
         current.close()
 
 
-def open_for_writing(store: Store, tables: Tables, check: Callable[[], None] = lambda: None) -> None:
-    """Make a dataset ready for shards of these tables: leftovers are removed, older shards get the columns of today, and
-    README.md is written. Called by the one process that holds the lock."""
+def open_for_writing(store: Store, tables: Tables, check: Callable[[], None] = lambda: None, run: str = "") -> None:
+    """Make a dataset ready for shards of these tables: workers of earlier runs are kept out, leftovers are removed, older
+    shards get the columns of today, and README.md is written. run: that holds the lock. Called by the one process that does."""
     if store.folder is not None:
         for table in ("clips", "videos"):
             (store.folder / table).mkdir(parents=True, exist_ok=True)
-    sweep(store, tables, check)
+    sweep(store, tables, check, run)
     write_dataset_card(store, tables)
 
 
-def forget(store: Store, tables: Tables, units: Collection[str]) -> None:
+def _begun(manifest: Manifest, run: str, check: Callable[[], None]) -> Current:
+    """Which rows count, once workers of earlier runs are kept out."""
+    current = manifest.current()
+    if run and current.fence.run != run:
+        check()
+        write_fence(manifest.store, current.fence, run, [shard.name for shard in current.shards])
+    return current
+
+
+def forget(store: Store, tables: Tables, units: Collection[str], run: str = "") -> None:
     """Remove the rows of these units without replacement: a shard without rows says so, until `sweep` removed them.
 
     Called by the one process that holds the lock."""
@@ -128,14 +140,20 @@ def forget(store: Store, tables: Tables, units: Collection[str]) -> None:
     current.close()
     if units:
         manifest.add(
-            write_shard(store, tables, [], stages=(), generation=generation, replaces=sorted(units), models={})
+            write_shard(store, tables, [], stages=(), generation=generation, replaces=sorted(units), models={}, run=run)
         )
         manifest.flush()
-        sweep(store)
+        sweep(store, run=run)
 
 
-def compact_group(store: Store, group: Group, tables: Tables | None = None) -> Footer:
-    """Commit the rows of a group as one shard, and delete its members. tables: to give the rows the columns of."""
+def compact_group(
+    store: Store,
+    group: Group,
+    tables: Tables | None = None,
+    run: str = "",
+    check: Callable[[], None] = lambda: None,
+) -> Footer:
+    """Commit the rows of a group as one shard. Its members stay. tables: to give the rows the columns of."""
     members = [f"part-{name}.parquet" for name in group.members]
     heads = {}
     for table in ("clips", "videos"):
@@ -161,10 +179,8 @@ def compact_group(store: Store, group: Group, tables: Tables | None = None) -> F
         "models": about.get("models", {}),
     }
     outcome = [list(pair) for pair in zip(videos["status"].to_pylist(), videos["error"].to_pylist(), strict=True)]
-    name, data = commit_tables(store, clips, videos, footer, outcome, run=about.get("run") or "")
-    for member in group.members:
-        if member != name:
-            _delete(store, member)
+    check()
+    name, data = commit_tables(store, clips, videos, footer, outcome, run=run)
     return footer_of(name, data, clips.schema)
 
 
@@ -182,12 +198,13 @@ def _rows(
         }
     )
     db.register("stale", stale)
-    files = ", ".join(literal(readable_by_sql(store.where(f"{table}/{name}"))) for name in members)
+    files = [readable_by_sql(store.where(f"{table}/{name}")) for name in members]
     found = db.sql(
-        f"""SELECT c.* EXCLUDE (filename, file_row_number)
-            FROM read_parquet([{files}], filename=true, file_row_number=true) c
+        """SELECT c.* EXCLUDE (filename, file_row_number)
+            FROM read_parquet($files, filename=true, file_row_number=true) c
             ANTI JOIN stale s ON s.file = parse_filename(c.filename) AND s.video_id = c.video_id AND s.unit = c.unit
-            ORDER BY c.video_id, c.unit, c.file_row_number"""
+            ORDER BY c.video_id, c.unit, c.file_row_number""",
+        params={"files": files},
     ).to_arrow_table()
     db.close()
     return found.cast(pa.schema(list(head)))
@@ -233,31 +250,45 @@ def _rewrite(
     groups: Sequence[Group],
     tables: Tables | None,
     manifest: Manifest,
-    map_fn: Map,
+    map_fn: Map | None,
+    run: str,
     check: Callable[[], None],
 ) -> int:
-    """Delete files without their twin, work the groups off, then delete shards without current rows. Returns how many were
-    made."""
+    """Delete files that were never committed, work the groups off, then delete their members and shards without current rows.
+    Returns how many were made.
 
-    def work(packed: str) -> bytes:
-        check()
-        return compact_group(store, Group.unpack(packed), tables).pack()
+    Nothing of a group goes before all are made, so that whoever sees that something is gone finds everything new at once."""
+
+    def here(packed: str) -> bytes:
+        return compact_group(store, Group.unpack(packed), tables, run, check).pack()
 
     for table, name in current.alone():  # first: what is made below may have the name of what was given up
         check()
         store.delete(f"{table}/part-{name}.parquet")
     made = set()
-    for packed in map_fn(work, [group.pack() for group in groups]):
+    packs = [group.pack() for group in groups]
+    work = partial(compact_packed, store.url, tables, run)
+    for packed in map(here, packs) if map_fn is None else map_fn(work, packs):
         footer = Footer.unpack(packed)
         manifest.add(footer)
         made.add(footer.shard)
     manifest.flush()
     # One that an interrupted call had made counted for nothing beside its members, and does now.
     dead = [shard for shard in current.shards if not shard.live and shard.name not in made]
-    for shard in sorted(dead, key=lambda shard: shard.generation):  # what they replace, before them
+    members = {member for group in groups for member in group.members} - made
+    # what shards replace goes before them
+    gone = [(shard.generation, shard.name) for shard in current.shards if shard.name in members] + [
+        (shard.generation, shard.name) for shard in dead
+    ]
+    for _, name in sorted(gone):
         check()
-        _delete(store, shard.name)
+        _delete(store, name)
     return len(made)
+
+
+def compact_packed(place: str, tables: Tables | None, run: str, packed: str) -> bytes:
+    """`compact_group` as a worker on any machine does it: the packed footer of the new shard. place: path or URL of the store."""
+    return compact_group(store_of(place), Group.unpack(packed), tables, run).pack()
 
 
 def _dead(current: Current) -> int:

@@ -1,7 +1,8 @@
 """Which rows of a dataset count, decided in DuckDB on disk: nothing here is a Python object per unit.
 
 The newest row of a unit is that of the highest rank: generation, number of stages, name of the shard. It does not count either
-where some shard says that rows of the unit below its own generation are replaced.
+where some shard says that rows of the unit below its own generation are replaced. Shards that a fence keeps out
+(`pipelines.dataset.shards.fence`) are as if they were not there.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +22,15 @@ from curate.base.scratch import Scratch, process_scratch
 from curate.base.sql import literal
 from curate.base.store import Store
 from curate.base.store.files import readable_by_sql
+from pipelines.dataset.files import DatasetError
+from pipelines.dataset.shards.fence import read_fence
 from pipelines.dataset.shards.footer import REPLACED, ROWS
 
 __all__ = ["Current", "ShardState"]
 
 LOG = logging.getLogger("winnow")
 BATCH = 20_000
+LISTING_SECONDS = 600.0  # of listing again, while shards are merged
 RANK = "generation, len(string_split(stages, ',')), shard"
 
 
@@ -120,7 +125,8 @@ class Current:
         return [row[0] for row in self._db.execute(query, [shards]).fetchall()]
 
     def alone(self) -> list[tuple[str, str]]:
-        """(table, shard) of files without their twin in the other table, which were never committed."""
+        """(table, shard) of files that were never committed: without their twin in the other table, or of a worker whose
+        driver had lost the dataset to another."""
         return self._alone
 
     def floor(self, units: Sequence[str]) -> int:
@@ -142,15 +148,22 @@ class Current:
         return hashlib.sha256(str(found).encode()).hexdigest()[:16]
 
     def _sizes(self) -> dict[str, int]:
-        """Committed shard -> bytes of its two files."""
-        found: dict[str, dict[str, int]] = {"videos": {}, "clips": {}}
-        for table, sizes in found.items():  # videos first: a shard that is committed meanwhile has its clips already
-            for entry in self.store.list(f"{table}/part-"):
-                if entry.name.endswith(".parquet"):
-                    sizes[entry.name.removeprefix(f"{table}/part-").removesuffix(".parquet")] = entry.bytes
-        alone = sorted(found["videos"].keys() - found["clips"].keys())
+        """Committed shard -> bytes of its two files, all of one moment although listings take their time.
+
+        A shard that goes while they are made has been merged into one that they may have missed: listed again. One that
+        comes may lack its file in clips/ here, and is of a later moment."""
+        began, before = time.monotonic(), self._listed("videos")
+        while True:
+            self.fence = read_fence(self.store)
+            clips, videos = self._listed("clips"), self._listed("videos")
+            if before.keys() <= videos.keys() and read_fence(self.store).run == self.fence.run:
+                break
+            if time.monotonic() - began > LISTING_SECONDS:
+                raise DatasetError(f"{self.store}: its shards are being merged: try again when that is done")
+            before = videos
+        alone = sorted(before.keys() - clips.keys())
         self._alone = [("videos", name) for name in alone]
-        self._alone += [("clips", name) for name in sorted(found["clips"].keys() - found["videos"].keys())]
+        self._alone += [("clips", name) for name in sorted(clips.keys() - videos.keys())]
         if alone:
             LOG.warning(
                 "%s: %d of its shards do not count, as their files in clips/ are missing (videos/part-%s.parquet ...): "
@@ -159,8 +172,15 @@ class Current:
                 len(alone),
                 alone[0],
             )
-        clips = found["clips"]
-        return {name: size + clips[name] for name, size in found["videos"].items() if name in clips}
+        return {name: size + clips[name] for name, size in videos.items() if name in clips}
+
+    def _listed(self, table: str) -> dict[str, int]:
+        """Shard -> bytes of its file."""
+        found = {}
+        for entry in self.store.list(f"{table}/part-"):
+            if entry.name.endswith(".parquet"):
+                found[entry.name.removeprefix(f"{table}/part-").removesuffix(".parquet")] = entry.bytes
+        return found
 
     def _relation(self, names: list[str], read: Callable[[list[str], Path], None]) -> str:
         """SQL of ROWS of exactly these shards, each once."""
@@ -170,8 +190,9 @@ class Current:
         self._db.unregister("given")
         parts = [readable_by_sql(self.store.where(e.name)) for e in self.store.list("manifest/part-")]
         parts = [part for part in parts if self._whole(part)]
-        named = "SELECT shard, min(filename) AS file, count(DISTINCT filename) AS files FROM {} GROUP BY shard"
-        source = _parquet(parts) if parts else "(SELECT NULL::VARCHAR AS shard, '' AS filename WHERE false)"
+        named = "SELECT shard, min(filename) AS file, count(DISTINCT filename) AS files, max(run) AS run FROM {} GROUP BY shard"
+        nothing = "(SELECT NULL::VARCHAR AS shard, '' AS filename, NULL::VARCHAR AS run WHERE false)"
+        source = _parquet(parts) if parts else nothing
         self._db.execute(f"CREATE TABLE named AS {named.format(source)}").fetchall()
         missing = self._column("SELECT shard FROM there ANTI JOIN named USING (shard) ORDER BY 1")
         if missing:
@@ -183,12 +204,29 @@ class Current:
             return "(" + ", ".join(f"NULL::{_sql_type(field.type)} AS {field.name}" for field in ROWS).join(
                 ("SELECT ", " WHERE false)")
             )
+        self._keep_out()
         odd = self._column(
             "SELECT count(*) FROM named n LEFT JOIN there t USING (shard) WHERE n.files > 1 OR t.shard IS NULL"
         )[0]
         self._db.execute("CREATE TABLE takes AS SELECT shard, file FROM named SEMI JOIN there USING (shard)").fetchall()
         chosen = " SEMI JOIN takes t ON t.shard = p.shard AND t.file = p.filename" if odd else ""
         return f"(SELECT p.* FROM {_parquet(parts)} p{chosen})"
+
+    def _keep_out(self) -> None:
+        """Take shards that the fence does not admit from those that are there."""
+        if not self.fence.run:
+            return
+        query = "SELECT shard, run FROM named SEMI JOIN there USING (shard) WHERE run <> '' AND run <> ?"
+        runs = self._db.execute(query, [self.fence.run]).fetchall()
+        late = sorted(shard for shard, run in runs if not self.fence.admits(shard, run))
+        if late:
+            LOG.info(
+                "%s: %d shards are of a run that had lost the dataset to another, and do not count",
+                self.store,
+                len(late),
+            )
+            self._db.execute("DELETE FROM there WHERE shard IN (SELECT unnest(?))", [late]).fetchall()
+            self._alone += [(table, shard) for table in ("videos", "clips") for shard in late]
 
     def _whole(self, part: str) -> bool:
         """Whether a part can be read; what it spares is read from the shards otherwise."""

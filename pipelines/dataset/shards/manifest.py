@@ -36,7 +36,7 @@ class Manifest:
     """The manifest of the dataset in a store: to add footers of new shards to it, and to load all of them."""
 
     def __init__(self, store: Store, *, every: float = EVERY) -> None:
-        self.store, self.every = store, every
+        self.store, self.every = store, max(every, store.pause)
         self._pending: list[Footer] = []
         self._rows, self._since = 0, 0.0
 

@@ -33,7 +33,8 @@ def write_shard(
 ) -> Footer:
     """Commit finished units as one shard: its clips, then its videos, whose footer is the record.
 
-    The name is made of the content, so that writing the same again changes nothing. stages: all that the rows are of.
+    The name is made of the content and the run, so that writing the same again changes nothing, and a worker that its run
+    has left behind writes nothing in the name of the next. stages: all that the rows are of.
     replaces: ids of units whose rows of lower generations do not count any more. run: which job wrote it. Raises StoreError,
     DiskError."""
     units = sorted(units, key=lambda unit: unit.id)
@@ -59,7 +60,7 @@ def commit_tables(
 ) -> tuple[str, bytes]:
     """Commit rows as one shard: its name, and the bytes of its file of videos. outcome: how its units ended."""
     data = parquet_bytes(_with_footer(clips, footer))
-    name = _shard_name(data, footer, [outcome, form_of(clips.schema, videos.schema)])
+    name = _shard_name(data, footer, [outcome, form_of(clips.schema, videos.schema), run])
     record = parquet_bytes(_with_footer(videos, footer | {"run": run}))
     store.put(f"clips/part-{name}.parquet", data)
     store.put(f"videos/part-{name}.parquet", record)
