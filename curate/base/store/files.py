@@ -91,5 +91,7 @@ def database(path: str = ":memory:", **config: Any) -> duckdb.DuckDBPyConnection
     """A DuckDB connection that reads objects of stores."""
     connection = duckdb.connect(path, config=config)
     connection.register_filesystem(StoreFiles())
-    connection.execute("SET enable_progress_bar = false").fetchall()  # which a process started by `python -c` would draw
+    connection.execute(
+        "SET enable_progress_bar = false"
+    ).fetchall()  # which a process started by `python -c` would draw
     return connection
